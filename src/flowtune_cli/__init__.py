@@ -1,0 +1,65 @@
+"""flowtune: online joint fine-tuning of whole flows of language-model nodes.
+
+This is the public API that a plugin imports. It imports neither torch nor transformers.
+"""
+
+from .exploration import DiverseBeam, MultiSample
+from .flow.episode import Episode
+from .flow.errors import DataError, FlowtuneError, UsageError
+from .flow.example import Example
+from .flow.node import (
+    Call,
+    ChoiceDatum,
+    Datum,
+    Exploration,
+    Node,
+    NodeOutput,
+    PreferenceDatum,
+    Response,
+    Score,
+    SelfLearning,
+    Term,
+    TextDatum,
+)
+from .flow.prompt import Prompt, Template
+from .flow.request import Decoding
+from .flow.task import Task
+from .hookspecs import hookimpl
+from .nodes import Generate, Judge, Rank
+from .rewards import LLMJudge, exact_match, normalize, token_f1
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Call",
+    "ChoiceDatum",
+    "DataError",
+    "Datum",
+    "Decoding",
+    "DiverseBeam",
+    "Episode",
+    "Example",
+    "Exploration",
+    "FlowtuneError",
+    "Generate",
+    "Judge",
+    "LLMJudge",
+    "MultiSample",
+    "Node",
+    "NodeOutput",
+    "PreferenceDatum",
+    "Prompt",
+    "Rank",
+    "Response",
+    "Score",
+    "SelfLearning",
+    "Task",
+    "Template",
+    "Term",
+    "TextDatum",
+    "UsageError",
+    "exact_match",
+    "hookimpl",
+    "normalize",
+    "token_f1",
+]

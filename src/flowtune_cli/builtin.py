@@ -1,0 +1,38 @@
+"""flowtune's own nodes, strategies, rewards and optimizers: through the same door as any plugin."""
+
+from __future__ import annotations
+
+from .hookspecs import hookimpl
+
+
+@hookimpl
+def register_node_types(register):
+    from .nodes import Generate, Judge, Rank
+
+    for node_type in (Generate, Judge, Rank):
+        register(node_type)
+
+
+@hookimpl
+def register_explorations(register):
+    from .exploration import DiverseBeam, MultiSample
+
+    for exploration in (DiverseBeam, MultiSample):
+        register(exploration)
+
+
+@hookimpl
+def register_rewards(register):
+    from .rewards import LLMJudge, exact_match, token_f1
+
+    for reward in (exact_match, token_f1, LLMJudge):
+        register(reward)
+
+
+@hookimpl
+def register_optimizers(register):
+    from .learning.optimizers import adam, adam8bit, cocob
+
+    register("cocob", cocob)
+    register("adam", adam)
+    register("adam8bit", adam8bit)

@@ -1,0 +1,1 @@
+"""Flows as the paper sees them: examples, nodes, episodes, deviations. Pure Python, no model."""

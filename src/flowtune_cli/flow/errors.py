@@ -1,0 +1,33 @@
+"""The errors that a person is meant to read. Everything else is a bug and shows a traceback."""
+
+from __future__ import annotations
+
+
+class FlowtuneError(Exception):
+    """Something failed, and the message says what, where and what to do. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(FlowtuneError):
+    """flowtune was asked for something it cannot do: a setting, a name, an input. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """A data file or record cannot be used; the message names the file and the line."""
+
+
+class ReplayError(FlowtuneError):
+    """A flow did not make the same calls again when its recorded outputs were replayed."""
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
+    """The error for a name that nothing goes by, with the nearest known one as a suggestion."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    listing = ", ".join(sorted(known)) if known else "none"
+    return UsageError(f"unknown {kind} '{name}'.{hint} Known: {listing}.")

@@ -1,0 +1,130 @@
+"""Prompt templates, and the prompts they make: messages whose documents may be cut to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of prompt text; only a truncatable one may be shortened to fit the context."""
+
+    text: str
+    truncatable: bool = False
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message. In a plain (not chat) prompt the role is ``text``."""
+
+    role: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a node shows the model, before the model's own chat template is put around it.
+
+    Args:
+        messages: the chat so far; for ``chat=False`` exactly one message with the plain text.
+        prefill: how the model's answer begins; the model goes on from there.
+        chat: whether the model's chat template is put around the messages.
+        reserve: tokens of the context that are kept free for what follows the prompt.
+    """
+
+    messages: tuple[Message, ...]
+    prefill: str = ""
+    chat: bool = True
+    reserve: int = 128
+
+    @property
+    def text(self) -> str:
+        """The prompt as a person reads it, without the model's template."""
+        parts = [m.text if m.role == "text" else f"[{m.role}]\n{m.text}" for m in self.messages]
+        if self.prefill:
+            parts.append(f"[assistant]\n{self.prefill}")
+        return "\n".join(parts)
+
+
+def as_texts(value: Any) -> list[str]:
+    """How an input looks in a prompt: a list is one text an item, anything else is one text."""
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    return [str(value)]
+
+
+@dataclass(frozen=True)
+class Template:
+    """Instructions with ``{fields}`` that a call's inputs fill in.
+
+    Args:
+        user: the user message, or the whole text when ``chat`` is false.
+        system: the system message; models whose template has none get it before the user message.
+        prefill: how the answer begins, if it is put into the model's mouth.
+        chat: put the model's chat template around it, or not.
+        truncate: the fields that may be shortened when the prompt is longer than the context.
+        separator: what stands between the items of a list.
+    """
+
+    user: str
+    system: str = ""
+    prefill: str = ""
+    chat: bool = True
+    truncate: tuple[str, ...] = ()
+    separator: str = "\n"
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of the inputs that this template shows."""
+        return frozenset(
+            name
+            for text in (self.user, self.system, self.prefill)
+            for _, name, _, _ in Formatter().parse(text)
+            if name is not None
+        )
+
+    def render(self, inputs: Mapping[str, Any], *, node: str, reserve: int = 128) -> Prompt:
+        """Fill the fields in; ``reserve`` tokens of the context stay free behind the prompt.
+
+        Raises:
+            UsageError: a field that the call has no input for; names the node and the field.
+        """
+        messages = []
+        if self.system and self.chat:
+            messages.append(Message("system", self._segments(self.system, inputs, node)))
+        user = self._segments(self.user, inputs, node)
+        messages.append(Message("user" if self.chat else "text", user))
+        prefill = "".join(s.text for s in self._segments(self.prefill, inputs, node))
+        return Prompt(tuple(messages), prefill, self.chat, reserve)
+
+    def _segments(self, text: str, inputs: Mapping[str, Any], node: str) -> tuple[Segment, ...]:
+        segments: list[Segment] = []
+        try:
+            parsed = list(Formatter().parse(text))
+        except ValueError as error:
+            raise UsageError(f"the prompt of node '{node}' is not a template: {error}") from None
+        for literal, name, _, _ in parsed:
+            if literal:
+                segments.append(Segment(literal))
+            if name is None:
+                continue
+            if name not in inputs:
+                raise UsageError(
+                    f"the prompt of node '{node}' asks for the field '{{{name}}}', which its call"
+                    f" does not give; it gives: {', '.join(sorted(inputs)) or 'nothing'}."
+                    " Write {{ and }} for literal braces."
+                )
+            for position, item in enumerate(as_texts(inputs[name])):
+                if position:
+                    segments.append(Segment(self.separator))
+                segments.append(Segment(item, truncatable=name in self.truncate))
+        return tuple(segments)

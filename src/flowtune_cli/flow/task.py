@@ -1,0 +1,82 @@
+"""A task: examples, the nodes, and the flow that connects them. What a plugin's author writes."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .episode import Episode
+from .errors import UsageError
+from .example import Example
+from .node import Node
+
+
+class Task(ABC):
+    """A flow with its data.
+
+    Class attributes:
+        name: by which the command line calls it.
+        summary: one line for ``flowtune ls tasks``.
+        nodes: the nodes with their defaults; ``self.nodes`` holds this instance's, by name.
+        gate: the reward whose window average gates the reference updates; None: always update.
+        Settings: a pydantic model of the task's own settings (``[tasks.NAME]`` in flowtune.toml),
+            or None; ``self.settings`` holds them.
+        defaults: settings that suit this task better than flowtune's own, as ``{"section.key":
+            value}``; the settings file, the environment and the command line override them.
+        splits: the names that ``split`` may have; the first is trained on.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    nodes: Any
+    gate: ClassVar[str | None] = None
+    Settings: ClassVar[Any] = None
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    splits: ClassVar[Sequence[str]] = ("train", "dev")
+
+    def __init__(self, settings: Any = None, nodes: Sequence[Node] | None = None) -> None:
+        self.settings = settings
+        if settings is None and self.Settings is not None:
+            self.settings = self.Settings()
+        chosen = self.default_nodes(self.settings) if nodes is None else list(nodes)
+        self.nodes = {node.name: node for node in chosen}
+
+    @classmethod
+    def default_nodes(cls, settings: Any) -> Sequence[Node]:
+        """The nodes before the settings file is applied. Override when they depend on settings."""
+        import copy
+
+        return [copy.deepcopy(node) for node in cls.nodes]
+
+    @abstractmethod
+    def examples(self, source: Path | None, split: str) -> Iterable[Example]:
+        """The examples of a split, from ``--data`` (a file or folder), or the default source."""
+
+    @abstractmethod
+    async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
+        """The flow: await ``episode.call`` for the nodes, state rewards, return the result.
+
+        The result must be JSON values.
+        """
+
+    def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The line that ``flowtune predict`` writes for an example."""
+        return {"id": example.id, **result}
+
+    def evaluate(
+        self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, float]:
+        """The figures of predictions, one an example, in the same order."""
+        raise UsageError(f"task '{self.name}' has no evaluation of prediction files")
+
+    def outcome_text(self, example: Example, result: Mapping[str, Any]) -> str:
+        """How the result of an episode is shown to a judge that compares two of them."""
+        return json.dumps(result, ensure_ascii=False)
+
+    def question_text(self, example: Example) -> str:
+        """How an example is shown in one line, to a person or a judge."""
+        question = example.inputs.get("question", example.id)
+        return str(question)

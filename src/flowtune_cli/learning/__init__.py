@@ -1,0 +1,1 @@
+"""How adapters learn: losses, optimizers, references. Needs torch."""

@@ -1,0 +1,116 @@
+"""Every setting with its type, default and meaning. ``config.py`` finds out their values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A section of flowtune.toml: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class ModelSettings(Section):
+    """The base model that all nodes share."""
+
+    name: str = Field(
+        "builtin:smollm2-135m",
+        description="'builtin:smollm2-135m', a Hugging Face id, a local directory or a GGUF file.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face id.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="'auto' is bfloat16 where the processor or GPU computes it natively."
+    )
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="'nf4': 4-bit weights by bitsandbytes, with double quantisation."
+    )
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1' ...")
+    context: int = Field(
+        0, ge=0, description="Longest prompt plus output in tokens; 0 is what the model allows."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Only for models you trust."
+    )
+
+
+class AdapterSettings(Section):
+    """The LoRA adapter that each node has."""
+
+    rank: int = Field(8, ge=1, description="Rank of the update.")
+    alpha: float = Field(16.0, gt=0, description="Scale: alpha/sqrt(rank) with rslora, else /rank.")
+    rslora: bool = Field(True, description="Rank-stabilised scaling (Kalajdzievski 2023).")
+    targets: list[str] = Field(
+        ["q_proj", "v_proj"],
+        description="The layers that are adapted; ['qkv_proj'] for models that fuse them.",
+    )
+
+
+class LearningSettings(Section):
+    """How nodes learn from preferences and targets."""
+
+    optimizer: str = Field("cocob", description="See 'flowtune ls optimizers'.")
+    optimizer_options: dict[str, Any] = Field(
+        {}, description="For 'cocob' {alpha = 1000}; for 'adam' {lr = 1e-4}."
+    )
+    beta: float = Field(1.0, gt=0, description="How strongly DPO holds to the reference.")
+    clip: float = Field(1.0, gt=0, description="Gradients are clipped to this infinity norm.")
+    step_per: Literal["datum", "batch"] = Field(
+        "datum", description="One optimizer step for each datum, or for a node's whole batch."
+    )
+    reference_weight: float = Field(
+        0.5, ge=0, le=1, description="How far a reference adapter moves when it moves; 0: never."
+    )
+
+
+class EngineSettings(Section):
+    """How much is computed at once. None of this changes results in float32."""
+
+    in_flight: int = Field(16, ge=1, description="Examples played side by side.")
+    tokens_per_batch: int = Field(
+        4096, ge=1, description="Tokens in one forward pass, padding included."
+    )
+    learning_tokens_per_batch: int = Field(
+        2048, ge=1, description="Tokens in one forward pass that keeps gradients."
+    )
+    prefix_cache_mb: int = Field(
+        1024, ge=0, description="Memory for the keys and values of prompts used again."
+    )
+
+
+class TrainingSettings(Section):
+    """The online loop."""
+
+    seed: int = Field(42, description="Shuffles the examples and seeds samples and adapters.")
+    limit: int = Field(0, ge=0, description="Train on this many examples; 0 is all.")
+    passes: int = Field(1, ge=1, description="Passes over the examples.")
+    batch_size: int = Field(8, ge=1, description="Examples played with one state of the adapters.")
+    save_every: int = Field(
+        100, ge=1, description="Episodes between checkpoints; also the gate's window."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Older checkpoints are deleted.")
+    max_failures: float = Field(
+        0.1, ge=0, le=1, description="Stop when a larger share of episodes or rollouts fails."
+    )
+
+
+class RunSettings(Section):
+    """Where runs are kept."""
+
+    directory: str = Field("runs", description="Each run gets a directory in this one.")
+
+
+class Settings(Section):
+    """All of flowtune.toml. ``tasks`` holds what the tasks and their nodes are set to."""
+
+    model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    learning: LearningSettings = LearningSettings()
+    engine: EngineSettings = EngineSettings()
+    training: TrainingSettings = TrainingSettings()
+    run: RunSettings = RunSettings()
+    tasks: dict[str, dict[str, Any]] = Field(
+        {}, description="[tasks.NAME] for a task, [tasks.NAME.nodes.NODE] for one of its nodes."
+    )

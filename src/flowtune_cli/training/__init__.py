@@ -1,0 +1,1 @@
+"""The online loop: play, deviate, prefer, update; progressive validation; checkpoints."""
