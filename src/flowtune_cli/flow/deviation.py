@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from .episode import Effects, Episode, Failure, Plan, Step
-from .errors import FlowtuneError, ReplayError
+from .errors import FlowtuneError, ReplayError, unknown_name
 from .example import Example
 from .node import Ask, Exploration, NodeOutput
 from .scheduler import ask, gather, until_parked
@@ -103,10 +103,13 @@ async def play(
     episode = Episode(example, task.nodes, plan=plan, seed=seed, effects=effects)
     try:
         episode.result = await until_parked(task.run(episode, example))
-        if len(episode.steps) < len(plan.replayed) + (plan.substitute is not None):
+        expected = [*plan.replayed, *(plan.substitute[:1] if plan.substitute else ())]
+        if len(episode.steps) < len(expected):
+            missing = expected[len(episode.steps)]
             raise ReplayError(
-                f"the flow did not replay: it ended after {len(episode.steps)} calls and made"
-                f" more than {len(plan.replayed)} before"
+                f"the flow did not replay: it ended after {len(episode.steps)} calls, and its step"
+                f" {missing.index} called node '{missing.node}' before."
+                f"\n--- recorded prompt ---\n{missing.shown}"
             )
     except ReplayError as error:
         episode.failure = Failure.of(error)
@@ -161,7 +164,10 @@ async def _roll_out(
         return Deviation(step.index, step.node, number, rollout, outcome, **more)
 
     greedy: float | None = None
-    if node.evaluator is None:
+    if node.evaluator is not None:
+        if node.evaluator not in evaluators:
+            raise unknown_name("evaluator", node.evaluator, list(evaluators))
+    else:
         assert node.reward is not None
         stated = episode.reward_after(node.reward, step.index)
         if stated is None or stated.value is None:
@@ -173,15 +179,13 @@ async def _roll_out(
     plan = Plan(
         replayed=episode.steps[: step.index],
         substitute=(step, output),
-        until=None if node.evaluator else node.reward,
+        until=None if node.evaluator is not None else node.reward,
     )
     rollout = await play(
         task, episode.example, seed=episode.seed, effects=episode.effects, plan=plan
     )
     if rollout.failure is not None:
-        return outcome(
-            Outcome.FAILED, rollout, greedy_reward=greedy, reason=rollout.failure.error
-        )
+        return outcome(Outcome.FAILED, rollout, greedy_reward=greedy, reason=rollout.failure.error)
 
     value: float | None = None
     gain: float | None
@@ -190,7 +194,8 @@ async def _roll_out(
         gain = await evaluator.compare(ask, task, episode.example, episode, rollout)
         reason = f"{node.evaluator} cannot say"
     else:
-        assert node.reward is not None and greedy is not None
+        assert node.reward is not None
+        assert greedy is not None
         stated = rollout.reward_after(node.reward, step.index)
         value = stated.value if stated else None
         gain = None if value is None else value - greedy
@@ -202,9 +207,7 @@ async def _roll_out(
         kind = Outcome.ALTERNATIVE_BETTER
     elif gain < 0:
         kind = Outcome.GREEDY_BETTER
-    return outcome(
-        kind, rollout, greedy_reward=greedy, alternative_reward=value, gain=gain
-    )
+    return outcome(kind, rollout, greedy_reward=greedy, alternative_reward=value, gain=gain)
 
 
 def prefer(task: Task, episode: Episode, deviations: list[Deviation]) -> list[Preference]:
@@ -230,10 +233,6 @@ def prefer(task: Task, episode: Episode, deviations: list[Deviation]) -> list[Pr
             other = step.response.outputs[deviation.alternative]
             chosen, rejected = (other, greedy) if gain > 0 else (greedy, other)
             preferences.append(
-                Preference(
-                    index, step.node, deviation.alternative, chosen, rejected, abs(gain)
-                )
+                Preference(index, step.node, deviation.alternative, chosen, rejected, abs(gain))
             )
     return preferences
-
-

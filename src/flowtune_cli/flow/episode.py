@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,6 +55,13 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> Failure:
         return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """The exception that an effect ended with, raised again wherever the effect is replayed."""
+
+    error: Exception
 
 
 Effects = dict[tuple[str, str, int], Any]
@@ -141,10 +150,18 @@ class Episode:
 
         A reward may be stated again after later steps (say, once a loop): a step is judged by
         the first statement after it, and the episode's figure is the mean of them all.
+
+        Raises:
+            ValueError: the value is infinite or not a number.
         """
-        self.rewards.append(
-            Stated(name, None if value is None else float(value), len(self.steps))
-        )
+        if value is not None:
+            value = float(value)
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"reward '{name}' was stated as {value}; it must be finite, or None where it"
+                    " is undefined"
+                )
+        self.rewards.append(Stated(name, value, len(self.steps)))
 
     def target(self, node: str, gold: Any) -> None:
         """Say what would have been the right output of the node's latest call."""
@@ -156,6 +173,9 @@ class Episode:
 
     def effect(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a side effect or a slow tool once; this episode's rollouts get the same result.
+
+        Each run of the flow gets a copy, and may change it. An exception that the function raised
+        is raised again in the rollouts, as a flow may have caught it.
 
         Args:
             function: called with ``args`` unless this episode, or the one that it deviates from,
@@ -172,9 +192,17 @@ class Episode:
             raise UsageError(f"effect {name}: its arguments must be JSON values: {error}") from None
         times = self._effects_seen.get(key, 0)
         self._effects_seen[key] = times + 1
-        if (*key, times) not in self.effects:
-            self.effects[(*key, times)] = function(*args)
-        return self.effects[(*key, times)]
+        run = (*key, times)
+        if run not in self.effects:
+            try:
+                self.effects[run] = function(*args)
+            except Exception as error:
+                self.effects[run] = _Raised(error)
+                raise
+        result = self.effects[run]
+        if isinstance(result, _Raised):
+            raise result.error.with_traceback(None)
+        return copy.deepcopy(result)
 
     # What is read off it afterwards
 

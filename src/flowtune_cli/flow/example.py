@@ -25,6 +25,5 @@ class Example:
         try:
             return self.__dict__["inputs"][name]
         except KeyError:
-            raise AttributeError(
-                f"example has no input '{name}'; it has: {', '.join(self.__dict__.get('inputs', {}))}"
-            ) from None
+            known = ", ".join(self.__dict__.get("inputs", {})) or "none"
+            raise AttributeError(f"example has no input '{name}'; it has: {known}") from None

@@ -17,7 +17,7 @@ from .prompt import Prompt
 from .request import Decoding, Request
 
 Ask = Callable[[Request], Awaitable[Any]]
-"""Await the engine: gives ``Decoded`` for a ``DecodeRequest``, ``Scored`` for a ``ScoreRequest``."""
+"""Await the engine: ``Decoded`` for a ``DecodeRequest``, ``Scored`` for a ``ScoreRequest``."""
 
 
 @dataclass(frozen=True)

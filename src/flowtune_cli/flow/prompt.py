@@ -96,7 +96,8 @@ class Template:
         """Fill the fields in; ``reserve`` tokens of the context stay free behind the prompt.
 
         Raises:
-            UsageError: a field that the call has no input for; names the node and the field.
+            UsageError: a field that the call has no input for, or that has a format
+                specification; names the node and the field.
         """
         messages = []
         if self.system and self.chat:
@@ -112,7 +113,7 @@ class Template:
             parsed = list(Formatter().parse(text))
         except ValueError as error:
             raise UsageError(f"the prompt of node '{node}' is not a template: {error}") from None
-        for literal, name, _, _ in parsed:
+        for literal, name, specification, conversion in parsed:
             if literal:
                 segments.append(Segment(literal))
             if name is None:
@@ -122,6 +123,11 @@ class Template:
                     f"the prompt of node '{node}' asks for the field '{{{name}}}', which its call"
                     f" does not give; it gives: {', '.join(sorted(inputs)) or 'nothing'}."
                     " Write {{ and }} for literal braces."
+                )
+            if specification or conversion:
+                raise UsageError(
+                    f"the prompt of node '{node}' formats its field '{{{name}}}'; a field is shown"
+                    f" as it is: write {{{name}}} alone, and format what the call gives."
                 )
             for position, item in enumerate(as_texts(inputs[name])):
                 if position:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -76,7 +77,7 @@ def park() -> Awaitable[None]:
 
 
 def until_parked(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T | None]:
-    """Await a coroutine to its end, or until it parks: then it is closed, and the result is None."""
+    """Await a coroutine to its end, or until it parks: it is closed then, and gives None."""
     return _UntilParked(coroutine)
 
 
@@ -184,7 +185,10 @@ class Scheduler:
                 ready.extend((job, answer) for (job, _), answer in zip(batch, answers, strict=True))
         finally:
             for job in list(alive.values()):
-                job.coroutine.close()
+                # What a flow raises while it is closed must neither hide the error that ends
+                # the run nor keep the others from being closed.
+                with suppress(Exception):
+                    job.coroutine.close()
 
 
 def _largest_group(
@@ -197,4 +201,3 @@ def _largest_group(
     largest = max(groups.values(), key=len)[:most]
     taken = {id(job) for job, _ in largest}
     return largest, [entry for entry in parked if id(entry[0]) not in taken]
-

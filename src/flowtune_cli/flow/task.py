@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,12 +44,13 @@ class Task(ABC):
             self.settings = self.Settings()
         chosen = self.default_nodes(self.settings) if nodes is None else list(nodes)
         self.nodes = {node.name: node for node in chosen}
+        if len(self.nodes) < len(chosen):
+            names = ", ".join(node.name for node in chosen)
+            raise UsageError(f"task '{self.name}' has two nodes of one name: {names}")
 
     @classmethod
     def default_nodes(cls, settings: Any) -> Sequence[Node]:
         """The nodes before the settings file is applied. Override when they depend on settings."""
-        import copy
-
         return [copy.deepcopy(node) for node in cls.nodes]
 
     @abstractmethod

@@ -35,9 +35,7 @@ class Generate(Node):
         prompt = self._prompt(call.inputs)
         decoding = call.exploration.decoding(self.alternatives) if call.exploration else GREEDY
         decoded = await call.ask(
-            DecodeRequest(
-                self.adapter, prompt, self.max_new_tokens, self.stop, decoding, call.seed
-            )
+            DecodeRequest(self.adapter, prompt, self.max_new_tokens, self.stop, decoding, call.seed)
         )
         outputs: dict[str, NodeOutput] = {}
         for generation in decoded.generations:
@@ -68,9 +66,11 @@ class Generate(Node):
             )
         score = response.outputs[0].score
         assert score is not None
-        text = gold.strip()
-        lead = "" if self.prompt.chat and not self.prompt.prefill else " "
-        return [TextDatum(self.name, score.terms[0].prompt, lead + text, self.weight)]
+        prompt = score.terms[0].prompt
+        # The text starts the model's turn, or goes on from what stands before it.
+        before = prompt.prefill or ("" if prompt.chat else prompt.text)
+        lead = " " if before and not before[-1].isspace() else ""
+        return [TextDatum(self.name, prompt, lead + gold.strip(), self.weight)]
 
     def _prompt(self, inputs: Mapping[str, Any]) -> Prompt:
         return self.prompt.render(inputs, node=self.name, reserve=self.max_new_tokens)

@@ -19,9 +19,9 @@ class Judge(Node):
 
     With ``score="choice"`` the labels' likelihoods after the prompt are compared. With
     ``score="likelihood"`` there are two labels, and the first is chosen when
-    ``scale * (mean log-likelihood of the text per token - threshold)`` is above zero, where the
+    ``scale * (mean log-likelihood of the text per token - threshold)`` is not below zero, where the
     text (say, the question) stands after what is judged (say, the documents); scale and threshold
-    are learned with the adapter.
+    are learned with the adapter. Of labels that score the same, the first is chosen.
 
     Args:
         prompt: what the model is shown.
@@ -45,17 +45,17 @@ class Judge(Node):
 
     async def respond(self, call: Call) -> Response:
         prompt = self.prompt.render(call.inputs, node=self.name)
-        if self.score == "choice":
-            completions = self.labels
-        else:
-            completions = (self._text(call.inputs),)
+        text = self._text(call.inputs)
+        completions = self.labels if self.score == "choice" else (text,)
         scored = await call.ask(ScoreRequest(self.adapter, ((prompt, completions),)))
         if self.score == "choice":
             scores = [Score((Term(prompt, label),)) for label in self.labels]
             raw = [likelihood.logprob for likelihood in scored.likelihoods[0]]
         else:
-            scale, threshold = scored.calibration
-            judged = Score((Term(prompt, completions[0], mean=True),), calibrated=True)
+            # Without an adapter nothing is learned, and the engine knows of no calibration.
+            learned = scored.calibration if self.adapter else (self.scale, self.threshold)
+            scale, threshold = learned
+            judged = Score((Term(prompt, text, mean=True),), calibrated=True)
             scores = [judged, Score()]
             raw = [scale * (scored.likelihoods[0][0].mean - threshold), 0.0]
         logprobs = _log_softmax(raw)
@@ -66,7 +66,7 @@ class Judge(Node):
             )
         )
         return Response(
-            prompt=scored.prompts[0],
+            prompt=scored.prompts[0] + text,
             outputs=options[: 1 + self.alternatives] if call.explore else options[:1],
             options=options,
             adapter_version=scored.adapter_version,

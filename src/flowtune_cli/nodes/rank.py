@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -80,8 +80,13 @@ class Rank(Node):
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
         """``gold`` is the collection of the candidates that would have been right."""
-        right = [option for option in response.options if option.value in gold]
-        wrong = [option for option in response.options if option.value not in gold]
+        if not isinstance(gold, Collection) or isinstance(gold, (str, bytes)):
+            raise UsageError(
+                f"node '{self.name}' learns from a collection of right candidates; got {gold!r}"
+            )
+        golds = list(gold)  # candidates need not be hashable
+        right = [option for option in response.options if option.value in golds]
+        wrong = [option for option in response.options if option.value not in golds]
         if self.score == "choice":
             best = [(option, 0) for option in right[:1]] + [(option, 1) for option in wrong[:1]]
             return [
@@ -97,6 +102,8 @@ class Rank(Node):
     def __post_init__(self) -> None:
         if self.score == "likelihood" and not self.text:
             raise UsageError(f"node '{self.name}' ranks by likelihood: that needs a text")
+        if len(self.labels) != 2 or self.labels[0].strip() == self.labels[1].strip():
+            raise UsageError(f"node '{self.name}' needs two different labels")
 
     def _candidates(self, inputs: Mapping[str, Any]) -> Sequence[Any]:
         candidates = inputs.get("candidates")

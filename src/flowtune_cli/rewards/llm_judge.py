@@ -13,6 +13,12 @@ from ..flow.prompt import Template
 from ..flow.request import ScoreRequest
 from ..flow.task import Task
 
+COMPARE = Template(
+    system="You compare two results. Reply with the letter of the better one, nothing else.",
+    user="Question: {question}\n\nResult A: {a}\n\nResult B: {b}\n\nBetter result (A or B):",
+    truncate=("a", "b"),
+)
+
 
 @dataclass(frozen=True)
 class LLMJudge:
@@ -28,11 +34,7 @@ class LLMJudge:
 
     name: ClassVar[str] = "llm_judge"
 
-    prompt: Template = Template(
-        system="You compare two results. Reply with the letter of the better one, nothing else.",
-        user="Question: {question}\n\nResult A: {a}\n\nResult B: {b}\n\nBetter result (A or B):",
-        truncate=("a", "b"),
-    )
+    prompt: Template = COMPARE
     tie: float = 0.02
 
     async def compare(

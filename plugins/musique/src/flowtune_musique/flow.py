@@ -1,0 +1,138 @@
+"""The MuSiQue tasks: the flows of the paper's Figure 1 (Answerable) and Figure 3 (Full)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flowtune_cli import Episode, Example, Node, Task, UsageError
+
+from . import hops, metrics
+from .download import locate, official_name
+from .feedback import Feedback
+from .nodes import answerable_nodes, full_nodes
+from .prompts import scratchpad
+from .records import Document, read_examples
+from .settings import MusiqueSettings
+
+
+class MusiqueAnswerable(Task):
+    """Every question can be answered from its paragraphs; some of those must be found first."""
+
+    name: ClassVar[str] = "musique-answerable"
+    summary: ClassVar[str] = "MuSiQue-Answerable: find the supporting paragraphs, then answer"
+    gate: ClassVar[str | None] = "answer_f1"
+    Settings: ClassVar[Any] = MusiqueSettings
+    splits: ClassVar[Sequence[str]] = ("train", "dev", "test")
+    variant: ClassVar[str] = "ans"
+
+    @classmethod
+    def default_nodes(cls, settings: MusiqueSettings) -> Sequence[Node]:
+        return answerable_nodes(settings)
+
+    def examples(self, source: Path | None, split: str) -> Iterable[Example]:
+        """Read ``source`` (an official folder or one file), or the hub's file of this split.
+
+        Raises:
+            DataError: a file or record cannot be used, see ``read_examples``.
+        """
+        if split not in self.splits:
+            raise UsageError(
+                f"{self.name} has no split '{split}'; its splits: {', '.join(self.splits)}"
+            )
+        path = locate(
+            source,
+            official_name(self.variant, split),
+            repo=self.settings.hub_repo,
+            revision=self.settings.hub_revision,
+        )
+        examples = read_examples(path, pairs=self.variant == "full")
+        if split == "train" and self.settings.match_hops:
+            return (example for example in examples if hops.kept(example.record_id))
+        return examples
+
+    async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
+        feedback = Feedback(episode, example)
+        found = await self.search(episode, example, feedback)
+        return await self.answer(episode, example, found, feedback)
+
+    async def search(
+        self, episode: Episode, example: Example, feedback: Feedback
+    ) -> list[Document]:
+        """The retrieval block of Figure 1: query, retrieve, and stop or go on."""
+        found: list[Document] = []
+        unused = list(example.documents)
+        rounds = min(self.settings.max_retrievals, len(unused))
+        for number in range(1, rounds + 1):
+            shown = scratchpad(found)
+            query = await episode.call("query", question=example.question, found=shown)
+            document = await episode.call("retrieve", query=query, found=shown, candidates=unused)
+            feedback.retrieved(document, unused)
+            found.append(document)
+            unused = [candidate for candidate in unused if candidate != document]
+            if number == rounds:
+                break
+            stop = await self.says_yes(
+                episode, "stop", question=example.question, found=scratchpad(found)
+            )
+            feedback.asked_to_stop(unused)
+            if stop:
+                break
+        feedback.searched(found)
+        return found
+
+    async def answer(
+        self, episode: Episode, example: Example, found: list[Document], feedback: Feedback
+    ) -> dict[str, Any]:
+        """The answer block of Figure 1: a verbose answer, then a concise one of it."""
+        verbose = await episode.call("verbose", question=example.question, found=scratchpad(found))
+        concise = await episode.call("concise", question=example.question, answer=verbose)
+        feedback.answered(concise)
+        return {
+            "predicted_answer": concise,
+            "predicted_support_idxs": sorted(document.idx for document in found),
+            "predicted_answerable": True,
+            "verbose_answer": verbose,
+        }
+
+    async def says_yes(self, episode: Episode, node: str, **inputs: Any) -> bool:
+        """Whether a Judge chose the first of its labels."""
+        label = await episode.call(node, **inputs)
+        return bool(label == self.nodes[node].labels[0].strip())
+
+    def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The official line: the official id and the three official fields."""
+        return {"id": example.record_id, **{name: result[name] for name in metrics.PREDICTED}}
+
+    def evaluate(
+        self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, float]:
+        return metrics.evaluate(examples, predictions)
+
+
+class MusiqueFull(MusiqueAnswerable):
+    """Each question stands twice: once with paragraphs that suffice to answer it, once without."""
+
+    name: ClassVar[str] = "musique-full"
+    summary: ClassVar[str] = "MuSiQue-Full: find paragraphs, answer, and say whether they suffice"
+    variant: ClassVar[str] = "full"
+
+    @classmethod
+    def default_nodes(cls, settings: MusiqueSettings) -> Sequence[Node]:
+        return full_nodes(settings)
+
+    async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
+        feedback = Feedback(episode, example)
+        found = await self.search(episode, example, feedback)
+        result = await self.answer(episode, example, found, feedback)
+        sufficient = await self.says_yes(
+            episode, "sufficiency", question=example.question, found=scratchpad(found)
+        )
+        feedback.judged(sufficient)
+        logprobs = episode.last.response.detail["logprobs"]
+        return {
+            **result,
+            "predicted_answerable": sufficient,
+            "sufficiency_logprob": logprobs[self.nodes["sufficiency"].labels[0].strip()],
+        }

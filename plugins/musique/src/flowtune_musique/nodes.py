@@ -1,0 +1,65 @@
+"""The nodes of the MuSiQue flow, with the paper's settings for each."""
+
+from __future__ import annotations
+
+from flowtune_cli import Generate, Judge, Node, Rank
+
+from . import prompts
+from .settings import MusiqueSettings
+
+
+def answerable_nodes(settings: MusiqueSettings) -> list[Node]:
+    """The nodes of Figure 1, in the order of their first calls."""
+    return [*_search_nodes(settings), *_answer_nodes()]
+
+
+def full_nodes(settings: MusiqueSettings) -> list[Node]:
+    """Those of Figure 1, and the sufficiency node of Figure 3."""
+    sufficiency = Judge(
+        name="sufficiency", prompt=prompts.SUFFICIENCY, reward="sufficiency", learn="supervised"
+    )
+    return [*answerable_nodes(settings), sufficiency]
+
+
+def _search_nodes(settings: MusiqueSettings) -> list[Node]:
+    immediate = settings.credit == "immediate"
+    query = Generate(
+        name="query",
+        prompt=prompts.QUERY,
+        reward="hit" if immediate else "support_f1",
+        max_new_tokens=50,
+    )
+    if settings.ranking == "likelihood":
+        retrieve = Rank(
+            name="retrieve",
+            prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
+            score="likelihood",
+            text=prompts.QUERY_AFTER_DOCUMENT,
+        )
+    else:
+        retrieve = Rank(name="retrieve", prompt=prompts.RETRIEVE_BY_CHOICE, score="choice")
+    stop = Judge(name="stop", prompt=prompts.STOP)
+    for node in (retrieve, stop):
+        node.reward = "support_f1"
+        node.learn = "supervised" if immediate else "preferences"
+    return [query, retrieve, stop]
+
+
+def _answer_nodes() -> list[Node]:
+    verbose = Generate(
+        name="verbose",
+        prompt=prompts.VERBOSE,
+        reward="answer_f1",
+        explore_options={"beams": 16},
+        alternatives=3,
+        pairs="best",
+        max_new_tokens=100,
+    )
+    concise = Generate(
+        name="concise",
+        prompt=prompts.CONCISE,
+        reward="answer_f1",
+        learn="supervised",
+        max_new_tokens=25,
+    )
+    return [verbose, concise]

@@ -1,0 +1,183 @@
+"""An engine that plays a small invented MuSiQue world from a script, and records of that world."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowtune_cli import DiverseBeam, Example, Task
+from flowtune_cli.flow.deviation import Trace, deviate
+from flowtune_cli.flow.request import (
+    Answer,
+    Decoded,
+    DecodeRequest,
+    Generation,
+    Likelihood,
+    Request,
+    Scored,
+    ScoreRequest,
+)
+from flowtune_cli.flow.scheduler import Scheduler
+from flowtune_musique.records import read_examples
+
+Record = dict[str, Any]
+
+
+@dataclass
+class World:
+    """An engine by script. Documents are titled T0, T1 ..., and a query is a list of such titles.
+
+    Args:
+        queries: the query and its alternatives, by the number of documents found before.
+        stops: says Yes to stopping when so many documents are found.
+        verbose: the verbose answer and its alternatives.
+        concise: the concise answer by verbose answer.
+        sufficient: log-likelihood of Yes; that of No is -1.
+    """
+
+    queries: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    stops: Sequence[int] = ()
+    verbose: Sequence[str] = ("It is red.",)
+    concise: Mapping[str, str] = field(default_factory=dict)
+    sufficient: float = -0.5
+    requests: list[Request] = field(default_factory=list)
+
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        self.requests.extend(requests)
+        return [
+            self._decode(request) if isinstance(request, DecodeRequest) else self._score(request)
+            for request in requests
+        ]
+
+    def _decode(self, request: DecodeRequest) -> Decoded:
+        prompt = request.prompt.text
+        if request.adapter == "query":
+            texts = self.queries.get(prompt.count("Title: "), ("T0",))
+        elif request.adapter == "verbose":
+            texts = self.verbose
+        else:
+            said = prompt.split("Long answer: ")[1].split("\n")[0]
+            texts = (self.concise.get(said, said),)
+        generations = tuple(
+            Generation(text, (number,), -1.0, False)
+            for number, text in enumerate(texts[: request.decoding.outputs])
+        )
+        return Decoded(prompt, 10, 0, generations, 0)
+
+    def _score(self, request: ScoreRequest) -> Scored:
+        likelihoods = tuple(
+            tuple(
+                Likelihood(self._likelihood(str(request.adapter), prompt.text, completion), 1)
+                for completion in completions
+            )
+            for prompt, completions in request.items
+        )
+        return Scored(tuple(p.text for p, _ in request.items), 10, 0, likelihoods, 0)
+
+    def _likelihood(self, node: str, prompt: str, completion: str) -> float:
+        if node == "stop":
+            yes = prompt.count("Title: ") in self.stops
+            return -0.1 if yes == (completion == "Yes") else -3.0
+        if node == "sufficiency":
+            return self.sufficient if completion == "Yes" else -1.0
+        if completion == "No":
+            return -1.0
+        query = prompt.split("Search query: ")[1] if completion == "Yes" else completion
+        wanted = query.split("\n")[0].split()
+        title = prompt.split("Title: ")[-1].split("\n")[0]
+        return -float(wanted.index(title)) if title in wanted else -100.0 - int(title[1:])
+
+
+def make_record(
+    record_id: str = "2hop__11_22",
+    *,
+    support: Iterable[int] = (3, 5),
+    answerable: bool = True,
+    documents: int = 7,
+    labels: bool = True,
+    answer: str = "red",
+    aliases: Sequence[str] = (),
+    marker: str = "",
+) -> Record:
+    """An invented record in the official format; ``marker`` makes its paragraphs different."""
+    supporting = set(support)
+    paragraphs: list[Record] = [
+        {"idx": idx, "title": f"T{idx}", "paragraph_text": f"Fact number {idx}{marker}."}
+        for idx in range(documents)
+    ]
+    record: Record = {"id": record_id, "paragraphs": paragraphs, "question": "Which colour is it?"}
+    if labels:
+        for paragraph in paragraphs:
+            paragraph["is_supporting"] = paragraph["idx"] in supporting
+        record |= {
+            "question_decomposition": [{"id": 11, "question": "colour >> of it"}],
+            "answer": answer,
+            "answer_aliases": list(aliases),
+            "answerable": answerable,
+        }
+    return record
+
+
+@pytest.fixture
+def world() -> type[World]:
+    return World
+
+
+@pytest.fixture
+def record() -> Callable[..., Record]:
+    return make_record
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write records (or lines as they are) to a JSON-lines file and return its path."""
+
+    def write(records: Iterable[Record | str], name: str = "records.jsonl") -> Path:
+        lines = [line if isinstance(line, str) else json.dumps(line) for line in records]
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def example(write: Callable[..., Path]) -> Callable[..., Example]:
+    """One example of the task's kind from an invented record, see ``make_record``."""
+
+    def example(task: Task, **options: Any) -> Example:
+        path = write([make_record(**options)], "one.jsonl")
+        (only,) = read_examples(path, pairs=task.name == "musique-full")
+        return only
+
+    return example
+
+
+@pytest.fixture
+def learn() -> Callable[[Task, Example, World], Trace]:
+    """Play an example with all its deviations."""
+
+    def learn(task: Task, example: Example, world: World) -> Trace:
+        explore = {
+            node.name: DiverseBeam(**node.explore_options)
+            for node in task.nodes.values()
+            if node.deviates
+        }
+        (trace,) = Scheduler(world).run([deviate(task, example, explore=explore, evaluators={})])
+        return trace
+
+    return learn
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """A folder with official files, where there is one."""
+    folder = os.environ.get("FLOWTUNE_MUSIQUE_DATA")
+    if not folder:
+        pytest.skip("FLOWTUNE_MUSIQUE_DATA does not name a folder with MuSiQue's official files")
+    return Path(folder)

@@ -1,0 +1,364 @@
+"""The structure of the two flows: which calls, in which order, and what is stated for learning."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flowtune_cli import UsageError
+from flowtune_cli.flow.deviation import Outcome
+from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
+from flowtune_musique.settings import MusiqueSettings
+
+QUERIES = {0: ("T3", "T1"), 1: ("T2", "T5"), 2: ("T5", "T4"), 3: ("T6", "T0")}
+ALL_ROUNDS = ["query", "retrieve", "stop"] * 3 + ["query", "retrieve"]
+
+
+def stated(episode):
+    rewards = {}
+    for reward in episode.rewards:
+        rewards.setdefault(reward.name, []).append(reward.value)
+    return rewards
+
+
+def targets(episode):
+    """(node, how many times it was called before, gold) of each target."""
+    return [
+        (
+            episode.steps[target.step].node,
+            sum(
+                step.node == episode.steps[target.step].node
+                for step in episode.steps[: target.step]
+            ),
+            [document.idx for document in target.gold]
+            if isinstance(target.gold, list)
+            else target.gold,
+        )
+        for target in episode.targets
+    ]
+
+
+def nodes_of(episode):
+    return [step.node for step in episode.steps]
+
+
+def test_searches_until_the_last_retrieval_and_does_not_ask_to_stop_after_it(world, example, learn):
+    task = MusiqueAnswerable()
+    trace = learn(task, example(task), world(QUERIES))
+    assert trace.episode.failure is None
+    assert nodes_of(trace.episode) == [*ALL_ROUNDS, "verbose", "concise"]
+
+
+def test_stops_when_told_to(world, example, learn):
+    task = MusiqueAnswerable()
+    trace = learn(task, example(task), world(QUERIES, stops=(2,)))
+    assert nodes_of(trace.episode) == [*ALL_ROUNDS[:6], "verbose", "concise"]
+    assert trace.episode.result["predicted_support_idxs"] == [2, 3]
+
+
+def test_full_judges_sufficiency_on_the_final_scratchpad(world, example, learn):
+    task = MusiqueFull()
+    trace = learn(task, example(task), world(QUERIES, stops=(2,)))
+    last = trace.episode.steps[-1]
+    assert nodes_of(trace.episode) == [*ALL_ROUNDS[:6], "verbose", "concise", "sufficiency"]
+    assert [f"Title: T{n}\n" in last.shown for n in range(7)] == [n in (2, 3) for n in range(7)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 9])
+def test_retrieves_no_more_than_is_set_or_is_there(most, world, example, learn):
+    task = MusiqueAnswerable(MusiqueSettings(max_retrievals=most))
+    episode = learn(task, example(task, documents=3, support=(1,)), world()).episode
+    rounds = min(most, 3)
+    assert nodes_of(episode).count("retrieve") == rounds
+    assert nodes_of(episode).count("stop") == rounds - 1
+
+
+@pytest.mark.parametrize("ranking", ["likelihood", "choice"])
+def test_never_offers_a_used_document(ranking, world, example, learn):
+    task = MusiqueAnswerable(MusiqueSettings(ranking=ranking))
+    episode = learn(task, example(task), world(dict.fromkeys(range(4), ("T3",)))).episode
+    offered = [step.response.options for step in episode.steps if step.node == "retrieve"]
+    assert [len(options) for options in offered] == [7, 6, 5, 4]
+    taken = [options[0].value.idx for options in offered]
+    assert taken == [3, 0, 1, 2]
+    for number, options in enumerate(offered):
+        assert not {option.value.idx for option in options} & set(taken[:number])
+
+
+def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content(
+    world, example, learn
+):
+    task = MusiqueAnswerable()
+    episode = learn(task, example(task), world(QUERIES)).episode
+    first, second, *_ = [step.shown for step in episode.steps if step.node == "query"]
+    assert "Documents found so far:\n(none yet)\n" in first
+    assert "Documents found so far:\nTitle: T3\nContent: Fact number 3.\n" in second
+
+
+@pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
+def test_what_an_answerable_example_is_judged_by_and_teaches(task_class, world, example, learn):
+    task = task_class()
+    asked = world(QUERIES, stops=(3,), verbose=("dark red",))
+    episode = learn(task, example(task, aliases=("crimson",)), asked).episode
+    # T3 supports, T2 does not, T5 does: f1 of {2, 3, 5} against {3, 5}, of "dark red" with "red".
+    expected = {
+        "hit": [1.0, 0.0, 1.0],
+        "support_f1": [pytest.approx(0.8)],
+        "answer_f1": [pytest.approx(2 / 3)],
+        "answer_em": [0.0],
+    }
+    taught = [
+        ("retrieve", 0, [3, 5]),
+        ("stop", 0, False),
+        ("retrieve", 1, [5]),
+        ("stop", 1, False),
+        ("retrieve", 2, [5]),
+        ("stop", 2, True),
+        ("concise", 0, "red"),
+    ]
+    if task_class is MusiqueFull:
+        expected["sufficiency"] = [1.0]
+        taught.append(("sufficiency", 0, True))
+    assert stated(episode) == expected
+    assert targets(episode) == taught
+
+
+def test_hit_is_undefined_and_retrieve_has_no_target_when_nothing_was_left_to_hit(
+    world, example, learn
+):
+    task = MusiqueAnswerable()
+    trace = learn(task, example(task, support=(3,)), world(QUERIES, stops=(2,)))
+    assert stated(trace.episode)["hit"] == [1.0, None]
+    assert targets(trace.episode)[:3] == [
+        ("retrieve", 0, [3]),
+        ("stop", 0, True),
+        ("stop", 1, True),
+    ]
+    second = [deviation for deviation in trace.deviations if deviation.node == "query"][1]
+    assert second.outcome is Outcome.SKIPPED
+
+
+@pytest.mark.parametrize(("sufficient", "right"), [(-0.5, 0.0), (-2.0, 1.0)])
+def test_an_unanswerable_example_teaches_sufficiency_alone(
+    sufficient, right, world, example, learn
+):
+    task = MusiqueFull()
+    asked = world(QUERIES, verbose=("red", "blue"), sufficient=sufficient)
+    trace = learn(task, example(task, answerable=False), asked)
+    assert stated(trace.episode) == {
+        "hit": [None] * 4,
+        "support_f1": [None],
+        "answer_f1": [None],
+        "answer_em": [None],
+        "sufficiency": [right],
+    }
+    assert targets(trace.episode) == [("sufficiency", 0, False)]
+    assert trace.preferences == []
+    assert {deviation.outcome for deviation in trace.deviations} == {Outcome.SKIPPED}
+
+
+@pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
+def test_an_example_without_labels_teaches_nothing(task_class, world, example, learn):
+    task = task_class()
+    trace = learn(task, example(task, labels=False), world(QUERIES))
+    assert trace.example.gold is None
+    assert {reward.value for reward in trace.episode.rewards} == {None}
+    assert trace.episode.targets == []
+    assert trace.preferences == []
+    assert trace.episode.result["predicted_support_idxs"] == [2, 3, 5, 6]
+
+
+def test_immediate_credit_prefers_the_query_that_hits_and_rolls_out_no_further(
+    world, example, learn
+):
+    task = MusiqueAnswerable()
+    # Greedy against alternative: hit/miss, miss/hit, hit/miss; then nothing is left to hit.
+    trace = learn(task, example(task), world(QUERIES))
+    rollouts = [deviation for deviation in trace.deviations if deviation.node == "query"]
+    assert [deviation.outcome for deviation in rollouts] == [
+        Outcome.GREEDY_BETTER,
+        Outcome.ALTERNATIVE_BETTER,
+        Outcome.GREEDY_BETTER,
+        Outcome.SKIPPED,
+    ]
+    for deviation in rollouts[:3]:
+        assert deviation.rollout.stopped_early
+        assert nodes_of(deviation.rollout)[deviation.step :] == ["query", "retrieve"]
+    assert [(p.chosen.text, p.rejected.text, p.margin) for p in trace.preferences] == [
+        ("T3", "T1", 1.0),
+        ("T5", "T2", 1.0),
+        ("T5", "T4", 1.0),
+    ]
+
+
+def test_immediate_credit_deviates_in_query_and_verbose_alone(world, example, learn):
+    task = MusiqueFull()
+    trace = learn(task, example(task), world(QUERIES, verbose=("red", "blue")))
+    assert {deviation.node for deviation in trace.deviations} == {"query", "verbose"}
+
+
+def test_two_queries_that_both_hit_make_no_preference(world, example, learn):
+    task = MusiqueAnswerable()
+    trace = learn(task, example(task), world({0: ("T3", "T5")}, stops=(1,)))
+    assert [deviation.outcome for deviation in trace.deviations] == [Outcome.TIE]
+
+
+def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example, learn):
+    task = MusiqueFull(MusiqueSettings(credit="deviation"))
+    trace = learn(task, example(task), world(QUERIES, stops=(2,)))
+    assert [deviation.node for deviation in trace.deviations] == ["query", "retrieve", "stop"] * 2
+    for deviation in trace.deviations:
+        assert deviation.greedy_reward == 0.5
+        assert deviation.rollout.stopped_early
+        assert not {"verbose", "concise", "sufficiency"} & set(nodes_of(deviation.rollout))
+    # Going on after T2 and T3, which supports, finds T5 (which does, too) and then T6.
+    assert nodes_of(trace.deviations[-1].rollout) == ALL_ROUNDS
+    assert trace.deviations[-1].alternative_reward == pytest.approx(2 / 3)
+    # T1 or T0 in the place of T3 finds none that supports; T3 alone is better than with T2.
+    assert [deviation.gain for deviation in trace.deviations] == pytest.approx(
+        [-0.5, -0.5, 1 / 6, 0.5, 0.0, 1 / 6]
+    )
+
+
+def test_verbose_learns_from_its_best_alternative_after_the_concise_answer(world, example, learn):
+    task = MusiqueFull()
+    asked = world(
+        stops=(1,),
+        verbose=("It may be blue.", "Of some red.", "Red it is.", "No.", "never asked for"),
+        concise={"It may be blue.": "blue", "Of some red.": "some red", "Red it is.": "red"},
+    )
+    trace = learn(task, example(task), asked)
+    verbose = [deviation for deviation in trace.deviations if deviation.node == "verbose"]
+    assert [deviation.gain for deviation in verbose] == pytest.approx([2 / 3, 1.0, 0.0])
+    assert all(nodes_of(d.rollout)[d.step :] == ["verbose", "concise"] for d in verbose)
+    (preference,) = [p for p in trace.preferences if p.node == "verbose"]
+    assert (preference.chosen.text, preference.rejected.text) == ("Red it is.", "It may be blue.")
+    assert preference.margin == 1.0
+    asked_for = {r.decoding.groups for r in asked.requests if r.adapter == "verbose"}
+    assert asked_for == {16}
+
+
+def test_the_nodes_are_those_of_the_paper():
+    nodes = MusiqueFull().nodes
+    assert list(nodes) == ["query", "retrieve", "stop", "verbose", "concise", "sufficiency"]
+    assert {name: nodes[name].max_new_tokens for name in ("query", "verbose", "concise")} == {
+        "query": 50,
+        "verbose": 100,
+        "concise": 25,
+    }
+    learned = {name: node.learn for name, node in nodes.items()}
+    assert learned == {
+        "query": "preferences",
+        "retrieve": "supervised",
+        "stop": "supervised",
+        "verbose": "preferences",
+        "concise": "supervised",
+        "sufficiency": "supervised",
+    }
+    assert list(MusiqueAnswerable().nodes) == list(nodes)[:-1]
+
+
+@pytest.mark.parametrize(("ranking", "data"), [("likelihood", 1), ("choice", 2)])
+def test_retrieve_learns_the_best_supporting_document_and_the_best_other(
+    ranking, data, world, example, learn
+):
+    task = MusiqueAnswerable(MusiqueSettings(ranking=ranking))
+    trace = learn(task, example(task), world({0: ("T1 T5 T3",)}, stops=(1,)))
+    step = trace.episode.steps[1]
+    target = trace.episode.targets[0]
+    learned = task.nodes["retrieve"].target_data(step.response, target.gold)
+    assert len(learned) == data
+    shown = [[score.terms[0].prompt.text for score in datum.options] for datum in learned]
+    if ranking == "likelihood":
+        assert [text[:9] for text in shown[0]] == [
+            "Title: T5",
+            "Title: T1",
+            "Title: T0",
+            "Title: T2",
+        ]
+        assert learned[0].right == 0
+    else:
+        assert ["Title: T5" in shown[0][0], "Title: T1" in shown[1][0]] == [True, True]
+        assert [datum.options[datum.right].terms[0].completion for datum in learned] == [
+            "Yes",
+            "No",
+        ]
+
+
+def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(world, example, learn):
+    task = MusiqueAnswerable()
+    asked = world(QUERIES)
+    learn(task, example(task), asked)
+    items = [item for r in asked.requests if r.adapter == "retrieve" for item in r.items]
+    assert len({prompt.messages for prompt, _ in items}) == 7
+    assert {completion for _, (completion,) in items} == {
+        f" Question: {query}" for queries in QUERIES.values() for query in queries[:2]
+    } - {" Question: T0"}
+
+
+@pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
+def test_a_prediction_has_the_official_fields_alone(task_class, world, example, learn):
+    task = task_class()
+    asked = world(QUERIES, stops=(2,), verbose=("dark red",), sufficient=-2.0)
+    trace = learn(task, example(task), asked)
+    result = json.loads(json.dumps(trace.episode.result))
+    assert task.prediction(trace.example, result) == {
+        "id": "2hop__11_22",
+        "predicted_answer": "dark red",
+        "predicted_support_idxs": [2, 3],
+        "predicted_answerable": task_class is MusiqueAnswerable,
+    }
+    assert result["verbose_answer"] == "dark red"
+
+
+def test_the_result_of_full_has_the_log_probability_of_sufficient(world, example, learn):
+    task = MusiqueFull()
+    trace = learn(task, example(task), world(sufficient=-1.0))  # as likely as No
+    assert trace.episode.result["sufficiency_logprob"] == pytest.approx(-0.6931, abs=1e-4)
+
+
+def test_other_labels_of_a_judge_mean_the_same(world, example, learn):
+    task = MusiqueFull()
+    task.nodes["sufficiency"].labels = ("Enough", "Yes")  # "Yes" is the second label here
+    trace = learn(task, example(task), world(sufficient=-0.1))
+    assert trace.episode.result["predicted_answerable"] is False
+    assert stated(trace.episode)["sufficiency"] == [0.0]
+
+
+def test_evaluates_predictions(world, example, learn):
+    task = MusiqueAnswerable()
+    trace = learn(
+        task, example(task), world({0: ("T3",), 1: ("T5",)}, stops=(2,), verbose=("red",))
+    )
+    line = task.prediction(trace.example, trace.episode.result)
+    assert task.evaluate([trace.example], [line]) == {
+        "answer_f1": 1.0,
+        "answer_em": 1.0,
+        "support_f1": 1.0,
+    }
+
+
+def test_examples_of_a_folder_are_those_of_the_official_file(write, record, tmp_path):
+    write([record("4hop__1")], "musique_ans_v1.0_train.jsonl")
+    write([record("4hop__2")], "musique_ans_v1.0_dev.jsonl")
+    write([record("4hop__3"), record("4hop__3", marker="!")], "musique_full_v1.0_train.jsonl")
+    answerable, full = MusiqueAnswerable(), MusiqueFull()
+    assert [e.id for e in answerable.examples(tmp_path, "train")] == ["4hop__1"]
+    assert [e.id for e in answerable.examples(tmp_path, "dev")] == ["4hop__2"]
+    assert [e.record_id for e in full.examples(tmp_path, "train")] == ["4hop__3", "4hop__3"]
+
+
+def test_only_training_examples_are_thinned_and_only_if_set(write, record, tmp_path):
+    records = [record(f"2hop__{number}") for number in range(200)]
+    for split in ("train", "dev"):
+        write(records, f"musique_ans_v1.0_{split}.jsonl")
+    thinned, whole = MusiqueAnswerable(), MusiqueAnswerable(MusiqueSettings(match_hops=False))
+    assert 30 <= len(list(thinned.examples(tmp_path, "train"))) <= 70
+    assert len(list(thinned.examples(tmp_path, "dev"))) == 200
+    assert len(list(whole.examples(tmp_path, "train"))) == 200
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no split 'val'; its splits: train, dev, test"):
+        MusiqueAnswerable().examples(tmp_path, "val")

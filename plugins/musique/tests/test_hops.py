@@ -1,0 +1,57 @@
+"""Hop matching: the right share of each number of hops, and both records of a pair or none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowtune_cli import DataError
+from flowtune_musique.flow import MusiqueFull
+from flowtune_musique.hops import SHARES, kept
+
+
+@pytest.mark.parametrize(("prefix", "share"), [("2hop", 0.25), ("3hop1", 0.5), ("4hop2", 1.0)])
+def test_keeps_the_share_of_each_number_of_hops(prefix, share):
+    ids = [f"{prefix}__{number}_{number + 1}" for number in range(4000)]
+    assert sum(map(kept, ids)) / len(ids) == pytest.approx(share, abs=0.03)
+
+
+@given(st.sampled_from(sorted(SHARES)), st.text(min_size=1))
+def test_is_decided_by_the_whole_digest_of_the_official_id(prefix, rest):
+    name = f"{prefix}__{rest}".encode("utf-8", "replace").decode()
+    whole = int(hashlib.sha256(name.encode()).hexdigest(), 16) / 2**256
+    assert kept(name) == (whole < SHARES[prefix])
+
+
+def test_both_records_of_a_pair_stay_or_go(write, record, tmp_path):
+    pairs = [
+        record(f"2hop__{number}", marker=marker, answerable=not marker)
+        for marker in ("", "!")
+        for number in range(100)
+    ]
+    write(pairs, "musique_full_v1.0_train.jsonl")
+    counts = Counter(example.record_id for example in MusiqueFull().examples(tmp_path, "train"))
+    assert set(counts.values()) == {2}
+    assert 10 < len(counts) < 45
+
+
+def test_an_id_without_its_number_of_hops_is_an_error():
+    with pytest.raises(DataError, match=r"'question-7' does not begin.*Set match_hops = false"):
+        kept("question-7")
+
+
+def test_the_official_training_pairs_stay_or_go_together(real_data):
+    every = Counter(
+        example.record_id
+        for example in MusiqueFull(MusiqueFull.Settings(match_hops=False)).examples(
+            real_data, "train"
+        )
+    )
+    thinned = Counter(example.record_id for example in MusiqueFull().examples(real_data, "train"))
+    assert 0 < len(thinned) < len(every)
+    assert all(count == every[name] for name, count in thinned.items())
+    assert {name for name in every if name.startswith("4hop")} <= set(thinned)

@@ -1,0 +1,1 @@
+"""ToyQA for flowtune: generated multi-hop questions, small enough for a laptop."""

@@ -1,0 +1,52 @@
+"""``flowtune config``: the settings as they would be used, and where each comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from . import options
+from .options import ConfigOption, JsonOption, SetOption
+from .output import print_json, print_rows
+
+
+def config(
+    task: Annotated[str | None, typer.Argument(help="Also the settings of this task.")] = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Print a flowtune.toml with every setting.")
+    ] = False,
+    json: JsonOption = False,
+    file: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Show every setting, its value, and where the value comes from."""
+    from .. import config_template
+    from ..registry import load_registry
+
+    if template:
+        typer.echo(config_template.template(), nl=False)
+        return
+    registry = load_registry()
+    task_class = registry.task(task) if task is not None else None
+    resolved = options.settings(registry, task_class, config=file, overrides=set_)
+    values = resolved.settings.model_dump(mode="json")
+    if json:
+        print_json({"settings": values, "origins": resolved.origins})
+        return
+    rows = [
+        {
+            "setting": key,
+            "value": config_template.toml_value(_value(values, key)),
+            "from": origin,
+        }
+        for key, origin in resolved.origins.items()
+    ]
+    print_rows(["setting", "value", "from"], rows)
+
+
+def _value(values: dict[str, Any], key: str) -> Any:
+    value: Any = values
+    for name in key.split("."):
+        value = value[name]
+    return value

@@ -1,0 +1,144 @@
+"""``flowtune doctor``: what a person who helps needs to know about this machine."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .options import JsonOption
+from .output import print_json
+
+PACKAGES = (
+    "flowtune",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "parameterfree",
+    "tomli",
+    "textual",
+    "typer",
+    "pluggy",
+)
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Describe the installation and the machine, to be pasted where help is asked for."""
+    report = {
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "packages": _packages(),
+        "devices": _devices(),
+        "memory": _memory(),
+        "models": _models(),
+        "plugins": _plugins(),
+    }
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _packages() -> dict[str, str]:
+    from importlib import metadata
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _devices() -> dict[str, Any]:
+    """What torch finds, and how fast it multiplies."""
+    import torch
+
+    from ..engine import probe
+
+    found: dict[str, Any] = {"cuda": torch.version.cuda or "this torch is built without it"}
+    for device in probe.devices():
+        kind = device.name.partition(":")[0]
+        about = {"description": device.description}
+        if device.memory:
+            about["memory"] = _bytes(device.memory)
+        about["native bfloat16"] = "yes" if device.native_bfloat16 else "no"
+        # A slow bfloat16 is as good a reason for float32 as a missing one.
+        size = 1024 if kind == "cpu" else 4096
+        for dtype in (torch.float32, torch.bfloat16):
+            speed = probe.matmul_gflops(dtype, device.name, size)
+            about[str(dtype).removeprefix("torch.")] = f"{speed:.0f} GFLOP/s"
+        found[device.name] = about
+    flags = sorted(f for f in probe.cpu_flags() if f.startswith(("avx", "amx", "bf16", "sve")))
+    return {**found, "cpu features": " ".join(flags) or "unknown"}
+
+
+def _memory() -> dict[str, str]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {"total": _bytes(memory.total), "available": _bytes(memory.available)}
+
+
+def _models() -> dict[str, str]:
+    """Where models are kept, how much that is, and how much room is left."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from ..engine import builtin_model
+
+    converted = builtin_model.cached_directory()
+    hub = Path(HF_HUB_CACHE)
+    return {
+        "built-in model": f"{converted} ({_bytes(_size(converted))})",
+        "is converted": "yes" if builtin_model.is_converted() else "no",
+        "hub cache": f"{hub} ({_bytes(_size(hub))})",
+        "free on that disk": _bytes(shutil.disk_usage(_existing(converted)).free),
+        "free in this directory": _bytes(shutil.disk_usage(Path.cwd()).free),
+    }
+
+
+def _plugins() -> dict[str, Any]:
+    from ..registry import load_registry
+    from .main import plugin_commands
+
+    registry = load_registry()
+    registry.load_all()
+    plugin_commands(registry)
+    return {
+        str(plugin): [p.error for p in registry.problems if p.plugin == plugin] or "no problems"
+        for plugin in registry.plugins
+    }
+
+
+def _size(directory: Path) -> int:
+    """The bytes of all files below; a link is not followed, so nothing counts twice."""
+    return sum(
+        p.lstat().st_size for p in directory.rglob("*") if p.is_file() and not p.is_symlink()
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _print(report: Mapping[str, Any], indent: str = "") -> None:
+    for name, value in report.items():
+        if isinstance(value, Mapping):
+            typer.echo(f"{indent}{name}:")
+            _print(value, indent + "  ")
+        elif isinstance(value, list):
+            typer.echo(f"{indent}{name}:")
+            for item in value:
+                typer.echo(f"{indent}  - {item}")
+        else:
+            typer.echo(f"{indent}{name}: {value}")

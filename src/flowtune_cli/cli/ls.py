@@ -1,0 +1,105 @@
+"""``flowtune ls``: what there is of one kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..flow.errors import unknown_name
+from . import options
+from .describe import summary
+from .options import ConfigOption, JsonOption, SetOption
+from .output import note, print_json, print_rows
+
+if TYPE_CHECKING:
+    from ..registry import Kind, Registry
+
+REGISTERED: dict[str, tuple[Kind, ...]] = {
+    "tasks": ("task",),
+    "nodes": ("node type",),
+    "rewards": ("reward", "evaluator"),
+    "explorations": ("exploration",),
+    "optimizers": ("optimizer",),
+}
+KINDS = [*REGISTERED, "models", "runs"]
+DETAILS = ("path", "problem")
+"""What only JSON has."""
+
+Rows = list[dict[str, Any]]
+
+
+def ls(
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """List tasks, nodes, rewards, explorations, optimizers, models or runs."""
+    from ..registry import load_registry
+
+    if kind not in KINDS:
+        raise unknown_name("kind of thing", kind, KINDS)
+    registry = load_registry()
+    if kind == "models":
+        rows = _models()
+    elif kind == "runs":
+        found = options.settings(registry, config=config, overrides=set_)
+        rows = _runs(Path(found.settings.run.directory))
+    else:
+        rows = _registered(registry, REGISTERED[kind])
+        for plugin in registry.failed(REGISTERED[kind][0]):
+            note(f"plugin {plugin} has a problem; see 'flowtune plugins'")
+    if json:
+        print_json(rows)
+    elif rows:
+        print_rows([column for column in rows[0] if column not in DETAILS], rows)
+    else:
+        note(f"there are no {kind}")
+
+
+def _registered(registry: Registry, kinds: tuple[Kind, ...]) -> Rows:
+    return [
+        {
+            "name": entry.name,
+            "plugin": entry.plugin,
+            "distribution": entry.distribution,
+            **({"kind": entry.kind} if len(kinds) > 1 else {}),
+            "summary": (kind == "task" and entry.thing.summary) or summary(entry.thing),
+        }
+        for kind in kinds
+        for entry in registry.entries(kind).values()
+    ]
+
+
+def _models() -> Rows:
+    """The built-in model, and those in the cache of the Hugging Face hub."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    from ..engine import builtin_model
+
+    ready = builtin_model.is_converted()
+    directory = builtin_model.cached_directory()
+    state = f"converted, in {directory}" if ready else "converted when it is first used"
+    rows = [{"name": builtin_model.NAME, "from": "builtin", "summary": state}]
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return rows
+    for repository in sorted(repositories, key=lambda r: r.repo_id):
+        if repository.repo_type == "model":
+            size = f"{repository.size_on_disk / 1e9:.1f} GB in {repository.repo_path}"
+            rows.append({"name": repository.repo_id, "from": "hub", "summary": size})
+    return rows
+
+
+def _runs(directory: Path) -> Rows:
+    from ..runs.directory import list_runs
+
+    runs = list_runs(directory)
+    for run in runs:
+        if run.problem:
+            note(f"run '{run.name}' cannot be read: {run.problem}")
+    columns = ("name", "task", "model", "state", "episodes", "created", "path", "problem")
+    return [{column: getattr(run, column) for column in columns} for run in runs]

@@ -1,0 +1,130 @@
+"""The command ``flowtune``: its commands, those of plugins, and what becomes of errors.
+
+Nothing heavy is imported before a command runs, so that ``flowtune --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from .. import __version__
+from ..flow.errors import FlowtuneError, UsageError
+from .config import config
+from .doctor import doctor
+from .ls import ls
+from .output import note
+from .plugins import plugins
+from .show import show
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+
+COMMANDS = (
+    ls,
+    show,
+    plugins,
+    config,
+    doctor,
+)
+
+
+class Commands(TyperGroup):
+    """flowtune's own commands, and those of plugins: these are loaded when they are needed."""
+
+    _complete = False
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            self._add_plugin_commands()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        try:
+            self._add_plugin_commands()
+        except UsageError as error:
+            note(f"the commands of plugins are not listed: {error}")
+        return super().list_commands(ctx)
+
+    def _add_plugin_commands(self) -> None:
+        from ..registry import load_registry
+
+        if self._complete:
+            return
+        registry = load_registry()
+        self._complete = True
+        self.commands = {**self.commands, **plugin_commands(registry)}
+
+
+def plugin_commands(registry: Registry) -> dict[str, Any]:
+    """The commands that plugins bring. One that cannot be is a problem of its plugin's."""
+    own = {function.__name__ for function in COMMANDS}
+    commands: dict[str, Any] = {}
+    for name, entry in registry.commands.items():
+        if name in own:
+            registry.report(entry, f"command '{name}': flowtune has a command of this name")
+            continue
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name)(entry.thing)
+        try:
+            commands[name] = get_command(single)
+        except Exception as error:  # whatever its annotations do, the other commands stay
+            text = f"{type(error).__name__}: {error}"
+            registry.report(entry, f"command '{name}' cannot be made a command: {text}")
+    return commands
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="flowtune",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for function in COMMANDS:
+    app.command()(function)
+
+
+@app.callback(invoke_without_command=True)
+def flowtune(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Online joint fine-tuning of whole flows of language-model nodes."""
+    if version:
+        typer.echo(f"flowtune {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    command = get_command(app)
+    try:
+        try:
+            result = command.main(arguments, prog_name="flowtune", standalone_mode=False)
+        finally:
+            sys.stdout.flush()
+    except FlowtuneError as error:
+        typer.echo(f"flowtune: error: {error}", err=True)
+        return error.exit_code
+    except typer.TyperException as error:
+        typer.echo(f"flowtune: error: {error.format_message()}", err=True)
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            typer.echo(f"Try '{context.command_path} --help'.", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever reads the output wants no more. Nothing may be written at exit, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0

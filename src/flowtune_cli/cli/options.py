@@ -1,0 +1,50 @@
+"""The options that several commands have, and the settings that come of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..config import Resolved
+    from ..flow.task import Task
+    from ..registry import Registry
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The settings file, instead of ./flowtune.toml."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Set one setting; can be given many times. The value is TOML or a text.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def settings(
+    registry: Registry,
+    task_class: type[Task] | None = None,
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """The settings of a command, from the file, the environment and its options."""
+    from ..config import resolve
+
+    return resolve(
+        task_class,
+        file=config,
+        environ=os.environ,
+        overrides=overrides or (),
+        flags=flags,
+        registry=registry,
+    )

@@ -1,0 +1,40 @@
+"""How commands write: tables on a terminal, plain lines into a pipe, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a row: a table with a heading on a terminal, else fields separated by tabs."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(_one_line(row[column]) for column in columns))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        # A Text is shown as it is: what stands in brackets is no markup.
+        table.add_row(*(Text(_one_line(row[column])) for column in columns))
+    Console().print(table)
+
+
+def note(text: str) -> None:
+    """Say something that is not data."""
+    typer.echo(f"flowtune: note: {text}", err=True)
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(str(value).split())

@@ -1,0 +1,69 @@
+"""``flowtune plugins``: what is installed, what it brings, and what is wrong with it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from .options import JsonOption
+from .output import print_json, print_rows
+
+
+def plugins(
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="List the hooks that a plugin can implement.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show every plugin with what it brings and its problems."""
+    from ..registry import load_registry
+    from .main import plugin_commands
+
+    if hooks:
+        rows = _hooks()
+        if json:
+            print_json(rows)
+        else:
+            print_rows(["hook", "help"], rows)
+        return
+    registry = load_registry()
+    registry.load_all()
+    plugin_commands(registry)
+    shown: list[dict[str, Any]] = []
+    for plugin in registry.plugins:
+        brings: dict[str, list[str]] = {}
+        for entry in registry.brought_by(plugin):
+            brings.setdefault(entry.kind, []).append(entry.name)
+        problems = [problem for problem in registry.problems if problem.plugin == plugin]
+        shown.append(
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "module": plugin.value,
+                "brings": brings,
+                "problems": [{"error": p.error, "traceback": p.traceback} for p in problems],
+            }
+        )
+    if json:
+        print_json(shown)
+        return
+    for row in shown:
+        typer.echo(f"{row['name']} ({row['distribution']} {row['version']}) {row['module']}")
+        for kind, names in row["brings"].items():
+            typer.echo(f"  {kind}: {', '.join(names)}")
+        for problem in row["problems"]:
+            typer.echo(f"  PROBLEM: {problem['error']}")
+            for line in problem["traceback"].splitlines():
+                typer.echo(f"    {line}")
+    if registry.left_out:
+        typer.echo(f"left out by FLOWTUNE_PLUGINS: {', '.join(registry.left_out)}")
+
+
+def _hooks() -> list[dict[str, Any]]:
+    from ..hookspecs import Hooks
+    from ..plugin_checks import CHECKS
+
+    return [{"hook": name, "help": inspect.getdoc(getattr(Hooks, name)) or ""} for name in CHECKS]

@@ -1,0 +1,227 @@
+"""The adapters: one LoRA a node, and one reference LoRA for each, on the shared base model.
+
+A node's reference is an adapter of its own, never "adapters off", so that a node which goes on
+from a trained checkpoint is held to that checkpoint. A node with calibrated scores has a learned
+scale and threshold beside its adapter, and a reference copy of them too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..flow.errors import FlowtuneError, UsageError
+from ..settings import AdapterSettings
+
+REFERENCE = "reference-of-"
+
+
+def reference_of(node: str) -> str:
+    """The name of a node's reference adapter."""
+    return REFERENCE + node
+
+
+def _key(name: str) -> str:
+    """What PEFT calls an adapter: it stumbles over names that are part of its own, such as 'a'."""
+    return f"adapter-{name}"
+
+
+class Adapters:
+    """Every node's adapter and reference adapter on one base model.
+
+    Args:
+        model: the base model; its weights are frozen.
+        nodes: names of the nodes that learn, with their initial (scale, threshold) if calibrated.
+        settings: rank, scaling and targets of the adapters.
+        seed: of the initial weights; each node's depend on the seed and its name alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        nodes: Mapping[str, tuple[float, float] | None],
+        settings: AdapterSettings,
+        seed: int,
+    ) -> None:
+        self.nodes = tuple(nodes)
+        self.versions: dict[str, int] = {}
+        self.calibrations: dict[str, nn.Parameter] = {}
+        self.peft: PeftModel | None = None
+        self.model: Any = model
+        for node, calibration in nodes.items():
+            if "." in node or not node:
+                raise UsageError(f"node name {node!r}: a name is not empty and has no dot")
+            for name in (node, reference_of(node)):
+                self._add(name, settings, seed)
+                if calibration is not None:
+                    self.calibrations[name] = nn.Parameter(
+                        torch.tensor(calibration, dtype=torch.float32)
+                    )
+                self.versions[name] = 0
+        if self.peft is not None:
+            self.model = self.peft.base_model.model
+        self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        self._parameters = {name: list(self._named(name)) for name in self.versions}
+        for node in self.nodes:
+            for parameter in self._parameters[node]:
+                parameter.requires_grad_(True)
+            for parameter in self._parameters[reference_of(node)]:
+                parameter.requires_grad_(False)
+            self.copy(node, reference_of(node))
+            self.versions[reference_of(node)] = 0
+        self.activate(None)
+
+    def _add(self, name: str, settings: AdapterSettings, seed: int) -> None:
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
+            use_rslora=settings.rslora,
+            target_modules=list(settings.targets),
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            if self.peft is None:
+                self.peft = get_peft_model(self.model, config, adapter_name=_key(name))  # type: ignore
+            else:
+                self.peft.add_adapter(_key(name), config)
+
+    def _named(self, name: str) -> Iterator[nn.Parameter]:
+        for layer in self._layers:
+            for part in (layer.lora_A, layer.lora_B):
+                if _key(name) in part:
+                    yield part[_key(name)].weight
+        if name in self.calibrations:
+            yield self.calibrations[name]
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """An adapter's weights, and its calibration if it has one."""
+        return self._parameters[name]
+
+    def activate(self, name: str | None) -> None:
+        """Let the following forward passes use this adapter; None is the base model alone."""
+        for layer in self._layers:
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer._active_adapter = [_key(name)]
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[Any]:
+        """The base model with this adapter active, for the length of a block."""
+        self.activate(name)
+        try:
+            yield self.model
+        finally:
+            self.activate(None)
+
+    def version(self, name: str | None) -> int:
+        """How many updates an adapter has had; the base model is always at 0."""
+        return 0 if name is None else self.versions[name]
+
+    def calibration(self, name: str | None) -> tuple[float, float]:
+        """An adapter's learned (scale, threshold); (1, 0) where nothing is calibrated."""
+        if name is None or name not in self.calibrations:
+            return (1.0, 0.0)
+        scale, threshold = self.calibrations[name].tolist()
+        return (scale, threshold)
+
+    @torch.no_grad()
+    def copy(self, source: str, target: str) -> None:
+        """Make ``target`` equal to ``source``."""
+        self.move(target, source, 1.0)
+
+    @torch.no_grad()
+    def move(self, name: str, towards: str, weight: float) -> None:
+        """Move an adapter's weights towards another's: ``(1 - weight) * own + weight * other``."""
+        for own, other in zip(self.parameters(name), self.parameters(towards), strict=True):
+            if weight == 1.0:
+                own.copy_(other)
+            else:
+                own.lerp_(other, weight)
+        self.versions[name] += 1
+
+    def distance(self, node: str) -> float:
+        """How far a node's adapter has drifted from its reference (Euclidean norm of weights)."""
+        pairs = zip(self.parameters(node), self.parameters(reference_of(node)), strict=True)
+        total = sum(float((a.detach() - b.detach()).double().square().sum()) for a, b in pairs)
+        return float(total**0.5)
+
+    def save(self, directory: Path) -> None:
+        """Write every adapter in PEFT's own format: ``directory/NAME/adapter_model.safetensors``."""
+        for name in self.versions:
+            target = directory / name
+            target.mkdir(parents=True)
+            assert self.peft is not None
+            state = get_peft_model_state_dict(
+                self.peft, adapter_name=_key(name), save_embedding_layers=False
+            )
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in state.items()},
+                target / "adapter_model.safetensors",
+                metadata={"format": "pt"},
+            )
+            self.peft.peft_config[_key(name)].save_pretrained(str(target))
+            extra: dict[str, Any] = {"version": self.versions[name]}
+            if name in self.calibrations:
+                extra["calibration"] = list(self.calibration(name))
+            (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
+
+    @torch.no_grad()
+    def load(self, directory: Path, *, reset_references: bool = False) -> None:
+        """Read what ``save`` wrote.
+
+        Args:
+            reset_references: set every reference to its node's trained adapter.
+
+        Raises:
+            UsageError: an adapter is missing there, or has another shape.
+        """
+        for name in self.versions:
+            source = directory / name
+            try:
+                state = load_file(source / "adapter_model.safetensors")
+                extra = json.loads((source / "flowtune.json").read_text())
+            except FileNotFoundError as error:
+                raise UsageError(
+                    f"{directory} has no adapter '{name}' ({error.filename} is missing); was it"
+                    " trained with another task or other nodes?"
+                ) from None
+            assert self.peft is not None
+            try:
+                outcome = set_peft_model_state_dict(self.peft, state, adapter_name=_key(name))
+            except RuntimeError as error:
+                raise UsageError(
+                    f"the adapter in {source} does not fit: was it trained with another base"
+                    f" model, rank or targets? {error}"
+                ) from None
+            if outcome.unexpected_keys:
+                raise UsageError(
+                    f"the adapter in {source} has weights for layers that are not adapted here:"
+                    f" {outcome.unexpected_keys[0]} ..."
+                )
+            self.versions[name] = extra["version"]
+            if name in self.calibrations:
+                self.calibrations[name].copy_(torch.tensor(extra["calibration"]))
+        if reset_references:
+            for node in self.nodes:
+                self.copy(node, reference_of(node))
+
+    def check_finite(self, nodes: Sequence[str]) -> None:
+        """Raise if a node's adapter holds a value that is not a number."""
+        for node in nodes:
+            tensors: list[Tensor] = [p.detach() for p in self.parameters(node)]
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+                raise FlowtuneError(f"the adapter of node '{node}' is no longer finite")

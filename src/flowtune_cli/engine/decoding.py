@@ -1,0 +1,208 @@
+"""Decoding: greedy, diverse groups and samples of many prompts in one batch.
+
+Diverse beam search (Vijayakumar et al. 2016) with one beam a group: at each position group g picks
+the token with the highest log-probability less ``penalty`` for each of the groups 0..g-1 of the
+same prompt that picked that token at this position. Group 0 pays nothing, so it is greedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..flow.request import Decoding, Generation
+from .prefixes import Prefix, Prefixes, head, hidden_states, side_by_side
+from .tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt to decode from: its token ids, and how."""
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    decoding: Decoding
+    seed: tuple[int | str, ...]
+
+
+@dataclass
+class _Row:
+    """One output in the making."""
+
+    job: int
+    number: int
+    spec: Job
+    generator: torch.Generator | None
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    text: str | None = None
+    truncated: bool = False
+
+    @property
+    def group(self) -> int | None:
+        """Its group in the diverse search; None for a sample."""
+        return self.number if self.number < self.spec.decoding.groups else None
+
+
+class Decoder:
+    """Decodes batches of jobs with one adapter at a time.
+
+    Args:
+        prefixes: reads the prompts.
+        tokens: turns token ids into text.
+        end: the token ids that end an output.
+    """
+
+    def __init__(self, prefixes: Prefixes, tokens: Tokens, end: frozenset[int]) -> None:
+        self.prefixes = prefixes
+        self.tokens = tokens
+        self.end = end
+        self.steps = 0
+
+    @torch.inference_mode()
+    def decode(self, adapter: str | None, jobs: Sequence[Job]) -> list[tuple[Generation, ...]]:
+        """The outputs of each job, in order: the groups first, then the samples."""
+        results: list[tuple[Generation, ...]] = [()] * len(jobs)
+        for batch in self._batches(jobs):
+            read = self.prefixes.read(adapter, [jobs[i].ids for i in batch], keep=False)
+            rows = [
+                _Row(i, number, jobs[i], _generator(jobs[i], number))
+                for i in batch
+                for number in range(jobs[i].decoding.outputs)
+            ]
+            self._run(adapter, dict(zip(batch, read, strict=True)), rows)
+            for i in batch:
+                results[i] = tuple(_generation(row) for row in rows if row.job == i)
+        return results
+
+    def _batches(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Jobs of like lengths, bounded by the size of their rows' keys and values."""
+        budget = 8 * self.prefixes.tokens_per_batch
+        batches: list[list[int]] = []
+        longest = used = 0
+        order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].ids))
+        for i in order:
+            size = len(jobs[i].ids) + jobs[i].max_new_tokens
+            rows = jobs[i].decoding.outputs
+            if batches and (used + rows) * max(longest, size) <= budget:
+                batches[-1].append(i)
+                used += rows
+                longest = max(longest, size)
+            else:
+                batches.append([i])
+                used, longest = rows, size
+        return batches
+
+    def _run(self, adapter: str | None, read: dict[int, Prefix], rows: list[_Row]) -> None:
+        order = list(read)
+        device = read[order[0]].logits.device
+        logits = torch.stack([read[row.job].logits for row in rows])
+        lengths = torch.tensor([read[row.job].length for row in rows], device=device)
+        alive = list(rows)
+        with self.prefixes.adapters.using(adapter) as model:
+            cache = mask = None
+            while True:
+                chosen = self._choose(alive, logits)
+                staying = [i for i, row in enumerate(alive) if row.text is None]
+                if not staying:
+                    return
+                if cache is None:
+                    index = {job: position for position, job in enumerate(order)}
+                    cache, mask = side_by_side(
+                        [read[job] for job in order],
+                        [index[alive[i].job] for i in staying],
+                        0,
+                    )
+                    lengths = lengths[staying]
+                elif len(staying) < len(alive):
+                    keep = torch.tensor(staying, device=device)
+                    cache.batch_select_indices(keep)
+                    mask, lengths = mask[keep], lengths[keep]
+                alive = [alive[i] for i in staying]
+                mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
+                hidden = hidden_states(
+                    model,
+                    chosen[staying][:, None],
+                    attention_mask=mask,
+                    position_ids=lengths[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                lengths = lengths + 1
+                logits = head(model, hidden[:, -1])
+                self.steps += 1
+
+    def _choose(self, rows: list[_Row], logits: Tensor) -> Tensor:
+        """Append each row's next token; rows that end get their text."""
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        chosen = logprobs.argmax(dim=-1)
+        picked: dict[int, list[int]] = {}
+        diverse = [
+            (row.group, position)
+            for position, row in enumerate(rows)
+            if row.group is not None and row.spec.decoding.groups > 1
+        ]
+        for group, position in sorted(diverse):
+            row = rows[position]
+            earlier = picked.setdefault(row.job, [])
+            if group:
+                scores = logprobs[position].clone()
+                for token in earlier:
+                    scores[token] -= row.spec.decoding.diversity_penalty
+                chosen[position] = scores.argmax()
+            earlier.append(int(chosen[position]))
+        for position, row in enumerate(rows):
+            if row.generator is not None:
+                chosen[position] = _sample(logprobs[position], row.spec.decoding, row.generator)
+        values = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+        for row, token, value in zip(rows, chosen.tolist(), values, strict=True):
+            row.tokens.append(token)
+            row.logprob += value
+            self._maybe_end(row)
+        return chosen
+
+    def _maybe_end(self, row: _Row) -> None:
+        if row.tokens[-1] in self.end:
+            row.text = self.tokens.decode(row.tokens[:-1])
+            return
+        if row.spec.stop:
+            text = self.tokens.decode(row.tokens)
+            places = [place for stop in row.spec.stop if (place := text.find(stop)) >= 0]
+            if places:
+                row.text = text[: min(places)]
+                return
+        if len(row.tokens) >= row.spec.max_new_tokens:
+            row.text = self.tokens.decode(row.tokens)
+            row.truncated = True
+
+
+def _generator(job: Job, number: int) -> torch.Generator | None:
+    """A sample's own randomness: from the job's seed and the sample's number alone."""
+    if number < job.decoding.groups:
+        return None
+    digest = hashlib.sha256(repr((*job.seed, number)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
+    """One token by inverting the cumulative distribution, with temperature and nucleus."""
+    if decoding.temperature <= 0:
+        return int(logprobs.argmax())
+    probabilities = torch.softmax(logprobs / decoding.temperature, dim=-1)
+    ordered, tokens = probabilities.sort(descending=True, stable=True)
+    cumulative = ordered.cumsum(0)
+    inside = (cumulative - ordered) < decoding.top_p
+    total = float(cumulative[inside][-1])
+    point = float(torch.rand((), generator=generator)) * total
+    place = int(torch.searchsorted(cumulative, torch.tensor(point, device=cumulative.device)))
+    return int(tokens[min(place, int(inside.sum()) - 1)])
+
+
+def _generation(row: _Row) -> Generation:
+    assert row.text is not None
+    return Generation(row.text, tuple(row.tokens), row.logprob, row.truncated)

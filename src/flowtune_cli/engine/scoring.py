@@ -1,0 +1,130 @@
+"""Scoring: the log-likelihood of completions after prompts, by prefixes or with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .adapters import Adapters
+from .prefixes import Prefix, Prefixes, head, hidden_states, pad_right, side_by_side
+
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a prompt and of a completion."""
+
+
+@torch.inference_mode()
+def score(
+    prefixes: Prefixes, adapter: str | None, pairs: Sequence[Pair], *, keep: bool
+) -> list[float]:
+    """Sum of log-probabilities, in nats, of each completion after its prompt.
+
+    Each different prompt is read once; completions of one token then cost nothing more.
+
+    Args:
+        keep: remember the prompts' keys and values, for completions that are scored later.
+    """
+    longer = any(len(completion) > 1 for _, completion in pairs)
+    read = prefixes.read(
+        adapter, [prompt for prompt, _ in pairs], keep=keep, keys_values=keep or longer
+    )
+    first = _first_tokens(read, [completion[0] for _, completion in pairs])
+    rest = [i for i, (_, completion) in enumerate(pairs) if len(completion) > 1]
+    for batch in _score_batches(rest, pairs, read, prefixes.tokens_per_batch):
+        values = _go_on(
+            prefixes.adapters, adapter, [read[i] for i in batch], [pairs[i][1] for i in batch]
+        )
+        for i, value in zip(batch, values, strict=True):
+            first[i] += value
+    return first
+
+
+def likelihoods(adapters: Adapters, adapter: str | None, pairs: Sequence[Pair]) -> Tensor:
+    """Like ``score``, in one plain forward pass that gradients can flow through.
+
+    Returns:
+        Sums of log-probabilities in nats, shape (pairs,), float32.
+    """
+    with adapters.using(adapter) as model:
+        rows = [prompt + completion[:-1] for prompt, completion in pairs]
+        ids = pad_right(rows, model.device)
+        hidden = hidden_states(model, ids, use_cache=False)
+        owner, column, token = [], [], []
+        for row, (prompt, completion) in enumerate(pairs):
+            owner += [row] * len(completion)
+            column += range(len(prompt) - 1, len(prompt) - 1 + len(completion))
+            token += completion
+        at = torch.tensor(owner, device=ids.device)
+        logits = head(model, hidden[at, torch.tensor(column, device=ids.device)])
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    chosen = logprobs.gather(1, torch.tensor(token, device=ids.device)[:, None])[:, 0]
+    sums: Tensor = torch.zeros(len(pairs), device=ids.device).index_add(0, at, chosen)
+    return sums
+
+
+def _first_tokens(read: Sequence[Prefix], tokens: Sequence[int]) -> list[float]:
+    values = []
+    normalizers: dict[int, Tensor] = {}
+    for prefix, token in zip(read, tokens, strict=True):
+        if id(prefix) not in normalizers:
+            normalizers[id(prefix)] = torch.logsumexp(prefix.logits.float(), dim=-1)
+        values.append(float(prefix.logits[token].float() - normalizers[id(prefix)]))
+    return values
+
+
+def _go_on(
+    adapters: Adapters,
+    adapter: str | None,
+    read: Sequence[Prefix],
+    completions: Sequence[tuple[int, ...]],
+) -> list[float]:
+    """Log-probabilities of all but each completion's first token, summed."""
+    different = list({id(prefix): prefix for prefix in read}.values())
+    index = {id(prefix): i for i, prefix in enumerate(different)}
+    inputs = [completion[:-1] for completion in completions]
+    width = max(len(row) for row in inputs)
+    with adapters.using(adapter) as model:
+        ids = pad_right(inputs, model.device)
+        cache, mask = side_by_side(
+            different, [index[id(prefix)] for prefix in read], width
+        )
+        lengths = torch.tensor([prefix.length for prefix in read], device=ids.device)
+        hidden = hidden_states(
+            model,
+            ids,
+            attention_mask=mask,
+            position_ids=lengths[:, None] + torch.arange(width, device=ids.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        real = torch.tensor(
+            [[j < len(row) for j in range(width)] for row in inputs], device=ids.device
+        )
+        logprobs = torch.log_softmax(head(model, hidden[real]).float(), dim=-1)
+    targets = torch.tensor(
+        [token for completion in completions for token in completion[1:]], device=ids.device
+    )
+    values = logprobs.gather(1, targets[:, None])[:, 0]
+    owners = torch.arange(len(inputs), device=ids.device)[:, None].expand_as(real)[real]
+    sums: list[float] = (
+        torch.zeros(len(inputs), device=ids.device).index_add(0, owners, values).tolist()
+    )
+    return sums
+
+
+def _score_batches(
+    rest: Sequence[int], pairs: Sequence[Pair], read: Sequence[Prefix], budget: int
+) -> list[list[int]]:
+    """Rows of like prefix lengths, bounded by the size of their keys and values."""
+    batches: list[list[int]] = []
+    longest = 0
+    for i in sorted(rest, key=lambda i: -read[i].length):
+        size = read[i].length + len(pairs[i][1])
+        longest = max(longest, size)
+        if batches and (len(batches[-1]) + 1) * longest <= 4 * budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+            longest = size
+    return batches

@@ -1,0 +1,134 @@
+"""From prompts to token ids: the model's chat template, and what is cut when it does not fit."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..flow.errors import UsageError
+from ..flow.prompt import Message, Prompt, Segment
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the model gets it: its text, its token ids, and how many tokens were cut."""
+
+    text: str
+    ids: tuple[int, ...]
+    dropped: int
+
+
+class Tokens:
+    """Renders and encodes prompts for one tokenizer and context length.
+
+    Args:
+        tokenizer: of transformers, fast or slow.
+        context: the longest prompt plus output, in tokens.
+        remember: how many prompts' encodings are kept.
+    """
+
+    def __init__(self, tokenizer: Any, context: int, remember: int = 4096) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        self._remember = remember
+        self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
+        self._has_template = bool(getattr(tokenizer, "chat_template", None))
+
+    def encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
+        """Token ids of a prompt that leave room for its reserve, or for a longer ``completion``.
+
+        Raises:
+            UsageError: the prompt does not fit even with every document cut away.
+        """
+        room = self.context - max(prompt.reserve, completion)
+        key = (prompt, room)
+        if key in self._encoded:
+            self._encoded.move_to_end(key)
+            return self._encoded[key]
+        encoded = self._fit(prompt, room)
+        self._encoded[key] = encoded
+        if len(self._encoded) > self._remember:
+            self._encoded.popitem(last=False)
+        return encoded
+
+    def completion(self, text: str, *, end: bool = False) -> tuple[int, ...]:
+        """Token ids of a text that follows a prompt; ``end`` adds the end-of-turn token."""
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return (*ids, self.tokenizer.eos_token_id) if end else ids
+
+    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def render(self, prompt: Prompt) -> str:
+        """The prompt's text with the model's chat template around it."""
+        if not prompt.chat:
+            return "".join(message.text for message in prompt.messages) + prompt.prefill
+        if not self._has_template:
+            return "\n\n".join(message.text for message in prompt.messages) + "\n" + prompt.prefill
+        chat = [{"role": m.role, "content": m.text} for m in prompt.messages]
+        try:
+            text = self._apply_template(chat)
+        except Exception as error:
+            if chat[0]["role"] != "system" or len(chat) < 2:
+                raise
+            if "system" not in str(error).lower() and "role" not in str(error).lower():
+                raise
+            # Templates without a system part refuse one: its text then leads the user's message.
+            merged = f"{chat[0]['content']}\n\n{chat[1]['content']}"
+            text = self._apply_template([{"role": "user", "content": merged}, *chat[2:]])
+        return text + prompt.prefill
+
+    def _apply_template(self, chat: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _ids(self, prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+        text = self.render(prompt)
+        # A chat template writes the model's special tokens itself; a plain text has none yet.
+        special = not prompt.chat or not self._has_template
+        return text, tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def _fit(self, prompt: Prompt, room: int) -> Encoded:
+        text, ids = self._ids(prompt)
+        if len(ids) <= room:
+            return Encoded(text, ids, 0)
+        whole = len(ids)
+        segments = [s for m in prompt.messages for s in m.segments if s.truncatable]
+        pieces = [list(self.completion(segment.text)) for segment in segments]
+        excess = len(ids) - room
+        while excess > 0:
+            if not any(pieces):
+                raise UsageError(
+                    f"a prompt of {whole} tokens leaves no room in the context of {self.context}"
+                    f" for {self.context - room} more, and nothing in it may be cut. Shorten the"
+                    " prompt, mark its documents with Template(truncate=...), or raise"
+                    f" model.context. It begins: {text[:200]!r}"
+                )
+            _cut_longest(pieces, excess)
+            cut = _with_truncatable(prompt, [self.decode(piece) for piece in pieces])
+            text, ids = self._ids(cut)
+            excess = len(ids) - room
+        return Encoded(text, ids, whole - len(ids))
+
+
+def _cut_longest(pieces: list[list[int]], excess: int) -> None:
+    """Shorten the longest pieces, level by level, by ``excess`` tokens in all."""
+    for _ in range(excess):
+        longest = max(pieces, key=len)
+        if not longest:
+            return
+        longest.pop()
+
+
+def _with_truncatable(prompt: Prompt, texts: list[str]) -> Prompt:
+    remaining = iter(texts)
+    messages = []
+    for message in prompt.messages:
+        segments = tuple(
+            Segment(next(remaining), True) if segment.truncatable else segment
+            for segment in message.segments
+        )
+        messages.append(Message(message.role, segments))
+    return replace(prompt, messages=tuple(messages))

@@ -1,0 +1,251 @@
+"""The learner: takes a node's data of one mini-batch and updates the node's adapter at once.
+
+Every datum is an expression over log-likelihoods (see ``flow.node.Score``). The expression is
+evaluated with gradients under the node's adapter and, for preferences, without under its reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..engine.adapters import Adapters, reference_of
+from ..engine.scoring import Pair, likelihoods
+from ..engine.tokens import Tokens
+from ..flow.errors import FlowtuneError, UsageError
+from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
+from ..settings import LearningSettings
+from .losses import choice_loss, dpo_loss, text_loss
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one mini-batch did to one node.
+
+    Args:
+        data: how many data; ``preferences`` of them are preferences.
+        loss: mean over data, before their weights.
+        margin: mean of beta times the policy's gain over the reference, over preferences.
+        accuracy: share of preferences whose chosen output already gained on its rival.
+        gradient_norm: mean over steps of the infinity norm before clipping.
+    """
+
+    node: str
+    data: int
+    preferences: int
+    steps: int
+    loss: float
+    margin: float | None
+    accuracy: float | None
+    gradient_norm: float
+
+
+class Learner:
+    """Updates adapters, each with an optimizer of its own.
+
+    Args:
+        adapters: of all nodes.
+        tokens: encodes prompts exactly as the engine does.
+        settings: optimizer, beta, clipping and steps.
+        optimizer: a factory, called with a node's parameters.
+        tokens_per_batch: tokens in one forward pass that keeps gradients.
+    """
+
+    def __init__(
+        self,
+        adapters: Adapters,
+        tokens: Tokens,
+        settings: LearningSettings,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        tokens_per_batch: int,
+    ) -> None:
+        self.adapters = adapters
+        self.tokens = tokens
+        self.settings = settings
+        self.tokens_per_batch = tokens_per_batch
+        try:
+            self.optimizers = {
+                node: optimizer(adapters.parameters(node), **settings.optimizer_options)
+                for node in adapters.nodes
+            }
+        except TypeError as error:
+            raise UsageError(
+                f"learning.optimizer_options does not fit '{settings.optimizer}': {error}."
+                f" See 'flowtune show {settings.optimizer}'."
+            ) from None
+
+    def update(self, node: str, data: Sequence[Datum]) -> Update:
+        """Learn from a node's data of one mini-batch: a step a datum, or one for all.
+
+        Each loss is weighted by its datum's weight over the number of data.
+
+        Raises:
+            FlowtuneError: a loss or gradient is not finite; the weights are as before that step.
+        """
+        groups = [[datum] for datum in data] if self.settings.step_per == "datum" else [list(data)]
+        optimizer = self.optimizers[node]
+        parameters = self.adapters.parameters(node)
+        losses: list[float] = []
+        margins: list[float] = []
+        norms: list[float] = []
+        for group in groups:
+            optimizer.zero_grad(set_to_none=True)
+            for part in self._parts(group):
+                loss = torch.zeros(())
+                for datum, (value, margin) in zip(part, self._losses(node, part), strict=True):
+                    losses.append(float(value.detach()))
+                    if margin is not None:
+                        margins.append(margin)
+                    loss = loss.to(value.device) + value * (datum.weight / len(data))
+                if not math.isfinite(float(loss.detach())):
+                    raise FlowtuneError(
+                        f"the loss of node '{node}' is {float(loss.detach())}: its step was not"
+                        " taken. Lower the step size (learning.optimizer_options) or use float32."
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]
+            norms.append(self._clip(node, parameters))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.adapters.check_finite([node])
+        self.adapters.versions[node] += 1
+        return Update(
+            node=node,
+            data=len(data),
+            preferences=len(margins),
+            steps=len(groups),
+            loss=sum(losses) / len(losses),
+            margin=sum(margins) / len(margins) if margins else None,
+            accuracy=sum(m > 0 for m in margins) / len(margins) if margins else None,
+            gradient_norm=sum(norms) / len(norms),
+        )
+
+    def _clip(self, node: str, parameters: Sequence[Tensor]) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for p in parameters if p.grad is not None], self.settings.clip, norm_type=math.inf
+        )
+        if not math.isfinite(float(norm)):
+            raise FlowtuneError(
+                f"the gradient of node '{node}' is {float(norm)}: its step was not taken. Lower"
+                " the step size (learning.optimizer_options) or use float32."
+            )
+        return float(norm)
+
+    def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
+        """Data that fit into one forward pass together."""
+        parts: list[list[Datum]] = []
+        used = 0
+        for datum in data:
+            size = sum(len(prompt) + len(text) for prompt, text in self._pairs(datum))
+            if parts and used + size <= self.tokens_per_batch:
+                parts[-1].append(datum)
+                used += size
+            else:
+                parts.append([datum])
+                used = size
+        return parts
+
+    def _losses(
+        self, node: str, data: Sequence[Datum]
+    ) -> list[tuple[Tensor, float | None]]:
+        """Each datum's loss, with gradients, and a preference's margin."""
+        pairs = list(dict.fromkeys(pair for datum in data for pair in self._pairs(datum)))
+        values = likelihoods(self.adapters, node, pairs)
+        policy = dict(zip(pairs, values, strict=True))
+        reference = self._reference(node, data)
+        return [self._loss(node, datum, policy, reference) for datum in data]
+
+    def _reference(self, node: str, data: Sequence[Datum]) -> Mapping[Pair, Tensor]:
+        pairs = list(
+            dict.fromkeys(
+                pair
+                for datum in data
+                if isinstance(datum, PreferenceDatum)
+                for pair in self._pairs(datum)
+            )
+        )
+        if not pairs:
+            return {}
+        with torch.no_grad():
+            values = likelihoods(self.adapters, reference_of(node), pairs)
+        return dict(zip(pairs, values, strict=True))
+
+    def _loss(
+        self,
+        node: str,
+        datum: Datum,
+        policy: Mapping[Pair, Tensor],
+        reference: Mapping[Pair, Tensor],
+    ) -> tuple[Tensor, float | None]:
+        if isinstance(datum, TextDatum):
+            (pair,) = self._pairs(datum)
+            return text_loss(policy[pair], len(pair[1])), None
+        if isinstance(datum, PreferenceDatum):
+            chosen, rejected = (
+                self._score(score, policy, node) for score in (datum.chosen, datum.rejected)
+            )
+            with torch.no_grad():
+                held_chosen, held_rejected = (
+                    self._score(score, reference, reference_of(node))
+                    for score in (datum.chosen, datum.rejected)
+                )
+            loss = dpo_loss(chosen, rejected, held_chosen, held_rejected, self.settings.beta)
+            gain = (chosen - held_chosen) - (rejected - held_rejected)
+            return loss, self.settings.beta * float(gain.detach())
+        scores = torch.stack([self._score(score, policy, node) for score in datum.options])
+        return choice_loss(scores, datum.right), None
+
+    def _score(self, score: Score, values: Mapping[Pair, Tensor], adapter: str) -> Tensor:
+        """The value of a score's expression under an adapter."""
+        total: Any = 0.0
+        for term in score.terms:
+            pair = self._pair(term)
+            value = values[pair]
+            total = total + term.coefficient * (value / len(pair[1]) if term.mean else value)
+        if score.calibrated:
+            scale, threshold = self.adapters.calibrations[adapter]
+            total = scale * (total - threshold)
+        return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
+
+    def _pairs(self, datum: Datum) -> list[Pair]:
+        if isinstance(datum, TextDatum):
+            completion = self.tokens.completion(datum.completion, end=True)
+            return [(self.tokens.encode(datum.prompt, len(completion)).ids, completion)]
+        scores: Sequence[Score]
+        if isinstance(datum, PreferenceDatum):
+            scores = (datum.chosen, datum.rejected)
+        else:
+            scores = datum.options
+        return [self._pair(term) for score in scores for term in score.terms]
+
+    def _pair(self, term: Term) -> Pair:
+        completion = term.completion
+        if isinstance(completion, str):
+            completion = self.tokens.completion(completion)
+        return self.tokens.encode(term.prompt, len(completion)).ids, completion
+
+    def save(self, directory: Path) -> None:
+        """Write every optimizer's state as safetensors: ``directory/NODE.safetensors``."""
+        directory.mkdir(parents=True)
+        for node, optimizer in self.optimizers.items():
+            flat = {}
+            for index, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    flat[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            save_file(flat, directory / f"{node}.safetensors")
+
+    def load(self, directory: Path) -> None:
+        """Read what ``save`` wrote; the optimizers go on exactly."""
+        for node, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in load_file(directory / f"{node}.safetensors").items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,69 @@
+"""The optimizers, each a factory: ``factory(parameters, **options)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn, optim
+
+
+def cocob(
+    parameters: Iterable[nn.Parameter], alpha: float = 1000.0, eps: float = 1e-8
+) -> optim.Optimizer:
+    """Coin betting without a learning rate (Orabona and Tommasi 2017, arXiv:1705.07795).
+
+    Args:
+        alpha: rounds of warm-up, roughly: each coordinate moves at most 1/alpha in a first step.
+        eps: the smallest gradient scale that is assumed.
+    """
+    from parameterfree import COCOB
+
+    optimizer: optim.Optimizer = COCOB(parameters, alpha=alpha, eps=eps)
+    return optimizer
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> optim.Optimizer:
+    """Adam (Kingma and Ba 2015).
+
+    Args:
+        lr: learning rate.
+        betas: decay of the first and second moments.
+        eps: added to the denominator.
+    """
+    return optim.Adam(parameters, lr=lr, betas=tuple(betas), eps=eps)
+
+
+def adam8bit(
+    parameters: Iterable[nn.Parameter],
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> optim.Optimizer:
+    """Adam with 8-bit moments, by bitsandbytes; needs a GPU.
+
+    Args:
+        lr: learning rate.
+        betas: decay of the first and second moments.
+        eps: added to the denominator.
+    """
+    import torch
+
+    from ..flow.errors import UsageError
+
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "learning.optimizer = 'adam8bit' needs a GPU, and none is here; use 'adam' or 'cocob'"
+        )
+    import bitsandbytes
+
+    optimizer: Any = bitsandbytes.optim.Adam8bit(
+        list(parameters), lr=lr, betas=tuple(betas), eps=eps
+    )
+    checked: optim.Optimizer = optimizer
+    return checked

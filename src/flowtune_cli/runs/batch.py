@@ -1,0 +1,222 @@
+"""What one mini-batch of a run leaves behind, and the rows of the store that it becomes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..flow.deviation import Deviation, Trace
+from ..flow.episode import Step
+from ..flow.example import Example
+from .stored_text import message, storable, to_json
+
+Row = tuple[str, dict[str, Any]]
+"""A table's name, and the row's values by column."""
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """One node's update.
+
+    Args:
+        version_before, version_after: how many updates the adapter had; equal without data.
+        data: what was learned from; ``preferences`` and ``targets`` are what they came from.
+        loss: mean over the data.
+        margin: mean implicit reward margin of the preferences, before the update.
+        accuracy: share of the preferences whose margin is above zero.
+        gradient_norm: mean over the optimizer's steps, before clipping.
+        reference_drift: how far the adapter is from its reference.
+    """
+
+    node: str
+    version_before: int
+    version_after: int
+    data: int
+    preferences: int
+    targets: int
+    loss: float | None = None
+    margin: float | None = None
+    accuracy: float | None = None
+    gradient_norm: float | None = None
+    reference_drift: float | None = None
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """A reward's average over the window and over the run; None while it was never defined."""
+
+    window: float | None
+    overall: float | None
+    defined: int
+    undefined: int
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """All that came of one mini-batch.
+
+    Args:
+        batch: its number, from 0.
+        traces: one an example, in order.
+        position: the number of the first one's episode; episodes count from 0 through the run.
+        adapter_versions: by node, those that the batch was played with.
+        reference_update: by node whether its reference moved; None if that was not decided here.
+        checkpoint: whether a checkpoint is made after it. Write the record first, then the
+            checkpoint: a resume takes back what was stored after a checkpoint, and cannot add.
+        timings: seconds by phase.
+    """
+
+    batch: int
+    traces: Sequence[Trace]
+    position: int
+    adapter_versions: Mapping[str, int]
+    updates: Sequence[UpdateRecord] = ()
+    metrics: Mapping[str, MetricRecord] = field(default_factory=dict)
+    reference_update: Mapping[str, bool] | None = None
+    checkpoint: bool = False
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+def rows(record: BatchRecord, question_of: Callable[[Example], str]) -> Iterator[Row]:
+    """The rows of a batch, one at a time. ``texts`` and ``examples`` may be there already."""
+    yield (
+        "batches",
+        {
+            "number": record.batch,
+            "first_episode": record.position,
+            "episodes": len(record.traces),
+            "checkpoint": int(record.checkpoint),
+            "adapter_versions": to_json(dict(record.adapter_versions)),
+        },
+    )
+    for number, trace in enumerate(record.traces, record.position):
+        yield (
+            "examples",
+            {
+                "id": storable(trace.example.id),
+                "question": storable(" ".join(question_of(trace.example).split())),
+                "gold": to_json(trace.example.gold),
+                "batch": record.batch,
+            },
+        )
+        yield from _episode(trace, number, record.batch)
+    for update in record.updates:
+        yield "updates", {"batch": record.batch, **asdict(update)}
+    for name, metric in record.metrics.items():
+        yield "metrics", {"batch": record.batch, "name": name, **asdict(metric)}
+    for node, moved in (record.reference_update or {}).items():
+        yield "reference_updates", {"batch": record.batch, "node": node, "moved": int(moved)}
+    for phase, seconds in record.timings.items():
+        yield "timings", {"batch": record.batch, "phase": phase, "seconds": seconds}
+
+
+def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
+    episode = trace.episode
+    failure = episode.failure
+    yield (
+        "episodes",
+        {
+            "number": number,
+            "batch": batch,
+            "example_id": storable(trace.example.id),
+            "result": to_json(episode.result),
+            "error": message(failure.error) if failure else None,
+            "traceback": message(failure.traceback) if failure else None,
+            "steps": len(episode.steps),
+            "truncated": sum(step.output.truncated for step in episode.steps),
+            "dropped_tokens": sum(step.response.dropped_tokens for step in episode.steps),
+        },
+    )
+    of_episode = {"episode": number}
+    for count, stated in enumerate(episode.rewards):
+        yield "rewards", of_episode | {"number": count, **asdict(stated)}
+    for count, target in enumerate(episode.targets):
+        node = episode.steps[target.step].node
+        gold = to_json(target.gold)
+        yield "targets", of_episode | {
+            "number": count, "step": target.step, "node": node, "gold": gold
+        }  # fmt: skip
+    for step in episode.steps:
+        yield from _step(step, number, 0, batch)
+        for count, output in enumerate(step.response.outputs[1:], 1):
+            yield (
+                "alternatives",
+                of_episode
+                | {
+                    "step": step.index,
+                    "number": count,
+                    "node": step.node,
+                    "text": storable(output.text),
+                    "logprob": output.logprob,
+                    "tokens": output.tokens,
+                    "truncated": int(output.truncated),
+                },
+            )
+    for count, deviation in enumerate(trace.deviations, 1):
+        yield from _rollout(deviation, number, count, batch)
+    for preference in trace.preferences:
+        yield (
+            "preferences",
+            of_episode
+            | {
+                "step": preference.step,
+                "alternative": preference.alternative,
+                "node": preference.node,
+                "chosen": storable(preference.chosen.text),
+                "rejected": storable(preference.rejected.text),
+                "margin": preference.margin,
+            },
+        )
+
+
+def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
+    prompt = storable(step.response.prompt)
+    digest = hashlib.sha256(prompt.encode()).digest()
+    yield "texts", {"sha256": digest, "text": prompt, "batch": batch}
+    yield (
+        "steps",
+        {
+            "episode": episode,
+            "rollout": rollout,
+            "step": step.index,
+            "node": step.node,
+            "prompt": digest,
+            "output": storable(step.output.text),
+            "adapter_version": step.response.adapter_version,
+            "prompt_tokens": step.response.prompt_tokens,
+            "tokens": step.output.tokens,
+            "logprob": step.output.logprob,
+            "truncated": int(step.output.truncated),
+            "dropped_tokens": step.response.dropped_tokens,
+            "substituted": int(step.substituted),
+            # A substituted step's response is that of the episode's step, which is stored there.
+            "detail": None if step.substituted else to_json(dict(step.response.detail) or None),
+        },
+    )
+
+
+def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Iterator[Row]:
+    rollout = deviation.rollout
+    failure = rollout.failure if rollout else None
+    yield (
+        "rollouts",
+        {
+            "episode": episode,
+            "number": number,
+            "step": deviation.step,
+            "node": deviation.node,
+            "alternative": deviation.alternative,
+            "outcome": deviation.outcome.value,
+            "greedy_reward": deviation.greedy_reward,
+            "alternative_reward": deviation.alternative_reward,
+            "gain": deviation.gain,
+            "reason": message(deviation.reason),
+            "traceback": message(failure.traceback) if failure else None,
+            "stopped_early": int(rollout is not None and rollout.stopped_early),
+            "result": to_json(rollout.result) if rollout else None,
+        },
+    )
+    for step in rollout.steps[deviation.step :] if rollout else ():
+        yield from _step(step, episode, number, batch)

@@ -1,0 +1,227 @@
+"""The tables of a run's store, and their version.
+
+Every row follows from the run's seed and settings alone (but for ``timings``): keys are counted
+through the run, so that rows written again after a resume are the rows that were there before.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from ..flow.errors import UsageError
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+
+CREATE TABLE batches (
+    number INTEGER PRIMARY KEY,         -- from 0
+    first_episode INTEGER NOT NULL,
+    episodes INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,        -- 1: a checkpoint was made after it
+    adapter_versions TEXT NOT NULL      -- JSON: node to version
+);
+
+-- Prompts, each once; batch is the first that showed it.
+CREATE TABLE texts (sha256 BLOB PRIMARY KEY, text TEXT NOT NULL, batch INTEGER NOT NULL);
+CREATE INDEX texts_by_batch ON texts (batch);
+
+CREATE TABLE examples (
+    id TEXT PRIMARY KEY,
+    question TEXT NOT NULL,             -- one line
+    gold TEXT,                          -- JSON
+    batch INTEGER NOT NULL              -- the first that played it
+);
+
+CREATE TABLE episodes (
+    number INTEGER PRIMARY KEY,         -- from 0
+    batch INTEGER NOT NULL,
+    example_id TEXT NOT NULL,
+    result TEXT,                        -- JSON
+    error TEXT,
+    traceback TEXT,
+    steps INTEGER NOT NULL,
+    truncated INTEGER NOT NULL,         -- steps whose output was cut off
+    dropped_tokens INTEGER NOT NULL     -- prompt tokens that were cut to fit
+);
+CREATE INDEX episodes_by_example ON episodes (example_id);
+CREATE INDEX episodes_failed ON episodes (number) WHERE error IS NOT NULL;
+
+CREATE TABLE rewards (
+    episode INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- in the order of statement
+    name TEXT NOT NULL,
+    value REAL,                         -- NULL: undefined
+    steps INTEGER NOT NULL,             -- calls made before it
+    PRIMARY KEY (episode, number)
+);
+
+-- The episode's own steps have rollout 0. A rollout has those from its deviation on: the first is
+-- substituted (it says what alternatives say too, and no call was made for it).
+CREATE TABLE steps (
+    episode INTEGER NOT NULL,
+    rollout INTEGER NOT NULL,
+    step INTEGER NOT NULL,              -- from 0, through the whole flow
+    node TEXT NOT NULL,
+    prompt BLOB NOT NULL,               -- texts.sha256
+    output TEXT NOT NULL,
+    adapter_version INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,            -- of the output
+    logprob REAL,                       -- nats
+    truncated INTEGER NOT NULL,
+    dropped_tokens INTEGER NOT NULL,
+    substituted INTEGER NOT NULL,
+    detail TEXT,                        -- JSON
+    PRIMARY KEY (episode, rollout, step)
+);
+CREATE INDEX steps_by_node ON steps (node, episode) WHERE rollout = 0;
+CREATE INDEX steps_truncated ON steps (node) WHERE truncated = 1 AND substituted = 0;
+
+CREATE TABLE alternatives (
+    episode INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- from 1; the greedy output is in steps
+    node TEXT NOT NULL,
+    text TEXT NOT NULL,
+    logprob REAL,
+    tokens INTEGER NOT NULL,
+    truncated INTEGER NOT NULL,
+    PRIMARY KEY (episode, step, number)
+);
+CREATE INDEX alternatives_truncated ON alternatives (node) WHERE truncated = 1;
+
+CREATE TABLE rollouts (
+    episode INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- from 1
+    step INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    alternative INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    greedy_reward REAL,
+    alternative_reward REAL,
+    gain REAL,
+    reason TEXT NOT NULL,               -- why there is no gain
+    traceback TEXT,
+    stopped_early INTEGER NOT NULL,
+    result TEXT,                        -- JSON
+    PRIMARY KEY (episode, number)
+);
+CREATE INDEX rollouts_by_outcome ON rollouts (outcome, node, episode);
+
+CREATE TABLE preferences (
+    episode INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    alternative INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    chosen TEXT NOT NULL,
+    rejected TEXT NOT NULL,
+    margin REAL NOT NULL,
+    PRIMARY KEY (episode, step, alternative)
+);
+CREATE INDEX preferences_by_node ON preferences (node, margin);
+
+CREATE TABLE targets (
+    episode INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    gold TEXT,                          -- JSON
+    PRIMARY KEY (episode, number)
+);
+CREATE INDEX targets_by_node ON targets (node);
+
+CREATE TABLE updates (
+    batch INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    version_before INTEGER NOT NULL,
+    version_after INTEGER NOT NULL,
+    data INTEGER NOT NULL,
+    preferences INTEGER NOT NULL,
+    targets INTEGER NOT NULL,
+    loss REAL,
+    margin REAL,
+    accuracy REAL,
+    gradient_norm REAL,
+    reference_drift REAL,
+    PRIMARY KEY (batch, node)
+);
+
+CREATE TABLE metrics (
+    batch INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    window REAL,
+    overall REAL,
+    defined INTEGER NOT NULL,
+    undefined INTEGER NOT NULL,
+    PRIMARY KEY (batch, name)
+);
+
+CREATE TABLE reference_updates (
+    batch INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    moved INTEGER NOT NULL,
+    PRIMARY KEY (batch, node)
+);
+
+-- The only rows that differ between two runs of the same seed.
+CREATE TABLE timings (
+    batch INTEGER NOT NULL,
+    phase TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (batch, phase)
+);
+"""
+
+# What tells whether a row came with a batch, or with an episode of it, for each table.
+BY_BATCH = {
+    "batches": "number",
+    "texts": "batch",
+    "examples": "batch",
+    "episodes": "batch",
+    "updates": "batch",
+    "metrics": "batch",
+    "reference_updates": "batch",
+    "timings": "batch",
+}
+BY_EPISODE = ("rewards", "steps", "alternatives", "rollouts", "preferences", "targets")
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make the tables, all or none."""
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {SCHEMA}"
+        f"INSERT INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}'); COMMIT;"
+    )
+
+
+def is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever made in the database."""
+    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Make sure that these are the tables that this version of flowtune knows.
+
+    Raises:
+        UsageError: they are not; says why.
+    """
+    if is_empty(connection):
+        raise UsageError(f"{path} is empty: its run has not begun to write")
+    tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'"
+    row = None
+    if connection.execute(tables).fetchone():
+        query = "SELECT value FROM meta WHERE key = 'schema_version'"
+        row = connection.execute(query).fetchone()
+    if row is None or not str(row[0]).isdigit():
+        raise UsageError(f"{path} is a database, but not the store of a run")
+    version = int(row[0])
+    if version != SCHEMA_VERSION:
+        kind = "a newer" if version > SCHEMA_VERSION else "an older"
+        raise UsageError(
+            f"{path} was written by {kind} flowtune: its tables have version {version}, and this"
+            f" flowtune knows version {SCHEMA_VERSION}. Use the version that the run's run.json"
+            ' names under "versions".'
+        )

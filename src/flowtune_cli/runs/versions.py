@@ -1,0 +1,22 @@
+"""The versions of what a run's results depend on, read without importing any of it."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+_PACKAGES = ("flowtune", "torch", "transformers", "peft", "bitsandbytes", "parameterfree")
+
+
+def package_versions() -> dict[str, str]:
+    """Name to version: Python, the packages that compute, and the distributions with plugins."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    for plugin in metadata.entry_points(group="flowtune"):
+        if plugin.dist is not None:
+            versions[plugin.dist.name] = plugin.dist.version
+    return versions

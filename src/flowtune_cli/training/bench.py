@@ -1,0 +1,102 @@
+"""The bench: a task with the model, adapters, strategies and evaluators that its nodes name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.adapters import Adapters
+from ..engine.engine import ModelEngine
+from ..engine.models import check_targets, load_model
+from ..flow.deviation import Evaluator, Trace, deviate, play
+from ..flow.episode import Episode
+from ..flow.example import Example
+from ..flow.node import Exploration
+from ..flow.scheduler import Scheduler
+from ..flow.task import Task
+from ..learning.learner import Learner
+from ..settings import Settings
+
+
+@dataclass
+class Bench:
+    """Everything that plays and learns, set up for one task.
+
+    Args:
+        explorations: the strategy of each node that deviates, by node name.
+        evaluators: those that nodes name, by their own name.
+        optimizer: the factory that ``learning.optimizer`` names.
+    """
+
+    task: Task
+    settings: Settings
+    adapters: Adapters
+    engine: ModelEngine
+    explorations: Mapping[str, Exploration]
+    evaluators: Mapping[str, Evaluator]
+    optimizer: Any
+
+    def learner(self) -> Learner:
+        """A learner with fresh optimizers."""
+        return Learner(
+            self.adapters,
+            self.engine.tokens,
+            self.settings.learning,
+            self.optimizer,
+            self.settings.engine.learning_tokens_per_batch,
+        )
+
+    def scheduler(self) -> Scheduler:
+        return Scheduler(self.engine, in_flight=self.settings.engine.in_flight)
+
+    def explore(self, examples: Sequence[Example]) -> Iterator[tuple[int, Trace]]:
+        """Play examples, deviate and prefer; yields (position, trace) as each is done."""
+        return self.scheduler().stream(
+            deviate(
+                self.task,
+                example,
+                explore=self.explorations,
+                evaluators=self.evaluators,
+                seed=self.settings.training.seed,
+            )
+            for example in examples
+        )
+
+    def play(self, examples: Sequence[Example]) -> Iterator[tuple[int, Episode]]:
+        """Play examples greedily; yields (position, episode) as each is done."""
+        seed = self.settings.training.seed
+        return self.scheduler().stream(play(self.task, e, seed=seed) for e in examples)
+
+
+def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
+    """Load the model and put the task's adapters on it.
+
+    Args:
+        registry: finds exploration strategies, evaluators and the optimizer by name.
+    """
+    explorations = {
+        node.name: registry.exploration(node.explore)(**node.explore_options)
+        for node in task.nodes.values()
+        if node.deviates
+    }
+    evaluators = {
+        node.evaluator: registry.evaluator(node.evaluator)
+        for node in task.nodes.values()
+        if node.evaluator
+    }
+    optimizer = registry.optimizer(settings.learning.optimizer)
+    loaded = load_model(settings.model)
+    check_targets(loaded.model, settings.adapter.targets)
+    adapters = Adapters(
+        loaded.model,
+        {
+            node.name: node.initial_calibration()
+            for node in task.nodes.values()
+            if node.adapter is not None
+        },
+        settings.adapter,
+        settings.training.seed,
+    )
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, settings.engine)
+    return Bench(task, settings, adapters, engine, explorations, evaluators, optimizer)

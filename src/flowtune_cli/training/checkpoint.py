@@ -1,0 +1,139 @@
+"""Checkpoints: everything a run needs to go on exactly, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.adapters import Adapters
+from ..flow.errors import FlowtuneError, UsageError
+from ..flow.node import Node, SelfLearning
+from ..learning.learner import Learner
+from .progressive import Progressive
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the training data a run stands: all before it was played and learned from."""
+
+    episodes: int = 0
+    batches: int = 0
+    failed: int = 0
+    played: int = 0
+
+
+def save_checkpoint(
+    directory: Path,
+    *,
+    position: Position,
+    adapters: Adapters,
+    learner: Learner,
+    nodes: Mapping[str, Node],
+    progressive: Progressive,
+    keep: int,
+) -> Path:
+    """Write ``directory/EPISODES/`` atomically, and delete all but the newest ``keep``.
+
+    Raises:
+        FlowtuneError: it could not be written (a full disk, say); older ones are untouched.
+    """
+    target = directory / f"{position.episodes:07d}"
+    if is_checkpoint(target):
+        return target
+    partial = directory / f".{target.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.mkdir(parents=True)
+        adapters.save(partial / "adapters")
+        learner.save(partial / "optimizers")
+        state: dict[str, Any] = {
+            "position": vars(position),
+            "progressive": progressive.state(),
+            "nodes": {
+                name: node.state() for name, node in nodes.items() if isinstance(node, SelfLearning)
+            },
+        }
+        (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        _flush(partial)
+        os.replace(partial, target)
+        _flush_directory(directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise FlowtuneError(
+            f"the checkpoint {target} could not be written: {error}. Older checkpoints are"
+            " untouched; make room and go on with --resume."
+        ) from error
+    except Exception as error:
+        # safetensors has an error of its own for a failed write.
+        shutil.rmtree(partial, ignore_errors=True)
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise FlowtuneError(
+            f"the checkpoint {target} could not be written: {error}. Older checkpoints are"
+            " untouched; make room and go on with --resume."
+        ) from error
+    for old in checkpoints(directory)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(
+    directory: Path,
+    *,
+    adapters: Adapters,
+    learner: Learner | None,
+    nodes: Mapping[str, Node],
+    reset_references: bool = False,
+) -> tuple[Position, Progressive]:
+    """Read a checkpoint into the adapters, optimizers and self-learning nodes.
+
+    Args:
+        learner: None when nothing will be learned, or optimizers start anew.
+        reset_references: set every reference to its node's trained adapter.
+    """
+    try:
+        state = json.loads((directory / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{directory} is not a checkpoint: {error}") from None
+    adapters.load(directory / "adapters", reset_references=reset_references)
+    if learner is not None:
+        learner.load(directory / "optimizers")
+    for name, node_state in state["nodes"].items():
+        node = nodes.get(name)
+        if isinstance(node, SelfLearning):
+            node.load_state(node_state)
+    return Position(**state["position"]), Progressive.from_state(state["progressive"])
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a whole checkpoint is there."""
+    return (directory / "state.json").is_file() and not directory.name.startswith(".")
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The whole checkpoints in a run's directory of them, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if is_checkpoint(path))
+
+
+def _flush(directory: Path) -> None:
+    """Have every file below a directory on disk before it is renamed."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,247 @@
+"""What a flow does with its episode: calls, rewards, targets and effects."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from fake_engine import (
+    EXAMPLE,
+    FakeEngine,
+    FlowTask,
+    run,
+    run_deviate,
+    run_play,
+    writer,
+)
+
+from flowtune_cli.exploration import DiverseBeam, MultiSample
+from flowtune_cli.flow.deviation import Outcome, play
+from flowtune_cli.flow.episode import Episode, Stated, Target
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.request import GREEDY, DecodeRequest
+
+
+def write_letters(prompt: str, output: int) -> str:
+    return chr(ord("A") + output)
+
+
+def empty_episode() -> Episode:
+    return Episode(EXAMPLE, {"a": writer("a")})
+
+
+# Calls
+
+
+def test_a_call_gives_the_greedy_output_and_records_the_step() -> None:
+    async def flow(episode: Episode, example: Example) -> Any:
+        value = await episode.call("a", x=example.question)
+        assert episode.last.output.value == value
+        return value
+
+    episode = run_play(FakeEngine(write_letters), FlowTask([writer("a")], flow))
+    assert episode.result == "A"
+    (step,) = episode.steps
+    assert (step.index, step.node, step.shown, step.substituted) == (0, "a", "a:why", False)
+    assert step.output is step.response.outputs[0]
+    assert step.response.adapter_version == 5
+
+
+def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        for name in "aba":
+            await episode.call(name, x=1)
+
+    engine = FakeEngine()
+    task = FlowTask([writer("a"), writer("b")], flow)
+    run(engine, play(task, EXAMPLE, explore={"a": MultiSample(temperature=2.0)}, seed=9))
+    first, second, third = engine.requests
+    assert isinstance(first, DecodeRequest)
+    assert isinstance(second, DecodeRequest)
+    assert isinstance(third, DecodeRequest)
+    assert first.decoding == MultiSample(temperature=2.0).decoding(1)
+    assert second.decoding == GREEDY
+    assert [first.seed, second.seed, third.seed] == [(9, "example-1", n) for n in range(3)]
+    assert [first.adapter, second.adapter] == ["a", "b"]
+
+
+def test_rollouts_keep_the_seeds_of_their_steps() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.call("a", x=1)
+        await episode.call("b", x=1)
+        episode.reward("reward", 1.0)
+
+    engine = FakeEngine(write_letters)
+    run_deviate(engine, FlowTask([writer("a"), writer("b", None)], flow))
+    seeds = [r.seed for r in engine.requests if isinstance(r, DecodeRequest)]
+    assert seeds == [(0, "example-1", 0), (0, "example-1", 1), (0, "example-1", 1)]
+
+
+# Rewards
+
+
+def test_reward_means_leave_undefined_statements_out() -> None:
+    episode = empty_episode()
+    for name, value in [("f1", 1.0), ("f1", None), ("f1", 0.0), ("em", None), ("hit", True)]:
+        episode.reward(name, value)
+    assert episode.reward_means() == {"f1": 0.5, "em": None, "hit": 1.0}
+    assert episode.rewards[0] == Stated("f1", 1.0, 0)
+    assert episode.rewards[-1] == Stated("hit", 1.0, 0)
+
+
+def test_no_rewards_no_means() -> None:
+    assert empty_episode().reward_means() == {}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_reward_must_be_finite(value: float) -> None:
+    with pytest.raises(ValueError, match="'f1' was stated as"):
+        empty_episode().reward("f1", value)
+
+
+def test_a_reward_that_is_no_number_in_a_rollout_makes_no_preference() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        written = await episode.call("a", x=1)
+        episode.reward("reward", 1.0 if written == "A" else math.nan)
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
+    assert trace.deviations[0].outcome is Outcome.FAILED
+    assert trace.preferences == []
+
+
+# Targets
+
+
+def test_a_target_belongs_to_the_latest_call_of_its_node() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        for name in "aab":
+            await episode.call(name, x=1)
+        episode.target("a", "gold")
+        episode.target("b", True)
+
+    episode = run_play(FakeEngine(), FlowTask([writer("a"), writer("b")], flow))
+    assert episode.targets == [Target(1, "gold"), Target(2, True)]
+
+
+def test_a_target_for_a_node_that_was_not_called() -> None:
+    with pytest.raises(UsageError, match="node 'a', which was not called"):
+        empty_episode().target("a", "gold")
+
+
+# Effects
+
+
+class Tool:
+    """Counts its runs; each result tells which run it was."""
+
+    def __init__(self) -> None:
+        self.runs: list[Any] = []
+
+    def search(self, *args: Any) -> list[Any]:
+        self.runs.append(args)
+        return [len(self.runs), *args]
+
+
+def test_effects_are_told_apart_by_function_arguments_and_occurrence() -> None:
+    tool, episode = Tool(), empty_episode()
+    assert episode.effect(tool.search, "x") == [1, "x"]
+    assert episode.effect(tool.search, "y") == [2, "y"]
+    assert episode.effect(tool.search, "x") == [3, "x"]
+    assert episode.effect(tool.search, {"k": [1, None]}, 2) == [4, {"k": [1, None]}, 2]
+
+    again = Episode(EXAMPLE, {}, effects=episode.effects)
+    assert again.effect(tool.search, "x") == [1, "x"]
+    assert again.effect(tool.search, "x") == [3, "x"]
+    assert again.effect(tool.search, "y") == [2, "y"]
+    assert again.effect(tool.search, "x") == [5, "x"]
+    assert again.effect(len, "x") == 1
+    assert len(tool.runs) == 5
+
+
+def test_rollouts_get_recorded_results_and_run_others_anew() -> None:
+    tool = Tool()
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        first = episode.effect(tool.search, "start")
+        written = await episode.call("a", x=first)
+        then = episode.effect(tool.search, written)
+        answer = await episode.call("b", x=then)
+        episode.reward("reward", float(written == "B"))
+        return [first, then, answer]
+
+    task = FlowTask([writer("a", alternatives=2), writer("b", None)], flow)
+    trace = run_deviate(FakeEngine(write_letters), task)
+    assert tool.runs == [("start",), ("A",), ("B",), ("C",)]
+    assert trace.episode.result == [[1, "start"], [2, "A"], "A"]
+    results = [d.rollout and d.rollout.result for d in trace.deviations]
+    assert results == [[[1, "start"], [3, "B"], "A"], [[1, "start"], [4, "C"], "A"]]
+
+
+def test_a_flow_may_change_what_an_effect_gave_it() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        hits = episode.effect(Tool().search, "x")
+        await episode.call("a", x=hits)
+        hits.clear()
+        await episode.call("b", x=hits)
+        episode.reward("reward", 1.0)
+
+    trace = run_deviate(FakeEngine(), FlowTask([writer("a"), writer("b")], flow))
+    assert [d.outcome for d in trace.deviations] == [Outcome.TIE, Outcome.TIE]
+    assert trace.episode.steps[0].shown == "a:1\nx"
+
+
+def test_an_exception_of_a_tool_is_replayed() -> None:
+    attempts = itertools.count()
+
+    def unreliable() -> str:
+        if next(attempts) == 0:
+            raise ConnectionError("no route")
+        return "worked"
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        try:
+            found = episode.effect(unreliable)
+        except ConnectionError as error:
+            found = f"{error}, then {episode.effect(unreliable)}"
+        await episode.call("a", x=found)
+        episode.reward("reward", 1.0)
+        return found
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
+    assert next(attempts) == 2
+    assert trace.episode.result == "no route, then worked"
+    (deviation,) = trace.deviations
+    assert deviation.outcome is Outcome.TIE
+    assert deviation.rollout is not None
+    assert deviation.rollout.result == trace.episode.result
+
+
+@pytest.mark.parametrize("argument", [object(), {1, 2}, b"bytes"])
+def test_arguments_of_effects_must_be_json(argument: Any) -> None:
+    with pytest.raises(UsageError, match=r"effect builtins\.str: its arguments must be JSON"):
+        empty_episode().effect(str, argument)
+
+
+def test_episodes_do_not_share_effects() -> None:
+    tool = Tool()
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        return episode.effect(tool.search)
+
+    task = FlowTask([], flow)
+    first, second = run(FakeEngine(), play(task, EXAMPLE), play(task, EXAMPLE))
+    assert [first.result, second.result] == [[1], [2]]
+
+
+def test_a_flow_without_calls() -> None:
+    async def flow(episode: Episode, example: Example) -> Any:
+        episode.reward("reward", 1.0)
+        return {"done": True}
+
+    engine = FakeEngine()
+    task = FlowTask([writer("a")], flow)
+    (episode,) = run(engine, play(task, EXAMPLE, explore={"a": DiverseBeam()}))
+    assert (episode.steps, episode.result, engine.batches) == ([], {"done": True}, [])

@@ -1,0 +1,212 @@
+"""Rank: which candidate it takes, its alternatives, and what it learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine, FlowTask, run_play
+
+from flowtune_cli.exploration import DiverseBeam
+from flowtune_cli.flow.episode import Episode
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.node import ChoiceDatum, Score, Term
+from flowtune_cli.flow.prompt import Template
+from flowtune_cli.flow.request import ScoreRequest
+from flowtune_cli.nodes import Rank
+
+CHOICE = Template(user="{candidate}? {query}", chat=False)
+PLAIN = Template(user="{candidate}.", chat=False)
+
+
+def scoring(scores: dict[tuple[str, str], float]) -> FakeEngine:
+    return FakeEngine(score=lambda prompt, completion: scores[prompt, completion])
+
+
+def by_choice(**more: Any) -> Rank:
+    return Rank(**{"name": "r", "prompt": CHOICE, **more})
+
+
+def by_likelihood(**more: Any) -> Rank:
+    settings = {"name": "r", "prompt": PLAIN, "score": "likelihood", "text": " {query}"}
+    return Rank(**{**settings, **more})
+
+
+def odds(**candidates: float) -> FakeEngine:
+    """Yes scores as given, No scores -2."""
+    scores = {}
+    for candidate, log_odds in candidates.items():
+        scores[f"{candidate}? q", "Yes"] = log_odds - 2.0
+        scores[f"{candidate}? q", "No"] = -2.0
+    return scoring(scores)
+
+
+def likelihoods(**candidates: float) -> FakeEngine:
+    return scoring({(f"{candidate}.", " q"): value for candidate, value in candidates.items()})
+
+
+def labelled(candidate: str) -> tuple[Score, Score]:
+    prompt = CHOICE.render({"candidate": candidate, "query": "q"}, node="r")
+    return Score((Term(prompt, "Yes"),)), Score((Term(prompt, "No"),))
+
+
+def after(candidate: str) -> Score:
+    return Score((Term(PLAIN.render({"candidate": candidate}, node="r"), " q"),))
+
+
+def test_log_odds_of_the_first_label_rank(respond: Any) -> None:
+    engine = odds(a=-1.0, b=2.0, c=0.5)
+    response = respond(engine, by_choice(), candidates=["a", "b", "c"], query="q")
+    assert [output.value for output in response.outputs] == ["b"]
+    assert [(o.value, o.text, o.logprob) for o in response.options] == [
+        ("b", "b", 2.0),
+        ("c", "c", 0.5),
+        ("a", "a", -1.0),
+    ]
+    assert response.detail["scores"] == [-1.0, 2.0, 0.5]
+    assert response.prompt == "<b? q>"
+    assert (response.adapter_version, response.dropped_tokens) == (7, 2)
+    (request,) = engine.requests
+    assert isinstance(request, ScoreRequest)
+    assert request.adapter == "r"
+    assert [(p.text, c) for p, c in request.items] == [
+        (f"{candidate}? q", ("Yes", "No")) for candidate in "abc"
+    ]
+    prompt = CHOICE.render({"candidate": "b", "query": "q"}, node="r")
+    expected = Score((Term(prompt, "Yes"), Term(prompt, "No", coefficient=-1.0)))
+    assert response.outputs[0].score == expected
+
+
+def test_likelihood_of_the_text_after_the_candidate_ranks(respond: Any) -> None:
+    engine = likelihoods(a=-1.0, b=-2.0, c=-0.5)
+    response = respond(engine, by_likelihood(), candidates=("a", "b", "c"), query="q")
+    assert [option.value for option in response.options] == ["c", "a", "b"]
+    assert [option.logprob for option in response.options] == [-0.5, -1.0, -2.0]
+    assert response.outputs[0].score == after("c")
+    assert response.prompt == "<c.> q"
+    (request,) = engine.requests
+    assert isinstance(request, ScoreRequest)
+    assert [completions for _, completions in request.items] == [(" q",)] * 3
+
+
+def test_ties_keep_the_order_of_the_candidates(respond: Any) -> None:
+    engine = likelihoods(c=-1.0, a=-2.0, b=-1.0, d=-2.0)
+    response = respond(engine, by_likelihood(), candidates=["d", "c", "a", "b"], query="q")
+    assert [option.value for option in response.options] == ["c", "b", "d", "a"]
+
+
+@pytest.mark.parametrize(("alternatives", "values"), [(0, "b"), (1, "bc"), (2, "bca"), (9, "bca")])
+def test_alternatives_are_the_next_best(respond: Any, alternatives: int, values: str) -> None:
+    node = by_choice(alternatives=alternatives)
+    engine = odds(a=-1.0, b=2.0, c=0.5)
+    response = respond(engine, node, DiverseBeam(), candidates=["a", "b", "c"], query="q")
+    assert [output.value for output in response.outputs] == list(values)
+    assert len(response.options) == 3
+
+
+def test_candidates_may_be_anything(respond: Any) -> None:
+    class Document:
+        def __str__(self) -> str:
+            return "a"
+
+    document = Document()
+    response = respond(odds(a=1.0), by_choice(), candidates=[document], query="q")
+    assert response.outputs[0].value is document
+    assert response.outputs[0].text == "a"
+
+
+def test_shown_is_every_candidate_and_the_text() -> None:
+    inputs = {"candidates": ["a", "b"], "query": "q"}
+    assert by_choice().shown(inputs) == "a? q\nb? q"
+    assert by_likelihood().shown(inputs) == "a.\nb. q"
+
+
+@pytest.mark.parametrize("inputs", [{}, {"candidates": []}, {"candidates": None}])
+def test_no_candidates_fail_the_episode(inputs: dict[str, Any]) -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.call("r", query="q", **inputs)
+
+    episode = run_play(FakeEngine(), FlowTask([by_choice()], flow))
+    assert episode.failure is not None
+    assert "node 'r' was called without any candidates" in episode.failure.error
+
+
+# Learning from targets
+
+
+def ranked(respond: Any, node: Rank) -> Any:
+    """The order is b, c, a, d."""
+    values = {"a": -1.0, "b": 2.0, "c": 0.5, "d": -3.0}
+    engine = odds(**values) if node.score == "choice" else likelihoods(**values)
+    return respond(engine, node, candidates=["a", "b", "c", "d"], query="q")
+
+
+@pytest.mark.parametrize(
+    ("gold", "data"),
+    [
+        ({"a", "c"}, [("c", 0), ("b", 1)]),
+        (["b"], [("b", 0), ("c", 1)]),
+        (("d", "elsewhere"), [("d", 0), ("b", 1)]),
+        (set(), [("b", 1)]),
+        ({"elsewhere"}, [("b", 1)]),
+        ({"a", "b", "c", "d"}, [("b", 0)]),
+    ],
+)
+def test_choice_targets_are_best_right_and_best_wrong(
+    respond: Any, gold: Any, data: list[tuple[str, int]]
+) -> None:
+    node = by_choice(weight=0.5)
+    assert node.target_data(ranked(respond, node), gold) == [
+        ChoiceDatum("r", labelled(candidate), right, 0.5) for candidate, right in data
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gold", "negatives", "options"),
+    [
+        ({"a"}, 3, "abcd"),
+        ({"a"}, 1, "ab"),
+        ({"a", "d"}, 3, "abc"),
+        ({"b"}, 2, "bca"),
+        (set(), 3, ""),
+        ({"a", "b", "c", "d"}, 3, ""),
+    ],
+)
+def test_likelihood_targets_are_the_best_right_against_the_best_wrong(
+    respond: Any, gold: Any, negatives: int, options: str
+) -> None:
+    node = by_likelihood(negatives=negatives, weight=0.5)
+    data = node.target_data(ranked(respond, node), gold)
+    scores = tuple(after(candidate) for candidate in options)
+    assert data == ([ChoiceDatum("r", scores, 0, 0.5)] if options else [])
+
+
+def test_targets_need_not_be_hashable(respond: Any) -> None:
+    node = Rank(name="r", prompt=Template(user="{candidate}", chat=False))
+    candidates = [{"id": 1}, {"id": 2}]
+    response = respond(FakeEngine(), node, candidates=candidates)
+    data = node.target_data(response, [{"id": 2}])
+    assert sorted(datum.right for datum in data) == [0, 1]
+    assert data[0].options[0].terms[0].prompt.text == "{'id': 2}"
+
+
+@pytest.mark.parametrize("gold", ["abc", None, 3, True])
+def test_targets_must_be_collections(respond: Any, gold: Any) -> None:
+    node = by_choice()
+    with pytest.raises(UsageError, match="node 'r' learns from a collection"):
+        node.target_data(ranked(respond, node), gold)
+
+
+# Settings that cannot work
+
+
+def test_likelihood_needs_a_text() -> None:
+    with pytest.raises(UsageError, match="node 'r' ranks by likelihood"):
+        by_likelihood(text="")
+
+
+@pytest.mark.parametrize("labels", [("Yes",), ("Yes", "Yes "), ("a", "b", "c")])
+def test_two_different_labels(labels: Any) -> None:
+    with pytest.raises(UsageError, match="node 'r' needs two different labels"):
+        by_choice(labels=labels)

@@ -1,0 +1,343 @@
+"""What is read is what was written: whole episodes, pages of them, series and summaries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from runs.random_batches import batches, played, question_of
+
+from flowtune_cli.flow.deviation import Outcome, Trace
+from flowtune_cli.flow.episode import Episode, Step
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.runs.reader import RunReader
+from flowtune_cli.runs.store import BatchRecord, Store, UpdateRecord
+from flowtune_cli.runs.stored import (
+    Filter,
+    StoredAlternative,
+    StoredEpisode,
+    StoredPreference,
+    StoredRollout,
+    StoredStep,
+)
+
+
+def escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def expected_step(step: Step, *, own: bool) -> StoredStep:
+    response, output = step.response, step.output
+    return StoredStep(
+        step.index,
+        step.node,
+        escaped(response.prompt),
+        escaped(output.text),
+        response.adapter_version,
+        response.prompt_tokens,
+        output.tokens,
+        output.logprob,
+        output.truncated,
+        response.dropped_tokens,
+        step.substituted,
+        {} if step.substituted else response.detail,
+        tuple(
+            StoredAlternative(i, escaped(other.text), other.logprob, other.tokens, other.truncated)
+            for i, other in enumerate(response.outputs)
+            if own and i > 0
+        ),
+    )
+
+
+def expected(trace: Trace, number: int, batch: int) -> StoredEpisode:
+    episode = trace.episode
+    failure = episode.failure
+    stored_rollouts = []
+    for count, d in enumerate(trace.deviations, 1):
+        failed = d.rollout.failure if d.rollout else None
+        live = d.rollout.steps[d.step :] if d.rollout else []
+        stored_rollouts.append(
+            StoredRollout(
+                count,
+                d.step,
+                d.node,
+                d.alternative,
+                d.outcome,
+                d.greedy_reward,
+                d.alternative_reward,
+                d.gain,
+                escaped(d.reason),
+                escaped(failed.traceback) if failed else None,
+                d.rollout.stopped_early if d.rollout else False,
+                d.rollout.result if d.rollout else None,
+                tuple(expected_step(step, own=False) for step in live),
+            )
+        )
+    return StoredEpisode(
+        number,
+        batch,
+        trace.example.id,
+        f"What is {trace.example.id}?",
+        trace.example.gold,
+        episode.result,
+        escaped(failure.error) if failure else None,
+        escaped(failure.traceback) if failure else None,
+        tuple(episode.rewards),
+        tuple(episode.targets),
+        tuple(expected_step(step, own=True) for step in episode.steps),
+        tuple(stored_rollouts),
+        tuple(
+            StoredPreference(
+                p.step,
+                p.node,
+                p.alternative,
+                escaped(p.chosen.text),
+                escaped(p.rejected.text),
+                p.margin,
+            )
+            for p in trace.preferences
+        ),
+    )
+
+
+def write(path: Path, records: Sequence[BatchRecord]) -> RunReader:
+    with Store(path, question_of) as store:
+        for record in records:
+            store.write_batch(record)
+    return RunReader(path)
+
+
+@settings(deadline=None, max_examples=20)
+@given(batches(max_size=2))
+def test_what_was_written_is_read(records):
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        write(Path(directory, "store.sqlite"), records) as reader,
+    ):
+        summaries = reader.episodes(limit=99)
+        number = 0
+        for record in records:
+            for trace in record.traces:
+                assert reader.episode(number) == expected(trace, number, record.batch)
+                episode, summary = trace.episode, summaries[number]
+                assert (summary.number, summary.batch) == (number, record.batch)
+                assert summary.rewards == episode.reward_means()
+                assert list(summary.rewards) == list(episode.reward_means())
+                assert summary.steps == len(episode.steps)
+                assert summary.truncated == sum(s.output.truncated for s in episode.steps)
+                assert summary.dropped_tokens == sum(
+                    s.response.dropped_tokens for s in episode.steps
+                )
+                assert summary.rollouts == len(trace.deviations)
+                assert summary.preferences == len(trace.preferences)
+                number += 1
+            for name, metric in record.metrics.items():
+                points = [p for p in reader.metrics()[name] if p.batch == record.batch]
+                assert [(p.episodes, p.metric) for p in points] == [(number, metric)]
+            for update in record.updates:
+                points = [p for p in reader.updates()[update.node] if p.batch == record.batch]
+                assert [(p.episodes, p.update) for p in points] == [(number, update)]
+        assert len(summaries) == number == reader.count() == reader.counts().episodes
+        moved = {r.batch: r.reference_update for r in records if r.reference_update}
+        assert {u.batch: u.moved for u in reader.reference_updates()} == moved
+
+
+@settings(deadline=None, max_examples=20)
+@given(batches(max_size=2))
+def test_what_is_counted_is_what_was_written(records):
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        write(Path(directory, "store.sqlite"), records) as reader,
+    ):
+        traces = [trace for record in records for trace in record.traces]
+        deviations = [deviation for trace in traces for deviation in trace.deviations]
+        outcomes = Counter((d.node, d.outcome) for d in deviations)
+        counts = reader.counts()
+        assert counts.batches == len(records)
+        assert counts.failed == sum(t.episode.failure is not None for t in traces)
+        assert counts.rollouts == {o: sum(d.outcome is o for d in deviations) for o in Outcome}
+        assert counts.preferences == sum(len(t.preferences) for t in traces)
+        assert counts.targets == sum(len(t.episode.targets) for t in traces)
+
+        for node in reader.node_summary():
+            steps = [s for t in traces for s in t.episode.steps if s.node == node.node]
+            live = [
+                s
+                for d in deviations
+                for s in (d.rollout.steps if d.rollout else [])[d.step + 1 :]
+                if s.node == node.node
+            ]
+            others = [output for s in steps for output in s.response.outputs[1:]]
+            assert node.steps == len(steps)
+            assert node.truncated == sum(
+                output.truncated for output in [*others, *(s.output for s in steps + live)]
+            )
+            better = outcomes[node.node, Outcome.ALTERNATIVE_BETTER]
+            worse = outcomes[node.node, Outcome.GREEDY_BETTER]
+            assert (node.better, node.worse) == (better, worse)
+            assert node.ties == outcomes[node.node, Outcome.TIE]
+            assert node.undefined == outcomes[node.node, Outcome.UNDEFINED]
+            assert node.failed == outcomes[node.node, Outcome.FAILED]
+            assert node.skipped == outcomes[node.node, Outcome.SKIPPED]
+            assert node.win_rate == (better / (better + worse) if better + worse else None)
+            assert node.preferences == sum(
+                p.node == node.node for t in traces for p in t.preferences
+            )
+            losses = [u.loss for r in records for u in r.updates if u.node == node.node]
+            assert node.last_loss == next((x for x in reversed(losses) if x is not None), None)
+        assert {s.node for t in traces for s in t.episode.steps} <= {
+            node.node for node in reader.node_summary()
+        }
+
+
+@pytest.fixture
+def records() -> list[BatchRecord]:
+    return list(played(12))
+
+
+@pytest.fixture
+def reader(tmp_path, records):
+    with write(tmp_path / "store.sqlite", records) as reader:
+        yield reader
+
+
+def test_episodes_come_in_pages_from_either_end(reader):
+    assert [e.number for e in reader.episodes(5, 4)] == [5, 6, 7, 8]
+    assert [e.number for e in reader.episodes(0, 3, newest_first=True)] == [35, 34, 33]
+    assert [e.number for e in reader.episodes(34)] == [34, 35]
+    assert reader.episodes(36) == []
+    assert reader.episodes(0, 1)[0].question == "the sum of 0"
+
+
+def test_episodes_are_filtered(reader, records):
+    traces = [trace for record in records for trace in record.traces]
+
+    def found(where: Filter) -> list[int]:
+        numbers = [episode.number for episode in reader.episodes(0, 99, where)]
+        assert reader.count(where) == len(numbers)
+        return numbers
+
+    def those(fits) -> list[int]:
+        return [number for number, trace in enumerate(traces) if fits(trace)]
+
+    failed = those(lambda t: t.episode.failure)
+    assert found(Filter(failed=True)) == failed != []
+    assert found(Filter(failed=False)) == those(lambda t: not t.episode.failure)
+    called = those(lambda t: any(s.node == "add" for s in t.episode.steps))
+    assert found(Filter(node="add")) == called != []
+    for outcome in Outcome:
+        ended_so = those(lambda t, o=outcome: any(d.outcome is o for d in t.deviations))
+        assert found(Filter(outcome=outcome)) == ended_so != []
+        assert found(Filter(outcome=outcome, node="draw")) == ended_so
+        assert found(Filter(outcome=outcome, node="add")) == []
+    assert found(Filter(example_id="e7")) == [7]
+    assert found(Filter(example_id="e7", failed=7 not in failed)) == []
+
+
+def test_the_flows_failure_is_stored_without_what_differs_between_runs(reader):
+    (first, *_) = reader.episodes(where=Filter(failed=True))
+    assert first.error == "RuntimeError: three is too much for <object object at 0x…>"
+    assert "in run" in (reader.episode(first.number).traceback or "")
+
+
+def test_real_summaries(reader, records):
+    draw, add = sorted(reader.node_summary(), key=lambda node: node.node, reverse=True)
+    margins = [p.margin for r in records for t in r.traces for p in t.preferences]
+    assert draw.mean_margin == pytest.approx(sum(margins) / len(margins))
+    assert draw.last_loss == 1 / 12
+    assert draw.win_rate == pytest.approx(draw.better / (draw.better + draw.worse))
+    assert min(draw.better, draw.worse, draw.ties, draw.undefined, draw.failed, draw.skipped) > 0
+    assert draw.truncated > 0
+    assert (add.preferences, add.mean_margin, add.win_rate, add.last_loss) == (0, None, None, None)
+    assert (
+        add.targets
+        == add.steps
+        == sum(len(t.episode.steps) == 3 for r in records for t in r.traces)
+    )
+    assert reader.timings() == {"play": sum(0.25 + batch for batch in range(12))}
+
+
+def test_the_last_loss_is_the_latest_that_was_measured(tmp_path):
+    losses = [3.0, 2.0, None]
+    records = [
+        BatchRecord(batch, [], 0, {}, [UpdateRecord("query", batch, batch, 0, 0, 0, loss=loss)])
+        for batch, loss in enumerate(losses)
+    ]
+    with write(tmp_path / "store.sqlite", records) as reader:
+        (query,) = reader.node_summary()
+        assert query.last_loss == 2.0
+        assert [p.update.loss for p in reader.updates()["query"]] == losses
+
+
+def test_values_that_json_has_no_word_for_are_stored_the_same_in_every_process(tmp_path):
+    gold = {("a", 1): {"pear", "fig", "apple"}, "path": Path("x"), "it": object(), 3: (1, None)}
+    example = Example("e", gold={"labels": gold})
+    record = BatchRecord(0, [Trace(example, Episode(example, {}))], 0, {})
+    with write(tmp_path / "store.sqlite", [record]) as reader:
+        assert reader.episode(0).gold["labels"] == {
+            "('a', 1)": ["apple", "fig", "pear"],
+            "path": "x",
+            "it": "<object object at 0x…>",
+            "3": [1, None],
+        }
+
+
+def test_an_episode_that_is_not_there(reader, tmp_path):
+    with pytest.raises(UsageError, match=r"no episode 36; it has 0 to 35"):
+        reader.episode(36)
+    with (
+        write(tmp_path / "empty.sqlite", []) as empty,
+        pytest.raises(UsageError, match="no episode 0; it has none yet"),
+    ):
+        empty.episode(0)
+
+
+def test_a_store_that_is_not_there_or_not_begun(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no store .*none\.sqlite"):
+        RunReader(tmp_path / "none.sqlite")
+    (tmp_path / "new.sqlite").touch()
+    with pytest.raises(UsageError, match=r"new\.sqlite is empty"):
+        RunReader(tmp_path / "new.sqlite")
+
+
+def test_a_reader_writes_nothing(reader, tmp_path):
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader._connection.execute("DELETE FROM episodes")
+
+
+def test_a_finished_store_is_read_where_nothing_can_be_written(tmp_path, records, monkeypatch):
+    write(tmp_path / "store.sqlite", records).close()
+    archive = tmp_path / "50% of #1?"
+    archive.mkdir()
+    shutil.copy(tmp_path / "store.sqlite", archive)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with RunReader(archive / "store.sqlite") as reader:
+        assert reader.counts().episodes == 36
+        assert [file.name for file in archive.iterdir()] == ["store.sqlite"]
+
+
+def test_a_long_run_is_read_through_indexes(tmp_path, records):
+    """What a live view asks for again and again must not read every row."""
+    reader = write(tmp_path / "store.sqlite", [replace(records[0], checkpoint=True)])
+    queries: list[str] = []
+    reader._connection.set_trace_callback(queries.append)
+    reader.node_summary()
+    reader.episodes(where=Filter(node="draw"))
+    reader.episodes(where=Filter(outcome=Outcome.TIE, node="draw"))
+    reader.episode(0)
+    reader._connection.set_trace_callback(None)
+    selects = [query for query in queries if query.lstrip().startswith("SELECT")]
+    assert len(selects) > 10
+    for query in selects:
+        for row in reader._connection.execute(f"EXPLAIN QUERY PLAN {query}"):
+            for table in ("steps", "alternatives", "rollouts", "preferences", "texts", "rewards"):
+                assert row["detail"] != f"SCAN {table}", query
