@@ -42,6 +42,11 @@ def write_number(prompt: str, output: int) -> str:
     return str(digest(prompt, output) % 7)
 
 
+def write_letters(prompt: str, output: int) -> str:
+    """Greedy is A, the alternatives B, C, ...: what a node was shown does not matter."""
+    return chr(ord("A") + output)
+
+
 def likelihood(prompt: str, completion: str) -> float:
     """A log-likelihood for a completion after a prompt."""
     return -(digest(prompt, completion) % 1000) / 100
@@ -176,3 +181,31 @@ def run_deviate(
     """An example with its deviations."""
     coroutine = deviate(task, example, explore=explored(task), evaluators=evaluators or {})
     return run(engine, coroutine, **more)[0]
+
+
+def values(rewards: dict[str, float | None]) -> Any:
+    """A flow of one call, whose reward is looked up by what the node wrote."""
+
+    async def flow(episode: Episode, example: Example) -> None:
+        episode.reward("reward", rewards[await episode.call("a", x=1)])
+
+    return flow
+
+
+def deviations_of(rewards: dict[str, float | None], **more: Any) -> Trace:
+    task = FlowTask([writer("a", alternatives=len(rewards) - 1, **more)], values(rewards))
+    return run_deviate(FakeEngine(write_letters), task)
+
+
+def two_stages(log: list[str]) -> Any:
+    async def flow(episode: Episode, example: Example) -> str:
+        try:
+            found = await episode.call("a", x="question")
+            episode.reward("found", float(found == "B"))
+            answer = await episode.call("b", x=found)
+            episode.reward("answered", float(answer == "B"))
+            return await episode.call("c", x=answer)
+        finally:
+            log.append("closed")
+
+    return flow

@@ -97,7 +97,9 @@ class Site:
 
     def environ(self) -> dict[str, str]:
         """The environment for a process that shall see these plugins."""
-        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.path), *sys.path])}
+        path = os.pathsep.join([str(self.path), *sys.path])
+        # Unbuffered, a process would not find out at its end that nobody reads its output.
+        return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": ""}
 
     def _narrow(self) -> None:
         self._monkeypatch.setenv("FLOWTUNE_PLUGINS", ",".join(self._names))

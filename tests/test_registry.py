@@ -243,7 +243,7 @@ def test_the_environment_narrows_what_is_loaded(
     monkeypatch.setenv("FLOWTUNE_PLUGINS", "")
     assert [plugin.name for plugin in load_registry().plugins] == ["builtin"]
     monkeypatch.setenv("FLOWTUNE_PLUGINS", "hopp")
-    with pytest.raises(UsageError, match="unknown plugin 'hopp'. Did you mean 'hop'"):
+    with pytest.raises(UsageError, match=r"unknown plugin 'hopp'\. Did you mean 'hop'"):
         load_registry()
     monkeypatch.delenv("FLOWTUNE_PLUGINS")
     assert {"builtin", "good", "hop"} <= {plugin.name for plugin in load_registry().plugins}

@@ -92,14 +92,14 @@ class Checker:
         except PydanticUserError:
             self.complain(where, f"cannot be set: its type is {kind}", otherwise)
             return None
-        details, result = _validated(adapter, value, strict=True)
+        details, result = _validated(adapter, value)
         retyped = self._as_typed(value, details, where)
         if retyped != value:
             value = retyped
-            details, result = _validated(adapter, value, strict=True)
+            details, result = _validated(adapter, value)
         if details and not any(self.origin((*where, *_location(d))) for d in details):
-            # Only defaults were refused: a Path is not strictly what JSON has, for one.
-            details, result = _validated(adapter, value, strict=False)
+            # Only defaults were refused: a Path is nothing that JSON has, for one.
+            details, result = _validated(adapter, value, as_json=False)
         for detail in details:
             self.complain((*where, *_location(detail)), _message(detail), otherwise)
         return result
@@ -181,14 +181,16 @@ def matching(name: str, known: Iterable[str], loose: bool) -> str:
 
 
 def _validated(
-    adapter: TypeAdapter[Any], value: Any, *, strict: bool
+    adapter: TypeAdapter[Any], value: Any, *, as_json: bool = True
 ) -> tuple[list[dict[str, Any]], Any]:
     """What is wrong with a value, and what it is if nothing is.
 
-    It goes through JSON because that has TOML's types: lists for tuples, texts for paths.
+    As JSON, types are strict and yet those of TOML: a list for a tuple, a text for a path.
     """
     try:
-        return [], adapter.validate_json(json.dumps(value, default=str), strict=strict)
+        if as_json:
+            return [], adapter.validate_json(json.dumps(value, default=str), strict=True)
+        return [], adapter.validate_python(value)
     except ValidationError as error:
         return [dict(detail) for detail in error.errors(include_url=False)], None
 

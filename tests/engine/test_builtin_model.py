@@ -120,7 +120,12 @@ def test_a_conversion_cut_short_leaves_nothing_in_the_way(
     assert not conversions[0].exists()
     killed = conversions[0]
     killed.mkdir()
-    monkeypatch.setattr(builtin_model, "_convert", works)
+
+    def convert(gguf: Path, directory: Path) -> None:
+        assert not killed.exists()
+        works(gguf, directory)
+
+    monkeypatch.setattr(builtin_model, "_convert", convert)
     builtin_model.ensure_converted()
     visible = {p.name for p in killed.parent.iterdir() if not p.name.endswith(".lock")}
     assert visible == {builtin_model.cached_directory().name}

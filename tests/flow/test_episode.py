@@ -14,19 +14,16 @@ from fake_engine import (
     run,
     run_deviate,
     run_play,
+    write_letters,
     writer,
 )
 
 from flowtune_cli.exploration import DiverseBeam, MultiSample
-from flowtune_cli.flow.deviation import Outcome, play
+from flowtune_cli.flow.deviation import Outcome, deviate, play
 from flowtune_cli.flow.episode import Episode, Stated, Target
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
-
-
-def write_letters(prompt: str, output: int) -> str:
-    return chr(ord("A") + output)
 
 
 def empty_episode() -> Episode:
@@ -75,9 +72,10 @@ def test_rollouts_keep_the_seeds_of_their_steps() -> None:
         episode.reward("reward", 1.0)
 
     engine = FakeEngine(write_letters)
-    run_deviate(engine, FlowTask([writer("a"), writer("b", None)], flow))
+    task = FlowTask([writer("a"), writer("b", None)], flow)
+    run(engine, deviate(task, EXAMPLE, explore={"a": DiverseBeam()}, evaluators={}, seed=4))
     seeds = [r.seed for r in engine.requests if isinstance(r, DecodeRequest)]
-    assert seeds == [(0, "example-1", 0), (0, "example-1", 1), (0, "example-1", 1)]
+    assert seeds == [(4, "example-1", 0), (4, "example-1", 1), (4, "example-1", 1)]
 
 
 # Rewards

@@ -109,7 +109,9 @@ def test_a_flow_costs_as_many_rollouts_as_it_has_alternatives(program: Program) 
     trace = run_deviate(engine, task)
     episode = trace.episode
 
-    expected, skipped, exploring = [], [], 0
+    expected: list[tuple[int, int]] = []
+    skipped: list[tuple[int, int]] = []
+    exploring = 0
     for step in episode.steps:
         node = task.nodes[step.node]
         if not node.deviates:

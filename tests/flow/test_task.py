@@ -17,7 +17,7 @@ from flowtune_cli.flow.task import Task
 
 class Small(Task):
     name = "small"
-    nodes = [writer("a"), writer("b")]  # noqa: RUF012
+    nodes: Any = (writer("a"), writer("b"))
 
     class Settings(BaseModel):
         hops: int = 4

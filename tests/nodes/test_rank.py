@@ -186,7 +186,7 @@ def test_targets_need_not_be_hashable(respond: Any) -> None:
     node = Rank(name="r", prompt=Template(user="{candidate}", chat=False))
     candidates = [{"id": 1}, {"id": 2}]
     response = respond(FakeEngine(), node, candidates=candidates)
-    data = node.target_data(response, [{"id": 2}])
+    data: Any = node.target_data(response, [{"id": 2}])
     assert sorted(datum.right for datum in data) == [0, 1]
     assert data[0].options[0].terms[0].prompt.text == "{'id': 2}"
 

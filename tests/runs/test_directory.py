@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from runs.processes import python
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.runs.directory import RunDirectory, list_runs
+from flowtune_cli.runs.lock import try_lock
 
 SETTINGS = {"settings": {"seed": 42, "word": "süß\ud800"}, "origins": {"seed": "flowtune.toml"}}
 
@@ -57,10 +59,13 @@ def test_names_count_up(tmp_path):
 def test_a_name_that_is_taken_is_refused_and_left_alone(tmp_path):
     run = make(tmp_path, "a-b")
     before = (run.path / "run.json").read_bytes()
-    with pytest.raises(UsageError, match=r"a run 'a-b' in .* already.*--resume a-b.*another name"):
+    with pytest.raises(UsageError, match=r"'a-b' in .* already.*--resume a-b.*another name"):
         make(tmp_path, "a-b", task="other")
     assert (run.path / "run.json").read_bytes() == before
     assert list(tmp_path.iterdir()) == [run.path]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"'empty' in .* already"):
+        make(tmp_path, "empty")
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b", "-x", "a b", "a\n"])
@@ -206,28 +211,14 @@ def test_the_lock_dies_with_its_process(run, holder):
         pass
 
 
-def test_looking_at_a_run_does_not_keep_it_from_being_locked(run, holder):
-    """Many look while the lock changes hands, each holding a shared lock for a moment."""
-    looking = [
-        python(
-            "import sys\nfrom pathlib import Path\nfrom flowtune_cli.runs.directory import *\n"
-            "print(1, flush=True)\nwhile True: list_runs(Path(sys.argv[1]))",
-            run.path.parent,
-        )
-        for _ in range(2)
-    ]
-    try:
-        for process in looking:
-            assert process.stdout is not None
-            process.stdout.readline()
-        holder.communicate("\n", timeout=30)
-        for _ in range(200):
-            with run.lock():
-                pass
-    finally:
-        for process in looking:
-            process.kill()
-            process.communicate()
+def test_looking_at_a_run_does_not_keep_it_from_being_locked(run):
+    looking = os.open(run.path / "lock", os.O_RDONLY)
+    assert try_lock(looking, shared=True)
+    assert run.info.state == "interrupted", "two may look at once"
+    timer = threading.Timer(0.05, os.close, [looking])
+    timer.start()
+    with run.lock():
+        timer.join()
 
 
 def test_within_one_process_too_a_run_is_locked_once(run):

@@ -228,6 +228,19 @@ def test_a_reader_sees_whole_batches_while_another_process_writes(path):
     assert not path.with_name("store.sqlite-wal").exists()
 
 
+def test_a_reader_in_the_middle_of_reading_keeps_nobody_from_writing(path):
+    first, second = played(2)
+    with Store(path, question_of) as store:
+        store.write_batch(first)
+        store._connection.execute("PRAGMA busy_timeout = 0")
+        with RunReader(path) as reader, reader._moment() as moment:
+            count = "SELECT count(*) FROM episodes"
+            assert moment.execute(count).fetchone()[0] == 3
+            store.write_batch(second)
+            assert moment.execute(count).fetchone()[0] == 3
+        assert store.episodes == 6
+
+
 FULL = """
 import resource, sys
 from pathlib import Path

@@ -58,22 +58,16 @@ def _packages() -> dict[str, str]:
 
 def _devices() -> dict[str, Any]:
     """What torch finds, and how fast it multiplies."""
-    import torch
-
     from ..engine import probe
 
-    found: dict[str, Any] = {"cuda": torch.version.cuda or "this torch is built without it"}
+    found: dict[str, Any] = {"cuda": probe.cuda_version() or "this torch is built without it"}
     for device in probe.devices():
-        kind = device.name.partition(":")[0]
         about = {"description": device.description}
         if device.memory:
             about["memory"] = _bytes(device.memory)
         about["native bfloat16"] = "yes" if device.native_bfloat16 else "no"
-        # A slow bfloat16 is as good a reason for float32 as a missing one.
-        size = 1024 if kind == "cpu" else 4096
-        for dtype in (torch.float32, torch.bfloat16):
-            speed = probe.matmul_gflops(dtype, device.name, size)
-            about[str(dtype).removeprefix("torch.")] = f"{speed:.0f} GFLOP/s"
+        for dtype, speed in probe.speeds(device.name).items():
+            about[dtype] = f"{speed:.0f} GFLOP/s"
         found[device.name] = about
     flags = sorted(f for f in probe.cpu_flags() if f.startswith(("avx", "amx", "bf16", "sve")))
     return {**found, "cpu features": " ".join(flags) or "unknown"}

@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft import set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -160,7 +165,7 @@ class Adapters:
         return float(total**0.5)
 
     def save(self, directory: Path) -> None:
-        """Write every adapter in PEFT's own format: ``directory/NAME/adapter_model.safetensors``."""
+        """Write every adapter, each to ``directory/NAME/``, in the format that PEFT reads."""
         for name in self.versions:
             target = directory / name
             target.mkdir(parents=True)

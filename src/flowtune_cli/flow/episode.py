@@ -176,6 +176,8 @@ class Episode:
 
         Each run of the flow gets a copy, and may change it. An exception that the function raised
         is raised again in the rollouts, as a flow may have caught it.
+        Functions are told apart by their qualified names alone: where one name stands for several
+        (methods of several objects, lambdas), let an argument say which it is.
 
         Args:
             function: called with ``args`` unless this episode, or the one that it deviates from,

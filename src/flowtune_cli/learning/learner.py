@@ -142,7 +142,9 @@ class Learner:
         parts: list[list[Datum]] = []
         used = 0
         for datum in data:
-            size = sum(len(prompt) + len(text) for prompt, text in self._pairs(datum))
+            pairs = self._pairs(datum)
+            size = sum(len(prompt) for prompt in {prompt for prompt, _ in pairs})
+            size += sum(len(completion) for _, completion in pairs)
             if parts and used + size <= self.tokens_per_batch:
                 parts[-1].append(datum)
                 used += size
@@ -151,9 +153,7 @@ class Learner:
                 used = size
         return parts
 
-    def _losses(
-        self, node: str, data: Sequence[Datum]
-    ) -> list[tuple[Tensor, float | None]]:
+    def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
         """Each datum's loss, with gradients, and a preference's margin."""
         pairs = list(dict.fromkeys(pair for datum in data for pair in self._pairs(datum)))
         values = likelihoods(self.adapters, node, pairs)

@@ -133,11 +133,16 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
     for count, stated in enumerate(episode.rewards):
         yield "rewards", of_episode | {"number": count, **asdict(stated)}
     for count, target in enumerate(episode.targets):
-        node = episode.steps[target.step].node
-        gold = to_json(target.gold)
-        yield "targets", of_episode | {
-            "number": count, "step": target.step, "node": node, "gold": gold
-        }  # fmt: skip
+        yield (
+            "targets",
+            of_episode
+            | {
+                "number": count,
+                "step": target.step,
+                "node": episode.steps[target.step].node,
+                "gold": to_json(target.gold),
+            },
+        )
     for step in episode.steps:
         yield from _step(step, number, 0, batch)
         for count, output in enumerate(step.response.outputs[1:], 1):

@@ -106,7 +106,7 @@ class RunDirectory:
                     return cls(path)
                 if name is not None:
                     raise UsageError(
-                        f"there is a run '{name}' in {parent} already. Go on with it by"
+                        f"there is a '{name}' in {parent} already. Go on with that run by"
                         f" --resume {shlex.quote(name)}, or give this one another name."
                     )
         except OSError as error:

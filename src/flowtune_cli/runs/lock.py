@@ -77,8 +77,12 @@ def hold(path: Path, what: str) -> Iterator[None]:
             raise UsageError(
                 f"{what} is in use by {_holder(path)}. Wait until it has ended, or stop it."
             )
-        os.ftruncate(fd, 0)
-        os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, holder.encode())
+        except OSError as error:
+            raise _cannot_lock(path, error) from error
         try:
             yield
         finally:
@@ -117,6 +121,6 @@ def _holder(path: Path) -> str:
 
 def _cannot_lock(path: Path, error: OSError) -> FlowtuneError:
     return FlowtuneError(
-        f"cannot lock {path}: {error.strerror or error}. Keep runs on a file system that you"
-        " may write to and that has file locks."
+        f"cannot lock {path}: {error.strerror or error}. Keep runs where there is room, where"
+        " you may write, and where the file system has locks."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
 from ..flow.example import Example
 from ..flow.node import Exploration
+from ..flow.request import Answer, Engine, Request
 from ..flow.scheduler import Scheduler
 from ..flow.task import Task
 from ..learning.learner import Learner
@@ -47,12 +48,16 @@ class Bench:
             self.settings.engine.learning_tokens_per_batch,
         )
 
-    def scheduler(self) -> Scheduler:
-        return Scheduler(self.engine, in_flight=self.settings.engine.in_flight)
+    def scheduler(self, between: Callable[[], None] = lambda: None) -> Scheduler:
+        """Args: ``between`` is called before each of the engine's batches, and may raise."""
+        engine = _Watched(self.engine, between)
+        return Scheduler(engine, in_flight=self.settings.engine.in_flight)
 
-    def explore(self, examples: Sequence[Example]) -> Iterator[tuple[int, Trace]]:
+    def explore(
+        self, examples: Sequence[Example], between: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Trace]]:
         """Play examples, deviate and prefer; yields (position, trace) as each is done."""
-        return self.scheduler().stream(
+        return self.scheduler(between).stream(
             deviate(
                 self.task,
                 example,
@@ -63,10 +68,24 @@ class Bench:
             for example in examples
         )
 
-    def play(self, examples: Sequence[Example]) -> Iterator[tuple[int, Episode]]:
+    def play(
+        self, examples: Iterable[Example], between: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Episode]]:
         """Play examples greedily; yields (position, episode) as each is done."""
         seed = self.settings.training.seed
-        return self.scheduler().stream(play(self.task, e, seed=seed) for e in examples)
+        return self.scheduler(between).stream(play(self.task, e, seed=seed) for e in examples)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """An engine that calls a function before each batch."""
+
+    engine: Engine
+    between: Callable[[], None]
+
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        self.between()
+        return self.engine.answer(requests)
 
 
 def set_up(task: Task, settings: Settings, registry: Any) -> Bench:

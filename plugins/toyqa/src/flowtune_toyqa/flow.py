@@ -28,19 +28,23 @@ from .settings import ToyQASettings
 from .world import hop_question
 
 QUERY = Template(
-    "Facts so far:\n{found}\n\nQuestion: {question}\n\n"
-    "Which fact is needed next? Write a short search query for it.",
+    system="Write one short search query, nothing else.",
+    user="Question: {question}\nKnown facts: {found}\nWhat should be looked up next?",
     truncate=("found",),
+    separator=" ",
 )
 DOCUMENT = Template("{candidate}\n", chat=False, truncate=("candidate",))
 STOP = Template(
-    "Facts:\n{found}\n\nQuestion: {question}\n\n"
-    "Are these facts enough to answer the question? Answer Yes or No.",
+    system="Reply Yes or No.",
+    user="Question: {question}\nKnown facts: {found}\nAre these facts enough to answer?",
     truncate=("found",),
+    separator=" ",
 )
 ANSWER = Template(
-    "Facts:\n{found}\n\nQuestion: {question}\n\nAnswer the question with a name only.",
+    system="Answer with a name, nothing else.",
+    user="Facts: {found}\nQuestion: {question}",
     truncate=("found",),
+    separator=" ",
 )
 
 
@@ -62,7 +66,11 @@ class ToyQA(Task):
     gate = "answer_f1"
     nodes = (
         Generate(
-            name="query", prompt=QUERY, reward="support_f1", alternatives=2, max_new_tokens=20
+            name="query",
+            prompt=QUERY,
+            reward="support_f1",
+            alternatives=1,
+            max_new_tokens=12,
         ),
         Rank(
             name="retrieve",
@@ -73,7 +81,11 @@ class ToyQA(Task):
         ),
         Judge(name="stop", prompt=STOP, reward="support_f1"),
         Generate(
-            name="answer", prompt=ANSWER, reward="answer_f1", alternatives=3, max_new_tokens=24
+            name="answer",
+            prompt=ANSWER,
+            reward="answer_f1",
+            alternatives=3,
+            max_new_tokens=16,
         ),
     )
 

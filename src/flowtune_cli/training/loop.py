@@ -1,0 +1,327 @@
+"""Online joint fine-tuning: play, deviate, prefer, update; batch after batch.
+
+Each mini-batch is played with the adapters as they are, its rewards are recorded (progressive
+validation), and then every node learns at once from what the deviations showed. Paper, section 2;
+``train`` below reads like its description.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from ..engine.adapters import reference_of
+from ..flow.deviation import Trace
+from ..flow.episode import Failure
+from ..flow.errors import FlowtuneError, UsageError
+from ..flow.example import Example
+from ..flow.node import SelfLearning
+from ..learning.learner import Learner
+from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
+from ..runs.directory import RunDirectory
+from ..runs.store import Store
+from .bench import Bench
+from .checkpoint import Position, checkpoints, load_checkpoint, save_checkpoint
+from .data import NodeData, collect
+from .progressive import Progressive
+
+
+class Stopped(Exception):
+    """Training was asked to stop; all before ``position`` is in a checkpoint."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(f"stopped after {position.episodes} episodes")
+        self.position = position
+
+
+@dataclass(frozen=True)
+class Report:
+    """How training stands: after each mini-batch, and within one after each episode.
+
+    Args:
+        episodes, total: played with all their rollouts, and to play.
+        record: of the mini-batch that has just ended; None within one.
+        progressive: window and overall averages up to the last mini-batch.
+    """
+
+    episodes: int
+    total: int
+    record: BatchRecord | None
+    progressive: Progressive
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase, for one mini-batch."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """Trains one run, from its start or from its newest checkpoint.
+
+    Args:
+        bench: the task with its model.
+        run: where everything is written.
+        examples: to train on; they are shuffled by the seed and cut to the limit here.
+        on_report: called as training goes on.
+        should_stop: asked between engine calls; True checkpoints and raises ``Stopped``.
+
+    Raises:
+        UsageError: there is nothing to train on, or an example has no gold.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        run: RunDirectory,
+        examples: Sequence[Example],
+        *,
+        on_report: Callable[[Report], None] = lambda report: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.bench = bench
+        self.run = run
+        self.settings = bench.settings.training
+        self.order = training_order(
+            examples, self.settings.seed, self.settings.limit, self.settings.passes
+        )
+        self.on_report = on_report
+        self.should_stop = should_stop
+        self.learner: Learner = bench.learner()
+        self.position = Position()
+        self.progressive = Progressive(gate=bench.task.gate)
+        self.last_failure: Failure | None = None
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint; what was stored after it is taken back first."""
+        found = checkpoints(self.run.checkpoints)
+        if found:
+            self.position, self.progressive = load_checkpoint(
+                found[-1],
+                adapters=self.bench.adapters,
+                learner=self.learner,
+                nodes=self.bench.task.nodes,
+            )
+
+    def train(self) -> Progressive:
+        """Play, deviate, prefer and update until every example was played.
+
+        Raises:
+            Stopped: ``should_stop`` said so.
+            FlowtuneError: too many episodes failed, or a loss was not finite. The newest
+                checkpoint holds the last good state.
+        """
+        task = self.bench.task
+        with Store(self.run.store_path, task.question_text) as store:
+            store.truncate(self.position.batches)
+            try:
+                while self.position.episodes < len(self.order):
+                    self._batch(store)
+            except Stopped:
+                self._checkpoint()
+                raise
+        self._check_failures(final=True)
+        return self.progressive
+
+    def _batch(self, store: Store) -> None:
+        clock = _Clock()
+        begin = self.position.episodes
+        batch = self.order[begin : begin + self._batch_size(begin)]
+        versions = {node: self.bench.adapters.version(node) for node in self.bench.adapters.nodes}
+
+        with clock.phase("play and deviate"):
+            self.bench.engine.forget()
+            traces = self._explore(batch)
+        self._count_failures(traces)
+        for trace in traces:
+            self.progressive.add(trace.episode.reward_means())
+        metrics = self._metrics()
+        with clock.phase("learn"):
+            updates = self._learn(traces)
+        ends_window = self._ends_window(begin + len(batch))
+        moved = self._end_window() if ends_window else None
+
+        record = BatchRecord(
+            batch=self.position.batches,
+            traces=traces,
+            position=begin,
+            adapter_versions=versions,
+            updates=updates,
+            metrics=metrics,
+            reference_update=moved,
+            checkpoint=ends_window,
+            timings=clock.seconds,
+        )
+        store.write_batch(record)
+        self.position = replace(
+            self.position, episodes=begin + len(batch), batches=self.position.batches + 1
+        )
+        if ends_window:
+            self._checkpoint()
+        self.run.update(episodes=self.position.episodes)
+        self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
+        self._check_failures()
+
+    def _explore(self, batch: Sequence[Example]) -> list[Trace]:
+        """Play the batch and deviate from it; the traces come in the order of the examples."""
+        traces: dict[int, Trace] = {}
+        for position, trace in self.bench.explore(batch, self._stop_if_asked):
+            traces[position] = trace
+            done = self.position.episodes + len(traces)
+            if len(traces) < len(batch):
+                self.on_report(Report(done, len(self.order), None, self.progressive))
+        return [traces[position] for position in range(len(batch))]
+
+    def _stop_if_asked(self) -> None:
+        if self.should_stop():
+            raise Stopped(self.position)
+
+    def _learn(self, traces: Sequence[Trace]) -> list[UpdateRecord]:
+        """Update every node that got data; the others stay as they are, to the bit."""
+        collected = collect(self.bench.task.nodes, traces)
+        return [self._update(name, collected[name]) for name in collected]
+
+    def _update(self, name: str, mine: NodeData) -> UpdateRecord:
+        node = self.bench.task.nodes[name]
+        preferences, targets = len(mine.preferences), len(mine.targets)
+        if isinstance(node, SelfLearning):
+            loss = node.update(mine.preferences, mine.targets)
+            return UpdateRecord(
+                node=name,
+                version_before=0,
+                version_after=0,
+                data=preferences + targets,
+                preferences=preferences,
+                targets=targets,
+                loss=loss,
+            )
+        before = self.bench.adapters.version(name)
+        if not mine.data:
+            return UpdateRecord(name, before, before, 0, preferences, targets)
+        update = self.learner.update(name, mine.data)
+        return UpdateRecord(
+            node=name,
+            version_before=before,
+            version_after=self.bench.adapters.version(name),
+            data=update.data,
+            preferences=preferences,
+            targets=targets,
+            loss=update.loss,
+            margin=update.margin,
+            accuracy=update.accuracy,
+            gradient_norm=update.gradient_norm,
+            reference_drift=self.bench.adapters.distance(name),
+        )
+
+    def _end_window(self) -> dict[str, bool]:
+        """Close the window; if its gate passed, move the references towards the policies."""
+        passed = self.progressive.close_window()
+        weight = self.bench.settings.learning.reference_weight
+        moved = {}
+        for name in self.bench.adapters.nodes:
+            if self.bench.task.nodes[name].learn != "preferences":
+                continue
+            moved[name] = passed and weight > 0
+            if moved[name]:
+                self.bench.adapters.move(reference_of(name), name, weight)
+        return moved
+
+    def _batch_size(self, begin: int) -> int:
+        """Batches end where windows end, so that each window has exactly its episodes."""
+        left_in_window = self.settings.save_every - begin % self.settings.save_every
+        return min(self.settings.batch_size, left_in_window)
+
+    def _ends_window(self, episodes: int) -> bool:
+        return episodes % self.settings.save_every == 0 or episodes == len(self.order)
+
+    def _checkpoint(self) -> None:
+        save_checkpoint(
+            self.run.checkpoints,
+            position=self.position,
+            adapters=self.bench.adapters,
+            learner=self.learner,
+            nodes=self.bench.task.nodes,
+            progressive=self.progressive,
+            keep=self.settings.keep_checkpoints,
+        )
+
+    def _metrics(self) -> Mapping[str, MetricRecord]:
+        return {
+            name: MetricRecord(
+                window=self.progressive.window[name].mean
+                if name in self.progressive.window
+                else None,
+                overall=overall.mean,
+                defined=overall.defined,
+                undefined=overall.undefined,
+            )
+            for name, overall in self.progressive.overall.items()
+        }
+
+    def _count_failures(self, traces: Sequence[Trace]) -> None:
+        runs = [trace.episode for trace in traces]
+        runs += [d.rollout for t in traces for d in t.deviations if d.rollout is not None]
+        failed = [run for run in runs if run.failure is not None]
+        if failed:
+            self.last_failure = failed[-1].failure
+        self.position = replace(
+            self.position,
+            failed=self.position.failed + len(failed),
+            played=self.position.played + len(runs),
+        )
+
+    def _check_failures(self, *, final: bool = False) -> None:
+        """Stop when too large a share failed, once there are enough to tell."""
+        failed, played = self.position.failed, self.position.played
+        if not failed or (played < 20 and not final):
+            return
+        if failed / played > self.settings.max_failures:
+            shown = self.last_failure.traceback if self.last_failure else ""
+            raise FlowtuneError(
+                f"{failed} of {played} episodes and rollouts failed, more than"
+                f" training.max_failures = {self.settings.max_failures} allows. The last one:\n"
+                f"{shown}"
+            )
+
+
+def training_order(
+    examples: Sequence[Example], seed: int, limit: int, passes: int
+) -> list[Example]:
+    """The examples in the order of training: shuffled by the seed, cut, and shuffled each pass.
+
+    Raises:
+        UsageError: there are none, two have one id, or one has no gold.
+    """
+    if not examples:
+        raise UsageError("there is nothing to train on: the data has no examples")
+    seen: set[str] = set()
+    for example in examples:
+        if example.gold is None:
+            raise UsageError(
+                f"example '{example.id}' has no labels, so nothing can be learned from it."
+                " Train on labelled data; unlabelled data can be predicted."
+            )
+        if example.id in seen:
+            raise UsageError(f"two examples have the id '{example.id}'")
+        seen.add(example.id)
+    chosen = list(examples)
+    random.Random(f"{seed}/order").shuffle(chosen)
+    chosen = chosen[:limit] if limit else chosen
+    order = list(chosen)
+    for number in range(1, passes):
+        again = list(chosen)
+        random.Random(f"{seed}/order/{number}").shuffle(again)
+        order += again
+    return order

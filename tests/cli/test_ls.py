@@ -1,0 +1,96 @@
+"""``flowtune ls``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installed_plugins import Site
+
+from flowtune_cli.runs.directory import RunDirectory
+
+Run = Callable[..., Any]
+
+
+def test_tasks(run: Run) -> None:
+    assert run("ls", "tasks").rows == [
+        ["hop-qa", "hop", "hop-dist", "questions in hops"],
+        ["plain", "hop", "hop-dist", ""],
+    ]
+    [first, _] = json.loads(run("ls", "tasks", "--json").out)
+    assert first == {
+        "name": "hop-qa",
+        "plugin": "hop",
+        "distribution": "hop-dist",
+        "summary": "questions in hops",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("nodes", ["generate", "builtin", "flowtune", "Writes text after its prompt"]),
+        ("explorations", ["multi_sample", "builtin", "flowtune", "Samples the alternatives"]),
+        ("rewards", ["token_f1", "builtin", "flowtune", "reward", "The best F1"]),
+        ("rewards", ["llm_judge", "builtin", "flowtune", "evaluator", "Asks the base model"]),
+        ("optimizers", ["cocob", "builtin", "flowtune", "Coin betting"]),
+    ],
+)
+def test_what_flowtune_itself_brings(run: Run, kind: str, row: list[str]) -> None:
+    found = next(r for r in run("ls", kind).rows if r[0] == row[0])
+    assert found[:-1] == row[:-1]
+    assert found[-1].startswith(row[-1])
+
+
+def test_an_unknown_kind(run: Run) -> None:
+    done = run("ls", "task")
+    assert done.code == 2
+    assert "unknown kind of thing 'task'. Did you mean 'tasks'?" in done.err
+
+
+def test_problems_are_noted_beside_the_data(site: Site, run: Run) -> None:
+    site.install("broken", "1 / 0")
+    done = run("ls", "tasks")
+    assert done.code == 0
+    assert len(done.rows) == 2
+    assert "plugin 'broken' (broken-dist 1.0) has a problem" in done.err
+
+
+def test_nothing_to_list_is_said_on_stderr(run: Run) -> None:
+    done = run("ls", "runs")
+    assert (done.code, done.out) == (0, "")
+    assert "there are no runs" in done.err
+    assert run("ls", "runs", "--json").out == "[]\n"
+
+
+def test_runs_are_where_the_settings_say(run: Run, tmp_path: Path) -> None:
+    runs = tmp_path / "elsewhere"
+    RunDirectory.create(runs, "first", task="hop-qa", model="m", settings={}).update(
+        state="finished", episodes=7
+    )
+    (runs / "torn").mkdir()
+    (runs / "torn" / "run.json").write_text("{")
+    done = run("ls", "runs", "--set", f"run.directory={runs}")
+    first = next(row for row in done.rows if row[0] == "first")
+    assert first[1:5] == ["hop-qa", "m", "finished", "7"]
+    assert "run 'torn' cannot be read" in done.err
+    (tmp_path / "flowtune.toml").write_text('[run]\ndirectory = "elsewhere"\n')
+    listed = json.loads(run("ls", "runs", "--json").out)
+    assert {r["name"]: Path(r["path"]).name for r in listed} == {"first": "first", "torn": "torn"}
+
+
+def test_models(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    [builtin] = run("ls", "models").rows
+    assert builtin == ["builtin:smollm2-135m", "builtin", "converted when it is first used"]
+    snapshot = hub / "models--some--model" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    [_, other] = run("ls", "models").rows
+    assert other[:2] == ["some/model", "hub"]

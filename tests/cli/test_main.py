@@ -1,0 +1,189 @@
+"""The command as a whole: help, exit codes, errors, plugin commands, and how soon it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from installed_plugins import Site
+from typer.testing import CliRunner
+
+import flowtune_cli
+from flowtune_cli.cli import main as main_module
+from flowtune_cli.cli.main import app
+
+Run = Callable[..., Any]
+START = "import sys; from flowtune_cli.cli.main import main; sys.exit(main())"
+
+
+def flowtune(site: Site, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", START, *arguments]
+
+
+def test_help_lists_every_command(site: Site) -> None:
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    for name in ("ls", "show", "plugins", "config", "doctor", "greet"):
+        assert f"\n  {name} " in shown.output
+
+
+def test_without_a_command_help_is_shown(run: Run) -> None:
+    assert run().out == run("--help").out
+    assert run().code == 0
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"flowtune {flowtune_cli.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lss"], "No such command 'lss'. Did you mean 'ls'?"),
+        (["greeet"], "Did you mean 'greet'?"),
+        (["ls"], "Missing argument"),
+        (["ls", "tasks", "--jso"], "No such option: --jso"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["config", "hopqa"], "unknown task 'hopqa'. Did you mean 'hop-qa'?"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_said_on_stderr(
+    run: Run, arguments: list[str], said: str
+) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.startswith("flowtune: error: ")
+    assert said in done.err
+
+
+def test_commands_of_plugins(run: Run) -> None:
+    assert run("greet", "Ada", "--loud").out == "HELLO ADA\n"
+    assert "Say hello." in run("greet", "--help").out
+
+
+def test_broken_plugins_do_not_break_help(site: Site, run: Run) -> None:
+    hook = "from flowtune_cli import hookimpl\n@hookimpl\ndef register_commands(register):\n    "
+    site.install("broken", "1 / 0")
+    site.install("raises", f"{hook}raise ValueError('no')")
+    site.install("untyped", f"{hook}register('odd', eval('lambda x: 0', {{}}))\n")
+    site.install("taken", f"{hook}register('ls', print)")
+    site.install(
+        "unusable", f"{hook}\n    def bad(x: 'Missing') -> None: ...\n    register('bad', bad)"
+    )
+    done = run("--help")
+    assert done.code == 0
+    assert "greet" in done.out
+    assert "\n  bad" not in done.out
+    assert run("ls", "tasks").rows[0][0] == "hop-qa"
+    plugins = json.loads(run("plugins", "--json").out)
+    problems = {p["name"]: [x["error"] for x in p["problems"]] for p in plugins}
+    assert "ZeroDivisionError" in problems["broken"][0]
+    assert "ValueError: no" in problems["raises"][0]
+    assert "flowtune has a command of this name" in problems["taken"][0]
+    assert "'bad' cannot be made a command: NameError" in problems["unusable"][0]
+
+
+def test_help_survives_a_wrong_list_of_plugins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWTUNE_PLUGINS", "hopp")
+    done = run("--help")
+    assert done.code == 0
+    assert "Did you mean 'hop'?" in done.err
+    assert run("ls", "tasks").code == 2
+
+
+def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("flowtune_cli.registry.load_registry", bug)
+    with pytest.raises(ZeroDivisionError):
+        run("ls", "tasks")
+
+
+def test_an_interrupt_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowtune_cli.registry.load_registry", interrupted)
+    assert run("ls", "tasks").code == 130
+
+
+def test_help_is_quick_and_imports_nothing_heavy(site: Site) -> None:
+    code = (
+        "import json, sys\nfrom flowtune_cli.cli.main import main\nassert main(['--help']) == 0\n"
+        "sys.stderr.write(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**site.environ(), "FLOWTUNE_PLUGINS": ""},
+        capture_output=True,
+        check=True,
+    )
+    heavy = {"torch", "transformers", "peft", "textual", "pydantic", "rich", "huggingface_hub"}
+    assert not heavy & set(json.loads(done.stderr))
+
+    before = os.times()
+    subprocess.run(flowtune(site, "--help"), env=site.environ(), capture_output=True, check=True)
+    after = os.times()
+    # The processor's time, since the tests may not have the machine to themselves.
+    used = after.children_user + after.children_system
+    assert used - before.children_user - before.children_system < 0.5
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["greet", "Ada"]])
+def test_a_closed_pipe_is_quiet(site: Site, arguments: list[str]) -> None:
+    with subprocess.Popen(
+        flowtune(site, *arguments),
+        env=site.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_exit_codes_of_the_process(site: Site) -> None:
+    done = subprocess.run(
+        flowtune(site, "ls", "nothing"), env=site.environ(), capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_is_quiet(site: Site) -> None:
+    hook = "from flowtune_cli import hookimpl\n@hookimpl\ndef register_commands(register):\n"
+    wait = (
+        "    def wait() -> None:\n        import time\n        print('ready', flush=True)\n"
+        "        time.sleep(60)\n    register('wait', wait)\n"
+    )
+    site.install("waiting", hook + wait)
+    with subprocess.Popen(
+        flowtune(site, "wait"),
+        env=site.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b""
+    assert process.returncode == 130
+
+
+def test_every_command_is_a_module_of_its_own() -> None:
+    for function in main_module.COMMANDS:
+        assert function.__module__ == f"flowtune_cli.cli.{function.__name__}"

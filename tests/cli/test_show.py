@@ -1,0 +1,75 @@
+"""``flowtune show``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from installed_plugins import HOPQA, Site
+
+Run = Callable[..., Any]
+
+
+def test_a_task_with_its_settings_and_nodes(run: Run) -> None:
+    done = run("show", "hop-qa")
+    assert done.code == 0
+    assert "gate: f1" in done.out
+    rows = {row[0]: row[1:] for row in done.rows}
+    assert rows["training.batch_size"] == ["4"]
+    assert rows["hops"] == ["int", "2", "Facts that a question needs."]
+    assert rows["style"][:2] == ["'plain' | 'odd'", '"plain"']
+    before_stop = done.out.partition("node [tasks.hop-qa.nodes.stop]")[0]
+    assert "max_new_tokens\tint\t40\twhere an output is cut off." in before_stop
+    assert 'prompt.system\tstr\t"Be brief."\tthe system message' in before_stop
+    assert "prompt shows: question" in before_stop
+    assert 'reward\tstr | None\t"f1"\tthe stated reward' in before_stop
+    assert "explore_options\tMapping[str, Any]\t{penalty = 2.0}\t" in before_stop
+
+
+def test_a_node_type(run: Run) -> None:
+    done = run("show", "judge")
+    rows = {row[0]: row[1:] for row in done.rows}
+    assert rows["labels"][:2] == ["tuple[str, ...]", '["Yes", "No"]']
+    assert rows["threshold"] == [
+        "float",
+        "-2.0",
+        "where learning them starts; threshold in nats per token.",
+    ]
+    assert rows["scale"][2] == rows["threshold"][2]
+    assert rows["learn"][0] == "'preferences' | 'supervised' | 'nothing'"
+    assert "name" not in rows
+
+
+def test_other_things(run: Run) -> None:
+    assert "penalty\tfloat\t5.0\ttaken from" in run("show", "diverse_beam").out
+    assert "token_f1(answer: str, golds: Sequence[str]) -> float" in run("show", "token_f1").out
+    assert "tie\tfloat\t0.02\tthe smallest gain" in run("show", "llm_judge").out
+    assert "lr\tfloat\t0.0001\tlearning rate." in run("show", "adam").out
+    training = run("show", "training").out
+    assert "seed\tint\t42\tShuffles the examples" in training
+
+
+def test_an_unknown_name(site: Site, run: Run) -> None:
+    site.install("broken", "1 / 0")
+    done = run("show", "hop-qq")
+    assert done.code == 2
+    assert "unknown name 'hop-qq'. Did you mean 'hop-qa'?" in done.err
+    assert "plugin 'broken' (broken-dist 1.0) has a problem" in done.err
+    assert "Did you mean 'cocob'" in run("show", "cocobo").err
+
+
+def test_a_contested_name(site: Site, run: Run) -> None:
+    site.install("rival", HOPQA.replace('"plain"', '"other"'))
+    done = run("show", "hop-qa")
+    assert done.code == 2
+    assert "'hop' (hop-dist 1.0) and 'rival' (rival-dist 1.0)" in done.err
+    assert run("show", "other").code == 0
+
+
+def test_a_task_whose_settings_must_be_given(site: Site, run: Run) -> None:
+    source = HOPQA.replace("hops: int = Field(2, ", "hops: int = Field(")
+    site.install("needy", source.replace("hop-qa", "needy").replace('"plain"\n', '"other"\n'))
+    done = run("show", "needy")
+    assert done.code == 0
+    assert "hops\tint\t\tFacts" in done.out
+    assert "no default: hops" in done.err
