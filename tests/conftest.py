@@ -5,20 +5,25 @@ torch is imported in fixtures alone, so that tests of pure Python start in milli
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from flowtune_cli.engine.models import LoadedModel
     from flowtune_cli.settings import ModelSettings
 
 # Read when huggingface_hub is imported, which may be before any fixture runs.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# A second thread gains nothing on tiny matrices, and costs all where another process is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -105,3 +110,19 @@ def tiny_settings(tiny_model_dir: Path) -> ModelSettings:
     from flowtune_cli.settings import ModelSettings
 
     return ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def _loaded(tiny_model_dir: Path) -> LoadedModel:
+    from flowtune_cli.engine.models import load_model
+    from flowtune_cli.settings import ModelSettings
+
+    return load_model(ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32"))
+
+
+@pytest.fixture
+def tiny_model(_loaded: LoadedModel) -> LoadedModel:
+    """The tiny model in float32, loaded: a copy of its own for each test."""
+    return replace(
+        _loaded, model=copy.deepcopy(_loaded.model), tokenizer=copy.deepcopy(_loaded.tokenizer)
+    )

@@ -181,6 +181,11 @@ class T(Task):
         ("tasks", f"{TASK}\nT.Settings = dict\nregister(T)", "must be a pydantic model"),
         (
             "tasks",
+            f"{TASK}\nT.run = lambda self, episode, example: dict()\nregister(T)",
+            "task 't': run must be an async function",
+        ),
+        (
+            "tasks",
             f"{TASK}\nimport pydantic\nT.Settings = pydantic.create_model('S', nodes=(int, 1))"
             "\nregister(T)",
             "may not have a field 'nodes'",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from .hookspecs import hookimpl
 
 
 @hookimpl
-def register_node_types(register):
+def register_node_types(register: Callable[[type], None]) -> None:
     from .nodes import Generate, Judge, Rank
 
     for node_type in (Generate, Judge, Rank):
@@ -14,7 +17,7 @@ def register_node_types(register):
 
 
 @hookimpl
-def register_explorations(register):
+def register_explorations(register: Callable[[type], None]) -> None:
     from .exploration import DiverseBeam, MultiSample
 
     for exploration in (DiverseBeam, MultiSample):
@@ -22,7 +25,7 @@ def register_explorations(register):
 
 
 @hookimpl
-def register_rewards(register):
+def register_rewards(register: Callable[[Any], None]) -> None:
     from .rewards import LLMJudge, exact_match, token_f1
 
     for reward in (exact_match, token_f1, LLMJudge):
@@ -30,7 +33,7 @@ def register_rewards(register):
 
 
 @hookimpl
-def register_optimizers(register):
+def register_optimizers(register: Callable[[str, Callable[..., Any]], None]) -> None:
     from .learning.optimizers import adam, adam8bit, cocob
 
     register("cocob", cocob)

@@ -39,6 +39,8 @@ def task(thing: Any) -> Checked:
         raise Refused(f"task '{name}': Settings must be a pydantic model or None")
     if fields and "nodes" in fields:
         raise Refused(f"task '{name}': Settings may not have a field 'nodes'; [tasks.{name}.nodes]")
+    if not inspect.iscoroutinefunction(thing.run):
+        raise Refused(f"task '{name}': run must be an async function: 'async def run'")
     # A task may make its nodes from its settings instead, and then has no such attribute.
     nodes = getattr(thing, "nodes", [])
     if not isinstance(nodes, (list, tuple)) or not all(isinstance(n, Node) for n in nodes):

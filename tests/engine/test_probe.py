@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,6 +16,20 @@ def test_the_processor_is_a_device() -> None:
     cpu = probe.devices()[0]
     assert cpu.name == "cpu"
     assert f"{torch.get_num_threads()} threads" in cpu.description
+
+
+def test_the_processors_features_are_those_that_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"sse2": True, "avx2": True, "amx_bf16": False, "sve_max_length": 32, "i8mm": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert probe.cpu_features() == ["avx2", "i8mm"]
+    assert not probe.devices()[0].bfloat16_units
+
+
+def test_it_imports_torch_alone() -> None:
+    code = "import sys; from flowtune_cli.engine import probe; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" in done.stdout.split()
+    assert not {"transformers", "peft", "bitsandbytes"} & set(done.stdout.split())
 
 
 def test_a_speed_is_flops_over_the_best_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,9 +124,37 @@ def test_a_target_belongs_to_the_latest_call_of_its_node() -> None:
     assert episode.targets == [Target(1, "gold"), Target(2, True)]
 
 
-def test_a_target_for_a_node_that_was_not_called() -> None:
-    with pytest.raises(UsageError, match="node 'a', which was not called"):
-        empty_episode().target("a", "gold")
+def test_a_target_for_a_node_that_was_not_called_fails_that_episode_alone() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        if example.id == "example-1":
+            await episode.call("a", x=1)
+        episode.target("a", "gold")
+
+    task = FlowTask([writer("a")], flow)
+    other = Example("other", {"question": "why"}, gold="because")
+    good, bad = run(FakeEngine(), play(task, EXAMPLE), play(task, other))
+    assert good.failure is None
+    assert bad.failure is not None
+    assert bad.failure.error == (
+        "ValueError: a target was given for node 'a', which was not called before"
+    )
+
+
+def test_rollouts_leave_targets_out() -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        written = await episode.call("a", x=1)
+        if written == "A":
+            await episode.call("b", x=1)
+        episode.target("b", "gold")
+        episode.reward("reward", float(written == "B"))
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a"), writer("b", None)], flow))
+    assert trace.episode.targets == [Target(1, "gold")]
+    (deviation,) = trace.deviations
+    # It did not call b, and is no failure for that.
+    assert deviation.outcome is Outcome.ALTERNATIVE_BETTER
+    assert deviation.rollout is not None
+    assert deviation.rollout.targets == []
 
 
 # Effects

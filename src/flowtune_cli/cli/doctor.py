@@ -65,12 +65,11 @@ def _devices() -> dict[str, Any]:
         about = {"description": device.description}
         if device.memory:
             about["memory"] = _bytes(device.memory)
-        about["native bfloat16"] = "yes" if device.native_bfloat16 else "no"
+        about["matrix units for bfloat16"] = "yes" if device.bfloat16_units else "no"
         for dtype, speed in probe.speeds(device.name).items():
             about[dtype] = f"{speed:.0f} GFLOP/s"
         found[device.name] = about
-    flags = sorted(f for f in probe.cpu_flags() if f.startswith(("avx", "amx", "bf16", "sve")))
-    return {**found, "cpu features": " ".join(flags) or "unknown"}
+    return {**found, "cpu features": " ".join(probe.cpu_features()) or "unknown"}
 
 
 def _memory() -> dict[str, str]:

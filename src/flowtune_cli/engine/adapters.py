@@ -7,6 +7,7 @@ scale and threshold beside its adapter, and a reference copy of them too.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -65,8 +67,11 @@ class Adapters:
         self.peft: PeftModel | None = None
         self.model: Any = model
         for node, calibration in nodes.items():
-            if "." in node or not node:
-                raise UsageError(f"node name {node!r}: a name is not empty and has no dot")
+            if not node or set(node) & set("./\\") or node.startswith(REFERENCE):
+                raise UsageError(
+                    f"node name {node!r}: a name is not empty, has no dot or slash, and does not"
+                    f" begin with '{REFERENCE}'"
+                )
             for name in (node, reference_of(node)):
                 self._add(name, settings, seed)
                 if calibration is not None:
@@ -170,19 +175,28 @@ class Adapters:
             target = directory / name
             target.mkdir(parents=True)
             assert self.peft is not None
-            state = get_peft_model_state_dict(
-                self.peft, adapter_name=_key(name), save_embedding_layers=False
-            )
+            state = self._state(name)
             save_file(
                 {key: value.detach().cpu().contiguous() for key, value in state.items()},
                 target / "adapter_model.safetensors",
                 metadata={"format": "pt"},
             )
-            self.peft.peft_config[_key(name)].save_pretrained(str(target))
+            config = copy.copy(self.peft.peft_config[_key(name)])
+            # PEFT holds them in a set, whose order differs from process to process.
+            config.target_modules = sorted(config.target_modules)
+            config.save_pretrained(str(target))
             extra: dict[str, Any] = {"version": self.versions[name]}
             if name in self.calibrations:
                 extra["calibration"] = list(self.calibration(name))
             (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
+
+    def _state(self, name: str) -> dict[str, Tensor]:
+        """An adapter's weights by the names that PEFT gives them in a file."""
+        assert self.peft is not None
+        state: dict[str, Tensor] = get_peft_model_state_dict(
+            self.peft, adapter_name=_key(name), save_embedding_layers=False
+        )
+        return state
 
     @torch.no_grad()
     def load(self, directory: Path, *, reset_references: bool = False) -> None:
@@ -192,7 +206,7 @@ class Adapters:
             reset_references: set every reference to its node's trained adapter.
 
         Raises:
-            UsageError: an adapter is missing there, or has another shape.
+            UsageError: an adapter is missing there, cannot be read, or has another shape.
         """
         for name in self.versions:
             source = directory / name
@@ -204,7 +218,10 @@ class Adapters:
                     f"{directory} has no adapter '{name}' ({error.filename} is missing); was it"
                     " trained with another task or other nodes?"
                 ) from None
+            except (OSError, ValueError, SafetensorError) as error:
+                raise UsageError(f"the adapter in {source} cannot be read: {error}") from error
             assert self.peft is not None
+            lacking = sorted(self._state(name).keys() - state.keys())
             try:
                 outcome = set_peft_model_state_dict(self.peft, state, adapter_name=_key(name))
             except RuntimeError as error:
@@ -217,8 +234,18 @@ class Adapters:
                     f"the adapter in {source} has weights for layers that are not adapted here:"
                     f" {outcome.unexpected_keys[0]} ..."
                 )
+            if lacking:
+                raise UsageError(
+                    f"the adapter in {source} lacks weights for layers that are adapted here:"
+                    f" {lacking[0]} ..."
+                )
             self.versions[name] = extra["version"]
             if name in self.calibrations:
+                if "calibration" not in extra:
+                    raise UsageError(
+                        f"the adapter in {source} has no calibration: its node did not judge by"
+                        " likelihood when it was trained"
+                    )
                 self.calibrations[name].copy_(torch.tensor(extra["calibration"]))
         if reset_references:
             for node in self.nodes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ class Decoder:
         lengths = torch.tensor([read[row.job].length for row in rows], device=device)
         alive = list(rows)
         with self.prefixes.adapters.using(adapter) as model:
-            cache = mask = None
+            cache: Any = None
+            mask: Any = None
             while True:
                 chosen = self._choose(alive, logits)
                 staying = [i for i, row in enumerate(alive) if row.text is None]
@@ -197,6 +199,7 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
     ordered, tokens = probabilities.sort(descending=True, stable=True)
     cumulative = ordered.cumsum(0)
     inside = (cumulative - ordered) < decoding.top_p
+    inside[0] = True
     total = float(cumulative[inside][-1])
     point = float(torch.rand((), generator=generator)) * total
     place = int(torch.searchsorted(cumulative, torch.tensor(point, device=cumulative.device)))

@@ -100,7 +100,7 @@ class ModelEngine:
 
     def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Decoded]:
         version = self.adapters.version(adapter)
-        prompts = [self._encode(request.prompt) for request in requests]
+        prompts = [self._encode(request.prompt, request.max_new_tokens) for request in requests]
         keys: list[tuple[Any, ...]] = [
             (adapter, version, prompt.ids, request.max_new_tokens, request.stop)
             for request, prompt in zip(requests, prompts, strict=True)
@@ -108,7 +108,9 @@ class ModelEngine:
         exploring = [request.decoding.outputs > 1 for request in requests]
         for i, request in enumerate(requests):
             if exploring[i]:
-                keys[i] = (*keys[i], request.decoding, request.seed)
+                # Nothing but samples depends on the seed.
+                seed = request.seed if request.decoding.samples else ()
+                keys[i] = (*keys[i], request.decoding, seed)
         jobs: dict[tuple[Any, ...], Job] = {}
         greedy_of = {key[:5] for key, wide in zip(keys, exploring, strict=True) if wide}
         for i, (request, key) in enumerate(zip(requests, keys, strict=True)):
@@ -144,12 +146,15 @@ class ModelEngine:
             prompts.append([])
             keys.append([])
             for prompt, completions in request.items:
-                texts = [self._completion(text) for text in completions]
+                texts = [self.tokens.completion(text) for text in completions]
                 encoded = self._encode(prompt, max(len(text) for text in texts))
                 prompts[-1].append(encoded)
                 keys[-1].append([(adapter, version, encoded.ids, text) for text in texts])
                 keep = any(len(text) > 1 for text in texts)
                 for key, text in zip(keys[-1][-1], texts, strict=True):
+                    if not text:
+                        # A node may have written nothing: that is certain, whatever comes before.
+                        self._scores[key] = 0.0
                     if key in self._scores or key in wanted:
                         self.counts.remembered += 1
                     else:
@@ -185,12 +190,6 @@ class ModelEngine:
             raise UsageError("a prompt has no tokens at all; give it some text")
         self.counts.cut_prompts += encoded.dropped > 0
         return encoded
-
-    def _completion(self, text: str) -> tuple[int, ...]:
-        ids = self.tokens.completion(text)
-        if not ids:
-            raise UsageError("an empty text has no likelihood; give a label or text to score")
-        return ids
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

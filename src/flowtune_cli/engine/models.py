@@ -16,6 +16,7 @@ from ..flow.errors import UsageError, unknown_name
 from ..settings import ModelSettings
 from .memory import Weight, check_memory, weight_bytes
 from .model_files import ModelFiles, find_model
+from .probe import has_bfloat16_units
 from .quiet import quiet
 
 
@@ -96,25 +97,19 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
-    """The dtype to compute in; for 'auto' bfloat16 where it is native or weights are 4-bit."""
+    """The dtype to compute in.
+
+    'auto' is bfloat16 where the device has matrix units for it, or weights are 4-bit.
+    """
     if settings.dtype != "auto":
         return {
             "float32": torch.float32,
             "bfloat16": torch.bfloat16,
             "float16": torch.float16,
         }[settings.dtype]
-    if settings.quantization == "nf4" or computes_bfloat16(device):
+    if settings.quantization == "nf4" or has_bfloat16_units(device):
         return torch.bfloat16
     return torch.float32
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16, so that it is faster than float32."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    processor = torch.cpu.get_capabilities()
-    return any(processor.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ again for decoding or for scoring what follows them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from transformers import DynamicCache
 
 from ..flow.errors import UsageError
 from .adapters import Adapters
+
+SHARED_TOKENS = 16
+"""A shorter common beginning is not worth a forward pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -112,25 +115,60 @@ class Prefixes:
     def _compute(
         self, adapter: str | None, prompts: list[tuple[int, ...]], keys_values: bool
     ) -> list[tuple[tuple[int, ...], Prefix]]:
-        result = []
+        """Read prompts in batches; the beginning that all of them share is read once."""
+        shared = common_beginning(prompts)
+        if len(prompts) < 2 or len(shared) < SHARED_TOKENS:
+            return list(self._read_batches(adapter, prompts, keys_values, None))
+        (beginning,) = self.read(adapter, [shared], keep=True)
+        return list(self._read_batches(adapter, prompts, keys_values, beginning))
+
+    def _read_batches(
+        self,
+        adapter: str | None,
+        prompts: list[tuple[int, ...]],
+        keys_values: bool,
+        beginning: Prefix | None,
+    ) -> Iterator[tuple[tuple[int, ...], Prefix]]:
+        skipped = beginning.length if beginning else 0
         with self.adapters.using(adapter) as model:
             for batch in by_length(prompts, self.tokens_per_batch):
-                ids = pad_right(batch, model.device)
-                cache = DynamicCache() if keys_values else None
-                hidden = hidden_states(model, ids, past_key_values=cache, use_cache=keys_values)
-                ends = torch.tensor([len(row) - 1 for row in batch], device=ids.device)
+                ids = pad_right([row[skipped:] for row in batch], model.device)
+                more: dict[str, Any] = {"use_cache": keys_values}
+                if beginning is not None:
+                    cache, mask = side_by_side([beginning], [0] * len(batch), ids.shape[1])
+                    positions = torch.arange(skipped, skipped + ids.shape[1], device=ids.device)
+                    more = {
+                        "use_cache": True,
+                        "past_key_values": cache,
+                        "attention_mask": mask,
+                        "position_ids": positions.expand_as(ids),
+                    }
+                elif keys_values:
+                    more["past_key_values"] = DynamicCache()
+                hidden = hidden_states(model, ids, **more)
+                ends = torch.tensor([len(row) - 1 - skipped for row in batch], device=ids.device)
                 last = head(model, hidden[torch.arange(len(batch), device=ids.device), ends])
                 stacked = None
-                if cache is not None:
-                    stacked = torch.stack(
-                        [torch.stack([layer.keys, layer.values]) for layer in cache.layers]
-                    )
+                if keys_values:
+                    layers = more["past_key_values"].layers
+                    stacked = torch.stack([torch.stack([x.keys, x.values]) for x in layers])
                 for row, tokens in enumerate(batch):
                     kept = None
                     if stacked is not None:
                         kept = stacked[:, :, row, :, : len(tokens)].clone()
-                    result.append((tokens, Prefix(len(tokens), last[row].clone(), kept)))
-        return result
+                    yield tokens, Prefix(len(tokens), last[row].clone(), kept)
+
+
+def common_beginning(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all prompts begin with; each has at least one more."""
+    if not prompts:
+        return ()
+    first, last = min(prompts), max(prompts)
+    most = min(len(prompt) for prompt in prompts) - 1
+    length = 0
+    while length < most and first[length] == last[length]:
+        length += 1
+    return first[:length]
 
 
 def side_by_side(

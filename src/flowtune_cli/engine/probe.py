@@ -1,15 +1,18 @@
-"""What this machine computes with, and how fast: for ``flowtune doctor``."""
+"""What this machine computes with, and how fast: for ``flowtune doctor`` and for the dtype 'auto'.
+
+This imports torch and nothing that stands on it, which would take many times as long.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-"""How Linux names the instructions for bfloat16: the first two on x86-64, the last on ARM."""
+FEATURES = ("avx", "amx", "bf16", "i8mm", "sve", "sme")
+"""How the processor's features that matter here begin, in torch's naming."""
 
 
 @dataclass(frozen=True)
@@ -19,34 +22,45 @@ class Device:
     name: str
     description: str
     memory: int = 0
-    native_bfloat16: bool = False
+    bfloat16_units: bool = False
 
 
 def devices() -> list[Device]:
     """The processor, then the GPUs."""
-    flags = cpu_flags()
-    native = any(flag in flags for flag in BFLOAT16_FLAGS)
     threads = f"{torch.get_num_threads()} threads"
-    found = [Device("cpu", f"{torch.backends.cpu.get_cpu_capability()}, {threads}", 0, native)]
+    processor = f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
+    found = [Device("cpu", processor, 0, has_bfloat16_units(torch.device("cpu")))]
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
+        name = f"cuda:{index}"
         compute = f"{about.name}, compute capability {about.major}.{about.minor}"
-        # Ampere, 8.0, was the first to compute in bfloat16.
-        found.append(Device(f"cuda:{index}", compute, about.total_memory, about.major >= 8))
+        units = has_bfloat16_units(torch.device(name))
+        found.append(Device(name, compute, about.total_memory, units))
     return found
 
 
-def cpu_flags() -> frozenset[str]:
-    """The processor's features as Linux lists them; empty on other systems."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether the device has matrix units for bfloat16, so that it is faster than float32.
+
+    Vector instructions alone (AVX512-BF16) were slower than float32, in matrix products as in
+    whole forward passes: on x86-64 it takes AMX. On ARM ``bf16`` with ``i8mm`` means BFMMLA;
+    macOS is left out, where float32 has Apple's own matrix units.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has = torch.cpu.get_capabilities()
+    arm = sys.platform != "darwin" and has.get("bf16", False) and has.get("i8mm", False)
+    return bool(has.get("amx_bf16", False) or arm)
+
+
+def cpu_features() -> list[str]:
+    """The processor's vector and matrix instructions, as torch names them."""
+    return sorted(
+        name
+        for name, value in torch.cpu.get_capabilities().items()
+        if value is True and name.startswith(FEATURES)
+    )
 
 
 def cuda_version() -> str | None:

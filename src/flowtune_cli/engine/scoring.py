@@ -67,12 +67,17 @@ def likelihoods(adapters: Adapters, adapter: str | None, pairs: Sequence[Pair]) 
 
     ids: list[list[int]] = []
     spans: list[list[tuple[int, int]]] = []
-    owner, at, column, token = [], [], [], []
+    owner: list[int] = []
+    at: list[int] = []
+    column: list[int] = []
+    token: list[int] = []
     for row, (members, prompt) in enumerate(rows):
         ids.append(list(prompt))
         spans.append([])
         for index in members:
             completion = pairs[index][1]
+            if not completion:
+                continue
             start = len(ids[-1])
             ids[-1] += completion[:-1]
             spans[-1].append((start, len(ids[-1])))

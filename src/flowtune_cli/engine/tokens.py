@@ -34,6 +34,7 @@ class Tokens:
         self._remember = remember
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
+        self._has_system = self._has_template and self._shows_system()
 
     def encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
         """Token ids of a prompt that leave room for its reserve, or for a longer ``completion``.
@@ -67,17 +68,18 @@ class Tokens:
         if not self._has_template:
             return "\n\n".join(message.text for message in prompt.messages) + "\n" + prompt.prefill
         chat = [{"role": m.role, "content": m.text} for m in prompt.messages]
-        try:
-            text = self._apply_template(chat)
-        except Exception as error:
-            if chat[0]["role"] != "system" or len(chat) < 2:
-                raise
-            if "system" not in str(error).lower() and "role" not in str(error).lower():
-                raise
-            # Templates without a system part refuse one: its text then leads the user's message.
+        if chat[0]["role"] == "system" and len(chat) > 1 and not self._has_system:
             merged = f"{chat[0]['content']}\n\n{chat[1]['content']}"
-            text = self._apply_template([{"role": "user", "content": merged}, *chat[2:]])
-        return text + prompt.prefill
+            chat = [{"role": "user", "content": merged}, *chat[2:]]
+        return self._apply_template(chat) + prompt.prefill
+
+    def _shows_system(self) -> bool:
+        """Whether the chat template has a system part: some refuse one, some leave it out."""
+        chat = [{"role": "system", "content": "abcd"}, {"role": "user", "content": "x"}]
+        try:
+            return "abcd" in self._apply_template(chat)
+        except Exception:
+            return False
 
     def _apply_template(self, chat: list[dict[str, str]]) -> str:
         return str(
@@ -98,7 +100,7 @@ class Tokens:
         segments = [s for m in prompt.messages for s in m.segments if s.truncatable]
         pieces = [list(self.completion(segment.text)) for segment in segments]
         excess = len(ids) - room
-        while excess > 0:
+        while excess > 0 or not ids:
             if not any(pieces):
                 raise UsageError(
                     f"a prompt of {whole} tokens leaves no room in the context of {self.context}"

@@ -164,12 +164,20 @@ class Episode:
         self.rewards.append(Stated(name, value, len(self.steps)))
 
     def target(self, node: str, gold: Any) -> None:
-        """Say what would have been the right output of the node's latest call."""
+        """Say what would have been the right output of the node's latest call.
+
+        Rollouts leave this out: their targets are not learned from.
+
+        Raises:
+            ValueError: the node was not called before.
+        """
+        if self.plan.substitute is not None:
+            return
         for step in reversed(self.steps):
             if step.node == node:
                 self.targets.append(Target(step.index, gold))
                 return
-        raise UsageError(f"a target was given for node '{node}', which was not called before")
+        raise ValueError(f"a target was given for node '{node}', which was not called before")
 
     def effect(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a side effect or a slow tool once; this episode's rollouts get the same result.

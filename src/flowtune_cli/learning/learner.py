@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -75,7 +76,7 @@ class Learner:
                 node: optimizer(adapters.parameters(node), **settings.optimizer_options)
                 for node in adapters.nodes
             }
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(
                 f"learning.optimizer_options does not fit '{settings.optimizer}': {error}."
                 f" See 'flowtune show {settings.optimizer}'."
@@ -138,20 +139,27 @@ class Learner:
         return float(norm)
 
     def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
-        """Data that fit into one forward pass together."""
+        """Data that fit into one forward pass together, padding included."""
         parts: list[list[Datum]] = []
-        used = 0
+        rows: dict[tuple[int, ...], int] = {}
         for datum in data:
-            pairs = self._pairs(datum)
-            size = sum(len(prompt) for prompt in {prompt for prompt, _ in pairs})
-            size += sum(len(completion) for _, completion in pairs)
-            if parts and used + size <= self.tokens_per_batch:
+            wider = self._rows(datum, rows)
+            if parts and len(wider) * max(wider.values()) <= self.tokens_per_batch:
                 parts[-1].append(datum)
-                used += size
+                rows = wider
             else:
                 parts.append([datum])
-                used = size
+                rows = self._rows(datum, {})
         return parts
+
+    def _rows(
+        self, datum: Datum, rows: Mapping[tuple[int, ...], int]
+    ) -> dict[tuple[int, ...], int]:
+        """The tokens in each prompt's row, which its completions share, with a datum's added."""
+        wider = dict(rows)
+        for prompt, completion in self._pairs(datum):
+            wider[prompt] = wider.get(prompt, len(prompt)) + len(completion)
+        return wider
 
     def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
         """Each datum's loss, with gradients, and a preference's margin."""
@@ -207,7 +215,8 @@ class Learner:
         for term in score.terms:
             pair = self._pair(term)
             value = values[pair]
-            total = total + term.coefficient * (value / len(pair[1]) if term.mean else value)
+            length = max(len(pair[1]), 1)
+            total = total + term.coefficient * (value / length if term.mean else value)
         if score.calibrated:
             scale, threshold = self.adapters.calibrations[adapter]
             total = scale * (total - threshold)
@@ -241,10 +250,19 @@ class Learner:
             save_file(flat, directory / f"{node}.safetensors")
 
     def load(self, directory: Path) -> None:
-        """Read what ``save`` wrote; the optimizers go on exactly."""
+        """Read what ``save`` wrote; the optimizers go on exactly.
+
+        Raises:
+            UsageError: a node's state is missing, or cannot be read.
+        """
         for node, optimizer in self.optimizers.items():
             state: dict[int, dict[str, Tensor]] = {}
-            for name, value in load_file(directory / f"{node}.safetensors").items():
+            file = directory / f"{node}.safetensors"
+            try:
+                tensors = load_file(file)
+            except (OSError, SafetensorError) as error:
+                raise UsageError(f"there is no optimizer state of node '{node}': {error}") from None
+            for name, value in tensors.items():
                 index, key = name.split(".", 1)
                 state.setdefault(int(index), {})[key] = value
             groups = optimizer.state_dict()["param_groups"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn, optim
+if TYPE_CHECKING:
+    # Listing the optimizers takes no torch.
+    from torch import nn, optim
 
 
 def cocob(
@@ -36,6 +38,8 @@ def adam(
         betas: decay of the first and second moments.
         eps: added to the denominator.
     """
+    from torch import optim
+
     return optim.Adam(parameters, lr=lr, betas=tuple(betas), eps=eps)
 
 

@@ -11,8 +11,9 @@ from ..engine.engine import ModelEngine
 from ..engine.models import check_targets, load_model
 from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
+from ..flow.errors import UsageError
 from ..flow.example import Example
-from ..flow.node import Exploration
+from ..flow.node import Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
 from ..flow.scheduler import Scheduler
 from ..flow.task import Task
@@ -93,7 +94,17 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
 
     Args:
         registry: finds exploration strategies, evaluators and the optimizer by name.
+
+    Raises:
+        UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
+    for node in task.nodes.values():
+        learns = node.deviates or node.learn == "supervised"
+        if learns and node.adapter is None and not isinstance(node, SelfLearning):
+            raise UsageError(
+                f"node '{node.name}' has neither an adapter nor a way to learn by itself: give its"
+                " class SelfLearning, or set learn = 'nothing'"
+            )
     explorations = {
         node.name: registry.exploration(node.explore)(**node.explore_options)
         for node in task.nodes.values()

@@ -47,7 +47,8 @@ def save_checkpoint(
         return target
     partial = directory / f".{target.name}.partial"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left_over in directory.glob(".*.partial"):  # by a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
         partial.mkdir(parents=True)
         adapters.save(partial / "adapters")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ..engine.adapters import reference_of
 from ..flow.deviation import Trace
@@ -99,6 +100,7 @@ class Trainer:
         )
         self.on_report = on_report
         self.should_stop = should_stop
+        self.collect = collect
         self.learner: Learner = bench.learner()
         self.position = Position()
         self.progressive = Progressive(gate=bench.task.gate)
@@ -115,6 +117,20 @@ class Trainer:
                 nodes=self.bench.task.nodes,
             )
 
+    def start_from(self, checkpoint: Path) -> None:
+        """Begin with what another run has learned, and every reference set to that.
+
+        This is a checkpoint of its own, so that the other run is not needed again.
+        """
+        load_checkpoint(
+            checkpoint,
+            adapters=self.bench.adapters,
+            learner=None,
+            nodes=self.bench.task.nodes,
+            reset_references=True,
+        )
+        self._checkpoint()
+
     def train(self) -> Progressive:
         """Play, deviate, prefer and update until every example was played.
 
@@ -128,6 +144,7 @@ class Trainer:
             store.truncate(self.position.batches)
             try:
                 while self.position.episodes < len(self.order):
+                    self._stop_if_asked()  # a flow may ask the engine for nothing
                     self._batch(store)
             except Stopped:
                 self._checkpoint()
@@ -190,7 +207,7 @@ class Trainer:
 
     def _learn(self, traces: Sequence[Trace]) -> list[UpdateRecord]:
         """Update every node that got data; the others stay as they are, to the bit."""
-        collected = collect(self.bench.task.nodes, traces)
+        collected = self.collect(self.bench.task.nodes, traces)
         return [self._update(name, collected[name]) for name in collected]
 
     def _update(self, name: str, mine: NodeData) -> UpdateRecord:
@@ -288,11 +305,14 @@ class Trainer:
         if not failed or (played < 20 and not final):
             return
         if failed / played > self.settings.max_failures:
-            shown = self.last_failure.traceback if self.last_failure else ""
+            last = (
+                ""
+                if self.last_failure is None
+                else f" The last one:\n{self.last_failure.traceback}"
+            )
             raise FlowtuneError(
                 f"{failed} of {played} episodes and rollouts failed, more than"
-                f" training.max_failures = {self.settings.max_failures} allows. The last one:\n"
-                f"{shown}"
+                f" training.max_failures = {self.settings.max_failures} allows.{last}"
             )
 
 

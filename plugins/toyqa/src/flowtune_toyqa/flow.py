@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from flowtune_cli import (
     DataError,
@@ -28,20 +28,24 @@ from .settings import ToyQASettings
 from .world import hop_question
 
 QUERY = Template(
-    system="Write one short search query, nothing else.",
-    user="Question: {question}\nKnown facts: {found}\nWhat should be looked up next?",
+    "Question: Where was the painter of Red Vane born?\n"
+    "Facts:\nSearch: Who painted Red Vane?\n\n"
+    "Question: Where was the painter of Red Vane born?\n"
+    "Facts: Red Vane was painted by Ola Brim.\nSearch: Where was Ola Brim born?\n\n"
+    "Question: {question}\nFacts: {found}\nSearch:",
+    chat=False,
     truncate=("found",),
     separator=" ",
 )
 DOCUMENT = Template("{candidate}\n", chat=False, truncate=("candidate",))
 STOP = Template(
     system="Reply Yes or No.",
-    user="Question: {question}\nKnown facts: {found}\nAre these facts enough to answer?",
+    user="Facts: {found}\nQuestion: {question}\nAre these facts enough to answer?",
     truncate=("found",),
     separator=" ",
 )
 ANSWER = Template(
-    system="Answer with a name, nothing else.",
+    system="Reply with a name, nothing else.",
     user="Facts: {found}\nQuestion: {question}",
     truncate=("found",),
     separator=" ",
@@ -64,6 +68,12 @@ class ToyQA(Task):
     Settings = ToyQASettings
     splits = SPLITS
     gate = "answer_f1"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "learning.optimizer": "adam",
+        "learning.optimizer_options": {"lr": 2e-3},
+        "learning.step_per": "batch",
+        "training.save_every": 32,
+    }
     nodes = (
         Generate(
             name="query",
@@ -71,6 +81,7 @@ class ToyQA(Task):
             reward="support_f1",
             alternatives=1,
             max_new_tokens=12,
+            stop=("\n",),
         ),
         Rank(
             name="retrieve",
@@ -84,7 +95,8 @@ class ToyQA(Task):
             name="answer",
             prompt=ANSWER,
             reward="answer_f1",
-            alternatives=3,
+            explore="multi_sample",
+            alternatives=4,
             max_new_tokens=16,
         ),
     )

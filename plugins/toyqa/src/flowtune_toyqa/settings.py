@@ -15,7 +15,7 @@ class ToyQASettings(BaseModel):
         0,
         ge=0,
         le=100,
-        description="Documents of a question, those it needs included; 0 is three a hop.",
+        description="Documents of a question, those it needs included; 0 is two a hop.",
     )
     max_retrievals: int = Field(
         0, ge=0, description="Documents that the flow may retrieve; 0 is one more than the hops."
@@ -27,7 +27,7 @@ class ToyQASettings(BaseModel):
     @property
     def documents_shown(self) -> int:
         """How many documents each example has."""
-        return self.documents or 3 * self.hops
+        return self.documents or 2 * self.hops
 
     @property
     def retrievals(self) -> int:
@@ -39,6 +39,6 @@ class ToyQASettings(BaseModel):
         if self.documents_shown < self.hops:
             raise ValueError(
                 f"documents is {self.documents} and hops is {self.hops}: a question needs one"
-                " document a hop, so documents must be at least hops (or 0 for three a hop)"
+                " document a hop, so documents must be at least hops (or 0 for two a hop)"
             )
         return self

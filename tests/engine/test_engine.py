@@ -1,0 +1,292 @@
+"""The engine: answers in order, what it remembers, and what an answer says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+from tiny import likelihood, make_adapters, make_engine, plain
+
+from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.engine import ModelEngine
+from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.prompt import Message, Prompt, Segment
+from flowtune_cli.flow.request import (
+    GREEDY,
+    Decoded,
+    DecodeRequest,
+    Decoding,
+    Likelihood,
+    Request,
+    Scored,
+    ScoreRequest,
+)
+
+DIVERSE = Decoding(groups=2, diversity_penalty=5.0)
+SAMPLED = Decoding(samples=2)
+
+
+class Counted:
+    """An engine whose forward passes are counted."""
+
+    def __init__(self, loaded: LoadedModel, nodes: Any = None, **settings: Any) -> None:
+        self.adapters = make_adapters(loaded, nodes)
+        self.engine = make_engine(loaded, self.adapters, **settings)
+        self.passes = 0
+        self.adapters.model.get_decoder().register_forward_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.passes += 1
+
+    def decode(self, *requests: Request) -> list[Decoded]:
+        return cast("list[Decoded]", self.engine.answer(list(requests)))
+
+    def score(self, *requests: Request) -> list[Scored]:
+        return cast("list[Scored]", self.engine.answer(list(requests)))
+
+
+@pytest.fixture
+def counted(tiny_model: LoadedModel) -> Counted:
+    return Counted(tiny_model)
+
+
+def written(
+    text: str, how: Decoding = GREEDY, adapter: str | None = "a", seed: int = 0, most: int = 4
+) -> DecodeRequest:
+    return DecodeRequest(adapter, plain(text), most, (), how, (seed, "x", 0))
+
+
+def judged(text: str, *completions: str, adapter: str | None = "a") -> ScoreRequest:
+    return ScoreRequest(adapter, ((plain(text), completions),))
+
+
+def tokens_of(decoded: Decoded) -> list[tuple[int, ...]]:
+    return [generation.tokens for generation in decoded.generations]
+
+
+def naive(adapters: Adapters, engine: ModelEngine, request: ScoreRequest) -> list[list[float]]:
+    tokens = engine.tokens
+    with torch.no_grad():
+        return [
+            [
+                float(likelihood(adapters, request.adapter, ids, tokens.completion(text)))
+                for text in completions
+            ]
+            for ids, completions in (
+                (tokens.encode(prompt).ids, completions) for prompt, completions in request.items
+            )
+        ]
+
+
+def sums(scored: Scored) -> list[list[float]]:
+    return [[likelihood.logprob for likelihood in item] for item in scored.likelihoods]
+
+
+# Answers
+
+
+def test_answers_come_in_the_order_of_the_requests(counted: Counted) -> None:
+    requests: list[Request] = [
+        written("one two"),
+        judged("one", "yes", "no"),
+        written("one two", adapter="b"),
+        judged("one", "yes", "no", adapter=None),
+        written("three", DIVERSE),
+        ScoreRequest("a", ((plain("x"), ("y",)), (plain("long " * 9), ("yes", "z")))),
+        written("one two", adapter=None),
+    ]
+    answers = counted.engine.answer(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        counted.engine.forget()
+        (alone,) = counted.engine.answer([request])
+        if isinstance(request, DecodeRequest):
+            assert isinstance(answer, Decoded)
+            assert isinstance(alone, Decoded)
+            assert tokens_of(answer) == tokens_of(alone)
+            assert (answer.prompt, answer.prompt_tokens) == (
+                request.prompt.text,
+                alone.prompt_tokens,
+            )
+        else:
+            assert isinstance(answer, Scored)
+            expected = naive(counted.adapters, counted.engine, request)
+            for mine, theirs in zip(sums(answer), expected, strict=True):
+                assert mine == pytest.approx(theirs, abs=1e-4)
+    first, third, last = (tokens_of(cast(Decoded, answers[i])) for i in (0, 2, 6))
+    assert first != third != last != first
+
+
+def test_a_score_counts_tokens_of_prompts_and_completions(counted: Counted) -> None:
+    request = ScoreRequest("a", ((plain("one"), ("yes", "n")), (plain("three"), ("maybe",))))
+    (scored,) = counted.score(request)
+    assert [[each.tokens for each in item] for item in scored.likelihoods] == [[3, 1], [5]]
+    assert (scored.prompts, scored.prompt_tokens) == (("one", "three"), 8)
+    assert scored.dropped_tokens == 0
+    assert counted.engine.counts.scored_completions == 3
+
+
+def test_an_empty_text_is_certain(counted: Counted) -> None:
+    (scored,) = counted.score(judged("one", "", "yes"))
+    assert scored.likelihoods[0][0] == Likelihood(0.0, 0)
+    assert scored.likelihoods[0][0].mean == 0.0
+    assert scored.likelihoods[0][1].logprob < 0
+
+
+def test_a_prompt_without_any_token(counted: Counted) -> None:
+    with pytest.raises(UsageError, match="no tokens at all"):
+        counted.decode(written(""))
+
+
+def test_a_prompt_is_cut_to_leave_room_for_what_is_written(tiny_model: LoadedModel) -> None:
+    tiny_model.context = 40
+    counted = Counted(tiny_model)
+    parts = (Segment("ask:"), Segment("d" * 60, truncatable=True))
+    prompt = Prompt((Message("text", parts),), chat=False, reserve=10)
+    request = DecodeRequest("a", prompt, max_new_tokens=20)
+    (decoded,) = counted.decode(request)
+    assert (decoded.prompt_tokens, decoded.dropped_tokens) == (20, 44)
+    assert decoded.prompt == "ask:" + "d" * 16
+    (scored,) = counted.score(ScoreRequest("a", ((prompt, ("x", "y" * 12)),)))
+    assert (scored.prompt_tokens, scored.dropped_tokens) == (28, 36)
+    assert counted.engine.counts.cut_prompts == 2
+
+
+# What an answer says of the adapter
+
+
+def test_answers_carry_the_version_of_their_adapter(counted: Counted) -> None:
+    requests: list[Request] = [
+        written("one"),
+        judged("one", "yes"),
+        written("one", adapter=None),
+    ]
+    assert [answer.adapter_version for answer in counted.engine.answer(requests)] == [0, 0, 0]
+    counted.adapters.move("a", "b", 0.5)
+    assert [answer.adapter_version for answer in counted.engine.answer(requests)] == [1, 1, 0]
+
+
+def test_scores_carry_the_calibration_of_their_adapter(tiny_model: LoadedModel) -> None:
+    counted = Counted(tiny_model, {"a": (2.0, -1.5), "b": None})
+    scored = counted.score(*(judged("one", "yes", adapter=name) for name in ("a", "b", None)))
+    assert [each.calibration for each in scored] == [(2.0, -1.5), (1.0, 0.0), (1.0, 0.0)]
+
+
+# What is remembered
+
+
+def same_answer(counted: Counted, *requests: Request) -> list[Any]:
+    """Answers that need no forward pass."""
+    before = counted.passes
+    answers = counted.engine.answer(list(requests))
+    assert counted.passes == before
+    return answers
+
+
+def test_the_same_request_is_answered_once(counted: Counted) -> None:
+    requests: Sequence[Request] = [
+        written("one"),
+        written("two", DIVERSE),
+        written("three", SAMPLED),
+        judged("one", "yes", "n"),
+    ]
+    first = counted.engine.answer(list(requests))
+    assert counted.engine.counts.remembered == 0
+    assert same_answer(counted, *requests) == first
+    assert counted.engine.counts.remembered == 5
+    assert counted.engine.counts.requests == 8
+
+
+def test_the_same_request_within_a_batch_is_answered_once(counted: Counted) -> None:
+    counted.decode(written("one two three"))
+    passes = counted.passes
+    counted.engine.forget()
+    counted.passes = 0
+    answers = counted.decode(*[written("one two three")] * 5)
+    assert counted.passes == passes
+    assert answers == [answers[0]] * 5
+    assert counted.engine.counts.remembered == 4
+
+
+def test_each_completion_is_scored_once(counted: Counted) -> None:
+    (first,) = counted.score(judged("one", "yes", "no"))
+    (again,) = counted.score(judged("one", "no", "maybe", "no"))
+    assert again.likelihoods[0][0] == again.likelihoods[0][2] == first.likelihoods[0][1]
+    assert counted.engine.counts.scored_completions == 3
+    # Its prompt was not read again either.
+    assert counted.engine.prefixes.hits == 1
+
+
+def test_exploring_answers_the_greedy_request_too(counted: Counted) -> None:
+    (wide,) = counted.decode(written("one", DIVERSE))
+    (greedy,) = same_answer(counted, written("one"))
+    assert greedy.generations == wide.generations[:1]
+    # And in one batch, whichever comes first.
+    counted.engine.forget()
+    before = counted.engine.counts.generated_tokens
+    greedy, wide, _ = counted.decode(written("one"), written("one", DIVERSE), written("one"))
+    assert greedy.generations == wide.generations[:1]
+    assert counted.engine.counts.generated_tokens - before == 8
+
+
+def test_samples_of_another_seed_are_others_and_groups_are_not(counted: Counted) -> None:
+    one, two = counted.decode(written("one", SAMPLED, seed=1), written("one", SAMPLED, seed=2))
+    assert tokens_of(one)[0] == tokens_of(two)[0]
+    assert tokens_of(one)[1:] != tokens_of(two)[1:]
+    (first,) = counted.decode(written("two", DIVERSE, seed=1))
+    assert same_answer(counted, written("two", DIVERSE, seed=2)) == [first]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        written("one", adapter="b"),
+        written("one "),
+        written("one", most=5),
+        written("one", DIVERSE),
+        DecodeRequest("a", plain("one"), 4, ("e",)),
+    ],
+)
+def test_another_request_is_answered_anew(counted: Counted, other: DecodeRequest) -> None:
+    counted.decode(written("one"))
+    passes = counted.passes
+    counted.decode(other)
+    assert counted.passes > passes
+
+
+def test_an_updated_adapter_answers_anew(counted: Counted) -> None:
+    requests: Sequence[Request] = [written("one"), judged("one", "yes")]
+    before = counted.engine.answer(list(requests))
+    counted.adapters.move("a", "b", 0.5)
+    after = counted.engine.answer(list(requests))
+    (expected,) = naive(counted.adapters, counted.engine, judged("one", "yes"))
+    assert sums(cast(Scored, after[1])) == [pytest.approx(expected, abs=1e-4)]
+    assert sums(cast(Scored, before[1])) != sums(cast(Scored, after[1]))
+    assert tokens_of(cast(Decoded, before[0])) != tokens_of(cast(Decoded, after[0]))
+
+
+def test_forgetting_forgets_all(counted: Counted) -> None:
+    requests: Sequence[Request] = [written("one", DIVERSE), judged("one", "yes")]
+    before = counted.engine.answer(list(requests))
+    passes = counted.passes
+    counted.engine.forget()
+    assert not counted.engine.prefixes._kept
+    assert counted.engine.answer(list(requests)) == before
+    assert counted.passes == 2 * passes
+
+
+def test_nothing_need_be_kept_for_the_answers_to_be_the_same(tiny_model: LoadedModel) -> None:
+    counted = Counted(tiny_model, prefix_cache_mb=0, tokens_per_batch=1)
+    request = ScoreRequest("a", ((plain("one"), ("yes", "no")), (plain("two"), ("yes",))))
+    (scored,) = counted.score(request)
+    expected = naive(counted.adapters, counted.engine, request)
+    assert sums(scored) == [pytest.approx(row, abs=1e-4) for row in expected]
+
+
+def test_outputs_that_were_cut_off_are_counted(counted: Counted) -> None:
+    (decoded,) = counted.decode(written("one", DIVERSE))
+    assert [generation.truncated for generation in decoded.generations] == [True, True]
+    assert counted.engine.counts.truncated == 2
+    assert counted.engine.counts.generated_tokens == 8

@@ -1,0 +1,161 @@
+"""Log-likelihoods by prefixes, and with gradients, against a forward pass for each pair."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import ARCHITECTURES, WINDOW, likelihood, make_adapters, make_model, text
+
+from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.scoring import Pair, likelihoods, score
+
+few = settings(max_examples=50, deadline=None)
+PAIRS: list[Pair] = [
+    (text(9, 0), text(4, 10)),
+    (text(3, 1), text(1, 11)),
+    (text(9, 0), text(1, 12)),
+    (text(1, 2), text(12, 13)),
+    (text(20, 3), text(2, 14)),
+    (text(9, 0), text(7, 15)),
+    (text(9, 0), text(7, 15)[:3]),
+]
+
+
+@pytest.fixture
+def adapters(tiny_model: LoadedModel) -> Adapters:
+    return make_adapters(tiny_model)
+
+
+def naive(adapters: Adapters, adapter: str | None, pairs: Sequence[Pair]) -> list[float]:
+    with torch.no_grad():
+        return [float(likelihood(adapters, adapter, *pair)) for pair in pairs]
+
+
+def scored(
+    adapters: Adapters, adapter: str | None, pairs: Sequence[Pair], tokens: int = 4096, **more: Any
+) -> list[float]:
+    return score(Prefixes(adapters, tokens, 10**9), adapter, pairs, **{"keep": False, **more})
+
+
+def near(expected: Sequence[float]) -> Any:
+    return pytest.approx(list(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [None, "a"])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("tokens_per_batch", [1, 12, 4096])
+def test_scores_are_those_of_a_pass_for_each(
+    adapters: Adapters, adapter: str | None, keep: bool, tokens_per_batch: int
+) -> None:
+    found = scored(adapters, adapter, PAIRS, tokens_per_batch, keep=keep)
+    assert found == near(naive(adapters, adapter, PAIRS))
+
+
+@pytest.mark.parametrize("adapter", [None, "a"])
+def test_likelihoods_are_those_of_a_pass_for_each(adapters: Adapters, adapter: str | None) -> None:
+    found = likelihoods(adapters, adapter, PAIRS).detach()
+    assert found.dtype == torch.float32
+    assert found.tolist() == near(naive(adapters, adapter, PAIRS))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture(tiny_model: LoadedModel, architecture: str) -> None:
+    adapters = make_adapters(make_model(architecture, tiny_model))
+    beginning = text(2 * WINDOW, 30)
+    pairs = [(beginning + prompt, completion) for prompt, completion in PAIRS] + PAIRS
+    expected = naive(adapters, "a", pairs)
+    assert scored(adapters, "a", pairs) == near(expected)
+    # All with the beginning in common, which is then read once.
+    assert scored(adapters, "a", pairs[: len(PAIRS)]) == near(expected[: len(PAIRS)])
+    assert likelihoods(adapters, "a", pairs).tolist() == near(expected)
+
+
+def test_one_token_completions_need_the_prompts_alone(adapters: Adapters) -> None:
+    pairs = [(text(6, n % 2), (n,)) for n in range(8)]
+    passes = []
+    decoder = adapters.model.get_decoder()
+    hook = decoder.register_forward_hook(lambda *_: passes.append(1))
+    found = scored(adapters, "a", pairs)
+    hook.remove()
+    assert len(passes) == 1
+    assert found == near(naive(adapters, "a", pairs))
+
+
+def test_what_is_kept_serves_completions_that_come_later(adapters: Adapters) -> None:
+    prefixes = Prefixes(adapters, 4096, 10**9)
+    first = score(prefixes, "a", PAIRS[:3], keep=True)
+    later = score(prefixes, "a", PAIRS[3:], keep=True)
+    assert first + later == near(naive(adapters, "a", PAIRS))
+    assert (prefixes.hits, prefixes.misses) == (1, 4)
+
+
+def gradients(adapters: Adapters, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Of a sum in which every value counts differently."""
+    total = torch.stack([value * (1 + 0.3 * n) for n, value in enumerate(values)]).sum()
+    return list(torch.autograd.grad(total, adapters.parameters("a")))
+
+
+def assert_equal_gradients(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_completions_that_share_a_row_have_the_gradients_of_those_apart(
+    adapters: Adapters,
+) -> None:
+    together = gradients(adapters, list(likelihoods(adapters, "a", PAIRS)))
+    apart = gradients(adapters, [likelihoods(adapters, "a", [pair])[0] for pair in PAIRS])
+    slow = gradients(adapters, [likelihood(adapters, "a", *pair) for pair in PAIRS])
+    assert all(gradient.abs().max() > 0.01 for gradient in slow)
+    assert_equal_gradients(together, apart)
+    assert_equal_gradients(together, slow)
+
+
+def test_completions_of_one_prompt_share_its_row(adapters: Adapters) -> None:
+    rows = []
+    decoder = adapters.model.get_decoder()
+    hook = decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    likelihoods(adapters, "a", PAIRS)
+    hook.remove()
+    # 9 tokens and behind them 3, 0, 6 and 2: a completion's last token is never read.
+    assert rows == [(4, 21)]
+
+
+def test_an_empty_completion_is_certain(adapters: Adapters) -> None:
+    pairs: list[Pair] = [PAIRS[0], (PAIRS[0][0], ()), PAIRS[3], (text(4, 40), ())]
+    expected = naive(adapters, "a", [PAIRS[0], PAIRS[3]])
+    found = likelihoods(adapters, "a", pairs)
+    assert found.tolist() == near([expected[0], 0.0, expected[1], 0.0])
+    both = likelihoods(adapters, "a", [PAIRS[0], PAIRS[3]])
+    assert_equal_gradients(
+        torch.autograd.grad(found.sum(), adapters.parameters("a")),
+        torch.autograd.grad(both.sum(), adapters.parameters("a")),
+    )
+
+
+ids = st.integers(1, 14).flatmap(lambda n: st.integers(0, 3).map(lambda seed: text(n, seed)))
+random_pairs = st.lists(st.tuples(ids, ids), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def shared(_loaded: LoadedModel) -> Adapters:
+    """For tests that run many times and change nothing."""
+    return make_adapters(LoadedModel(**{**vars(_loaded), "model": copy.deepcopy(_loaded.model)}))
+
+
+@few
+@given(pairs=random_pairs, tokens=st.integers(1, 60), keep=st.booleans())
+def test_any_pairs(shared: Adapters, pairs: list[Pair], tokens: int, keep: bool) -> None:
+    expected = naive(shared, "a", pairs)
+    assert scored(shared, "a", pairs, tokens, keep=keep) == near(expected)
+    assert likelihoods(shared, "a", pairs).tolist() == near(expected)

@@ -1,0 +1,1 @@
+"""Mailroom: a small task for flowtune, the example of its tutorial."""

@@ -1,0 +1,425 @@
+"""What an update does to a node, and what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import likelihood, make_adapters, make_model, plain, same, state, text
+
+from flowtune_cli.engine.adapters import Adapters, reference_of
+from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.tokens import Tokens
+from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.flow.node import (
+    ChoiceDatum,
+    Datum,
+    PreferenceDatum,
+    Score,
+    Term,
+    TextDatum,
+)
+from flowtune_cli.flow.prompt import Prompt
+from flowtune_cli.learning.learner import Learner
+from flowtune_cli.learning.optimizers import adam, cocob
+from flowtune_cli.settings import LearningSettings
+
+ONE, TWO = plain("one "), plain("two and more ")
+
+
+def sgd(parameters: Any, lr: float = 1.0) -> torch.optim.Optimizer:
+    """Moves weights by their gradients, so that a step shows them."""
+    return torch.optim.SGD(parameters, lr=lr)
+
+
+def make_learner(
+    adapters: Adapters,
+    loaded: LoadedModel,
+    optimizer: Callable[..., Any] = sgd,
+    tokens_per_batch: int = 4096,
+    **settings: Any,
+) -> Learner:
+    chosen = LearningSettings(**{"clip": 1e9, **settings})
+    tokens = Tokens(loaded.tokenizer, loaded.context)
+    return Learner(adapters, tokens, chosen, optimizer, tokens_per_batch)
+
+
+def preference(prompt: Prompt = ONE, seed: int = 0, weight: float = 1.0) -> PreferenceDatum:
+    """Of a text of random tokens over another, as they were decoded."""
+    chosen, rejected = (Score((Term(prompt, text(5 + n, 2 * seed + n)),)) for n in range(2))
+    return PreferenceDatum("a", chosen, rejected, weight)
+
+
+def choice(prompt: Prompt = ONE, right: int = 0, weight: float = 1.0) -> ChoiceDatum:
+    scores = tuple(Score((Term(prompt, label),)) for label in ("Yes", "No"))
+    return ChoiceDatum("a", scores, right, weight)
+
+
+MIXED: list[Datum] = [
+    preference(ONE, 0, weight=0.3),
+    TextDatum("a", TWO, "gold text", 2.0),
+    choice(TWO, 1, weight=0.5),
+    preference(TWO, 1),
+    preference(ONE, 2),
+]
+
+
+class Tiny:
+    """Trained adapters, and the gradients that a learner ought to find."""
+
+    def __init__(self, loaded: LoadedModel, **more: Any) -> None:
+        self.loaded = loaded
+        self.adapters = make_adapters(loaded, **more)
+        self.tokens = Tokens(loaded.tokenizer, loaded.context)
+
+    def learner(self, *args: Any, **settings: Any) -> Learner:
+        return make_learner(self.adapters, self.loaded, *args, **settings)
+
+    def copy(self) -> Tiny:
+        return copy.deepcopy(self)
+
+    def likelihood(self, adapter: str, prompt: Prompt, completion: Any) -> torch.Tensor:
+        ids = self.tokens.completion(completion) if isinstance(completion, str) else completion
+        return likelihood(self.adapters, adapter, self.tokens.encode(prompt).ids, ids)
+
+    def score(self, adapter: str, score: Score) -> torch.Tensor:
+        (term,) = score.terms
+        return self.likelihood(adapter, term.prompt, term.completion)
+
+    def margin(self, datum: PreferenceDatum) -> torch.Tensor:
+        gains = [
+            self.score("a", score) - self.score(reference_of("a"), score).detach()
+            for score in (datum.chosen, datum.rejected)
+        ]
+        return gains[0] - gains[1]
+
+    def loss(self, datum: Datum, beta: float = 1.0) -> torch.Tensor:
+        """By the definitions, a forward pass for each likelihood."""
+        if isinstance(datum, PreferenceDatum):
+            return torch.log1p(torch.exp(-beta * self.margin(datum)))
+        if isinstance(datum, TextDatum):
+            ids = (*self.tokens.completion(datum.completion), self.loaded.tokenizer.eos_token_id)
+            return -self.likelihood("a", datum.prompt, ids) / len(ids)
+        scores = torch.stack([self.score("a", option) for option in datum.options])
+        return torch.logsumexp(scores, 0) - scores[datum.right]
+
+    def gradients(self, data: Sequence[Datum], beta: float = 1.0) -> list[torch.Tensor]:
+        total = sum(self.loss(datum, beta) * datum.weight for datum in data) / len(data)
+        return list(torch.autograd.grad(total, self.adapters.parameters("a")))
+
+    def change(self, data: Sequence[Datum], learner: Learner) -> list[torch.Tensor]:
+        """How far an update moves the weights, downhill."""
+        before = state(self.adapters, "a")
+        learner.update("a", data)
+        return [old - new for old, new in zip(before, state(self.adapters, "a"), strict=True)]
+
+
+@pytest.fixture
+def tiny(tiny_model: LoadedModel) -> Tiny:
+    return Tiny(tiny_model)
+
+
+def assert_near(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).abs().max() <= 2e-4 * max(theirs.abs().max(), 1e-3)
+
+
+# Steps
+
+
+@pytest.mark.parametrize("datum", MIXED[:3])
+@pytest.mark.parametrize("beta", [1.0, 0.1])
+def test_a_step_follows_the_gradient_of_the_loss(tiny: Tiny, datum: Datum, beta: float) -> None:
+    expected = tiny.gradients([datum], beta)
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected)
+    assert_near(tiny.change([datum], tiny.learner(beta=beta)), expected)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 50, 4096])
+def test_a_batch_in_several_parts_is_one_step_of_the_whole(
+    tiny: Tiny, tokens_per_batch: int
+) -> None:
+    expected = tiny.gradients(MIXED)
+    learner = tiny.learner(sgd, tokens_per_batch, step_per="batch")
+    assert len(learner._parts(MIXED)) == {1: 5, 50: 3, 4096: 1}[tokens_per_batch]
+    assert_near(tiny.change(MIXED, learner), expected)
+
+
+def test_a_part_keeps_to_its_tokens_with_the_padding(tiny: Tiny) -> None:
+    # With its text and its end each row is two tokens longer than its prompt.
+    prompts = ["x" * 50, "a", "b", "c", "y" * 30, "z" * 30]
+    data = [TextDatum("a", plain(prompt), "!") for prompt in prompts]
+    parts = tiny.learner(sgd, 100)._parts(data)
+    assert parts == [data[:1], data[1:4], data[4:]]
+    # What shares a prompt shares a row, and needs no padding.
+    shared = [TextDatum("a", plain("x" * 50), text) for text in "abcd"]
+    assert tiny.learner(sgd, 58)._parts(shared) == [shared]
+
+
+def test_a_step_for_each_datum(tiny: Tiny) -> None:
+    alike = tiny.copy()
+    learner = tiny.learner(optimizer_options={"lr": 0.01})
+    update = learner.update("a", MIXED)
+    assert update.steps == 5
+    assert tiny.adapters.version("a") == 1
+    for datum in MIXED:
+        gradients = alike.gradients([datum])
+        with torch.no_grad():
+            for parameter, gradient in zip(alike.adapters.parameters("a"), gradients, strict=True):
+                parameter -= 0.01 * gradient / len(MIXED)
+    assert_near(state(tiny.adapters, "a"), state(alike.adapters, "a"))
+
+
+def test_losses_count_by_weight_over_the_number_of_data(tiny: Tiny) -> None:
+    light, heavy = (preference(weight=weight) for weight in (1.0, 3.0))
+    changes = []
+    for datum in (light, heavy):
+        fresh = tiny.copy()
+        changes.append(fresh.change([datum], fresh.learner()))
+    assert_near(changes[1], [3 * change for change in changes[0]])
+    fresh = tiny.copy()
+    both = fresh.change([light, light], fresh.learner(step_per="batch"))
+    assert_near(both, changes[0])
+
+
+def test_an_update_tells_what_it_found(tiny: Tiny) -> None:
+    beta = 0.5
+    margins = [
+        beta * float(tiny.margin(datum).detach())
+        for datum in MIXED
+        if isinstance(datum, PreferenceDatum)
+    ]
+    losses = [float(tiny.loss(datum, beta).detach()) for datum in MIXED]
+    largest = max(float(gradient.abs().max()) for gradient in tiny.gradients(MIXED, beta))
+    update = tiny.learner(step_per="batch", beta=beta).update("a", MIXED)
+    assert (update.node, update.data, update.preferences, update.steps) == ("a", 5, 3, 1)
+    assert update.loss == pytest.approx(sum(losses) / 5, rel=1e-4)
+    assert update.margin == pytest.approx(sum(margins) / 3, abs=1e-3)
+    assert update.accuracy == sum(margin > 0 for margin in margins) / 3
+    assert update.gradient_norm == pytest.approx(largest, rel=1e-3)
+
+
+def test_without_preferences_there_is_no_margin(tiny: Tiny) -> None:
+    update = tiny.learner().update("a", [choice(), TextDatum("a", ONE, "gold")])
+    assert (update.margin, update.accuracy, update.preferences) == (None, None, 0)
+
+
+def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
+    learner = tiny.learner(adam, optimizer_options={"lr": 0.003})
+    updates = [learner.update("a", [preference()]) for _ in range(4)]
+    margins = [update.margin or 0.0 for update in updates]
+    assert margins == sorted(margins)
+    assert margins[-1] > margins[0] + 1
+    assert updates[-1].loss < updates[0].loss
+
+
+def test_a_target_becomes_likelier_step_by_step(tiny: Tiny) -> None:
+    learner = tiny.learner(adam, optimizer_options={"lr": 0.02})
+    losses = [learner.update("a", [TextDatum("a", ONE, "gold")]).loss for _ in range(20)]
+    assert losses[-1] < losses[0] / 3
+
+
+def test_gradients_are_clipped_to_an_infinity_norm(tiny: Tiny) -> None:
+    exact = tiny.gradients([preference()])
+    largest = max(float(gradient.abs().max()) for gradient in exact)
+    clip = largest / 10
+    learner = tiny.learner(clip=clip)
+    change = tiny.change([preference()], learner)
+    assert max(float(moved.abs().max()) for moved in change) == pytest.approx(clip, rel=1e-3)
+    assert_near(change, [gradient / 10 for gradient in exact])
+
+
+def test_an_expression_of_terms(tiny: Tiny) -> None:
+    """Coefficients, means over tokens, and an empty text, which is certain."""
+    yes, no = Term(ONE, "Yes"), Term(TWO, "No way", coefficient=-2.0, mean=True)
+    sums = Score((yes, no, Term(ONE, "", mean=True)))
+    datum = ChoiceDatum("a", (sums, Score()), 0)
+    score = tiny.likelihood("a", ONE, "Yes") - 2 * tiny.likelihood("a", TWO, "No way") / 6
+    loss = torch.log1p(torch.exp(-score))
+    expected = torch.autograd.grad(loss, tiny.adapters.parameters("a"))
+    assert_near(tiny.change([datum], tiny.learner()), expected)
+
+
+def test_a_model_with_windows_learns_the_same_way(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(make_model("Mistral", tiny_model))
+    expected = tiny.gradients(MIXED)
+    assert_near(tiny.change(MIXED, tiny.learner(step_per="batch")), expected)
+
+
+# Calibrated scores
+
+
+def judged(right: int) -> ChoiceDatum:
+    """A judge by likelihood: is the text likely enough?"""
+    score = Score((Term(ONE, "why", mean=True),), calibrated=True)
+    return ChoiceDatum("a", (score, Score()), right)
+
+
+def test_scale_and_threshold_are_learned(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": (1.5, -2.0)})
+    mean = float(tiny.likelihood("a", ONE, "why").detach()) / 3
+    probability = 1 / (1 + torch.exp(torch.tensor(-1.5 * (mean + 2.0))).item())
+    update = tiny.learner().update("a", [judged(right=1)])
+    assert update.loss == pytest.approx(-torch.log(torch.tensor(1 - probability)).item(), rel=1e-3)
+    # Of -log(1 - sigmoid(scale * (mean - threshold))), by scale and by threshold.
+    scale, threshold = tiny.adapters.calibration("a")
+    assert scale == pytest.approx(1.5 - probability * (mean + 2.0), rel=1e-3)
+    assert threshold == pytest.approx(-2.0 + probability * 1.5, rel=1e-3)
+    assert tiny.adapters.calibration(reference_of("a")) == (1.5, -2.0)
+
+
+def test_a_preference_between_calibrated_scores_holds_to_the_references_calibration(
+    tiny_model: LoadedModel,
+) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": (1.5, -2.0)})
+    with torch.no_grad():
+        tiny.adapters.calibrations["a"].copy_(torch.tensor([0.5, 1.0]))
+    yes, no = judged(0).options
+    mean, held = (
+        float(tiny.likelihood(name, ONE, "why").detach()) / 3 for name in ("a", reference_of("a"))
+    )
+    update = tiny.learner().update("a", [PreferenceDatum("a", yes, no)])
+    assert update.margin == pytest.approx(0.5 * (mean - 1.0) - 1.5 * (held + 2.0), abs=1e-3)
+
+
+# What is left alone
+
+
+def optimizer_state(learner: Learner, node: str) -> list[torch.Tensor]:
+    states = learner.optimizers[node].state_dict()["state"]
+    return [
+        torch.as_tensor(states[index][key]).clone()
+        for index in sorted(states)
+        for key in sorted(states[index])
+    ]
+
+
+@pytest.mark.parametrize("optimizer", [cocob, adam])
+def test_other_nodes_and_references_are_left_alone_to_the_bit(
+    tiny: Tiny, optimizer: Callable[..., Any]
+) -> None:
+    learner = tiny.learner(optimizer)
+    learner.update("b", [preference(), choice()])
+    others = ["b", reference_of("a"), reference_of("b")]
+    weights = {name: state(tiny.adapters, name) for name in others}
+    held = optimizer_state(learner, "b")
+    assert held
+    base = {name: weight.clone() for name, weight in tiny.adapters.model.named_parameters()}
+    learner.update("a", MIXED)
+    for name in others:
+        assert same(state(tiny.adapters, name), weights[name])
+    assert same(optimizer_state(learner, "b"), held)
+    assert tiny.adapters.versions == {"a": 1, "b": 1, "reference-of-a": 0, "reference-of-b": 0}
+    for name, weight in tiny.adapters.model.named_parameters():
+        assert torch.equal(weight, base[name]) == ("adapter-a." not in name)
+
+
+def test_a_learner_leaves_no_gradients(tiny: Tiny) -> None:
+    tiny.learner().update("a", MIXED)
+    assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+
+
+def test_updates_are_the_same_to_the_bit_each_time(tiny: Tiny) -> None:
+    alike = tiny.copy()
+    for each in (tiny, alike):
+        each.learner(cocob).update("a", MIXED)
+    assert same(state(tiny.adapters, "a"), state(alike.adapters, "a"))
+
+
+# What goes wrong
+
+
+def refused(learner: Learner, data: Sequence[Datum], message: str) -> None:
+    adapters = learner.adapters
+    weights, held = state(adapters, "a"), optimizer_state(learner, "a")
+    with pytest.raises(FlowtuneError, match=message):
+        learner.update("a", data)
+    assert same(state(adapters, "a"), weights)
+    assert same(optimizer_state(learner, "a"), held)
+    assert adapters.version("a") == 1
+
+
+@pytest.mark.parametrize("step_per", ["batch", "datum"])
+def test_a_loss_that_is_not_finite_takes_no_step(tiny: Tiny, step_per: str) -> None:
+    learner = tiny.learner(adam, 1, step_per=step_per)
+    learner.update("a", [preference()])
+    bad = preference(weight=float("inf"))
+    data = [bad, preference()] if step_per == "datum" else [preference(), bad]
+    refused(learner, data, "the loss of node 'a' is inf: its step was not taken.*Lower the step")
+    # A later update knows nothing of it.
+    expected = tiny.gradients([choice()])
+    assert_near(tiny.change([choice()], tiny.learner()), expected)
+
+
+def test_a_reference_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
+    learner = tiny.learner(cocob)
+    learner.update("a", [preference()])
+    with torch.no_grad():
+        tiny.adapters.parameters(reference_of("a"))[0].fill_(torch.nan)
+    refused(learner, [preference()], "the loss of node 'a' is nan")
+
+
+def test_a_gradient_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
+    learner = tiny.learner(cocob)
+    learner.update("a", [preference()])
+    tiny.adapters.parameters("a")[1].register_hook(lambda gradient: gradient * torch.nan)
+    refused(learner, [preference()], "the gradient of node 'a' is nan")
+
+
+def test_a_step_into_nowhere_is_noticed(tiny: Tiny) -> None:
+    learner = tiny.learner(optimizer_options={"lr": float("inf")})
+    with pytest.raises(FlowtuneError, match="node 'a' is no longer finite"):
+        learner.update("a", [preference()])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [(adam, {"alpha": 3}), (cocob, {"lr": 1.0}), (adam, {"lr": -1.0}), (adam, {"betas": 3})],
+)
+def test_options_that_an_optimizer_does_not_take(
+    tiny: Tiny, optimizer: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=r"learning\.optimizer_options does not fit 'cocob'"):
+        tiny.learner(optimizer, optimizer_options=options)
+
+
+# Saved and loaded
+
+
+@pytest.mark.parametrize("optimizer", [cocob, adam])
+def test_a_learner_goes_on_exactly(
+    tiny: Tiny, optimizer: Callable[..., Any], tmp_path: Path
+) -> None:
+    learner = tiny.learner(optimizer)
+    fresh = tiny.copy()
+    for _ in range(3):
+        learner.update("a", MIXED)
+    learner.save(tmp_path / "optimizers")
+    tiny.adapters.save(tmp_path / "adapters")
+
+    fresh.adapters.load(tmp_path / "adapters")
+    again = fresh.learner(optimizer)
+    again.load(tmp_path / "optimizers")
+    assert same(optimizer_state(again, "a"), optimizer_state(learner, "a"))
+    assert optimizer_state(again, "b") == []
+    for each in (learner, again):
+        each.update("a", MIXED)
+        each.update("b", [preference()])
+    for name in tiny.adapters.versions:
+        assert same(state(tiny.adapters, name), state(fresh.adapters, name))
+    for node in ("a", "b"):
+        assert same(optimizer_state(again, node), optimizer_state(learner, node))
+    # And it matters: an optimizer that begins anew goes elsewhere.
+    assert optimizer_state(fresh.learner(optimizer), "a") == []
+
+
+def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
+    learner = tiny.learner(cocob)
+    learner.save(tmp_path / "optimizers")
+    (tmp_path / "optimizers" / "b.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no optimizer state of node 'b'"):
+        learner.load(tmp_path / "optimizers")

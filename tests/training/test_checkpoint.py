@@ -1,0 +1,227 @@
+"""Checkpoints are written whole or not at all, and hold all that a run needs to go on."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from tiny import make_adapters, plain, randomize, same, state
+from tiny_training import Urn
+
+from flowtune_cli.engine.adapters import reference_of
+from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.tokens import Tokens
+from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.flow.node import TextDatum
+from flowtune_cli.learning.learner import Learner
+from flowtune_cli.learning.optimizers import adam
+from flowtune_cli.settings import LearningSettings
+from flowtune_cli.training.checkpoint import (
+    Position,
+    checkpoints,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from flowtune_cli.training.progressive import Progressive
+
+
+class State:
+    """All that a checkpoint holds."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.adapters = make_adapters(loaded, {"a": (1.5, -2.0), "b": None})
+        tokens = Tokens(loaded.tokenizer, loaded.context)
+        self.learner = Learner(self.adapters, tokens, LearningSettings(), adam, 1000)
+        self.progressive = Progressive(gate="f1")
+        self.nodes = {"urn": Urn()}
+
+    def learn(self) -> None:
+        self.learner.update("a", [TextDatum("a", plain("x"), "y")])
+        self.progressive.add({"f1": 0.3, "em": None})
+        self.nodes["urn"].likes["red"] += 0.1
+
+    def save(self, directory: Path, episodes: int, keep: int = 2) -> Path:
+        return save_checkpoint(
+            directory,
+            position=Position(episodes, 3, 1, 17),
+            adapters=self.adapters,
+            learner=self.learner,
+            nodes=self.nodes,
+            progressive=self.progressive,
+            keep=keep,
+        )
+
+    def load(self, directory: Path, **more: Any) -> Position:
+        position, self.progressive = load_checkpoint(
+            directory,
+            **{"adapters": self.adapters, "learner": self.learner, "nodes": self.nodes, **more},
+        )
+        return position
+
+    def optimizer(self) -> list[torch.Tensor]:
+        states = self.learner.optimizers["a"].state_dict()["state"]
+        return [torch.as_tensor(each[key]) for each in states.values() for key in sorted(each)]
+
+
+@pytest.fixture
+def trained(tiny_model: LoadedModel) -> State:
+    made = State(tiny_model)
+    made.learn()
+    return made
+
+
+@pytest.fixture
+def fresh(trained: State) -> State:
+    """As at the start of another process."""
+    other = copy.deepcopy(trained)
+    randomize(other.adapters, 5)
+    other.learner = Learner(
+        other.adapters, other.learner.tokens, other.learner.settings, adam, 1000
+    )
+    other.progressive = Progressive()
+    other.nodes = {"urn": Urn()}
+    return other
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(directory)): file.read_bytes()
+        for file in directory.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_what_is_saved_is_loaded(trained: State, fresh: State, tmp_path: Path) -> None:
+    path = trained.save(tmp_path, 12)
+    assert path == tmp_path / "0000012"
+    assert fresh.load(path) == Position(12, 3, 1, 17)
+    for name in trained.adapters.versions:
+        assert same(state(fresh.adapters, name), state(trained.adapters, name))
+    assert same(fresh.optimizer(), trained.optimizer())
+    assert fresh.optimizer()
+    assert fresh.progressive == trained.progressive
+    assert fresh.nodes["urn"].likes == trained.nodes["urn"].likes == {"red": 0.1, "blue": 0.0}
+
+
+def test_for_playing_no_learner_is_needed_and_references_can_be_reset(
+    trained: State, fresh: State, tmp_path: Path
+) -> None:
+    path = trained.save(tmp_path, 12)
+    fresh.load(path, learner=None, reset_references=True)
+    assert fresh.optimizer() == []
+    assert same(state(fresh.adapters, "a"), state(trained.adapters, "a"))
+    assert same(state(fresh.adapters, reference_of("a")), state(trained.adapters, "a"))
+    assert not same(state(trained.adapters, reference_of("a")), state(trained.adapters, "a"))
+
+
+def test_the_newest_are_kept(trained: State, tmp_path: Path) -> None:
+    for episodes in (4, 8, 12, 100):
+        trained.save(tmp_path, episodes)
+    assert [path.name for path in checkpoints(tmp_path)] == ["0000012", "0000100"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000012", "0000100"]
+    trained.save(tmp_path, 104, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["0000104"]
+
+
+def test_a_checkpoint_that_is_there_is_left_as_it_is(trained: State, tmp_path: Path) -> None:
+    before = files(trained.save(tmp_path, 4))
+    trained.learn()
+    assert files(trained.save(tmp_path, 4)) == before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")]
+)
+def test_a_failing_save_leaves_the_older_one_and_nothing_else(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    before = files(trained.save(tmp_path, 4))
+
+    def fail(directory: Path) -> None:
+        (directory / "begun").parent.mkdir()
+        (directory / "begun").write_text("half of it")
+        raise error
+
+    monkeypatch.setattr(trained.learner, "save", fail)
+    message = "0000008 could not be written: .*(No space|I/O error).*make room.*--resume"
+    with pytest.raises(FlowtuneError, match=message):
+        trained.save(tmp_path, 8, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["0000004"]
+    assert files(tmp_path / "0000004") == before
+
+
+def test_a_bug_is_not_taken_for_a_full_disk(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained.learner, "save", lambda directory: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trained.save(tmp_path, 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_no_checkpoint_and_goes(
+    trained: State, tmp_path: Path
+) -> None:
+    done = trained.save(tmp_path, 4)
+    # Killed before the last rename, when all was written; and earlier, long ago.
+    done.rename(tmp_path / ".0000008.partial")
+    (tmp_path / ".0000004.partial" / "adapters").mkdir(parents=True)
+    assert checkpoints(tmp_path) == []
+    assert not is_checkpoint(tmp_path / ".0000008.partial")
+    trained.save(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["0000004"]
+
+
+def test_a_directory_without_its_state_is_written_again(trained: State, tmp_path: Path) -> None:
+    (tmp_path / "0000004" / "adapters").mkdir(parents=True)
+    assert checkpoints(tmp_path) == []
+    assert is_checkpoint(trained.save(tmp_path, 4))
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        written = {str(file) for file in Path(source).rglob("*") if file.is_file()}
+        assert written <= set(synced)
+        replace(source, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("cannot tell which file a descriptor is of")
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", rename)
+    trained.save(tmp_path, 4)
+    assert synced[-1] == str(tmp_path)
+
+
+def test_no_checkpoints_where_there_is_no_directory(tmp_path: Path) -> None:
+    assert checkpoints(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{half of"])
+def test_what_is_no_checkpoint_is_said(trained: State, tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "state.json").write_text(content)
+    with pytest.raises(UsageError, match="is not a checkpoint"):
+        trained.load(tmp_path)
+
+
+def test_the_state_is_json_that_a_person_can_read(trained: State, tmp_path: Path) -> None:
+    written = json.loads((trained.save(tmp_path, 12) / "state.json").read_text())
+    assert written["position"] == {"episodes": 12, "batches": 3, "failed": 1, "played": 17}
+    assert written["nodes"] == {"urn": {"red": 0.1, "blue": 0.0}}
