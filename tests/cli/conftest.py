@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cli.letters_task import LETTERS
 from installed_plugins import HOPQA, Site
 
 from flowtune_cli.cli.main import main
@@ -57,3 +58,19 @@ def run(site: Site, capsys: pytest.CaptureFixture[str]) -> Run:
         return Done(code, out, err)
 
     return call
+
+
+@pytest.fixture
+def letters(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The task "letters" is installed, and the base model is the tiny one."""
+    import torch
+
+    site.install("letters", LETTERS)
+    monkeypatch.setenv("FLOWTUNE_MODEL__NAME", str(tiny_model_dir))
+    monkeypatch.setenv("FLOWTUNE_MODEL__DTYPE", "float32")
+    # For so small a model, threads that wait for each other take ten times as long.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield site
+    torch.set_num_threads(threads)

@@ -30,7 +30,7 @@ def flowtune(site: Site, *arguments: str) -> list[str]:
 def test_help_lists_every_command(site: Site) -> None:
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
-    for name in ("ls", "show", "plugins", "config", "doctor", "greet"):
+    for name in ("train", "play", "predict", "evaluate", "ls", "show", "config", "greet"):
         assert f"\n  {name} " in shown.output
 
 

@@ -111,7 +111,7 @@ def test_credit_comes_from_deviations_at_every_node(task, oracle):
 
 
 def test_a_better_query_is_preferred(task, oracle):
-    made = task()
+    made = task(documents=6)
     example = first(made)
 
     class Lost(type(oracle(example))):

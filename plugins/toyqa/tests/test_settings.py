@@ -8,15 +8,15 @@ from pydantic import ValidationError
 from flowtune_toyqa.settings import ToyQASettings
 
 
-def test_the_defaults_are_two_hops_among_six_documents():
+def test_the_defaults_are_two_hops_among_four_documents():
     settings = ToyQASettings()
-    assert (settings.hops, settings.documents_shown, settings.retrievals) == (2, 6, 3)
+    assert (settings.hops, settings.documents_shown, settings.retrievals) == (2, 4, 3)
     assert (settings.train_size, settings.test_size) == (400, 200)
 
 
 def test_documents_and_retrievals_follow_the_hops():
     settings = ToyQASettings(hops=5)
-    assert (settings.documents_shown, settings.retrievals) == (15, 6)
+    assert (settings.documents_shown, settings.retrievals) == (10, 6)
 
 
 def test_they_can_be_set():

@@ -5,8 +5,10 @@ Nothing heavy is imported before a command runs, so that ``flowtune --help`` is 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,15 +20,23 @@ from .. import __version__
 from ..flow.errors import FlowtuneError, UsageError
 from .config import config
 from .doctor import doctor
+from .evaluate import evaluate
 from .ls import ls
 from .output import note
+from .play import play
 from .plugins import plugins
+from .predict import predict
 from .show import show
+from .train import train
 
 if TYPE_CHECKING:
     from ..registry import Registry
 
 COMMANDS = (
+    train,
+    play,
+    predict,
+    evaluate,
     ls,
     show,
     plugins,
@@ -106,6 +116,7 @@ def flowtune(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    _hush_libraries()
     command = get_command(app)
     try:
         try:
@@ -128,3 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _hush_libraries() -> None:
+    """Keep to themselves what libraries say at every start, and nobody can do anything about."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -27,6 +27,23 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TaskArgument = Annotated[str, typer.Argument(help="The task, see 'flowtune ls tasks'.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="PATH", help="The task's data, a file or folder."),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="The split; the task's first one if not given."),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Play as this run learned to, up to its newest checkpoint; untrained if not given.",
+    ),
+]
 
 
 def settings(

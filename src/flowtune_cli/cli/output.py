@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -29,6 +29,24 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
         # A Text is shown as it is: what stands in brackets is no markup.
         table.add_row(*(Text(_one_line(row[column])) for column in columns))
     Console().print(table)
+
+
+Styled = tuple[str, str]
+"""A line, and how it looks on a terminal: a style of rich."""
+
+
+def print_styled(lines: Iterable[Styled]) -> None:
+    """One line each; long ones run on, so that they can be copied."""
+    if not sys.stdout.isatty():
+        for line, _ in lines:
+            typer.echo(line)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for line, style in lines:
+        console.print(Text(line, style), soft_wrap=True)
 
 
 def note(text: str) -> None:

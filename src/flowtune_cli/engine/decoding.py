@@ -196,14 +196,16 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
     if decoding.temperature <= 0:
         return int(logprobs.argmax())
     probabilities = torch.softmax(logprobs / decoding.temperature, dim=-1)
-    ordered, tokens = probabilities.sort(descending=True, stable=True)
-    cumulative = ordered.cumsum(0)
-    inside = (cumulative - ordered) < decoding.top_p
-    inside[0] = True
-    total = float(cumulative[inside][-1])
-    point = float(torch.rand((), generator=generator)) * total
-    place = int(torch.searchsorted(cumulative, torch.tensor(point, device=cumulative.device)))
-    return int(tokens[min(place, int(inside.sum()) - 1)])
+    tokens = None
+    if decoding.top_p < 1:
+        ordered, tokens = probabilities.sort(descending=True, stable=True)
+        inside = (ordered.cumsum(0) - ordered) < decoding.top_p
+        inside[0] = True
+        probabilities = ordered[inside]
+    cumulative = probabilities.cumsum(0)
+    point = torch.rand((), generator=generator).to(cumulative.device) * cumulative[-1]
+    place = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
+    return place if tokens is None else int(tokens[place])
 
 
 def _generation(row: _Row) -> Generation:

@@ -79,11 +79,8 @@ class RunDirectory:
             UsageError: there is a run of that name already, or it cannot be a name.
             FlowtuneError: the directory cannot be written.
         """
-        if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
-            raise UsageError(
-                f"'{name}' cannot be a run's name: use letters, digits, '_', '-' and '.', and"
-                " begin with a letter or digit."
-            )
+        if name is not None:
+            cls.check_name(parent, name)
         building = parent / f".new-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             (building / "checkpoints").mkdir(parents=True)
@@ -105,16 +102,28 @@ class RunDirectory:
                 if not path.exists() and _renamed(building, path):
                     return cls(path)
                 if name is not None:
-                    raise UsageError(
-                        f"there is a '{name}' in {parent} already. Go on with that run by"
-                        f" --resume {shlex.quote(name)}, or give this one another name."
-                    )
+                    raise _taken(parent, name)
         except OSError as error:
             raise FlowtuneError(
                 f"cannot create a run in {parent}: {error.strerror or error}"
             ) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+    @classmethod
+    def check_name(cls, parent: Path, name: str) -> None:
+        """Check that a new run can have this name, as ``create`` does.
+
+        Raises:
+            UsageError: there is a run of that name already, or it cannot be a name.
+        """
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UsageError(
+                f"'{name}' cannot be a run's name: use letters, digits, '_', '-' and '.', and"
+                " begin with a letter or digit."
+            )
+        if (parent / name).exists():
+            raise _taken(parent, name)
 
     @classmethod
     def open(cls, path_or_name: str | Path, parent: Path) -> RunDirectory:
@@ -177,8 +186,12 @@ class RunDirectory:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as ``create`` was given them."""
+        """The settings as ``create`` was given them, or as they were changed since."""
         return read_json(self.path / "settings.json")
+
+    def change_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings anew. Only the process that holds the run's lock may."""
+        write_json(self.path / "settings.json", settings)
 
     def _about(self) -> dict[str, Any]:
         file = self.path / "run.json"
@@ -201,6 +214,13 @@ def list_runs(parent: Path) -> list[RunInfo]:
         except FlowtuneError as error:
             runs.append(RunInfo(file.parent, file.parent.name, problem=str(error)))
     return sorted(runs, key=lambda run: (run.created, run.name))
+
+
+def _taken(parent: Path, name: str) -> UsageError:
+    return UsageError(
+        f"there is a '{name}' in {parent} already. Go on with that run by"
+        f" --resume {shlex.quote(name)}, or give this one another name."
+    )
 
 
 def _next_name(parent: Path, task: str) -> str:

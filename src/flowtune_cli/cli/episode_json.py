@@ -1,0 +1,97 @@
+"""Everything about one played example, as JSON values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..flow.deviation import Deviation, Trace
+from ..flow.episode import Failure, Step
+from ..flow.node import NodeOutput
+from ..flow.task import Task
+from ..runs.stored_text import from_json, to_json
+
+
+def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
+    """An episode with its deviations and preferences."""
+    episode, example = trace.episode, trace.example
+    return {
+        "example": {
+            "id": example.id,
+            "question": task.question_text(example),
+            "inputs": _plain(dict(example.inputs)),
+            "gold": _plain(example.gold),
+        },
+        "steps": [_step(task, step) for step in episode.steps],
+        "rewards": [vars(stated) for stated in episode.rewards],
+        "reward_means": episode.reward_means(),
+        "targets": [{"step": t.step, "gold": _plain(t.gold)} for t in episode.targets],
+        "result": _plain(episode.result),
+        "failure": _failure(episode.failure),
+        "deviations": [_deviation(task, deviation) for deviation in trace.deviations],
+        "preferences": [
+            {
+                "step": preference.step,
+                "node": preference.node,
+                "alternative": preference.alternative,
+                "chosen": preference.chosen.text,
+                "rejected": preference.rejected.text,
+                "margin": preference.margin,
+            }
+            for preference in trace.preferences
+        ],
+    }
+
+
+def _step(task: Task, step: Step) -> dict[str, Any]:
+    response = step.response
+    return {
+        "index": step.index,
+        "node": step.node,
+        "kind": task.nodes[step.node].kind,
+        "adapter_version": response.adapter_version,
+        "prompt": response.prompt,
+        "prompt_tokens": response.prompt_tokens,
+        "dropped_tokens": response.dropped_tokens,
+        "substituted": step.substituted,
+        "output": _output(step.output),
+        "alternatives": [_output(output) for output in response.outputs[1:]],
+        "options": [_output(output) for output in response.options],
+        "detail": _plain(dict(response.detail)),
+    }
+
+
+def _output(output: NodeOutput) -> dict[str, Any]:
+    return {
+        "text": output.text,
+        "value": _plain(output.value),
+        "logprob": output.logprob,
+        "tokens": output.tokens,
+        "truncated": output.truncated,
+    }
+
+
+def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
+    rollout = deviation.rollout
+    return {
+        "step": deviation.step,
+        "node": deviation.node,
+        "alternative": deviation.alternative,
+        "outcome": deviation.outcome.value,
+        "greedy_reward": deviation.greedy_reward,
+        "alternative_reward": deviation.alternative_reward,
+        "gain": deviation.gain,
+        "reason": deviation.reason,
+        "steps": [_step(task, s) for s in rollout.steps[deviation.step :]] if rollout else [],
+        "stopped_early": rollout is not None and rollout.stopped_early,
+        "result": _plain(rollout.result) if rollout else None,
+        "failure": _failure(rollout.failure) if rollout else None,
+    }
+
+
+def _failure(failure: Failure | None) -> dict[str, str] | None:
+    return None if failure is None else vars(failure)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON values, whatever a task's own types are."""
+    return from_json(to_json(value))

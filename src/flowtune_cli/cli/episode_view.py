@@ -1,0 +1,155 @@
+"""One played example as a person reads it: its unrolled graph, step after step."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from ..flow.deviation import Deviation, Outcome, Trace
+from ..flow.episode import Episode, Step
+from ..flow.node import Node, NodeOutput
+from ..flow.task import Task
+from ..runs.stored_text import to_json
+from .output import Styled
+
+_WIDTH = 96
+_HEAD, _TAIL = 6, 6
+"""Lines of a long text that are shown of its beginning and its end."""
+
+
+def view(task: Task, trace: Trace, *, full: bool) -> Iterator[Styled]:
+    """The lines to print, each with its style, which adds nothing but looks.
+
+    Args:
+        full: show long texts whole, and lines as long as they are.
+    """
+    return _View(task, trace, full).lines()
+
+
+class _View:
+    def __init__(self, task: Task, trace: Trace, full: bool) -> None:
+        self.task = task
+        self.trace = trace
+        self.episode: Episode = trace.episode
+        self.full = full
+
+    def lines(self) -> Iterator[Styled]:
+        example = self.trace.example
+        yield from self._text(
+            "example  ", f"{example.id}: {self.task.question_text(example)}", "bold"
+        )
+        if example.gold is not None:
+            yield from self._text("gold     ", to_json(example.gold) or "")
+        yield from self._rewards(0)
+        for step in self.episode.steps:
+            yield "", ""
+            yield from self._step(step)
+        yield "", ""
+        if self.episode.failure is not None:
+            yield "the flow FAILED:", "bold red"
+            yield from self._text("  ", self.episode.failure.traceback.rstrip(), "red", whole=True)
+            return
+        yield from self._text("result   ", to_json(self.episode.result) or "null", "bold")
+        for name, mean in self.episode.reward_means().items():
+            yield from self._text("reward   ", f"{name} {_number(mean)}", "bold")
+        if self.trace.deviations:
+            yield _deviations(self.trace), ""
+
+    def _step(self, step: Step) -> Iterator[Styled]:
+        node, response = self.task.nodes[step.node], step.response
+        yield f"step {step.index}  {step.node}  ({_who(node, response.adapter_version)})", "bold"
+        yield from self._text("  | ", response.prompt.rstrip("\n"), "dim")
+        if response.dropped_tokens:
+            yield f"  the prompt was CUT by {response.dropped_tokens} tokens to fit", "yellow"
+        yield from self._output("  => ", step.output, "green")
+        for target in self.episode.targets:
+            if target.step == step.index:
+                yield from self._text("  target: ", to_json(target.gold) or "null")
+        for deviation in self.trace.deviations:
+            if deviation.step == step.index:
+                yield from self._deviation(step, deviation)
+        yield from self._rewards(step.index + 1)
+
+    def _rewards(self, steps: int) -> Iterator[Styled]:
+        """The rewards that were stated when so many calls had been made."""
+        for stated in self.episode.rewards:
+            if stated.steps == steps:
+                yield f"  reward {stated.name} = {_number(stated.value)}", "cyan"
+
+    def _output(self, lead: str, output: NodeOutput, style: str) -> Iterator[Styled]:
+        yield from self._text(lead, output.text or "(nothing)", style)
+        about = [] if output.logprob is None else [f"logprob {output.logprob:.3f}"]
+        about += [f"{output.tokens} token{'s' * (output.tokens > 1)}"] if output.tokens else []
+        about += ["TRUNCATED: it had not ended yet"] if output.truncated else []
+        if about:
+            yield f"{' ' * len(lead)}({', '.join(about)})", "yellow" if output.truncated else "dim"
+
+    def _deviation(self, step: Step, deviation: Deviation) -> Iterator[Styled]:
+        output = step.response.outputs[deviation.alternative]
+        yield from self._output(f"  alternative {deviation.alternative}: ", output, "")
+        said = deviation.outcome.value
+        if deviation.outcome is Outcome.FAILED:
+            said = "FAILED"
+        if deviation.gain is not None:
+            said += f", gain {deviation.gain:+.3f}"
+        if deviation.greedy_reward is not None and deviation.alternative_reward is not None:
+            reward = self.task.nodes[deviation.node].reward
+            said += (
+                f": {reward} {deviation.greedy_reward:.3f} -> {deviation.alternative_reward:.3f}"
+            )
+        if deviation.reason:
+            said += f": {deviation.reason}"
+        yield from self._text("    ", said)
+        for preference in self.trace.preferences:
+            if (preference.step, preference.alternative) == (step.index, deviation.alternative):
+                names = [f"alternative {deviation.alternative}", "the greedy output"]
+                chosen, rejected = names if preference.chosen is output else reversed(names)
+                yield (
+                    f"    preference: chosen {chosen}, rejected {rejected},"
+                    f" margin {preference.margin:.3f}",
+                    "magenta",
+                )
+
+    def _text(
+        self, lead: str, text: str, style: str = "", *, whole: bool = False
+    ) -> Iterator[Styled]:
+        """A text behind its lead. The lines after the first are indented, or quoted, alike."""
+        lines = printable(text).split("\n")
+        if not (whole or self.full):
+            lines = [part for line in lines for part in _wrapped(line, _WIDTH - len(lead))]
+            left_out = len(lines) - _HEAD - _TAIL
+            if left_out > 1:
+                note = f"... {left_out} more lines; --full shows them ..."
+                lines = [*lines[:_HEAD], note, *lines[-_TAIL:]]
+        again = lead if lead.strip() == "|" else " " * len(lead)
+        for number, line in enumerate(lines):
+            yield f"{again if number else lead}{line}", style
+
+
+def printable(text: str) -> str:
+    """The text with what would steer a terminal shown as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    parts = textwrap.wrap(line, width, drop_whitespace=False, expand_tabs=False)
+    return [part.rstrip() for part in parts] or [""]
+
+
+def _who(node: Node, version: int) -> str:
+    adapter = "base model"
+    if node.adapter is not None:
+        adapter = f"adapter version {version}"
+    elif not node.uses_adapter:
+        adapter = "no adapter"
+    return f"{node.kind}, {adapter}"
+
+
+def _deviations(trace: Trace) -> str:
+    ended = [deviation.outcome.value for deviation in trace.deviations]
+    counted = ", ".join(f"{ended.count(what)} {what}" for what in dict.fromkeys(ended))
+    return f"rollouts {len(ended)}: {counted}; {len(trace.preferences)} preferences"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,90 @@
+"""The examples that a command works on: read, found by their ids, and told from others."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from ..flow.errors import DataError, UsageError, unknown_name
+from ..flow.example import Example
+from ..flow.task import Task
+
+
+def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[Example]:
+    """The examples of a split, by default the task's first.
+
+    Raises:
+        UsageError: the task has no such split.
+        DataError: the data cannot be read; says where.
+    """
+    split = chosen_split(task, split)
+    try:
+        yield from task.examples(data, split)
+    except OSError as error:
+        where = error.filename or data or f"the data of task '{task.name}'"
+        raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
+
+
+def chosen_split(task: Task, split: str | None) -> str:
+    """The split that is asked for, or the task's first."""
+    if split is None:
+        return task.splits[0]
+    if split not in task.splits:
+        raise unknown_name(f"split of task '{task.name}'", split, list(task.splits))
+    return split
+
+
+def first_examples(examples: Iterator[Example], limit: int | None) -> list[Example]:
+    """All examples, or as many of the first as wanted.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = list(islice(examples, limit))
+    if not found:
+        raise DataError("the data has no examples")
+    return found
+
+
+def find_example(examples: Iterator[Example], wanted: str | None) -> Example:
+    """The example whose id is, or alone begins with, what is wanted; by default the first.
+
+    Raises:
+        UsageError: there is none, or more than one; lists some.
+    """
+    if wanted is None:
+        [first] = first_examples(examples, 1)
+        return first
+    found = first_examples(examples, None)
+    ids = [example.id for example in found]
+    if wanted in ids:
+        return found[ids.index(wanted)]
+    begin = [example for example in found if example.id.startswith(wanted)]
+    if len(begin) == 1:
+        return begin[0]
+    if begin:
+        listed = _listed([example.id for example in begin])
+        raise UsageError(f"{len(begin)} examples have an id that begins with '{wanted}': {listed}")
+    close = difflib.get_close_matches(wanted, ids, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise UsageError(f"no example has the id '{wanted}'.{hint} There are: {_listed(ids)}")
+
+
+def fingerprint(task: Task, examples: Sequence[Example]) -> str:
+    """A digest of the examples in their order: ids, questions and labels."""
+    from ..runs.stored_text import storable, to_json
+
+    digest = hashlib.sha256()
+    for example in examples:
+        line = [example.id, task.question_text(example), to_json(example.gold)]
+        digest.update(storable(json.dumps(line)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _listed(ids: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more

@@ -1,0 +1,59 @@
+"""``flowtune play``: plays one example, and shows every step of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    RunOption,
+    SetOption,
+    SplitOption,
+    TaskArgument,
+)
+from .output import print_json
+
+
+def play(
+    task: TaskArgument,
+    example: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Its id, or how that begins; the first if not given."),
+    ] = None,
+    data: DataOption = None,
+    split: SplitOption = None,
+    run: RunOption = None,
+    deviate: Annotated[
+        bool, typer.Option("--deviate", help="Try other outputs at each step, as in training.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> int:
+    """Play one example and show its unrolled graph: prompts, outputs, rewards."""
+    from ..flow.deviation import Trace
+    from ..registry import load_registry
+    from .episode_json import trace_json
+    from .episode_view import view
+    from .examples import find_example, read_examples
+    from .output import print_styled
+    from .trained import player
+
+    chosen = player(load_registry(), task, run, config, set_)
+    found = find_example(read_examples(chosen.task, data, split), example)
+    bench = chosen.set_up()
+    if deviate:
+        [(_, trace)] = bench.explore([found])
+    else:
+        [(_, episode)] = bench.play([found])
+        trace = Trace(found, episode)
+    if json:
+        print_json({"played_by": chosen.made_by, **trace_json(chosen.task, trace)})
+    else:
+        print_styled(view(chosen.task, trace, full=full))
+    return 0 if trace.episode.failure is None else 1

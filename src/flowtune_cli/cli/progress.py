@@ -1,0 +1,141 @@
+"""How far a command is: a bar on a terminal, now and then a plain line otherwise; on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STOPPING = "stopping after what is being computed; Ctrl-C again stops at once"
+
+
+class Progress(Protocol):
+    """Shows how far a command is, from ``__enter__`` to ``__exit__``."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *exception: Any) -> None: ...
+
+    def show(self, done: int, text: str = "", *, line: bool = False) -> None:
+        """So many are done. A ``text`` stays until there is another; ``line``: worth a line."""
+
+    def stopping(self) -> None:
+        """Say that the wish to stop was heard. May be called from a signal's handler."""
+
+
+def progress(done: int, total: int) -> Progress:
+    """A bar if stderr is a terminal, else lines.
+
+    Args:
+        done: how many episodes were done before.
+    """
+    return Bar(done, total) if sys.stderr.isatty() else Lines(done, total)
+
+
+class Clock:
+    """How long the rest will take, if it goes on as since the start."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self.total = total
+        self._before = done
+        self._start = time.monotonic()
+
+    def left(self, done: int) -> str:
+        """Such as "12 min left"; empty before anything is done, and when nothing is left."""
+        new = done - self._before
+        if new <= 0 or done >= self.total:
+            return ""
+        return f"{duration(self.elapsed / new * (self.total - done))} left"
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+
+class Lines:
+    """Plain lines, for a file or a pipe."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self._clock = Clock(done, total)
+        self._text = ""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def show(self, done: int, text: str = "", *, line: bool = False) -> None:
+        self._text = text or self._text
+        if line:
+            parts = [f"{done}/{self._clock.total} episodes", self._text, self._clock.left(done)]
+            typer.echo("; ".join(part for part in parts if part), err=True)
+
+    def stopping(self) -> None:
+        # Not by way of sys.stderr, in the middle of whose work this may come.
+        with suppress(OSError):
+            os.write(2, f"flowtune: {STOPPING}\n".encode())
+
+
+class Bar:
+    """A bar that stays in its place, with the text below it, for a terminal."""
+
+    def __init__(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._clock = Clock(done, total)
+        self._done = done
+        self._text = ""
+        self._stopping = False
+        self._live = Live(
+            console=Console(stderr=True),
+            get_renderable=self._render,
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> Bar:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._live.__exit__(*exception)
+
+    def show(self, done: int, text: str = "", *, line: bool = False) -> None:
+        self._done = done
+        self._text = text or self._text
+
+    def stopping(self) -> None:
+        self._stopping = True  # the bar is drawn again by a thread of its own
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 2))
+        times = [f"{duration(self._clock.elapsed)} so far", self._clock.left(self._done)]
+        row.add_row(
+            ProgressBar(self._clock.total, self._done, width=30),
+            f"{self._done}/{self._clock.total} episodes",
+            ", ".join(part for part in times if part),
+        )
+        below = [Text(STOPPING, "bold")] if self._stopping else []
+        return Group(row, *([Text(self._text)] if self._text else []), *below)
+
+
+def duration(seconds: float) -> str:
+    """Such as "45 s", "12 min" or "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

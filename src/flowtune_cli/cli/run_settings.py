@@ -1,0 +1,248 @@
+"""What a run was set to, against what is set now: what differs, and whether it may."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..flow.errors import UsageError
+from ..runs.directory import RunDirectory
+from . import options
+
+if TYPE_CHECKING:
+    from ..config import Resolved
+    from ..flow.task import Task
+    from ..registry import Registry
+
+# The adapters' weights mean nothing without these.
+_ADAPTERS = ("model.name", "model.revision", "adapter.")
+# Whatever these are, a run goes on as it would have.
+_FREE = (
+    "engine.",
+    "model.device",
+    "model.trust_remote_code",
+    "training.keep_checkpoints",
+    "training.max_failures",
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is set now, and not to what it was in the run."""
+
+    key: str
+    path: tuple[str, ...]
+    stored: Any
+    now: Any
+    origin: str
+
+    def __str__(self) -> str:
+        from ..config_template import toml_value
+
+        stored, now = toml_value(self.stored), toml_value(self.now)
+        return f"{self.key} = {stored} in the run, and {now} now ({self.origin})"
+
+
+class RunSettings:
+    """The settings of a run, beside those that a command finds now.
+
+    Args:
+        run: of the task ``task_class``.
+        config, overrides, flags: what the command was given. Without ``config`` the run's own
+            settings file is looked at again, be it ./flowtune.toml or another.
+
+    Raises:
+        UsageError: the run is of another task, or its settings no longer fit.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        task_class: type[Task],
+        run: RunDirectory,
+        *,
+        config: Path | None = None,
+        overrides: Sequence[str] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> None:
+        from ..config import restore
+
+        self.run = run
+        self.stored = stored_settings(run)
+        self.task = task_class.name
+        if run.info.task != self.task:
+            raise UsageError(f"run '{run.path.name}' is of task '{run.info.task}', not {self.task}")
+        if config is None and self.stored["config"] is not None:
+            config = Path(self.stored["config"])
+            # What it said is stored. ./flowtune.toml was not looked at, and is not now.
+            config = config if config.is_file() else Path(os.devnull)
+        self._restore = lambda values, origin: restore(task_class, values, origin, registry)
+        self.old = self._restore(self.stored["settings"], f"run {run.path.name}")
+        self.now = options.settings(
+            registry, task_class, config=config, overrides=overrides, flags=flags
+        )
+        self.differences = list(self._differences())
+
+    def resumed(self) -> Resolved:
+        """The settings to go on with: the run's, with such changes as change no result.
+
+        ``training.limit`` may grow, as long as there is one pass.
+
+        Raises:
+            UsageError: another setting differs; lists all that do.
+        """
+        limit = self.old.settings.training.limit
+        grows = limit > 0 and self.old.settings.training.passes == 1
+
+        def allowed(difference: Difference) -> bool:
+            if difference.key == "training.limit":
+                return grows and (difference.now == 0 or difference.now > limit)
+            return difference.key.startswith(_FREE)
+
+        name = self.run.path.name
+        self._refuse(
+            allowed,
+            f"run '{name}' cannot go on with other settings. Leave them as they were, or begin a"
+            f" new run with what this one has learned, by --from {name}:",
+        )
+        resolved = self._changed(self.old)
+        changed = {difference.key: difference.origin for difference in self.differences}
+        return replace(resolved, origins={**self.stored["origins"], **changed})
+
+    def trained(self) -> Resolved:
+        """The settings to use what the run has learned: the run's, with what is set now.
+
+        Raises:
+            UsageError: settings differ that its adapters depend on; lists them.
+        """
+        self._refuse_other_adapters()
+        resolved = self._changed(self.old)
+        return replace(resolved, origins=self._origins())
+
+    def continued(self) -> Resolved:
+        """The settings of a new run that begins with what this one has learned.
+
+        As ``trained``; but how much is trained and computed at once, and where runs are kept, is
+        as set now.
+
+        Raises:
+            UsageError: settings differ that its adapters depend on; lists them.
+        """
+        self._refuse_other_adapters()
+        now = ("engine", "training", "run")
+        resolved = self._changed(self.old, {name: getattr(self.now.settings, name) for name in now})
+        origins = {k: v for k, v in self.now.origins.items() if k.split(".")[0] in now}
+        return replace(resolved, origins={**self._origins(), **origins})
+
+    def _origins(self) -> dict[str, str]:
+        """Where the run's settings came from when it began, and the changed ones come from now."""
+        inherited = {}
+        for key, origin in self.stored["origins"].items():
+            known = self._rank(origin) == 0 or origin.endswith(")")
+            inherited[key] = origin if known else f"{origin} (run {self.run.path.name})"
+        return inherited | {difference.key: difference.origin for difference in self.differences}
+
+    def _refuse_other_adapters(self) -> None:
+        self._refuse(
+            lambda difference: not difference.key.startswith(_ADAPTERS),
+            f"what run '{self.run.path.name}' has learned cannot be used with another model or"
+            " other adapters:",
+        )
+
+    def _refuse(self, allowed: Callable[[Difference], bool], why: str) -> None:
+        refused = [str(difference) for difference in self.differences if not allowed(difference)]
+        if refused:
+            raise UsageError("\n  ".join([why, *refused]))
+
+    def _changed(self, old: Resolved, sections: Mapping[str, Any] | None = None) -> Resolved:
+        """The run's settings with some sections replaced, and then with what is set now."""
+        from ..config_sources import CHOICES
+
+        values = old.settings.model_dump(mode="json")
+        values |= {name: s.model_dump(mode="json") for name, s in (sections or {}).items()}
+        now = self.now.settings.model_dump(mode="json")
+        for difference in self.differences:
+            *inner, last = difference.path
+            parent = values
+            for name in inner:
+                parent = parent.setdefault(name, {})
+            parent[last] = copy.deepcopy(difference.now)
+            if last in CHOICES:  # the options were for what was chosen before
+                parent[CHOICES[last]] = _value(now, (*inner, CHOICES[last]))
+        # A run cannot say that its model's code is to be trusted.
+        values["model"]["trust_remote_code"] = self.now.settings.model.trust_remote_code
+        return self._restore(values, f"run {self.run.path.name}")
+
+    def _differences(self) -> Iterable[Difference]:
+        """What is set now, by whatever overrides what the run had its value from."""
+        old = self.old.settings.model_dump(mode="json")
+        now = self.now.settings.model_dump(mode="json")
+        for key, origin in self.now.origins.items():
+            path = self._path(key)
+            if path is None:
+                continue
+            before = self._rank(self.stored["origins"].get(key, "default"))
+            if self._rank(origin) == 0 or self._rank(origin) < before:
+                continue
+            stored, value = _value(old, path), _value(now, path)
+            if stored != value:
+                yield Difference(key, path, stored, value, origin)
+
+    def _path(self, key: str) -> tuple[str, ...] | None:
+        """The names of a setting; None for those of other tasks, and of where runs are."""
+        section, _, rest = key.partition(".")
+        if section == "run":
+            return None
+        if section != "tasks":
+            return (section, rest)
+        task, _, rest = rest.partition(".")
+        return ("tasks", task, *rest.split(".")) if task == self.task else None
+
+    def _rank(self, origin: str) -> int:
+        """Which of two origins overrides the other; 0 is what nobody set.
+
+        What a run was given on its command line holds when it is not given again: then the
+        settings file, which it overrode, does not count as a change.
+        """
+        ranks = [0]
+        for part in origin.split(", "):
+            if part.startswith("--"):
+                ranks.append(3)
+            elif part.startswith("environment "):
+                ranks.append(2)
+            elif part not in ("default", f"task {self.task}"):
+                ranks.append(1)
+        return max(ranks)
+
+
+def find_run(
+    registry: Registry, name: str, config: Path | None, overrides: Sequence[str] | None
+) -> RunDirectory:
+    """The run of that name, where the settings say that runs are, or at that path."""
+    found = options.settings(registry, config=config, overrides=overrides)
+    return RunDirectory.open(name, Path(found.settings.run.directory))
+
+
+def stored_settings(run: RunDirectory) -> dict[str, Any]:
+    """What a run's settings.json says: settings, origins, config, from, data.
+
+    Raises:
+        UsageError: it was not written by ``flowtune train``.
+    """
+    stored = run.settings
+    needed = ("settings", "origins", "config", "from", "data")
+    if not isinstance(stored, dict) or not stored.keys() >= set(needed):
+        raise UsageError(f"{run.path / 'settings.json'} lacks some of: {', '.join(needed)}")
+    return stored
+
+
+def _value(values: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The value at a path; None where there is none."""
+    value: Any = values
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

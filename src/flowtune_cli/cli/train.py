@@ -1,0 +1,187 @@
+"""``flowtune train``: begins a run, or goes on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..flow.errors import UsageError
+from . import options
+from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOption
+
+if TYPE_CHECKING:
+    from ..config import Resolved
+    from ..flow.example import Example
+    from ..flow.task import Task
+    from ..registry import Registry
+    from ..runs.directory import RunDirectory
+
+
+def train(
+    task: Annotated[
+        str | None, typer.Argument(help="The task, see 'flowtune ls tasks'; --resume knows it.")
+    ] = None,
+    data: DataOption = None,
+    split: SplitOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Train on this many examples; 0 is all.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Shuffles the examples and seeds the adapters.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The run's name; if not given, TASK-001 and so on."),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with this run: its name or path.")
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Begin a new run with what this one has learned."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> int:
+    """Train all nodes of a task's flow, online."""
+    from ..registry import load_registry
+
+    flags = {"training.limit": limit, "training.seed": seed, "model.name": model}
+    order = _Order(load_registry(), data, split, json, config, set_ or (), flags)
+    if resume is not None:
+        if name is not None or from_ is not None:
+            raise UsageError("--resume goes on with a run; --name and --from are for a new one")
+        return _resume(order, task, resume)
+    if task is None:
+        raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
+    return _begin(order, task, name, from_)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the command was told."""
+
+    registry: Registry
+    data: Path | None
+    split: str | None
+    json: bool
+    config: Path | None
+    overrides: Sequence[str]
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Where settings are given, as ``options.settings`` wants it."""
+        return {"config": self.config, "overrides": self.overrides, "flags": self.flags}
+
+
+def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -> int:
+    from ..runs.directory import RunDirectory
+    from .examples import chosen_split, read_examples
+    from .run_settings import RunSettings, find_run
+    from .trained import newest_checkpoint
+    from .training_run import TrainingRun
+
+    task_class = order.registry.task(task_name)
+    checkpoint = None
+    if from_ is None:
+        resolved = options.settings(order.registry, task_class, **order.given)
+    else:
+        source = find_run(order.registry, from_, order.config, order.overrides)
+        resolved = RunSettings(order.registry, task_class, source, **order.given).continued()
+        checkpoint = newest_checkpoint(source)
+    task = resolved.make_task()
+    parent = Path(resolved.settings.run.directory)
+    if name is not None:
+        RunDirectory.check_name(parent, name)
+    split = chosen_split(task, order.split)
+    examples = list(read_examples(task, order.data, split))
+    described = _described(task, order.data, split, examples, resolved)
+
+    def create() -> RunDirectory:
+        """Only when everything else is there, so that no run is left which never began."""
+        return RunDirectory.create(
+            parent,
+            name,
+            task=task.name,
+            model=resolved.settings.model.name,
+            settings=_stored(resolved, order.config, checkpoint, described),
+        )
+
+    training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
+    return training.begin(create)
+
+
+def _resume(order: _Order, task_name: str | None, name: str) -> int:
+    from .examples import read_examples
+    from .run_settings import RunSettings, find_run
+    from .training_run import TrainingRun, say_finished
+
+    run = find_run(order.registry, name, order.config, order.overrides)
+    with run.lock():
+        task_class = order.registry.task(task_name or run.info.task)
+        settings = RunSettings(order.registry, task_class, run, **order.given)
+        resolved, stored = settings.resumed(), settings.stored
+        grows = resolved.settings.training.limit != settings.old.settings.training.limit
+        if run.info.state == "finished" and not grows:
+            return say_finished(run, json=order.json)
+
+        task = resolved.make_task()
+        data = order.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
+        split = order.split or stored["data"]["split"]
+        examples = list(read_examples(task, data, split))
+        then = _described(task, data, split, examples, settings.old)
+        if then["sha256"] != stored["data"]["sha256"]:
+            raise UsageError(
+                f"the data has changed since run '{run.path.name}' began: split '{split}' of"
+                f" {data or 'the default data'} gives {then['examples']} examples to train on,"
+                f" which are not the run's {stored['data']['examples']}, or not in their order."
+                " Bring the data back, or begin a new run with what this one has learned, by"
+                f" --from {run.path.name}."
+            )
+        described = _described(task, data, split, examples, resolved) if grows else then
+        checkpoint = stored["from"] and Path(stored["from"])
+        config = order.config or (stored["config"] and Path(stored["config"]))
+        now = _stored(resolved, config, checkpoint, described)
+        if now != stored:
+            run.change_settings(now)
+        training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
+        return training.go_on(run, name)
+
+
+def _described(
+    task: Task, data: Path | None, split: str, examples: list[Example], resolved: Resolved
+) -> dict[str, Any]:
+    """What a run stores of its examples: enough to tell whether they have changed."""
+    from ..training.loop import training_order
+    from .examples import fingerprint
+
+    training = resolved.settings.training
+    order = training_order(examples, training.seed, training.limit, training.passes)
+    return {
+        "path": None if data is None else str(data.absolute()),
+        "split": split,
+        "examples": len(order),
+        "sha256": fingerprint(task, order),
+    }
+
+
+def _stored(
+    resolved: Resolved, config: Path | None, checkpoint: Path | None, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What settings.json holds."""
+    return {
+        "settings": resolved.settings.model_dump(mode="json"),
+        "origins": dict(resolved.origins),
+        "config": None if config is None else str(config.absolute()),
+        "from": None if checkpoint is None else str(checkpoint.absolute()),
+        "data": dict(data),
+    }

@@ -1,0 +1,104 @@
+"""A task as a run has learned to play it, or as it plays untrained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..flow.errors import UsageError
+from ..flow.task import Task
+from ..runs.directory import RunDirectory
+from . import options
+from .output import note
+from .run_settings import RunSettings, find_run
+
+if TYPE_CHECKING:
+    from ..config import Resolved
+    from ..registry import Registry
+    from ..training.bench import Bench
+
+
+@dataclass(frozen=True)
+class Player:
+    """A task, ready to be played once the model is loaded.
+
+    Args:
+        checkpoint: what was learned; None for the untrained task.
+        made_by: tells what it plays from what another one plays.
+    """
+
+    registry: Registry
+    resolved: Resolved
+    task: Task
+    checkpoint: Path | None
+    made_by: str
+
+    def set_up(self) -> Bench:
+        """Load the model, and the adapters of the checkpoint."""
+        from ..training.bench import set_up
+        from ..training.checkpoint import load_checkpoint
+
+        note(f"loading {self.resolved.settings.model.name}")
+        bench = set_up(self.task, self.resolved.settings, self.registry)
+        if self.checkpoint is not None:
+            load_checkpoint(
+                self.checkpoint, adapters=bench.adapters, learner=None, nodes=self.task.nodes
+            )
+        return bench
+
+
+def player(
+    registry: Registry,
+    task_name: str,
+    run_name: str | None,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+) -> Player:
+    """The task as the run's newest checkpoint plays it; without a run, untrained.
+
+    What is set now and differs from the run's settings is used, and said.
+    """
+    task_class = registry.task(task_name)
+    if run_name is None:
+        resolved = options.settings(registry, task_class, config=config, overrides=overrides)
+        made_by = f"untrained {resolved.settings.model.name}"
+        checkpoint = None
+    else:
+        run = find_run(registry, run_name, config, overrides)
+        settings = RunSettings(registry, task_class, run, config=config, overrides=overrides)
+        resolved = settings.trained()
+        for difference in settings.differences:
+            note(f"other than in the run: {difference}")
+        checkpoint = newest_checkpoint(run)
+        made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
+    made_by += f", settings {_digest(resolved, task_name)}"
+    return Player(registry, resolved, resolved.make_task(), checkpoint, made_by)
+
+
+def newest_checkpoint(run: RunDirectory) -> Path:
+    """What a run has learned so far.
+
+    Raises:
+        UsageError: it has no checkpoint yet.
+    """
+    from ..training.checkpoint import checkpoints
+
+    found = checkpoints(run.checkpoints)
+    if not found:
+        raise UsageError(
+            f"run '{run.path.name}' has no checkpoint yet: it makes one after each"
+            " training.save_every episodes, when it is stopped, and at its end"
+        )
+    return found[-1]
+
+
+def _digest(resolved: Resolved, task: str) -> str:
+    """A few digits for the settings that outputs depend on."""
+    values = resolved.settings.model_dump(mode="json")
+    model = {key: value for key, value in values["model"].items() if key != "device"}
+    text = json.dumps([model, values["training"]["seed"], values["tasks"].get(task)])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,145 @@
+"""``flowtune play``: one example, step after step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installed_plugins import Site
+
+from flowtune_cli.runs.reader import RunReader
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def play(letters: Site, run: Run) -> Run:
+    return lambda *arguments: run("play", "letters", *arguments)
+
+
+def test_every_step_is_shown(play: Run) -> None:
+    done = play("--full")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[:2] == ["example  train-0: train 0", "gold     0"]
+    heads = [line for line in lines if line.startswith("step ")]
+    assert heads == [
+        "step 0  draft  (generate, adapter version 0)",
+        "step 1  check  (judge, adapter version 0)",
+        "step 2  write  (generate, adapter version 0)",
+    ]
+    at = lines.index(heads[0])
+    assert lines[at + 1 : at + 3] == ["  | <|im_start|>user", "  | Draft train 0<|im_end|>"]
+    assert any(line.startswith("  => ") for line in lines)
+    assert any("logprob -" in line and "TRUNCATED" in line for line in lines)
+    assert "  target: true" in lines[lines.index(heads[1]) :]
+    assert any(line.startswith("  reward sum = 0.") for line in lines[lines.index(heads[2]) :])
+    assert lines[-2].startswith('result   {"text": ')
+    assert lines[-1].startswith("reward   sum 0.")
+    assert "\x1b" not in done.out
+    assert "alternative" not in done.out
+
+
+def test_deviations_show_outcomes_and_preferences(play: Run) -> None:
+    out = play("--deviate").out
+    shown = json.loads(play("--deviate", "--json").out)
+    assert len(shown["deviations"]) == out.count("\n  alternative ") > 0
+    for deviation in shown["deviations"]:
+        gain, before = deviation["gain"], deviation["greedy_reward"]
+        after = deviation["alternative_reward"]
+        line = f"{deviation['outcome']}, gain {gain:+.3f}: sum {before:.3f} -> {after:.3f}"
+        assert f"    {line}\n" in out
+    assert len(shown["preferences"]) == out.count("\n    preference: chosen ") > 0
+    for preference in shown["preferences"]:
+        sides = [f"alternative {preference['alternative']}", "the greedy output"]
+        if preference["chosen"] == shown["steps"][preference["step"]]["output"]["text"]:
+            sides.reverse()
+        margin = f"margin {preference['margin']:.3f}"
+        assert f"    preference: chosen {sides[0]}, rejected {sides[1]}, {margin}\n" in out
+    assert f"rollouts {len(shown['deviations'])}: " in out
+
+
+def test_json_has_everything(play: Run) -> None:
+    shown = json.loads(play("--example", "train-3", "--deviate", "--json").out)
+    assert shown["example"] == {
+        "id": "train-3",
+        "question": "train 3",
+        "inputs": {"question": "train 3"},
+        "gold": 3,
+    }
+    assert [step["node"] for step in shown["steps"]] == ["draft", "check", "write"]
+    assert shown["rewards"] == [{"name": "sum", "value": None, "steps": 3}]
+    assert shown["targets"] == [{"step": 1, "gold": False}]
+    assert {d["outcome"] for d in shown["deviations"]} == {"skipped"}
+    assert [o["text"] for o in shown["steps"][1]["options"]] in (["Yes", "No"], ["No", "Yes"])
+    assert shown["failure"] is None
+    assert shown["played_by"].startswith("untrained ")
+
+
+def test_a_run_plays_as_it_was_trained(play: Run, run: Run) -> None:
+    run("train", "letters", "--name", "a", "--limit", "4", "--set", "adapter.rank=3")
+    trained = json.loads(play("--run", "a", "--example", "train-6", "--json").out)
+    untrained = json.loads(play("--example", "train-6", "--json").out)
+    with RunReader(Path("runs/a/store.sqlite")) as reader:
+        updates = reader.updates()
+        assert trained["steps"][0]["adapter_version"] == updates["draft"][-1].update.version_after
+    assert untrained["steps"][0]["adapter_version"] == 0
+    assert trained["steps"][0]["output"]["logprob"] != untrained["steps"][0]["output"]["logprob"]
+    assert "checkpoint 0000004" in trained["played_by"]
+
+
+def test_an_example_can_be_named_by_how_its_id_begins(play: Run) -> None:
+    data = Path("data.jsonl")
+    ids = ["abc", "abd", "b", "bc"]
+    lines = [json.dumps({"id": name, "question": f"what is {name}"}) for name in ids]
+    data.write_text("\n".join(lines))
+    assert play("--data", str(data), "--example", "abd").out.startswith("example  abd: what is abd")
+    assert play("--data", str(data), "--example", "b").out.startswith("example  b: ")
+    assert play("--data", str(data)).out.startswith("example  abc: ")
+    ambiguous = play("--data", str(data), "--example", "ab")
+    assert ambiguous.code == 2
+    assert "2 examples have an id that begins with 'ab': abc, abd" in ambiguous.err
+    unknown = play("--data", str(data), "--example", "bcx")
+    assert unknown.code == 2
+    assert "no example has the id 'bcx'. Did you mean 'bc'?" in unknown.err
+
+
+def test_long_texts_are_shortened_unless_they_are_wanted_whole(play: Run) -> None:
+    question = "\n".join(f"line {number} \x1b[31m" for number in range(40)) + " " + "long " * 40
+    Path("data.jsonl").write_text(json.dumps({"id": "x", "question": question}))
+    short = play("--data", "data.jsonl").out
+    assert "line 2 \\x1b[31m\n" in short
+    assert "line 20" not in short
+    assert "more lines; --full shows them ..." in short
+    assert max(map(len, short.splitlines())) <= 96
+    full = play("--data", "data.jsonl", "--full").out
+    assert "line 20 \\x1b[31m\n" in full
+    assert "  | line 39 \\x1b[31m " + "long " * 40 in full
+    assert "--full" not in full
+
+
+def test_a_failing_flow_shows_its_traceback(play: Run) -> None:
+    done = play("--set", "tasks.letters.fail_at=train-0")
+    assert done.code == 1
+    assert "the flow FAILED:" in done.out
+    assert "RuntimeError: this example always fails" in done.out
+
+
+def test_settings_that_do_not_fit_the_run(play: Run, run: Run) -> None:
+    run("train", "letters", "--name", "a", "--limit", "2")
+    done = play("--run", "a", "--set", "adapter.alpha=3.0")
+    assert done.code == 2
+    assert "adapter.alpha = 16.0 in the run, and 3.0 now (--set)" in done.err
+    done = play("--run", "a", "--set", "tasks.letters.loud=true")
+    assert done.code == 0
+    assert "tasks.letters.loud = false in the run, and true now (--set)" in done.err
+
+
+def test_a_run_of_another_task(play: Run, run: Run) -> None:
+    run("train", "letters", "--name", "a", "--limit", "2")
+    done = run("play", "hop-qa", "--run", "a")
+    assert done.code == 2
+    assert "run 'a' is of task 'letters', not hop-qa" in done.err

@@ -1,0 +1,130 @@
+"""``flowtune predict``: a line an example, however often it is interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.runs_compared import press_ctrl_c
+from installed_plugins import Site
+
+Run = Callable[..., Any]
+OUT = ("--out", "out.jsonl")
+
+
+@pytest.fixture
+def predict(letters: Site, run: Run) -> Run:
+    """Predicts the split test with at most two examples in flight."""
+    small = ("--split", "test", "--set", "engine.in_flight=2")
+    return lambda *arguments: run("predict", "letters", *small, *arguments)
+
+
+def lines(path: str = "out.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_a_line_an_example_in_their_order(predict: Run, run: Run) -> None:
+    done = predict(*OUT)
+    assert (done.code, done.out) == (0, "")
+    assert [line["id"] for line in lines()] == [f"test-{number}" for number in range(5)]
+    assert all(line.keys() == {"id", "text", "good"} for line in lines())
+    assert "5/5 episodes" in done.err
+    assert "flowtune evaluate letters out.jsonl --split test\n" in done.err
+    assert not Path("out.jsonl.partial").exists()
+    played = run("play", "letters", "--split", "test", "--example", "test-2", "--json")
+    assert json.loads(played.out)["result"]["text"] == lines()[2]["text"]
+
+
+def test_examples_without_labels_are_predicted(predict: Run) -> None:
+    Path("data.jsonl").write_text('{"id": "x", "question": "what"}\n')
+    assert predict(*OUT, "--data", "data.jsonl").code == 0
+    assert [line["id"] for line in lines()] == ["x"]
+
+
+def test_interrupted_it_goes_on(predict: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert predict("--out", "whole.jsonl").code == 0
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 6)
+        done = predict(*OUT)
+    assert done.code == 130
+    written = len(Path("out.jsonl.partial").read_text().splitlines())
+    assert 0 < written < 5
+    assert f"has {written} of 5 lines; the same command goes on" in done.err
+    assert not Path("out.jsonl").exists()
+    done = predict(*OUT)
+    assert done.code == 0
+    assert f"going on with out.jsonl.partial, which has {written} of 5 lines" in done.err
+    assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def test_what_other_settings_began_is_not_mixed_in(
+    predict: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 6)
+        predict(*OUT)
+    done = predict(*OUT, "--set", "tasks.letters.loud=true")
+    assert done.code == 2
+    assert "was made by" in done.err
+
+
+def test_a_failing_example_is_named_and_what_is_before_it_kept(predict: Run) -> None:
+    done = predict(*OUT, "--set", "tasks.letters.fail_at=test-3")
+    assert done.code == 1
+    assert "before example 'test-3'" in done.err
+    assert "RuntimeError: this example always fails" in done.err
+    assert len(Path("out.jsonl.partial").read_text().splitlines()) == 3
+    assert not Path("out.jsonl").exists()
+
+
+def test_the_engine_forgets_between_chunks(predict: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowtune_cli.engine.engine import ModelEngine
+
+    predict("--out", "whole.jsonl")
+    forgotten = []
+    forget = ModelEngine.forget
+    monkeypatch.setattr(ModelEngine, "forget", lambda self: forgotten.append(forget(self)))
+    monkeypatch.setattr("flowtune_cli.cli.predict._CHUNK", 2)
+    assert predict(*OUT).code == 0
+    assert len(forgotten) == 3
+    assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def test_a_run_predicts_as_it_was_trained_and_evaluate_is_told_how(predict: Run, run: Run) -> None:
+    run("train", "letters", "--name", "a", "--limit", "2", "--set", "tasks.letters.loud=true")
+    done = predict(*OUT, "--run", "a", "--limit", "3")
+    assert [line["text"] for line in lines()] == [line["text"].upper() for line in lines()]
+    assert len(lines()) == 3
+    command = "flowtune evaluate letters out.jsonl --split test --limit 3"
+    assert f"{command} --set tasks.letters.loud=true\n" in done.err
+
+
+def test_a_file_that_is_there_is_replaced_only_if_wanted(predict: Run) -> None:
+    Path("out.jsonl").write_text("mine\n")
+    done = predict(*OUT)
+    assert done.code == 2
+    assert "out.jsonl is there already; --overwrite replaces it" in done.err
+    assert Path("out.jsonl").read_text() == "mine\n"
+    assert predict(*OUT, "--overwrite").code == 0
+    assert len(lines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("nowhere/out.jsonl", "in a directory that does not exist"), (".", "is a directory")],
+)
+def test_a_file_that_cannot_be_is_told_at_once(predict: Run, out: str, said: str) -> None:
+    done = predict("--out", out, "--overwrite")
+    assert done.code == 2
+    assert said in done.err
+    assert "loading" not in done.err
+
+
+def test_no_examples(predict: Run) -> None:
+    Path("empty.jsonl").write_text("")
+    done = predict(*OUT, "--data", "empty.jsonl")
+    assert done.code == 2
+    assert "the data has no examples" in done.err

@@ -1,0 +1,229 @@
+"""What counts as another setting than a run's, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installed_plugins import Site
+
+from flowtune_cli.cli import options
+from flowtune_cli.cli.run_settings import RunSettings, find_run, stored_settings
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.registry import Registry, load_registry
+from flowtune_cli.runs.directory import RunDirectory
+
+Begin = Callable[..., RunDirectory]
+QUERY = "tasks.hop-qa.nodes.query"
+
+
+@pytest.fixture
+def registry(site: Site) -> Registry:
+    return load_registry()
+
+
+@pytest.fixture
+def begin(registry: Registry) -> Begin:
+    """``begin("training.seed=1", config=)``: a run that was begun with these settings."""
+
+    def call(*overrides: str, config: Path | None = None, origins: Any = None) -> RunDirectory:
+        task = registry.task("hop-qa")
+        resolved = options.settings(registry, task, config=config, overrides=overrides)
+        stored = {
+            "settings": resolved.settings.model_dump(mode="json"),
+            "origins": {**resolved.origins, **(origins or {})},
+            "config": None if config is None else str(config.absolute()),
+            "from": None,
+            "data": {},
+        }
+        return RunDirectory.create(Path("runs"), task="hop-qa", model="m", settings=stored)
+
+    return call
+
+
+@pytest.fixture
+def now(registry: Registry) -> Callable[..., RunSettings]:
+    def call(
+        run: RunDirectory,
+        *overrides: str,
+        config: Path | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> RunSettings:
+        task = registry.task("hop-qa")
+        return RunSettings(registry, task, run, config=config, overrides=overrides, flags=flags)
+
+    return call
+
+
+Now = Callable[..., RunSettings]
+
+
+def keys(settings: RunSettings) -> Sequence[str]:
+    return [difference.key for difference in settings.differences]
+
+
+def toml(text: str, name: str = "flowtune.toml") -> Path:
+    path = Path(name)
+    path.write_text(text)
+    return path
+
+
+def test_nothing_set_is_no_difference_whatever_the_run_was_given(begin: Begin, now: Now) -> None:
+    run = begin("training.seed=1", f"{QUERY}.prompt.system=Be long.", "run.directory=runs")
+    settings = now(run)
+    assert keys(settings) == []
+    resolved = settings.resumed()
+    assert resolved.settings.training.seed == 1
+    assert resolved.make_task().nodes["query"].prompt.system == "Be long."
+    assert resolved.settings.model_dump(mode="json") == stored_settings(run)["settings"]
+
+
+def test_a_file_that_is_as_it_was_is_no_difference(begin: Begin, now: Now) -> None:
+    toml('[learning]\nbeta = 0.3\noptimizer = "cocob"\n[tasks.hop-qa]\nhops = 3\n')
+    run = begin("learning.beta=0.7", "learning.optimizer=adam", "tasks.hop-qa.hops=4")
+    assert keys(now(run)) == []
+    assert now(run).resumed().settings.learning.beta == 0.7
+    same_again = now(run, "learning.beta=0.7")
+    assert keys(same_again) == []
+
+
+def test_a_file_that_has_changed_is_a_difference(begin: Begin, now: Now) -> None:
+    toml("[learning]\nbeta = 0.3\n")
+    run = begin()
+    toml("[learning]\nbeta = 0.4\nclip = 2.0\n")
+    with pytest.raises(UsageError) as error:
+        now(run).resumed()
+    lines = str(error.value).splitlines()
+    assert lines[1:] == [
+        "  learning.beta = 0.3 in the run, and 0.4 now (flowtune.toml:2)",
+        "  learning.clip = 1.0 in the run, and 2.0 now (flowtune.toml:3)",
+    ]
+
+
+def test_the_file_that_the_run_was_begun_with_is_looked_at(begin: Begin, now: Now) -> None:
+    toml("[learning]\nbeta = 0.3\n")
+    mine = toml("[learning]\nclip = 2.0\n", "mine.toml")
+    run = begin(config=mine)
+    assert keys(now(run)) == []
+    mine.unlink()
+    assert keys(now(run)) == []
+    assert keys(now(run, config=Path("flowtune.toml"))) == ["learning.beta"]
+
+
+def test_the_environment_counts_less_than_the_command_line_did(
+    begin: Begin, now: Now, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWTUNE_LEARNING__BETA", "0.3")
+    given = begin("learning.beta=0.7")
+    plain = begin()
+    assert keys(now(given)) == []
+    assert keys(now(plain)) == []
+    monkeypatch.setenv("FLOWTUNE_LEARNING__BETA", "0.4")
+    assert keys(now(given)) == []
+    assert keys(now(plain)) == ["learning.beta"]
+
+
+def test_what_changes_no_result_may_be_changed(begin: Begin, now: Now) -> None:
+    run = begin("engine.in_flight=3")
+    changes = [
+        "engine.in_flight=5",
+        "model.device=cuda",
+        "training.keep_checkpoints=7",
+        "training.max_failures=0.5",
+        "run.directory=elsewhere",
+        "tasks.plain.nodes.best.negatives=9",
+    ]
+    resolved = now(run, *changes).resumed()
+    assert resolved.settings.engine.in_flight == 5
+    assert resolved.settings.model.device == "cuda"
+    assert resolved.settings.training.max_failures == 0.5
+    assert resolved.settings.run.directory == "runs"
+    assert resolved.origins["training.keep_checkpoints"] == "--set"
+    assert resolved.origins["training.save_every"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("before", "now_limit", "allowed"),
+    [
+        (["training.limit=10"], 20, True),
+        (["training.limit=10"], 0, True),
+        (["training.limit=10"], 9, False),
+        ([], 10, False),
+        (["training.limit=10", "training.passes=2"], 20, False),
+    ],
+)
+def test_the_limit_may_grow(
+    begin: Begin, now: Now, before: list[str], now_limit: int, allowed: bool
+) -> None:
+    settings = now(begin(*before), flags={"training.limit": now_limit})
+    if allowed:
+        assert settings.resumed().settings.training.limit == now_limit
+    else:
+        with pytest.raises(UsageError, match=r"training\.limit = "):
+            settings.resumed()
+
+
+def test_what_was_learned_can_be_used_with_other_settings_but_not_adapters(
+    begin: Begin, now: Now
+) -> None:
+    run = begin("learning.beta=0.7", "model.name=m", "training.seed=1")
+    trained = now(run, f"{QUERY}.explore=multi_sample", "learning.optimizer=adam").trained()
+    query = trained.make_task().nodes["query"]
+    assert (query.explore, query.explore_options) == ("multi_sample", {})
+    assert (trained.settings.learning.optimizer, trained.settings.learning.beta) == ("adam", 0.7)
+    assert trained.settings.learning.optimizer_options == {}
+    assert trained.settings.training.seed == 1
+    with pytest.raises(UsageError, match=r'model\.name = "m" in the run, and "other" now'):
+        now(run, "model.name=other").trained()
+    with pytest.raises(UsageError, match=r"adapter\.rank = 8 in the run, and 4 now"):
+        now(run, "adapter.rank=4").continued()
+
+
+def test_a_run_that_goes_on_from_another_inherits_and_trains_as_set_now(
+    begin: Begin, now: Now
+) -> None:
+    toml("[learning]\nclip = 2.0\nbeta = 0.5\n[training]\nlimit = 6\n")
+    source = begin("learning.beta=0.7", "training.seed=1", "tasks.hop-qa.hops=4", "adapter.rank=4")
+    continued = now(source, "training.batch_size=3").continued()
+    assert continued.settings.adapter.rank == 4
+    assert continued.settings.learning.beta == 0.7
+    assert continued.settings.tasks["hop-qa"]["hops"] == 4
+    assert (continued.settings.training.seed, continued.settings.training.limit) == (42, 6)
+    assert continued.origins["learning.beta"] == "--set (run hop-qa-001)"
+    assert continued.origins["learning.clip"] == "flowtune.toml:2 (run hop-qa-001)"
+    assert continued.origins["adapter.alpha"] == "default"
+    assert continued.origins["training.batch_size"] == "--set"
+
+    new = begin(origins=continued.origins)
+    new.change_settings(
+        {**stored_settings(new), "settings": continued.settings.model_dump(mode="json")}
+    )
+    assert keys(now(new)) == [], "the same file as before changes nothing"
+
+
+def test_a_run_does_not_say_whose_code_is_trusted(begin: Begin, now: Now) -> None:
+    run = begin("model.trust_remote_code=true")
+    for resolved in (now(run).resumed(), now(run).trained(), now(run).continued()):
+        assert resolved.settings.model.trust_remote_code is False
+    trusting = now(run, "model.trust_remote_code=true")
+    assert trusting.resumed().settings.model.trust_remote_code is True
+
+
+def test_runs_that_are_not_of_this_kind(begin: Begin, now: Now, registry: Registry) -> None:
+    other = RunDirectory.create(Path("runs"), "o", task="hop-qa", model="m", settings={"x": 1})
+    with pytest.raises(UsageError, match=r"settings\.json lacks some of: settings, origins"):
+        now(other)
+    with pytest.raises(UsageError, match="is of task 'hop-qa', not plain"):
+        RunSettings(registry, registry.task("plain"), begin())
+
+
+def test_a_run_is_found_by_name_where_the_settings_say(begin: Begin, registry: Registry) -> None:
+    run = begin()
+    os.rename("runs", "moved")
+    found = find_run(registry, run.path.name, None, ["run.directory=moved"])
+    assert found.path == Path("moved", run.path.name)
+    with pytest.raises(UsageError, match=r"unknown run 'hop-qa-002'\. Did you mean 'hop-qa-001'"):
+        find_run(registry, "hop-qa-002", None, ["run.directory=moved"])

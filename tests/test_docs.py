@@ -1,0 +1,172 @@
+"""The pages: up to date, with links that lead somewhere and commands that there are."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine, run_deviate
+from installed_plugins import Site
+from markdown_blocks import PAGES, REPOSITORY, anchors, blocks, commands, links
+from typer.main import get_command
+
+from flowtune_cli.cli.ls import KINDS
+from flowtune_cli.cli.main import app, main
+from flowtune_cli.config import resolve
+from flowtune_cli.config_template import toml_value
+from flowtune_cli.registry import Registry, load_registry
+
+README = REPOSITORY / "README.md"
+TUTORIAL = REPOSITORY / "docs" / "write-a-plugin.md"  # test_example_plugin.py runs its commands
+MUSIQUE = REPOSITORY / "docs" / "musique.md"
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", REPOSITORY / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_registry()
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_the_reference_is_up_to_date(
+    generator: ModuleType, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    written = generator.FILE.read_text(encoding="utf-8")
+    assert generator.reference() == written, "run: python docs/reference.py"
+
+
+def test_the_reference_knows_no_plugin_but_flowtune_itself(
+    generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    site.install("more", "from flowtune_cli import *\ndef half(answer):\n    return 0.5\n" + HALF)
+    assert "half" in load_registry().entries("reward")
+    assert generator.reference() == generator.FILE.read_text(encoding="utf-8")
+    assert "half" in load_registry().entries("reward")
+
+
+HALF = "from flowtune_cli import hookimpl\n@hookimpl\ndef register_rewards(register):\n" + (
+    "    register(half)\n"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert target.resolve().is_relative_to(REPOSITORY), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p != TUTORIAL], ids=lambda page: page.name)
+def test_commands_exist(page: Path, registry: Registry) -> None:
+    for environ, (program, *arguments) in commands(page):
+        CHECKS[program](arguments, environ, registry)
+
+
+def check_make(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for argument in arguments:
+        name, is_variable, _ = argument.partition("=")
+        pattern = rf"^{name} \?=|\$\(if \$\({name}\)" if is_variable else rf"^{name}:"
+        assert re.search(pattern, makefile, re.MULTILINE), argument
+
+
+def check_pip(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
+    assert arguments[0] == "install"
+    for option, value in zip(arguments, arguments[1:], strict=False):
+        if option == "-c":
+            assert (REPOSITORY / value).is_file(), value
+        if option == "-e":
+            assert (REPOSITORY / value / "pyproject.toml").is_file(), value
+        if option == "--no-deps":
+            assert value in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+
+
+def check_flowtune(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
+    name, *rest = arguments
+    command: Any = get_command(app)
+    given = command.commands[name].make_context(name, rest).params
+    if name == "ls":
+        assert given["kind"] in KINDS
+    elif name == "show":
+        assert main(arguments) == 0
+    elif given.get("task"):
+        task = registry.task(given["task"])
+        assert given.get("split") in (None, *task.splits)
+        overrides = given.get("set_") or []
+        resolve(task, environ=environ, overrides=overrides, registry=registry)
+
+
+CHECKS = {"make": check_make, "pip": check_pip, "flowtune": check_flowtune}
+
+
+def test_every_command_is_shown(registry: Registry) -> None:
+    shown = {arguments[0] for _, (program, *arguments) in commands(README) if program == "flowtune"}
+    made: Any = get_command(app)
+    assert shown == set(made.commands)
+
+
+def test_the_plugin_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [source] = blocks(README, "python")
+    statements = [line for line in source.splitlines() if line.strip()]
+    assert len(statements) <= 22  # "in 20 lines", and the two brackets of a list
+    site = Site(tmp_path, monkeypatch)
+    site.install("capitals", source)
+    registry = load_registry()
+    task = registry.task("capitals")()
+    assert registry.problems == []
+
+    def write(prompt: str, output: int) -> str:
+        if prompt.startswith("[user]\nName the largest cities of France"):
+            return "Lyon" if output == 0 else "Paris, Lyon"
+        return "Paris" if "Paris" in prompt else "Lyon"
+
+    trace = run_deviate(FakeEngine(write), task, example=next(iter(task.examples(None, "train"))))
+    assert trace.episode.failure is None
+    assert trace.episode.result == {"answer": "Lyon"}
+    [preference] = trace.preferences
+    assert (preference.node, preference.chosen.text) == ("cities", "Paris, Lyon")
+    assert [target.gold for target in trace.episode.targets] == ["Paris"]
+    [entry_point] = [block for block in blocks(README, "toml") if "entry-points" in block]
+    assert entry_point == '[project.entry-points.flowtune]\ncapitals = "capitals"\n'
+
+
+@pytest.mark.parametrize("name", ["musique-answerable", "musique-full"])
+def test_every_setting_of_musique_is_described(registry: Registry, name: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", MUSIQUE.read_text(encoding="utf-8"), re.M)
+    fields = registry.task(name).Settings.model_fields
+    assert rows == [(key, toml_value(field.default)) for key, field in fields.items()]
+    nodes = registry.task(name)().nodes
+    described = re.findall(
+        r"^\| `(\w+)`(?: \(Full\))? \| ", MUSIQUE.read_text(encoding="utf-8"), re.M
+    )
+    assert set(nodes) <= set(described)
+
+
+def test_the_generator_needs_no_torch(generator: ModuleType) -> None:
+    import subprocess
+
+    code = "import runpy, sys; m = runpy.run_path(sys.argv[1]); m['reference']();"
+    code += " assert not {'torch', 'transformers'} & set(sys.modules)"
+    script = str(REPOSITORY / "docs" / "reference.py")
+    subprocess.run([sys.executable, "-c", code, script], check=True)
