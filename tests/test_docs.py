@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +24,17 @@ from flowtune_cli.registry import Registry, load_registry
 README = REPOSITORY / "README.md"
 TUTORIAL = REPOSITORY / "docs" / "write-a-plugin.md"  # test_example_plugin.py runs its commands
 MUSIQUE = REPOSITORY / "docs" / "musique.md"
+
+HALF = """
+from flowtune_cli import hookimpl
+
+def half(answer):
+    return 0.5
+
+@hookimpl
+def register_rewards(register):
+    register(half)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +65,10 @@ def test_the_reference_knows_no_plugin_but_flowtune_itself(
     generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site(tmp_path, monkeypatch)
-    site.install("more", "from flowtune_cli import *\ndef half(answer):\n    return 0.5\n" + HALF)
+    site.install("more", HALF)
     assert "half" in load_registry().entries("reward")
     assert generator.reference() == generator.FILE.read_text(encoding="utf-8")
     assert "half" in load_registry().entries("reward")
-
-
-HALF = "from flowtune_cli import hookimpl\n@hookimpl\ndef register_rewards(register):\n" + (
-    "    register(half)\n"
-)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -93,7 +99,7 @@ def check_make(arguments: list[str], environ: dict[str, str], registry: Registry
 
 def check_pip(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
     assert arguments[0] == "install"
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in itertools.pairwise(arguments):
         if option == "-c":
             assert (REPOSITORY / value).is_file(), value
         if option == "-e":
@@ -161,12 +167,3 @@ def test_every_setting_of_musique_is_described(registry: Registry, name: str) ->
         r"^\| `(\w+)`(?: \(Full\))? \| ", MUSIQUE.read_text(encoding="utf-8"), re.M
     )
     assert set(nodes) <= set(described)
-
-
-def test_the_generator_needs_no_torch(generator: ModuleType) -> None:
-    import subprocess
-
-    code = "import runpy, sys; m = runpy.run_path(sys.argv[1]); m['reference']();"
-    code += " assert not {'torch', 'transformers'} & set(sys.modules)"
-    script = str(REPOSITORY / "docs" / "reference.py")
-    subprocess.run([sys.executable, "-c", code, script], check=True)

@@ -1,0 +1,182 @@
+"""Writes docs/reference.md: commands, settings, hooks and built-in things, out of the program.
+
+python docs/reference.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from typer.main import get_command
+
+import flowtune_cli
+from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
+from flowtune_cli.cli.main import COMMANDS, app
+from flowtune_cli.config import SECTIONS
+from flowtune_cli.hookspecs import GROUP, Hooks
+from flowtune_cli.plugin_checks import CHECKS
+from flowtune_cli.registry import Entry, Kind, Registry, load_registry
+
+FILE = Path(__file__).with_name("reference.md")
+BUILTIN: dict[str, Sequence[Kind]] = {
+    "Node types": ("node type",),
+    "Exploration strategies": ("exploration",),
+    "Rewards and evaluators": ("reward", "evaluator"),
+    "Optimizers": ("optimizer",),
+}
+HEAD = """\
+# Reference
+
+Made by `python docs/reference.py` from the program itself; do not edit it by hand. `flowtune show`
+and `flowtune ls` print the same for whatever is installed, plugins included.
+"""
+NODE = [option for option in options(flowtune_cli.Node) if option.name != "name"]
+SETTINGS = """\
+A setting is looked for in this order; the first place that has it counts: an option such as
+`--limit`; `--set section.key=value`; a variable such as `FLOWTUNE_TRAINING__SEED`; the settings
+file (`flowtune.toml` here, or `--config FILE`); what the task prefers; the default. `flowtune
+config TASK` shows what holds and where it comes from.
+"""
+
+
+def reference() -> str:
+    """The whole page. It depends on flowtune alone: not on other plugins, nor on the terminal."""
+    lines = [HEAD, "## Commands", ""]
+    lines += _commands()
+    lines += ["## Settings", "", SETTINGS]
+    for name, section in SECTIONS.items():
+        lines += [f"### `[{name}]`", "", _text(section), ""]
+        lines += _options(options(section))
+    lines += ["## Hooks", "", f"The group of entry points is `{GROUP}`.", ""]
+    for hook in CHECKS:
+        function = getattr(Hooks, hook)
+        types = [p.annotation for p in list(signature(function).parameters.values())[1:]]
+        lines.append(f"- `{hook}(register: {type_text(types[0])})`: {_text(function)}")
+    registry = _builtin()
+    for title, kinds in BUILTIN.items():
+        lines += ["", f"## {title}", ""]
+        if title == "Node types":
+            lines += ["What every node has:", "", *_options(NODE)]
+        for kind in kinds:
+            for entry in registry.entries(kind).values():
+                lines += _thing(entry)
+    lines += ["## What a plugin imports", "", "All of it from `flowtune_cli`.", ""]
+    public = {name: _about(getattr(flowtune_cli, name)) for name in flowtune_cli.__all__}
+    lines += _table(["name", "what"], ([f"`{n}`", _inline(text)] for n, text in public.items()))
+    lines += ["### What a flow calls", ""]
+    episode = flowtune_cli.Episode
+    for method in (episode.call, episode.reward, episode.target, episode.effect):
+        lines.append(f"- `episode.{method.__name__}{_call(method)}`: {_inline(summary(method))}")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def _commands() -> Iterator[str]:
+    made: Any = get_command(app)
+    for function in COMMANDS:
+        command = made.commands[function.__name__]
+        types = {
+            p.name: p.annotation
+            for p in inspect.signature(function, eval_str=True).parameters.values()
+        }
+        usage = [f"flowtune {command.name}"]
+        rows = []
+        for parameter in command.params:
+            kind = parameter.metavar or _kind(types[parameter.name])
+            if parameter.param_type_name == "argument":
+                shown = kind if parameter.metavar else parameter.name.upper()
+                usage.append(shown if parameter.required else f"[{shown}]")
+            else:
+                shown = parameter.opts[0] + ("" if parameter.is_flag else f" {kind}")
+                if parameter.required:
+                    usage.append(shown)
+            rows.append([f"`{_cell(shown)}`", _inline(parameter.help)])
+        yield from [f"### `{usage[0]}`", "", _inline(command.help), ""]
+        yield from ["```text", " ".join([*usage, "[OPTIONS]"]), "```", ""]
+        yield from _table(["option", "what"], rows)
+
+
+def _builtin() -> Registry:
+    """flowtune's own things, whatever else is installed."""
+    before = os.environ.get("FLOWTUNE_PLUGINS")
+    os.environ["FLOWTUNE_PLUGINS"] = ""
+    try:
+        return load_registry()
+    finally:
+        del os.environ["FLOWTUNE_PLUGINS"]
+        if before is not None:
+            os.environ["FLOWTUNE_PLUGINS"] = before
+
+
+def _thing(entry: Entry) -> Iterator[str]:
+    yield from [f"### `{entry.name}`", ""]
+    if entry.kind == "reward":
+        yield from [f"`{entry.name}{_call(entry.thing)}`", ""]
+    if entry.kind == "evaluator":
+        yield from ["An evaluator.", ""]
+    yield from [_text(entry.thing), ""]
+    if entry.kind != "reward":
+        known = {"name"} | ({o.name for o in NODE} if entry.kind == "node type" else set())
+        yield from _options(option for option in options(entry.thing) if option.name not in known)
+
+
+def _about(public: Any) -> str:
+    """What a public name is, in a line."""
+    if public is flowtune_cli.hookimpl:
+        return "Marks a function of a plugin as the implementation of the hook of its name."
+    if kinds := get_args(public):
+        return f"One of {', '.join(kind.__name__ for kind in kinds)}."
+    return summary(public)
+
+
+def _call(function: Any) -> str:
+    """The signature as it is called, without ``self``."""
+    found = signature(function)
+    given = [p for p in found.parameters.values() if p.name != "self"]
+    return type_text(str(found.replace(parameters=given))).replace("'", "")
+
+
+def _kind(annotation: Any) -> str:
+    """What an option's value is, for one whose author gave it no name."""
+    given = get_args(annotation)[0]
+    wanted = [kind for kind in get_args(given) or (given,) if kind is not type(None)]
+    return str(wanted[0].__name__).upper()
+
+
+def _options(found: Iterable[Option]) -> list[str]:
+    rows = [
+        [f"`{o.name}`", f"`{_cell(o.type)}`", f"`{_cell(o.default)}`" if o.default else "", o.help]
+        for o in found
+    ]
+    return _table(
+        ["option", "type", "default", "what"], ([*row[:3], _inline(row[3])] for row in rows)
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(row) for row in rows]
+    return [*(f"| {line} |" for line in lines), ""] if len(lines) > 2 else []
+
+
+def _text(thing: Any) -> str:
+    """A docstring without its arguments, as Markdown."""
+    text = inspect.cleandoc(thing.__doc__ or "").partition("\nArgs:")[0].rstrip()
+    return text.replace("``", "`")
+
+
+def _inline(text: str | None) -> str:
+    """A text on one line of a table."""
+    return _cell(" ".join((text or "").split()).replace("``", "`"))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    FILE.write_text(reference(), encoding="utf-8")

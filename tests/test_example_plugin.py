@@ -1,0 +1,190 @@
+"""The tutorial's plugin: installed as a package, loaded by the registry, and played."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine, run_deviate
+from markdown_blocks import REPOSITORY, blocks, commands
+
+from flowtune_cli import DataError, Example, Task, UsageError
+from flowtune_cli.cli.main import main
+from flowtune_cli.config import resolve
+from flowtune_cli.config_sources import tomllib
+from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.registry import Registry, load_registry
+from flowtune_cli.training.data import collect
+
+PACKAGE = REPOSITORY / "tests" / "example_plugin"
+TUTORIAL = REPOSITORY / "docs" / "write-a-plugin.md"
+PROJECT = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENTRY_POINTS = "[flowtune]\n" + "".join(
+    f"{name} = {module}\n" for name, module in PROJECT["entry-points"]["flowtune"].items()
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Mailroom is installed as ``pip install -e`` would: its source and its metadata are found."""
+    info = tmp_path / f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}.dist-info"
+    info.mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: {PROJECT['name']}\nVersion: {PROJECT['version']}\n"
+    (info / "METADATA").write_text(metadata, encoding="utf-8")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(PACKAGE / "src"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("FLOWTUNE_PLUGINS", "mailroom")
+    return load_registry()
+
+
+@pytest.fixture
+def task(registry: Registry) -> Task:
+    return registry.task("mailroom")()
+
+
+def write(prompt: str, output: int) -> str:
+    """Summaries: the greedy one says nothing, the first alternative what matters."""
+    return "A parcel is late." if output == 1 else "A customer wrote."
+
+
+def score(prompt: str, completion: str) -> float:
+    """The team knows what a parcel is, and else thinks of money."""
+    return 0.0 if completion == ("delivery" if "parcel" in prompt else "billing") else -3.0
+
+
+def test_the_registry_loads_it(registry: Registry) -> None:
+    registry.load_all()
+    assert registry.problems == []
+    entry = registry.entries("task")["mailroom"]
+    assert (entry.plugin, entry.distribution) == ("mailroom", "flowtune-mailroom")
+
+
+def test_setuptools_builds_it(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    copy = shutil.copytree(PACKAGE, tmp_path / "package")
+    code = "from setuptools import build_meta as b; b.prepare_metadata_for_build_wheel('..')"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
+    [points] = tmp_path.glob("flowtune_mailroom-*.dist-info/entry_points.txt")
+    assert points.read_text(encoding="utf-8").strip() == ENTRY_POINTS.strip()
+    assert (points.parent / "top_level.txt").read_text(encoding="utf-8").split() == ["mailroom"]
+
+
+def test_the_tutorial_shows_it_as_it_is() -> None:
+    [project] = blocks(TUTORIAL, "toml")
+    assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
+    [plugin] = blocks(TUTORIAL, "python")
+    assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
+    [records] = blocks(TUTORIAL, "json")
+    assert (PACKAGE / "data/train.jsonl").read_text(encoding="utf-8").startswith(records)
+
+
+def test_the_better_summary_is_preferred_and_the_team_gets_its_target(task: Task) -> None:
+    message = Example("a", {"message": "Where is my order?"}, gold="delivery")
+    trace = run_deviate(FakeEngine(write, score), task, example=message)
+    assert trace.episode.failure is None
+    assert trace.episode.result == {"team": "billing", "summary": "A customer wrote."}
+    likely, unlikely = 1 / (1 + 2 * math.exp(-3)), math.exp(-3) / (1 + 2 * math.exp(-3))
+    assert trace.episode.reward_means() == {"certainty": pytest.approx(unlikely), "routed": 0.0}
+    assert [deviation.outcome for deviation in trace.deviations] == [Outcome.ALTERNATIVE_BETTER]
+    [preference] = trace.preferences
+    assert (preference.node, preference.chosen.text) == ("summary", "A parcel is late.")
+    assert preference.margin == pytest.approx(likely - unlikely)
+    assert [(target.step, target.gold) for target in trace.episode.targets] == [(1, "delivery")]
+    assert {node: len(mine.data) for node, mine in collect(task.nodes, [trace]).items()} == {
+        "summary": 1,
+        "team": 1,
+    }
+
+
+def test_a_message_without_a_label_teaches_nothing(task: Task) -> None:
+    trace = run_deviate(FakeEngine(write, score), task, example=Example("a", {"message": "Hello"}))
+    assert trace.episode.result["team"] == "billing"
+    assert {deviation.outcome for deviation in trace.deviations} == {Outcome.SKIPPED}
+    assert collect(task.nodes, [trace]) == {}
+
+
+def test_the_teams_can_be_set(registry: Registry) -> None:
+    resolved = resolve(
+        registry.task("mailroom"),
+        environ={},
+        overrides=['tasks.mailroom.teams=["sales", "press"]'],
+        registry=registry,
+    )
+    task = resolved.make_task()
+    assert task.nodes["team"].labels == ("sales", "press")
+    with pytest.raises(DataError, match=r"train\.jsonl:1: there is no team 'billing'"):
+        list(task.examples(PACKAGE / "data", "train"))
+
+
+def test_its_data(task: Task, tmp_path: Path) -> None:
+    found = {split: list(task.examples(PACKAGE / "data", split)) for split in task.splits}
+    assert {split: len(examples) for split, examples in found.items()} == {"train": 24, "dev": 9}
+    for examples in found.values():
+        assert {example.gold for example in examples} == set(task.settings.teams)
+        assert len({example.id for example in examples}) == len(examples)
+    assert list(task.examples(PACKAGE / "data/dev.jsonl", "train")) == found["dev"]
+    assert not {e.message for e in found["train"]} & {e.message for e in found["dev"]}
+    assert task.question_text(found["dev"][0]) == found["dev"][0].message
+
+    with pytest.raises(UsageError, match="--data"):
+        list(task.examples(None, "train"))
+    (tmp_path / "odd.jsonl").write_text('{"id": "1", "message": "m"}\n{"id": "2"}\n')
+    with pytest.raises(DataError, match=r"(?s)odd\.jsonl:2: .*message"):
+        list(task.examples(tmp_path / "odd.jsonl", "train"))
+
+
+def test_evaluation(task: Task) -> None:
+    examples = list(task.examples(PACKAGE / "data", "dev"))
+    lines = [{"id": example.id, "team": "billing"} for example in examples]
+    assert task.evaluate(examples, lines) == {"routed": pytest.approx(1 / 3)}
+    with pytest.raises(DataError, match="in their order"):
+        task.evaluate(examples, lines[::-1])
+    with pytest.raises(DataError, match="no team"):
+        task.evaluate([Example("a", {"message": "m"})], [{"id": "a", "team": "billing"}])
+
+
+@pytest.fixture
+def tutorial_folder(
+    registry: Registry, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The package's folder, with the tiny model in the place of the built-in one."""
+    import torch
+
+    folder = shutil.copytree(PACKAGE, tmp_path / "package")
+    for split in ("train", "dev"):
+        path = folder / "data" / f"{split}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:5]), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FLOWTUNE_MODEL__NAME", str(tiny_model_dir))
+    monkeypatch.setenv("FLOWTUNE_MODEL__DTYPE", "float32")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+def test_the_commands_of_the_tutorial_run(
+    tutorial_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = []
+    for _, (program, *arguments) in commands(TUTORIAL):
+        if program == "pip":
+            assert arguments == ["install", "-e", "."]
+            continue
+        assert program == "flowtune"
+        assert main(arguments) == 0, (arguments, capsys.readouterr().err)
+        ran.append(arguments[0])
+    assert set(ran) >= {"plugins", "show", "play", "train", "predict", "evaluate"}
+    assert "task: mailroom" in capsys.readouterr().out
+    assert sorted(os.listdir(tutorial_folder / "runs")) == ["adam", "first", "warmer"]
+    lines = (tutorial_folder / "first-dev.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"dev-0{n}" for n in range(1, 6)]
