@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowtune_cli.training.assess import assess
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from flowtune_cli.flow.node import Node, PreferenceDatum
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.atomic import write_json
 from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.training.assess import assess
 from flowtune_cli.training.bench import set_up
 from flowtune_cli.training.data import NodeData, collect
 from flowtune_cli.training.loop import Report, Trainer
