@@ -8,6 +8,10 @@ from . import prompts
 from .settings import MusiqueSettings
 
 
+# A small model goes on after the line that was asked for.
+ONE_LINE = ("\n",)
+
+
 def answerable_nodes(settings: MusiqueSettings) -> list[Node]:
     """The nodes of Figure 1, in the order of their first calls."""
     return [*_search_nodes(settings), *_answer_nodes()]
@@ -28,6 +32,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
         prompt=prompts.QUERY,
         reward="hit" if immediate else "support_f1",
         max_new_tokens=50,
+        stop=ONE_LINE,
     )
     if settings.ranking == "likelihood":
         retrieve = Rank(
@@ -61,5 +66,6 @@ def _answer_nodes() -> list[Node]:
         reward="answer_f1",
         learn="supervised",
         max_new_tokens=25,
+        stop=ONE_LINE,
     )
     return [verbose, concise]

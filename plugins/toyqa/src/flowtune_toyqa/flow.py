@@ -70,7 +70,7 @@ class ToyQA(Task):
     gate = "answer_f1"
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning.optimizer": "adam",
-        "learning.optimizer_options": {"lr": 2e-3},
+        "learning.optimizer_options": {"lr": 3e-3},
         "learning.step_per": "batch",
         "training.save_every": 32,
     }
@@ -95,9 +95,9 @@ class ToyQA(Task):
             name="answer",
             prompt=ANSWER,
             reward="answer_f1",
-            explore="multi_sample",
             alternatives=4,
             max_new_tokens=16,
+            stop=(".", "\n"),
         ),
     )
 
