@@ -7,7 +7,6 @@ from flowtune_cli import Generate, Judge, Node, Rank
 from . import prompts
 from .settings import MusiqueSettings
 
-
 # A small model goes on after the line that was asked for.
 ONE_LINE = ("\n",)
 
