@@ -12,10 +12,14 @@ from learning import learn, table
 from rich.console import Console
 
 NEXT = """Next, try:
-  flowtune play toyqa --deviate --run {run}      one question, its deviations and preferences
-  flowtune train toyqa                            a longer training
-  flowtune ls tasks                               what else is installed
-  flowtune train musique-full --data DIRECTORY    the paper's task
+  flowtune play toyqa --deviate --run {run}
+      one question, its deviations and the preferences that they make
+  flowtune train toyqa
+      a longer training
+  flowtune train musique-full --data DIRECTORY
+      the paper's task
+  flowtune ls tasks
+      what else is installed
 """
 
 

@@ -291,6 +291,17 @@ def test_an_output_may_end_at_once(tiny: Setting) -> None:
     assert decoder.steps == 0
 
 
+@pytest.mark.parametrize("index", range(len(PROMPTS)))
+def test_an_output_that_ends_at_once_leaves_the_others_as_they_are(
+    tiny: Setting, index: int
+) -> None:
+    end = tiny.greedy(PROMPTS[index])[:1]
+    alone = [tiny.decode(job(ids), end=end)[0][0].tokens for ids in PROMPTS]
+    together = tiny.decode(*map(job, PROMPTS), end=end)
+    assert [outputs[0].tokens for outputs in together] == alone
+    assert alone[index] == tuple(end)
+
+
 def test_a_batch_takes_as_many_steps_as_its_longest_output(tiny: Setting) -> None:
     decoder = tiny.decoder()
     decoder.decode("a", [job(PROMPTS[0], max_new_tokens=3), job(PROMPTS[1], max_new_tokens=8)])

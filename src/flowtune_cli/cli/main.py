@@ -116,7 +116,7 @@ def flowtune(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
-    _hush_libraries()
+    hush_libraries()
     command = get_command(app)
     try:
         try:
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _hush_libraries() -> None:
+def hush_libraries() -> None:
     """Keep to themselves what libraries say at every start, and nobody can do anything about."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
