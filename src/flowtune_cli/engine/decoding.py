@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..flow.request import Decoding, Generation
-from .prefixes import Prefix, Prefixes, head, hidden_states, side_by_side
+from .continuation import Continuation, go_on
+from .prefixes import Prefix, Prefixes, head
 from .tokens import Tokens
 
 
@@ -100,42 +100,25 @@ class Decoder:
         return batches
 
     def _run(self, adapter: str | None, read: dict[int, Prefix], rows: list[_Row]) -> None:
-        order = list(read)
-        device = read[order[0]].logits.device
+        index = {job: position for position, job in enumerate(read)}
+        room = max(row.spec.max_new_tokens for row in rows)
         logits = torch.stack([read[row.job].logits for row in rows])
-        lengths = torch.tensor([read[row.job].length for row in rows], device=device)
-        alive = list(rows)
+        alive = rows
+        going: Continuation | None = None
         with self.prefixes.adapters.using(adapter) as model:
-            cache: Any = None
-            mask: Any = None
             while True:
                 chosen = self._choose(alive, logits)
                 staying = [i for i, row in enumerate(alive) if row.text is None]
                 if not staying:
                     return
-                if cache is None:
-                    index = {job: position for position, job in enumerate(order)}
-                    cache, mask = side_by_side(
-                        [read[job] for job in order],
-                        [index[alive[i].job] for i in staying],
-                        0,
-                    )
-                    lengths = lengths[staying]
-                elif len(staying) < len(alive):
-                    keep = torch.tensor(staying, device=device)
-                    cache.batch_select_indices(keep)
-                    mask, lengths = mask[keep], lengths[keep]
+                left = len(staying) < len(alive)
                 alive = [alive[i] for i in staying]
-                mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
-                hidden = hidden_states(
-                    model,
-                    chosen[staying][:, None],
-                    attention_mask=mask,
-                    position_ids=lengths[:, None],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                lengths = lengths + 1
+                if going is None:
+                    prompts = [index[row.job] for row in alive]
+                    going = go_on(model, list(read.values()), prompts, room)
+                elif left:
+                    going.keep(staying)
+                hidden = going.forward(chosen[staying][:, None])
                 logits = head(model, hidden[:, -1])
                 self.steps += 1
 
@@ -196,16 +179,16 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
     if decoding.temperature <= 0:
         return int(logprobs.argmax())
     probabilities = torch.softmax(logprobs / decoding.temperature, dim=-1)
-    tokens = None
     if decoding.top_p < 1:
         ordered, tokens = probabilities.sort(descending=True, stable=True)
         inside = (ordered.cumsum(0) - ordered) < decoding.top_p
         inside[0] = True
-        probabilities = ordered[inside]
+        # In the order of the vocabulary, which does not hang on the last bit of a probability.
+        probabilities = probabilities.index_fill(0, tokens[~inside], 0.0)
     cumulative = probabilities.cumsum(0)
     point = torch.rand((), generator=generator).to(cumulative.device) * cumulative[-1]
-    place = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)
-    return place if tokens is None else int(tokens[place])
+    place = int(torch.searchsorted(cumulative, point, right=True))
+    return min(place, int(probabilities.nonzero()[-1]))
 
 
 def _generation(row: _Row) -> Generation:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .adapters import Adapters
+from .continuation import go_on
 from .prefixes import (
     Prefix,
     Prefixes,
     head,
     hidden_states,
     pad_right,
-    side_by_side,
     windowed,
 )
 
@@ -157,16 +157,8 @@ def _go_on(
     width = max(len(row) for row in inputs)
     with adapters.using(adapter) as model:
         ids = pad_right(inputs, model.device)
-        cache, mask = side_by_side(different, [index[id(prefix)] for prefix in read], width)
-        lengths = torch.tensor([prefix.length for prefix in read], device=ids.device)
-        hidden = hidden_states(
-            model,
-            ids,
-            attention_mask=mask,
-            position_ids=lengths[:, None] + torch.arange(width, device=ids.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        rows = [index[id(prefix)] for prefix in read]
+        hidden = go_on(model, different, rows, width).forward(ids)
         real = torch.tensor(
             [[j < len(row) for j in range(width)] for row in inputs], device=ids.device
         )

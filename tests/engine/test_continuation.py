@@ -1,0 +1,94 @@
+"""Rows that share a prompt's keys and values give what rows with copies of them give."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on, shares_prompts
+from flowtune_cli.engine.prefixes import Prefixes, hidden_states
+from flowtune_cli.settings import AdapterSettings
+
+WORDS = 60
+
+
+def llama(**more: Any) -> LlamaForCausalLM:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        **more,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def prefixes() -> Prefixes:
+    adapters = Adapters(llama(), {"a": None}, AdapterSettings(), 0)
+    with torch.no_grad():
+        for parameter in adapters.parameters("a"):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert shares_prompts(adapters.model)
+    return Prefixes(adapters, 4096, 0)
+
+
+@given(data=st.data())
+def test_shared_prompts_give_what_copies_give(prefixes: Prefixes, data: st.DataObject) -> None:
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    prompts = [tuple(rng.randrange(WORDS) for _ in range(length)) for length in lengths]
+    rows = [*range(len(prompts)), *rng.choices(range(len(prompts)), k=rng.randint(0, 6))]
+    if rng.random() < 0.5:
+        rng.shuffle(rows)
+    with torch.inference_mode(), prefixes.adapters.using("a") as model:
+        read = prefixes.read("a", prompts, keep=False)
+        shared, copies = _Shared(model, read, rows, 12), _SideBySide(model, read, rows, 12)
+        for columns in rng.choices((1, 1, 3), k=4):
+            ids = torch.tensor([rng.choices(range(WORDS), k=columns) for _ in rows])
+            torch.testing.assert_close(
+                shared.forward(ids), copies.forward(ids), rtol=1e-4, atol=1e-5
+            )
+            staying = sorted(rng.sample(range(len(rows)), rng.randint(1, len(rows))))
+            shared.keep(staying)
+            copies.keep(staying)
+            rows = [rows[row] for row in staying]
+
+
+def test_it_goes_on_as_one_forward_pass_over_everything_does(prefixes: Prefixes) -> None:
+    prompt, more = (5, 6, 7, 8), torch.tensor([[9, 10, 11]])
+    with torch.inference_mode(), prefixes.adapters.using("a") as model:
+        (read,) = prefixes.read("a", [prompt], keep=False)
+        whole = hidden_states(model, torch.tensor([[*prompt, *more[0]]]))
+        found = go_on(model, [read], [0], 3).forward(more)
+    torch.testing.assert_close(found, whole[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sliding_window": 8}, {"attn_logit_softcapping": 30.0}, {"sdpa": "eager"}]
+)
+def test_models_with_other_attention_get_copies(change: dict[str, Any]) -> None:
+    model = llama()
+    if "sdpa" in change:
+        model.set_attn_implementation("eager")
+    else:
+        for name, value in change.items():
+            setattr(model.config, name, value)
+    before = model.config._attn_implementation
+    adapters = Adapters(model, {"a": None}, AdapterSettings(), 0)
+    prefixes = Prefixes(adapters, 4096, 0)
+    with torch.inference_mode(), adapters.using("a") as inner:
+        read = prefixes.read("a", [(1, 2)], keep=False)
+        assert isinstance(go_on(inner, read, [0], 2), _SideBySide)
+    assert model.config._attn_implementation == before
