@@ -52,8 +52,8 @@ def test_shared_prompts_give_what_copies_give(prefixes: Prefixes, data: st.DataO
     rows = [*range(len(prompts)), *rng.choices(range(len(prompts)), k=rng.randint(0, 6))]
     if rng.random() < 0.5:
         rng.shuffle(rows)
+    read = prefixes.read("a", prompts, keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        read = prefixes.read("a", prompts, keep=False)
         shared, copies = _Shared(model, read, rows, 12), _SideBySide(model, read, rows, 12)
         for columns in rng.choices((1, 1, 3), k=4):
             ids = torch.tensor([rng.choices(range(WORDS), k=columns) for _ in rows])
@@ -68,8 +68,8 @@ def test_shared_prompts_give_what_copies_give(prefixes: Prefixes, data: st.DataO
 
 def test_it_goes_on_as_one_forward_pass_over_everything_does(prefixes: Prefixes) -> None:
     prompt, more = (5, 6, 7, 8), torch.tensor([[9, 10, 11]])
+    (read,) = prefixes.read("a", [prompt], keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        (read,) = prefixes.read("a", [prompt], keep=False)
         whole = hidden_states(model, torch.tensor([[*prompt, *more[0]]]))
         found = go_on(model, [read], [0], 3).forward(more)
     torch.testing.assert_close(found, whole[:, 4:], rtol=1e-4, atol=1e-5)
@@ -88,7 +88,7 @@ def test_models_with_other_attention_get_copies(change: dict[str, Any]) -> None:
     before = model.config._attn_implementation
     adapters = Adapters(model, {"a": None}, AdapterSettings(), 0)
     prefixes = Prefixes(adapters, 4096, 0)
+    read = prefixes.read("a", [(1, 2)], keep=False)
     with torch.inference_mode(), adapters.using("a") as inner:
-        read = prefixes.read("a", [(1, 2)], keep=False)
         assert isinstance(go_on(inner, read, [0], 2), _SideBySide)
     assert model.config._attn_implementation == before
