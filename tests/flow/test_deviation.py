@@ -56,6 +56,21 @@ def test_undefined_reward_makes_no_rollout() -> None:
     assert len(engine.requests) == 1
 
 
+def test_nothing_is_decoded_for_a_reward_that_is_said_to_be_undefined() -> None:
+    async def flow(episode: Episode, example: Example) -> dict[str, Any]:
+        episode.undefined("reward")
+        value = await episode.call("a", x=0)
+        other = await episode.call("b", x=0)
+        episode.reward("reward", None)
+        episode.reward("other", 1.0)
+        return {"value": value + other}
+
+    engine = FakeEngine(write_letters)
+    trace = run_deviate(engine, FlowTask([writer("a"), writer("b", reward="other")], flow))
+    assert {deviation.node for deviation in trace.deviations} == {"b"}
+    assert [request.decoding.outputs for request in engine.requests] == [1, 2]
+
+
 @pytest.mark.parametrize("greedy", [0.0, 1.0, -1.0])
 def test_reward_undefined_in_the_rollout_is_not_read_as_zero(greedy: float) -> None:
     trace = deviations_of({"A": greedy, "B": None})

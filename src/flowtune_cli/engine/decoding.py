@@ -82,21 +82,23 @@ class Decoder:
         return results
 
     def _batches(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Jobs of like lengths, bounded by the size of their rows' keys and values."""
-        budget = 8 * self.prefixes.tokens_per_batch
+        """Jobs of like lengths, bounded by their keys and values: a prompt's once, each row's own.
+
+        These are a fraction of what a forward pass over as many tokens holds, so there may be
+        four times as many.
+        """
+        budget = 4 * self.prefixes.tokens_per_batch
         batches: list[list[int]] = []
-        longest = used = 0
-        order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].ids))
-        for i in order:
-            size = len(jobs[i].ids) + jobs[i].max_new_tokens
-            rows = jobs[i].decoding.outputs
-            if batches and (used + rows) * max(longest, size) <= budget:
+        longest = room = rows = 0
+        for i in sorted(range(len(jobs)), key=lambda i: -len(jobs[i].ids)):
+            room = max(room, jobs[i].max_new_tokens)
+            rows += jobs[i].decoding.outputs
+            if batches and (len(batches[-1]) + 1) * longest + rows * room <= budget:
                 batches[-1].append(i)
-                used += rows
-                longest = max(longest, size)
             else:
                 batches.append([i])
-                used, longest = rows, size
+                longest, room = len(jobs[i].ids), jobs[i].max_new_tokens
+                rows = jobs[i].decoding.outputs
         return batches
 
     def _run(self, adapter: str | None, read: dict[int, Prefix], rows: list[_Row]) -> None:

@@ -112,6 +112,7 @@ class Episode:
         self.stopped_early = False
         self.effects: Effects = {} if effects is None else effects
         self._effects_seen: dict[tuple[str, str], int] = {}
+        self._undefined: set[str] = set()
 
     # What a flow uses
 
@@ -139,7 +140,7 @@ class Episode:
             step = replace(original, output=output, substituted=True)
         else:
             seed = (self.seed, self.example.id, index)
-            call = Call(inputs, ask, plan.explore.get(node), seed)
+            call = Call(inputs, ask, self._exploration(node), seed)
             response = await self.nodes[node].respond(call)
             step = Step(index, node, shown, response, response.outputs[0])
         self.steps.append(step)
@@ -162,6 +163,14 @@ class Episode:
                     " is undefined"
                 )
         self.rewards.append(Stated(name, value, len(self.steps)))
+
+    def undefined(self, *names: str) -> None:
+        """Say beforehand that these rewards will be undefined for this example.
+
+        No alternatives are decoded from now on for nodes that are judged by them. The rewards
+        are still to be stated, as None, where the flow states them.
+        """
+        self._undefined.update(names)
 
     def target(self, node: str, gold: Any) -> None:
         """Say what would have been the right output of the node's latest call.
@@ -213,6 +222,11 @@ class Episode:
         if isinstance(result, _Raised):
             raise result.error.with_traceback(None)
         return copy.deepcopy(result)
+
+    def _exploration(self, node: str) -> Exploration | None:
+        if self.nodes[node].evaluator is None and self.nodes[node].reward in self._undefined:
+            return None
+        return self.plan.explore.get(node)
 
     # What is read off it afterwards
 
