@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on, shares_prompts
-from flowtune_cli.engine.prefixes import Prefixes, hidden_states
+from flowtune_cli.engine.forward import hidden_states
+from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.settings import AdapterSettings
 
 WORDS = 60

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import WINDOW, logits, make_adapters, make_model, text
 from transformers import DynamicCache
 
 from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.continuation import side_by_side
+from flowtune_cli.engine.forward import check_layers, windowed
 from flowtune_cli.engine.models import LoadedModel
-from flowtune_cli.engine.prefixes import (
-    Prefixes,
-    by_length,
-    check_layers,
-    common_beginning,
-    side_by_side,
-    windowed,
-)
+from flowtune_cli.engine.prefixes import Prefixes, by_length, common_beginning, common_beginnings
 from flowtune_cli.flow.errors import UsageError
 
 LENGTHS = (4, 1, 9, 9, 17, 2)
@@ -51,7 +50,6 @@ def test_prompts_are_read_as_each_alone(
         alone = torch.stack(
             [torch.stack([layer.keys, layer.values])[:, 0] for layer in cache.layers]
         )
-        assert prefix.keys_values is not None
         assert prefix.keys_values.shape == (2, 2, 2, len(ids), 16)
         assert torch.allclose(prefix.keys_values, alone, atol=1e-4)
 
@@ -67,10 +65,9 @@ def test_a_beginning_that_all_prompts_share_changes_nothing(
     read = make_prefixes(adapters).read("a", prompts, keep=False, keys_values=keys_values)
     for ids, prefix in zip(prompts, read, strict=True):
         assert torch.allclose(prefix.logits, logits(adapters, "a", ids)[-1], atol=1e-4)
-        assert (prefix.keys_values is not None) == keys_values
-        if prefix.keys_values is not None:
+        assert (prefix.own is not None) == keys_values
+        if prefix.own is not None:
             (alone,) = make_prefixes(adapters).read("a", [ids], keep=False)
-            assert alone.keys_values is not None
             assert torch.allclose(prefix.keys_values, alone.keys_values, atol=1e-4)
 
 
@@ -79,6 +76,64 @@ def test_the_common_beginning_leaves_each_prompt_a_token() -> None:
     assert common_beginning([(1, 2, 3), (1, 2, 4, 5)]) == (1, 2)
     assert common_beginning([(1, 2, 3), (1, 2), (1, 2, 3, 4)]) == (1,)
     assert common_beginning([(1, 2, 3), (3, 1), (1, 2, 3)]) == ()
+
+
+def test_common_beginnings_are_read_before_what_goes_on_from_them() -> None:
+    one, two = text(70, 1), text(70, 2)
+    assert common_beginnings([(*one, 1), (*one, 2), two]) == [[one]]
+    inner = one + text(80, 3)
+    waves = common_beginnings([(*inner, 1), (*inner, 2), (*one, 5), (*two, 1), (*two, 2, 3)])
+    assert [sorted(wave) for wave in waves] == [sorted([one, two]), [inner]]
+    # Three times 30 tokens are worth a pass of their own, once is not.
+    assert common_beginnings([(*one[:30], i) for i in range(4)]) == [[one[:30]]]
+    assert common_beginnings([(*one[:30], i) for i in range(2)]) == []
+    assert common_beginnings([]) == common_beginnings([one]) == []
+    assert common_beginnings([one[: i + 1] for i in range(70)])[0] != []
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_prompts_that_begin_alike_are_read_as_each_alone(
+    tiny_model: LoadedModel, architecture: str, data: st.DataObject
+) -> None:
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    adapters = make_adapters(make_model(architecture, tiny_model))
+    bytes_kept = rng.choice([0, 200_000, 10**9])
+    prefixes = make_prefixes(adapters, bytes_kept, rng.choice([100, 4096]))
+    prompts = [text(rng.randint(1, 90), seed) for seed in range(3)]
+    for _ in range(3):
+        prompts += [
+            (first[: rng.randint(0, len(first))] + text(rng.randint(1, 40), rng.randrange(99)))
+            for first in rng.choices(prompts, k=3)
+        ]
+        asked = rng.sample(prompts, k=min(len(prompts), 6))
+        read = prefixes.read("a", asked, keep=rng.random() < 0.7)
+        for ids, prefix in zip(asked, read, strict=True):
+            (alone,) = make_prefixes(adapters).read("a", [ids], keep=False)
+            assert prefix.length == len(ids)
+            assert prefix.logits is not None
+            assert torch.allclose(prefix.logits, alone.logits, atol=1e-4)
+            assert torch.allclose(prefix.keys_values, alone.keys_values, atol=1e-4)
+        assert prefixes._bytes == sum(prefix.bytes for prefix in prefixes._kept.values())
+        assert prefixes._bytes <= bytes_kept
+        held = {key[2] for key, prefix in prefixes._kept.items() if prefix.own is not None}
+        assert sorted(held) == sorted(ids for ids in prefixes._sorted.get(("a", 0), []))
+
+
+def test_a_prompt_is_read_from_where_it_parts_from_the_one_before(adapters: Adapters) -> None:
+    prefixes = make_prefixes(adapters)
+    read: list[int] = []
+    decoder = adapters.model.get_decoder()
+    decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    first = text(60, 1)
+    prefixes.read("a", [first], keep=True)
+    prefixes.read("a", [first[:50] + text(7, 2)], keep=True)
+    prefixes.read("a", [first[:50]], keep=True)
+    prefixes.read("a", [first[:50]], keep=True)
+    assert read == [60, 7, 1]
 
 
 def test_batches_hold_prompts_of_like_lengths_within_a_budget() -> None:
@@ -123,9 +178,9 @@ def test_an_update_of_the_adapter_makes_what_was_read_with_it_stale(adapters: Ad
 def test_logits_alone_do_not_answer_for_keys_and_values(adapters: Adapters) -> None:
     prefixes = make_prefixes(adapters)
     (bare,) = prefixes.read("a", [PROMPTS[0]], keep=True, keys_values=False)
-    assert bare.keys_values is None
+    assert bare.own is None
     (whole,) = prefixes.read("a", [PROMPTS[0]], keep=True)
-    assert whole.keys_values is not None
+    assert whole.own is not None
     assert prefixes.hits == 0
     (found,) = prefixes.read("a", [PROMPTS[0]], keep=True, keys_values=False)
     assert found is whole
@@ -162,13 +217,11 @@ def test_what_is_larger_than_the_memory_is_read_and_not_kept(adapters: Adapters)
 
 def test_prefixes_are_padded_on_the_left_and_repeated_as_wanted(adapters: Adapters) -> None:
     read = make_prefixes(adapters).read("a", [PROMPTS[0], PROMPTS[2]], keep=False)
-    cache, mask = side_by_side(read, [1, 0, 1], 3)
-    assert mask.tolist() == [[1] * 12, [0] * 5 + [1] * 7, [1] * 12]
+    cache, mask = side_by_side(read, [1, 0, 1])
+    assert mask.tolist() == [[1] * 9, [0] * 5 + [1] * 4, [1] * 9]
     keys = cache.layers[1].keys
     first, second = (prefix.keys_values for prefix in read)
     assert keys.shape == (3, 2, 9, 16)
-    assert first is not None
-    assert second is not None
     assert torch.equal(keys[0], second[1, 0])
     assert torch.equal(keys[2], second[1, 0])
     assert torch.equal(keys[1, :, 5:], first[1, 0])

@@ -17,11 +17,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .prefixes import Prefix, hidden_states, side_by_side, windowed
+from .forward import hidden_states, windowed
+from .prefix import Prefix
 
 _ATTENTION = "flowtune"
 
@@ -34,6 +35,9 @@ class Continuation(Protocol):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, given in ascending order."""
+
+    def keys_values(self, row: int, length: int) -> Tensor:
+        """Of a row's first new tokens: (layers, 2, key-value heads, length, head size)."""
 
 
 def go_on(model: Any, prefixes: Sequence[Prefix], rows: Sequence[int], room: int) -> Continuation:
@@ -101,15 +105,14 @@ class _Shared(Cache):
     ) -> None:
         super().__init__(layers=[])
         self.model = model
-        first = prefixes[0].keys_values
+        first = prefixes[0].own
         assert first is not None
         layers, _, heads, _, size = first.shape
         self.longest = max(prefix.length for prefix in prefixes)
         self.prompts = first.new_zeros((layers, 2, len(prefixes), heads, self.longest, size))
         hidden = torch.zeros((len(prefixes), 1, 1, self.longest), device=first.device)
         for number, prefix in enumerate(prefixes):
-            assert prefix.keys_values is not None
-            self.prompts[:, :, number, :, : prefix.length] = prefix.keys_values
+            prefix.lay(self.prompts[:, :, number, :, : prefix.length])
             hidden[number, ..., prefix.length :] = -torch.inf
         # Prompts of one length hide nothing.
         self.hidden = hidden if bool(hidden.any()) else None
@@ -167,6 +170,9 @@ class _Shared(Cache):
             self.hidden = None if self.hidden is None else self.hidden[which]
             left = [number[prompt] for prompt in left]
         self._lay(left)
+
+    def keys_values(self, row: int, length: int) -> Tensor:
+        return self.own[:, :, row, :, :length]
 
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
@@ -256,7 +262,8 @@ class _SideBySide:
         self, model: Any, prefixes: Sequence[Prefix], rows: Sequence[int], room: int
     ) -> None:
         self.model = model
-        self.cache, self.mask = side_by_side(prefixes, rows, 0)
+        self.cache, self.mask = side_by_side(prefixes, rows)
+        self.longest = self.mask.shape[1]
         self.positions = torch.tensor(
             [prefixes[row].length for row in rows], device=self.mask.device
         )
@@ -278,3 +285,37 @@ class _SideBySide:
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
         self.mask, self.positions = self.mask[index], self.positions[index]
+
+    def keys_values(self, row: int, length: int) -> Tensor:
+        new = slice(self.longest, self.longest + length)
+        layers = [
+            torch.stack([x.keys[row, :, new], x.values[row, :, new]]) for x in self.cache.layers
+        ]
+        return torch.stack(layers)
+
+
+def side_by_side(prefixes: Sequence[Prefix], rows: Sequence[int]) -> tuple[DynamicCache, Tensor]:
+    """Lay prefixes in a batch, padded on the left, with the same prefix on as many rows as wanted.
+
+    Args:
+        prefixes: each with keys and values.
+        rows: for each row of the batch, the index of its prefix.
+
+    Returns:
+        The cache; and the mask of columns that a row may look at, shape (rows, longest).
+    """
+    longest = max(prefix.length for prefix in prefixes)
+    first = prefixes[0].own
+    assert first is not None
+    layers, _, heads, _, size = first.shape
+    laid = first.new_zeros((layers, 2, len(prefixes), heads, longest, size))
+    mask = torch.zeros((len(prefixes), longest), dtype=torch.long, device=first.device)
+    for position, prefix in enumerate(prefixes):
+        prefix.lay(laid[:, :, position, :, longest - prefix.length :])
+        mask[position, longest - prefix.length :] = 1
+    index = torch.tensor(list(rows), device=first.device)
+    laid, mask = laid.index_select(2, index), mask.index_select(0, index)
+    cache = DynamicCache()
+    for layer in range(layers):
+        cache.update(laid[layer, 0], laid[layer, 1], layer)
+    return cache, mask

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..flow.request import Decoding, Generation
 from .continuation import Continuation, go_on
-from .prefixes import Prefix, Prefixes, head
+from .forward import head
+from .prefix import Prefix
+from .prefixes import Prefixes
 from .tokens import Tokens
 
 
@@ -70,7 +72,7 @@ class Decoder:
         """The outputs of each job, in order: the groups first, then the samples."""
         results: list[tuple[Generation, ...]] = [()] * len(jobs)
         for batch in self._batches(jobs):
-            read = self.prefixes.read(adapter, [jobs[i].ids for i in batch], keep=False)
+            read = self.prefixes.read(adapter, [jobs[i].ids for i in batch], keep=True)
             rows = [
                 _Row(i, number, jobs[i], _generator(jobs[i], number))
                 for i in batch
@@ -104,7 +106,8 @@ class Decoder:
     def _run(self, adapter: str | None, read: dict[int, Prefix], rows: list[_Row]) -> None:
         index = {job: position for position, job in enumerate(read)}
         room = max(row.spec.max_new_tokens for row in rows)
-        logits = torch.stack([read[row.job].logits for row in rows])
+        of_job = {job: prefix.logits for job, prefix in read.items()}
+        logits = torch.stack([given for row in rows if (given := of_job[row.job]) is not None])
         alive = rows
         going: Continuation | None = None
         with self.prefixes.adapters.using(adapter) as model:

@@ -150,7 +150,8 @@ class ModelEngine:
                 encoded = self._encode(prompt, max(len(text) for text in texts))
                 prompts[-1].append(encoded)
                 keys[-1].append([(adapter, version, encoded.ids, text) for text in texts])
-                keep = any(len(text) > 1 for text in texts)
+                # Of the many prompts of a ranking, those that end here are not gone on from.
+                keep = len(request.items) == 1 or any(len(text) > 1 for text in texts)
                 for key, text in zip(keys[-1][-1], texts, strict=True):
                     if not text:
                         # A node may have written nothing: that is certain, whatever comes before.

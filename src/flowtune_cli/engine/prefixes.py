@@ -1,46 +1,31 @@
-"""Prefixes: prompts that the model has read, with their keys and values, ready to be gone on from.
+"""Prefixes: prompts that the model has read, remembered with their keys and values.
 
-Prompts are read in batches, sorted by length and padded on the right, where causal attention never
-looks. What was read is kept without padding, so that any set of prefixes can be laid side by side
-again for decoding or for scoring what follows them.
+A prompt is read from where it parts from the prompts read before it: those remembered, and those
+it is read together with, whose common beginnings are read first, once. Rows of like lengths are
+read together, padded on the right, where causal attention never looks.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 
-from ..flow.errors import UsageError
 from .adapters import Adapters
+from .continuation import go_on
+from .forward import check_layers, head, hidden_states, pad_right
+from .prefix import Prefix
 
-SHARED_TOKENS = 16
-"""A shorter common beginning is not worth a forward pass of its own."""
+Ids = tuple[int, ...]
+Key = tuple[Any, int, Ids]
 
-
-@dataclass(frozen=True)
-class Prefix:
-    """A prompt that was read.
-
-    Args:
-        length: tokens.
-        logits: of the token that follows; shape (vocabulary,), the model's dtype.
-        keys_values: shape (layers, 2, key-value heads, length, head size); None if not kept.
-    """
-
-    length: int
-    logits: Tensor
-    keys_values: Tensor | None
-
-    @property
-    def bytes(self) -> int:
-        kept = self.logits.nbytes
-        return kept + (self.keys_values.nbytes if self.keys_values is not None else 0)
+WORTH_SHARING = 64
+"""Tokens that reading a common beginning once must save, as it is a forward pass of its own."""
 
 
 class Prefixes:
@@ -58,19 +43,23 @@ class Prefixes:
         self.cache_bytes = cache_bytes
         self.hits = 0
         self.misses = 0
-        self._kept: OrderedDict[tuple[Any, ...], Prefix] = OrderedDict()
+        self._kept: OrderedDict[Key, Prefix] = OrderedDict()
+        self._parents: dict[Key, Key] = {}
+        self._sorted: dict[tuple[Any, int], list[Ids]] = {}
         self._bytes = 0
         check_layers(adapters.model.config)
 
     def clear(self) -> None:
         """Forget every remembered prefix."""
         self._kept.clear()
+        self._parents.clear()
+        self._sorted.clear()
         self._bytes = 0
 
     def read(
         self,
         adapter: str | None,
-        prompts: Sequence[tuple[int, ...]],
+        prompts: Sequence[Ids],
         *,
         keep: bool,
         keys_values: bool = True,
@@ -84,177 +73,214 @@ class Prefixes:
             keys_values: also keep their keys and values, not the next token's logits alone.
         """
         version = self.adapters.version(adapter)
-        found: dict[tuple[int, ...], Prefix] = {}
+        found: dict[Ids, Prefix] = {}
         missing = []
         for ids in dict.fromkeys(prompts):
             prefix = self._kept.get((adapter, version, ids))
-            if prefix is not None and (prefix.keys_values is not None or not keys_values):
-                self._kept.move_to_end((adapter, version, ids))
-                found[ids] = prefix
-            else:
+            if prefix is None or prefix.logits is None or (keys_values and prefix.own is None):
                 missing.append(ids)
+            else:
+                self._touch((adapter, version, ids))
+                found[ids] = prefix
         self.hits += len(found)
         self.misses += len(missing)
-        for ids, prefix in self._compute(adapter, missing, keys_values):
+        for ids, prefix in self._read(adapter, missing, keys_values):
             found[ids] = prefix
             if keep:
                 self._remember((adapter, version, ids), prefix)
         return [found[ids] for ids in prompts]
 
-    def _remember(self, key: tuple[Any, ...], prefix: Prefix) -> None:
-        old = self._kept.pop(key, None)
-        if old is not None:
-            self._bytes -= old.bytes
-        self._kept[key] = prefix
-        self._bytes += prefix.bytes
-        while self._bytes > self.cache_bytes and self._kept:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.bytes
-
     @torch.inference_mode()
-    def _compute(
-        self, adapter: str | None, prompts: list[tuple[int, ...]], keys_values: bool
-    ) -> list[tuple[tuple[int, ...], Prefix]]:
-        """Read prompts in batches; the beginning that all of them share is read once."""
-        shared = common_beginning(prompts)
-        if len(prompts) < 2 or len(shared) < SHARED_TOKENS:
-            return list(self._read_batches(adapter, prompts, keys_values, None))
-        (beginning,) = self.read(adapter, [shared], keep=True)
-        return list(self._read_batches(adapter, prompts, keys_values, beginning))
+    def _read(
+        self, adapter: str | None, prompts: Sequence[Ids], keys_values: bool
+    ) -> Iterator[tuple[Ids, Prefix]]:
+        version = self.adapters.version(adapter)
+        # Held here, too, as memory may be too short to remember them.
+        held: dict[Ids, Prefix] = {}
+        for wave in common_beginnings(prompts):
+            for ids, prefix in self._read_wave(adapter, wave, held, ends=False):
+                held[ids] = prefix
+                self._remember((adapter, version, ids), prefix)
+        yield from self._read_wave(adapter, prompts, held, ends=True, keys_values=keys_values)
 
-    def _read_batches(
+    def _read_wave(
         self,
         adapter: str | None,
-        prompts: list[tuple[int, ...]],
-        keys_values: bool,
-        beginning: Prefix | None,
-    ) -> Iterator[tuple[tuple[int, ...], Prefix]]:
-        skipped = beginning.length if beginning else 0
+        prompts: Sequence[Ids],
+        held: dict[Ids, Prefix],
+        *,
+        ends: bool,
+        keys_values: bool = True,
+    ) -> Iterator[tuple[Ids, Prefix]]:
+        """Read prompts, each from where it parts from what was read before.
+
+        Args:
+            held: beginnings that were read for these prompts.
+            ends: whether the token that follows is wanted.
+        """
+        fresh: list[Ids] = []
+        behind: list[tuple[Ids, Prefix]] = []
+        sorted_held = sorted(held)
+        # Prompts that go on from one beginning are to share it, so it is one object.
+        parents: dict[Ids, Prefix] = {}
+        for ids in prompts:
+            # The last token is read in any case, for what it says of the next.
+            parent = self._longest(adapter, ids[: len(ids) - ends], held, sorted_held)
+            if parent is None:
+                fresh.append(ids)
+            elif parent.length == len(ids):
+                yield ids, parent
+            else:
+                behind.append((ids, parents.setdefault(ids[: parent.length], parent)))
+        for batch in by_length(fresh, self.tokens_per_batch):
+            yield from self._read_fresh(adapter, batch, ends, keys_values)
+        for rows in _by_rest(behind, self.tokens_per_batch):
+            yield from self._read_behind(adapter, rows, ends, keys_values)
+
+    def _read_fresh(
+        self, adapter: str | None, batch: list[Ids], ends: bool, keys_values: bool
+    ) -> Iterator[tuple[Ids, Prefix]]:
         with self.adapters.using(adapter) as model:
-            for batch in by_length(prompts, self.tokens_per_batch):
-                ids = pad_right([row[skipped:] for row in batch], model.device)
-                more: dict[str, Any] = {"use_cache": keys_values}
-                if beginning is not None:
-                    cache, mask = side_by_side([beginning], [0] * len(batch), ids.shape[1])
-                    positions = torch.arange(skipped, skipped + ids.shape[1], device=ids.device)
-                    more = {
-                        "use_cache": True,
-                        "past_key_values": cache,
-                        "attention_mask": mask,
-                        "position_ids": positions.expand_as(ids),
-                    }
-                elif keys_values:
-                    more["past_key_values"] = DynamicCache()
-                hidden = hidden_states(model, ids, **more)
-                ends = torch.tensor([len(row) - 1 - skipped for row in batch], device=ids.device)
-                last = head(model, hidden[torch.arange(len(batch), device=ids.device), ends])
-                stacked = None
-                if keys_values:
-                    layers = more["past_key_values"].layers
-                    stacked = torch.stack([torch.stack([x.keys, x.values]) for x in layers])
-                for row, tokens in enumerate(batch):
-                    kept = None
-                    if stacked is not None:
-                        kept = stacked[:, :, row, :, : len(tokens)].clone()
-                    yield tokens, Prefix(len(tokens), last[row].clone(), kept)
+            ids = pad_right(batch, model.device)
+            cache = DynamicCache() if keys_values else None
+            hidden = hidden_states(model, ids, use_cache=keys_values, past_key_values=cache)
+            logits = None
+            if ends:
+                last = torch.tensor([len(row) - 1 for row in batch], device=ids.device)
+                logits = head(model, hidden[torch.arange(len(batch), device=ids.device), last])
+        stacked = None
+        if cache is not None:
+            stacked = torch.stack([torch.stack([x.keys, x.values]) for x in cache.layers])
+        for row, tokens in enumerate(batch):
+            own = None if stacked is None else stacked[:, :, row, :, : len(tokens)].clone()
+            yield tokens, Prefix(len(tokens), None if logits is None else logits[row].clone(), own)
+
+    def _read_behind(
+        self,
+        adapter: str | None,
+        rows: list[tuple[Ids, Prefix]],
+        ends: bool,
+        keys_values: bool,
+    ) -> Iterator[tuple[Ids, Prefix]]:
+        parents = list({id(parent): parent for _, parent in rows}.values())
+        number = {id(parent): place for place, parent in enumerate(parents)}
+        rest = [ids[parent.length :] for ids, parent in rows]
+        with self.adapters.using(adapter) as model:
+            ids = pad_right(rest, model.device)
+            going = go_on(model, parents, [number[id(parent)] for _, parent in rows], ids.shape[1])
+            hidden = going.forward(ids)
+            logits = None
+            if ends:
+                last = torch.tensor([len(row) - 1 for row in rest], device=ids.device)
+                logits = head(model, hidden[torch.arange(len(rest), device=ids.device), last])
+        for row, (tokens, parent) in enumerate(rows):
+            own = going.keys_values(row, len(rest[row])).clone() if keys_values else None
+            last_logits = None if logits is None else logits[row].clone()
+            yield tokens, Prefix(len(tokens), last_logits, own, parent, parent.length)
+
+    # What is remembered
+
+    def _longest(
+        self, adapter: str | None, ids: Ids, held: dict[Ids, Prefix], sorted_held: list[Ids]
+    ) -> Prefix | None:
+        """The longest beginning of a prompt that was read before."""
+        space = (adapter, self.adapters.version(adapter))
+        best, length, key = None, 0, None
+        for other, common in _neighbours(self._sorted.get(space, []), ids):
+            if common > length:
+                key = (*space, other)
+                best, length = self._kept[key], common
+        for other, common in _neighbours(sorted_held, ids):
+            if common > length:
+                best, length, key = held[other], common, None
+        if key is not None:
+            self._touch(key)
+        return None if best is None else best.beginning(length)
+
+    def _touch(self, key: Key | None) -> None:
+        """Used just now; and what it stands on, which is to stay at least as long."""
+        while key is not None and key in self._kept:
+            self._kept.move_to_end(key)
+            key = self._parents.get(key)
+
+    def _remember(self, key: Key, prefix: Prefix) -> None:
+        self._drop(key)
+        self._kept[key] = prefix
+        self._bytes += prefix.bytes
+        if prefix.own is not None:
+            insort(self._sorted.setdefault(key[:2], []), key[2])
+        while self._bytes > self.cache_bytes and self._kept:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: Key) -> None:
+        prefix = self._kept.pop(key, None)
+        if prefix is None:
+            return
+        self._bytes -= prefix.bytes
+        if prefix.own is not None:
+            kept = self._sorted[key[:2]]
+            del kept[bisect_left(kept, key[2])]
 
 
-def common_beginning(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def common_beginnings(prompts: Sequence[Ids]) -> list[list[Ids]]:
+    """The beginnings that several prompts share, as far as it pays to read each once.
+
+    Returns:
+        Waves: those of one wave go on from those of the waves before it.
+    """
+    waves: list[list[Ids]] = []
+
+    def split(group: list[Ids], covered: int, wave: int) -> None:
+        common = common_beginning(group)
+        if (len(common) - covered) * (len(group) - 1) >= WORTH_SHARING:
+            waves.extend([] for _ in range(wave + 1 - len(waves)))
+            waves[wave].append(common)
+            covered, wave = len(common), wave + 1
+        longer = [ids for ids in group if len(ids) > len(common) + 1]
+        for _, alike in groupby(longer, key=lambda ids: ids[len(common)]):
+            split(list(alike), covered, wave)
+
+    split(sorted(prompts), 0, 0)
+    return waves
+
+
+def common_beginning(prompts: Sequence[Ids]) -> Ids:
     """The tokens that all prompts begin with; each has at least one more."""
     if not prompts:
         return ()
-    first, last = min(prompts), max(prompts)
     most = min(len(prompt) for prompt in prompts) - 1
-    length = 0
-    while length < most and first[length] == last[length]:
-        length += 1
-    return first[:length]
+    return prompts[0][: min(most, _alike(min(prompts), max(prompts)))]
 
 
-def side_by_side(
-    prefixes: Sequence[Prefix], rows: Sequence[int], room: int
-) -> tuple[DynamicCache, Tensor]:
-    """Lay prefixes in a batch, padded on the left, with the same prefix on as many rows as wanted.
-
-    Args:
-        prefixes: each with keys and values.
-        rows: for each row of the batch, the index of its prefix.
-        room: columns that will follow the prefixes.
-
-    Returns:
-        The cache; and the mask of columns that a row may look at, shape (rows, longest + room),
-        whose columns behind the prefixes are all ones.
-    """
-    longest = max(prefix.length for prefix in prefixes)
-    first = prefixes[0].keys_values
-    assert first is not None
-    layers, _, heads, _, size = first.shape
-    laid = first.new_zeros((layers, 2, len(prefixes), heads, longest, size))
-    mask = torch.zeros((len(prefixes), longest + room), dtype=torch.long, device=first.device)
-    mask[:, longest:] = 1
-    for position, prefix in enumerate(prefixes):
-        assert prefix.keys_values is not None
-        laid[:, :, position, :, longest - prefix.length :] = prefix.keys_values
-        mask[position, longest - prefix.length : longest] = 1
-    index = torch.tensor(list(rows), device=first.device)
-    if list(rows) != list(range(len(prefixes))):
-        laid = laid.index_select(2, index)
-        mask = mask.index_select(0, index)
-    cache = DynamicCache()
-    for layer in range(layers):
-        cache.update(laid[layer, 0], laid[layer, 1], layer)
-    return cache, mask
+def _alike(one: Ids, other: Ids) -> int:
+    """How many tokens two prompts have in common from their beginning."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return place
+    return min(len(one), len(other))
 
 
-def check_layers(config: Any) -> None:
-    """Raise if the model has layers whose past is not plain keys and values.
-
-    Windowed attention is fine: the cache keeps all, and the model's mask hides what is too old.
-    """
-    other = _layer_types(config) - {"full_attention", "sliding_attention"}
-    if other:
-        raise UsageError(
-            f"this model has layers of a kind that flowtune cannot go on from: {sorted(other)}."
-            " Choose a model with attention layers only."
-        )
+def _neighbours(ordered: list[Ids], ids: Ids) -> Iterator[tuple[Ids, int]]:
+    """Where a prompt would stand among sorted ones: the longest common beginning is next to it."""
+    place = bisect_left(ordered, ids)
+    for other in ordered[max(place - 1, 0) : place + 1]:
+        yield other, _alike(other, ids)
 
 
-def windowed(config: Any) -> bool:
-    """Whether some layers look back over a window only."""
-    text = config.get_text_config(decoder=True)
-    return "sliding_attention" in _layer_types(config) or bool(
-        getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    )
-
-
-def _layer_types(config: Any) -> set[str]:
-    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
-
-
-def hidden_states(model: Any, ids: Tensor, **more: Any) -> Tensor:
-    """The decoder's last hidden states, shape (rows, columns, hidden size)."""
-    states: Tensor = model.get_decoder()(input_ids=ids, **more).last_hidden_state
-    return states
-
-
-def head(model: Any, hidden: Tensor) -> Tensor:
-    """Logits of hidden states, shape (..., vocabulary), with the model's own scaling of them."""
-    logits: Tensor = model.get_output_embeddings()(hidden)
-    config = model.config.get_text_config(decoder=True)
-    if getattr(config, "logits_scaling", None):
-        logits = logits / config.logits_scaling
-    if getattr(config, "logit_scale", None):
-        logits = logits * config.logit_scale
-    if getattr(config, "final_logit_softcapping", None):
-        cap = config.final_logit_softcapping
-        logits = torch.tanh(logits / cap) * cap
-    return logits
-
-
-def pad_right(rows: Sequence[Sequence[int]], device: Any) -> Tensor:
-    """Token ids as a matrix, shape (rows, longest); zeros stand where a row has ended."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+def _by_rest(rows: list[tuple[Ids, Prefix]], budget: int) -> list[list[tuple[Ids, Prefix]]]:
+    """Batches of rows of which like numbers of tokens are left to read, and with like parents."""
+    batches: list[list[tuple[Ids, Prefix]]] = []
+    width = 0
+    for ids, parent in sorted(rows, key=lambda row: (row[1].length - len(row[0]), row[1].length)):
+        # A prompt's keys and values are laid out anew, at a fraction of the cost of reading it.
+        parents = {id(other) for _, other in batches[-1]} if batches else set()
+        laid = len(parents | {id(parent)}) * parent.length // 4
+        if batches and (len(batches[-1]) + 1) * width + laid <= budget:
+            batches[-1].append((ids, parent))
+        else:
+            batches.append([(ids, parent)])
+            width = len(ids) - parent.length
+    return batches
 
 
 def by_length(rows: Sequence[tuple[int, ...]], budget: int) -> list[list[tuple[int, ...]]]:

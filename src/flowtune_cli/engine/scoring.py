@@ -9,14 +9,9 @@ from torch import Tensor
 
 from .adapters import Adapters
 from .continuation import go_on
-from .prefixes import (
-    Prefix,
-    Prefixes,
-    head,
-    hidden_states,
-    pad_right,
-    windowed,
-)
+from .forward import head, hidden_states, pad_right, windowed
+from .prefix import Prefix
+from .prefixes import Prefixes
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a prompt and of a completion."""
@@ -135,12 +130,12 @@ def _packing(
 
 
 def _first_tokens(read: Sequence[Prefix], tokens: Sequence[int]) -> list[float]:
-    values = []
-    normalizers: dict[int, Tensor] = {}
-    for prefix, token in zip(read, tokens, strict=True):
-        if id(prefix) not in normalizers:
-            normalizers[id(prefix)] = torch.logsumexp(prefix.logits.float(), dim=-1)
-        values.append(float(prefix.logits[token].float() - normalizers[id(prefix)]))
+    different = {id(prefix): prefix.logits for prefix in read}
+    logits = torch.stack([given for given in different.values() if given is not None])
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    number = {prompt: row for row, prompt in enumerate(different)}
+    rows = torch.tensor([number[id(prefix)] for prefix in read], device=logits.device)
+    values: list[float] = logprobs[rows, torch.tensor(tokens, device=logits.device)].tolist()
     return values
 
 
