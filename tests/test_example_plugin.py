@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, run_deviate
@@ -20,6 +21,8 @@ from flowtune_cli.cli.main import main
 from flowtune_cli.config import resolve
 from flowtune_cli.config_sources import tomllib
 from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.flow.postprocessing import post_process
+from flowtune_cli.plugin_checks import postprocessor
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.training.data import collect
 
@@ -80,10 +83,28 @@ def test_setuptools_builds_it(tmp_path: Path) -> None:
 def test_the_tutorial_shows_it_as_it_is() -> None:
     [project] = blocks(TUTORIAL, "toml")
     assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
-    [plugin] = blocks(TUTORIAL, "python")
+    plugin, _ = blocks(TUTORIAL, "python")
     assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
     [records] = blocks(TUTORIAL, "json")
     assert (PACKAGE / "data/train.jsonl").read_text(encoding="utf-8").startswith(records)
+
+
+def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
+    _, source = blocks(TUTORIAL, "python")
+    names: dict[str, Any] = {}
+    exec(source, names)
+    register: list[Any] = []
+    names["register_postprocessors"](register.append)
+    [processor] = [thing() for thing in register if postprocessor(thing)]
+    assert task.name in processor.tasks
+    assert set(processor.nodes) <= task.nodes.keys()
+    results = [{"team": "repairs"}, None, {"team": "repairs"}, {"team": "delivery"}]
+    lines = [
+        {"id": "a", "team": "billing", "rollouts": [{"result": result} for result in results]},
+        {"id": "b", "team": "billing"},
+    ]
+    done = post_process([processor], task, [], lines, print)
+    assert [line["team"] for line in done] == ["repairs", "billing"]
 
 
 def test_the_better_summary_is_preferred_and_the_team_gets_its_target(task: Task) -> None:

@@ -21,6 +21,7 @@ from .flow.node import (
     Term,
     TextDatum,
 )
+from .flow.postprocessing import PostProcessor
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
@@ -47,6 +48,7 @@ __all__ = [
     "MultiSample",
     "Node",
     "NodeOutput",
+    "PostProcessor",
     "PreferenceDatum",
     "Prompt",
     "Rank",

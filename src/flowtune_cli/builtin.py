@@ -39,3 +39,14 @@ def register_optimizers(register: Callable[[str, Callable[..., Any]], None]) -> 
     register("cocob", cocob)
     register("adam", adam)
     register("adam8bit", adam8bit)
+
+
+@hookimpl
+def register_trackers(register: Callable[[str, Callable[..., Any]], None]) -> None:
+    from .trackers.tensorboard import TensorBoard
+    from .trackers.trackio import Trackio
+    from .trackers.wandb import WeightsAndBiases
+
+    register("tensorboard", TensorBoard)
+    register("trackio", Trackio)
+    register("wandb", WeightsAndBiases)

@@ -129,6 +129,7 @@ def _resolve(
         ("learning", "optimizer_options")
     ):
         _check_optimizer(values["learning"], registry, checker)
+    _check_trackers(values["run"], registry, checker)
     checker.finish()
     settings = Settings(**values)
     return Resolved(settings, _origins(settings, task, checker), task)
@@ -213,6 +214,15 @@ def _check_other(
     except Exception:  # whoever runs that task will see it
         return
     checker.problems += [p for p in other.problems if p[0] != f"task {task_class.name}"]
+
+
+def _check_trackers(run: Any, registry: Registry, checker: Checker) -> None:
+    """Check the names of trackers: a run would go on without one that is not there."""
+    for name in run.trackers if run is not None else ():
+        try:
+            registry.tracker(name)
+        except UsageError as error:
+            checker.complain(("run", "trackers"), f"cannot be used: {error}")
 
 
 def _check_optimizer(learning: Any, registry: Registry, checker: Checker) -> None:

@@ -41,5 +41,17 @@ class Hooks:
         """``register(name, factory)``: ``factory(parameters, **options)`` gives an optimizer."""
 
     @hookspec
+    def register_postprocessors(self, register: Callable[[type], None]) -> None:
+        """``register(class)``: subclasses of PostProcessor, offered by their ``name``."""
+
+    @hookspec
+    def register_trackers(self, register: Callable[[str, Callable[..., Any]], None]) -> None:
+        """``register(name, factory)``: ``factory(run)`` gives something that figures are logged to.
+
+        It has the methods ``log(episodes, figures)`` and ``close()``; ``run`` has ``name``, ``id``,
+        ``path``, ``task`` and ``settings``.
+        """
+
+    @hookspec
     def register_commands(self, register: Callable[[str, Callable[..., Any]], None]) -> None:
         """``register(name, function)``: a typed function that becomes ``flowtune NAME``."""

@@ -9,9 +9,20 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from .flow.node import Exploration, Node
+from .flow.postprocessing import PostProcessor
 from .flow.task import Task
 
-Kind = Literal["task", "node type", "exploration", "reward", "evaluator", "optimizer", "command"]
+Kind = Literal[
+    "task",
+    "node type",
+    "exploration",
+    "reward",
+    "evaluator",
+    "optimizer",
+    "post-processor",
+    "tracker",
+    "command",
+]
 Checked = tuple[Kind, str]
 
 _NAME = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
@@ -79,6 +90,22 @@ def optimizer(name: Any, thing: Any) -> Checked:
     return "optimizer", _named("optimizer", name, thing)
 
 
+def postprocessor(thing: Any) -> Checked:
+    _subclass(thing, PostProcessor)
+    name = name_of(getattr(thing, "name", None), f"post-processor {thing.__name__}")
+    for field, least in (("tasks", 1), ("nodes", 0)):
+        names = getattr(thing, field, None)
+        given = names if isinstance(names, (list, tuple)) else [names]
+        if not all(isinstance(name, str) for name in given) or len(given) < least or given != names:
+            raise Refused(f"post-processor '{name}': {field} must be a list of names")
+    _made_without_arguments(thing, f"post-processor '{name}'")
+    return "post-processor", name
+
+
+def tracker(name: Any, thing: Any) -> Checked:
+    return "tracker", _named("tracker", name, thing)
+
+
 def command(name: Any, thing: Any) -> Checked:
     return "command", _named("command", name, thing)
 
@@ -89,6 +116,8 @@ CHECKS: dict[str, Callable[..., Checked]] = {
     "register_explorations": exploration,
     "register_rewards": reward_or_evaluator,
     "register_optimizers": optimizer,
+    "register_postprocessors": postprocessor,
+    "register_trackers": tracker,
     "register_commands": command,
 }
 
@@ -98,11 +127,15 @@ def _evaluator(thing: type) -> str:
     compare = getattr(thing, "compare", None)
     if compare is None or not inspect.iscoroutinefunction(compare):
         raise Refused(f"evaluator '{name}' needs a method 'async def compare'")
+    _made_without_arguments(thing, f"evaluator '{name}'")
+    return name
+
+
+def _made_without_arguments(thing: type, what: str) -> None:
     for parameter in inspect.signature(thing).parameters.values():
         optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if parameter.default is parameter.empty and not optional:
-            raise Refused(f"evaluator '{name}' cannot be made without '{parameter.name}'")
-    return name
+            raise Refused(f"{what} cannot be made without '{parameter.name}'")
 
 
 def _named(what: str, name: Any, thing: Any) -> str:

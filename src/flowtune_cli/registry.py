@@ -18,6 +18,7 @@ import pluggy
 from .flow.deviation import Evaluator
 from .flow.errors import UsageError, unknown_name
 from .flow.node import Exploration, Node
+from .flow.postprocessing import PostProcessor
 from .flow.task import Task
 from .hookspecs import GROUP, Hooks
 from .plugin_checks import CHECKS, Kind, Refused
@@ -29,6 +30,8 @@ HOOKS: dict[Kind, str] = {
     "reward": "register_rewards",
     "evaluator": "register_rewards",
     "optimizer": "register_optimizers",
+    "post-processor": "register_postprocessors",
+    "tracker": "register_trackers",
     "command": "register_commands",
 }
 
@@ -127,6 +130,13 @@ class Registry:
     def optimizer(self, name: str) -> Callable[..., Any]:
         """The factory of that name: ``factory(parameters, **options)``."""
         return cast("Callable[..., Any]", self.get("optimizer", name))
+
+    def postprocessor(self, name: str) -> type[PostProcessor]:
+        return cast("type[PostProcessor]", self.get("post-processor", name))
+
+    def tracker(self, name: str) -> Callable[..., Any]:
+        """The factory of that name: ``factory(run)``."""
+        return cast("Callable[..., Any]", self.get("tracker", name))
 
     @property
     def commands(self) -> Mapping[str, Entry]:

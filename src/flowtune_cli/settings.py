@@ -102,6 +102,9 @@ class RunSettings(Section):
     """Where runs are kept."""
 
     directory: str = Field("runs", description="Each run gets a directory in this one.")
+    trackers: list[str] = Field(
+        [], description="Where figures are logged to, too: see 'flowtune ls trackers'."
+    )
 
 
 class Settings(Section):

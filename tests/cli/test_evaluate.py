@@ -29,13 +29,45 @@ def write(count: int, *others: str) -> None:
 
 def test_figures(evaluate: Run) -> None:
     done = evaluate()
-    assert (done.code, done.rows) == (0, [["good", "0.8000"], ["count", "5"]])
+    assert (done.code, done.rows) == (0, [["good", "0.800"], ["count", "5"]])
     assert json.loads(evaluate("--json").out) == {"good": 0.8, "count": 5}
+
+
+NESTED = """
+        return {"good": 1.0, "count": 2, "wide": 0.12345, "intervals": {"good": [0.5, 1.0]},
+                "parts": {"odd": {"good": 0.25, "intervals": {"good": [0.0, 0.5]}}}}
+"""
+
+
+def test_groups_of_figures_and_intervals(site: Site, run: Run) -> None:
+    site.install("letters", LETTERS.replace("        good = sum(", NESTED + "        good = sum("))
+    write(5)
+    done = run("evaluate", "letters", "out.jsonl", "--split", "test")
+    assert done.rows == [
+        ["good", "1.000", "0.500 to 1.000"],
+        ["count", "2", ""],
+        ["wide", "0.123", ""],
+        ["parts.odd.good", "0.250", "0.000 to 0.500"],
+    ]
+    figures = json.loads(run("evaluate", "letters", "out.jsonl", "--split", "test", "--json").out)
+    assert figures["intervals"] == {"good": [0.5, 1.0]}
+    assert figures["parts"]["odd"]["good"] == 0.25
+
+
+def test_predictions_in_another_order(evaluate: Run) -> None:
+    lines = Path("out.jsonl").read_text().splitlines()
+    Path("out.jsonl").write_text("\n".join(lines[::-1]) + "\n")
+    done = evaluate()
+    assert (done.code, done.out) == (2, "")
+    assert "4 of 5 predictions are in another order than the data: number 1" in done.err
+    done = evaluate("--reorder")
+    assert done.rows == [["good", "0.800"], ["count", "5"]]
+    assert "4 of 5 predictions were put in the order of the data" in done.err
 
 
 def test_the_first_examples_alone(evaluate: Run) -> None:
     write(2)
-    assert evaluate("--limit", "2").rows == [["good", "0.5000"], ["count", "2"]]
+    assert evaluate("--limit", "2").rows == [["good", "0.500"], ["count", "2"]]
 
 
 def test_blank_lines_are_passed_over(evaluate: Run) -> None:
@@ -48,7 +80,8 @@ def test_blank_lines_are_passed_over(evaluate: Run) -> None:
     [
         ("{", "out.jsonl:5: not a line of JSON: Expecting property name"),
         ("[1]", "out.jsonl:5: a prediction is a JSON object"),
-        ('{"id": "test-9", "good": "No"}', "test-9 is not test-4"),
+        ('{"good": "No"}', "prediction 5 has no 'id' that is a text"),
+        ('{"id": "test-9", "good": "No"}', "no line for 1 of 5 examples: 'test-4'; 1 of 5 lines"),
     ],
 )
 def test_malformed_predictions(evaluate: Run, line: str, said: str) -> None:

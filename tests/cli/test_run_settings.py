@@ -134,6 +134,7 @@ def test_what_changes_no_result_may_be_changed(begin: Begin, now: Now) -> None:
         "training.keep_checkpoints=7",
         "training.max_failures=0.5",
         "run.directory=elsewhere",
+        "run.trackers=['tensorboard']",
         "tasks.plain.nodes.best.negatives=9",
     ]
     resolved = now(run, *changes).resumed()
@@ -141,6 +142,7 @@ def test_what_changes_no_result_may_be_changed(begin: Begin, now: Now) -> None:
     assert resolved.settings.model.device == "cuda"
     assert resolved.settings.training.max_failures == 0.5
     assert resolved.settings.run.directory == "runs"
+    assert resolved.settings.run.trackers == ["tensorboard"]
     assert resolved.origins["training.keep_checkpoints"] == "--set"
     assert resolved.origins["training.save_every"] == "default"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runs.processes import python
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
-from flowtune_cli.runs.predictions import PredictionFile
+from flowtune_cli.runs.predictions import PredictionFile, write_lines
 
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n\u2028\x00"), max_size=5
@@ -179,3 +179,35 @@ def test_a_file_that_cannot_grow_keeps_its_whole_lines(path):
     with PredictionFile(path, "abc") as file:
         assert file.done == 2
         assert file.partial.stat().st_size == 230
+
+
+def test_the_lines_are_made_in_the_end_and_what_was_given_is_kept_when_that_fails(path):
+    start(path, 3)
+
+    def failing(given):
+        assert [line["id"] for line in given] == ["a", "b", "c"]
+        yield {"id": "first"}
+        raise UsageError("no")
+
+    for _ in range(2):
+        with PredictionFile(path, "abc") as file, pytest.raises(UsageError, match="no"):
+            file.finish(failing)
+        assert [each.name for each in sorted(path.parent.iterdir())] == [
+            "dev.jsonl.partial",
+            "dev.jsonl.partial.ids",
+        ]
+    with PredictionFile(path, "abc") as file:
+        assert file.done == 3
+        file.finish(lambda given: [{"all": len(given)}])
+    assert path.read_text() == '{"all": 3}\n'
+    assert [each.name for each in path.parent.iterdir()] == ["dev.jsonl"]
+
+
+def test_lines_that_are_no_json_leave_what_was_there(path):
+    path.write_text("old\n")
+    with pytest.raises(UsageError, match="position 1 is not made of JSON values"):
+        write_lines(path, [{}, {"a": object()}])
+    with pytest.raises(FlowtuneError, match=r"cannot write .*nowhere"):
+        write_lines(path.parent / "nowhere" / "x", [])
+    assert path.read_text() == "old\n"
+    assert [each.name for each in path.parent.iterdir()] == ["dev.jsonl"]

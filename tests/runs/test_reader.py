@@ -20,9 +20,10 @@ from flowtune_cli.flow.episode import Episode, Step
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.runs.reader import RunReader
-from flowtune_cli.runs.store import BatchRecord, Store, UpdateRecord
+from flowtune_cli.runs.store import BatchRecord, MetricRecord, Store, UpdateRecord
 from flowtune_cli.runs.stored import (
     Filter,
+    Order,
     StoredAlternative,
     StoredEpisode,
     StoredPreference,
@@ -326,12 +327,25 @@ def test_a_finished_store_is_read_where_nothing_can_be_written(tmp_path, records
         assert [file.name for file in archive.iterdir()] == ["store.sqlite"]
 
 
+GROWING = (
+    *("steps", "alternatives", "rollouts", "preferences", "texts", "rewards", "targets"),
+    *("node_totals", "timings", "metrics", "updates", "reference_updates", "examples"),
+)
+
+
 def test_a_long_run_is_read_through_indexes(tmp_path, records):
     """What a live view asks for again and again must not read every row."""
     reader = write(tmp_path / "store.sqlite", [replace(records[0], checkpoint=True)])
     queries: list[str] = []
     reader._connection.set_trace_callback(queries.append)
     reader.node_summary()
+    reader.counts()
+    reader.timings()
+    reader.metrics(50)
+    reader.updates(50)
+    reader.reference_moves(50)
+    reader.summaries([0, 1])
+    list(reader.search("x", [0, 1]))
     reader.episodes(where=Filter(node="draw"))
     reader.episodes(where=Filter(outcome=Outcome.TIE, node="draw"))
     reader.episode(0)
@@ -340,5 +354,149 @@ def test_a_long_run_is_read_through_indexes(tmp_path, records):
     assert len(selects) > 10
     for query in selects:
         for row in reader._connection.execute(f"EXPLAIN QUERY PLAN {query}"):
-            for table in ("steps", "alternatives", "rollouts", "preferences", "texts", "rewards"):
+            for table in GROWING:
                 assert row["detail"] != f"SCAN {table}", query
+
+
+# What a viewer asks for
+
+
+def test_numbers_come_in_every_order(reader, records):
+    traces = [trace for record in records for trace in record.traces]
+    everything = list(range(36))
+    assert list(reader.numbers()) == everything
+    assert list(reader.numbers(order=Order(descending=True))) == everything[::-1]
+
+    def check(order: Order, value) -> None:
+        for descending in (False, True):
+            found = list(reader.numbers(order=replace(order, descending=descending)))
+            known = [n for n in everything if value(traces[n]) is not None]
+            sign = -1 if descending else 1
+            expected = sorted(known, key=lambda n: (sign * value(traces[n]), n))
+            assert found == expected + [n for n in everything if n not in known]
+
+    check(Order("steps"), lambda t: len(t.episode.steps))
+    check(Order("preferences"), lambda t: len(t.preferences))
+    check(Order("reward", "high"), lambda t: t.episode.reward_means().get("high"))
+    check(
+        Order("gain"),
+        lambda t: max((d.gain for d in t.deviations if d.gain is not None), default=None),
+    )
+
+
+def test_preferences_and_cut_outputs_are_filtered(reader, records):
+    traces = [trace for record in records for trace in record.traces]
+
+    def those(fits) -> list[int]:
+        return [number for number, trace in enumerate(traces) if fits(trace)]
+
+    for wanted in (True, False):
+        found = list(reader.numbers(Filter(preference=wanted)))
+        assert found == those(lambda t, w=wanted: bool(t.preferences) == w) != []
+        cut = those(lambda t, w=wanted: any(s.output.truncated for s in t.episode.steps) == w)
+        assert list(reader.numbers(Filter(truncated=wanted))) == cut != []
+    assert list(reader.numbers(Filter(node="draw", preference=True))) == those(
+        lambda t: any(p.node == "draw" for p in t.preferences)
+    )
+    assert list(reader.numbers(Filter(node="add", preference=True))) == []
+    cut_add = those(lambda t: any(s.node == "add" and s.output.truncated for s in t.episode.steps))
+    assert list(reader.numbers(Filter(node="add", truncated=True))) == cut_add != []
+
+
+def test_summaries_come_as_they_are_asked_for(reader):
+    whole = reader.episodes(limit=99)
+    assert reader.summaries([7, 3, 99, 35]) == [whole[7], whole[3], whole[35]]
+    assert whole[0].rollouts == len(reader.episode(0).rollouts)
+
+
+def test_a_search_looks_into_everything_that_is_said(tmp_path):
+    (record,) = played(1, size=1)
+    (trace,) = record.traces
+    texts = ["in_prompt", "in%output", "in alternative", "in rollout"]
+    step = trace.episode.steps[0]
+    outputs = tuple(
+        replace(output, text=text)
+        for output, text in zip(step.response.outputs, texts[1:3], strict=False)
+    )
+    response = replace(step.response, prompt=texts[0], outputs=outputs)
+    trace.episode.steps[0] = replace(step, response=response, output=outputs[0])
+    later = trace.deviations[0].rollout.steps
+    later[-1] = replace(later[-1], output=replace(later[-1].output, text=texts[3]))
+    with write(tmp_path / "store.sqlite", [record]) as reader:
+
+        def found(text: str) -> list[int]:
+            return [n for part in reader.search(text, [0]) for n in part.found]
+
+        for text in [*texts, "THE SUM OF 0", "in_p", "n%o", "N ALT"]:
+            assert found(text) == [0], text
+        for text in ["inXprompt", "in_output", "nowhere", "in%prompt"]:
+            assert found(text) == [], text
+
+
+def test_a_search_goes_on_in_the_order_given(reader):
+    parts = list(reader.search("the sum", [35, 2, 30, 1], at_once=3))
+    assert [(part.episodes, part.found) for part in parts] == [(3, (35, 2, 30)), (4, (1,))]
+
+
+def test_changes_tell_whether_somebody_has_written(tmp_path, records):
+    with (
+        write(tmp_path / "store.sqlite", records[:1]) as reader,
+        Store(tmp_path / "store.sqlite", question_of) as store,
+    ):
+        first = reader.changes()
+        assert reader.changes() == first
+        store.write_batch(records[1])
+        assert reader.changes() != first
+
+
+def test_a_series_is_sampled_at_the_ends_of_windows_if_there_are_enough(tmp_path):
+    records = [
+        BatchRecord(
+            batch, [], 0, {}, metrics={"m": MetricRecord(batch, batch, batch, 0)},
+            updates=[UpdateRecord("query", 0, 0, 0, 0, 0)], checkpoint=batch % 10 == 9,
+            reference_update={"query": batch in (19, 59)} if batch % 10 == 9 else None,
+        )
+        for batch in range(95)
+    ]  # fmt: skip
+    with write(tmp_path / "store.sqlite", records) as reader:
+
+        def sampled(points: int) -> list[int]:
+            assert [p.batch for p in reader.updates(points)["query"]] == [
+                p.batch for p in reader.metrics(points)["m"]
+            ]
+            return [point.batch for point in reader.metrics(points)["m"]]
+
+        assert sampled(1) == [89, 94]
+        assert sampled(4) == [19, 39, 69, 89, 94]
+        assert sampled(9) == [*range(9, 95, 10), 94]
+        assert sampled(30) == [(n + 1) * 95 // 30 - 1 for n in range(30)]
+        assert sampled(1000) == list(range(95))
+        assert len(reader.reference_moves(4)) == 2
+        assert reader.node_summary()[0].reference_moves == 2
+
+
+def test_totals_survive_margins_that_cannot_be_summed(tmp_path):
+    (record,) = played(1, size=8)
+    trace = next(trace for trace in record.traces if trace.preferences)
+    for margin in (float("inf"), float("-inf"), 1.0):
+        trace.preferences.append(replace(trace.preferences[0], margin=margin, step=margin == 1.0))
+    trace.preferences[:] = [
+        replace(p, alternative=10 + number) for number, p in enumerate(trace.preferences)
+    ]
+    with write(tmp_path / "store.sqlite", [record]) as reader:
+        (draw,) = [node for node in reader.node_summary() if node.node == "draw"]
+        assert draw.mean_margin is None
+        assert draw.preferences == sum(len(t.preferences) for t in record.traces)
+
+
+def test_tokens_are_counted_wherever_a_call_was_made(reader, records):
+    traces = [trace for record in records for trace in record.traces]
+    calls = [s for t in traces for s in t.episode.steps]
+    rollouts = [(d.step, d.rollout) for t in traces for d in t.deviations if d.rollout]
+    calls += [s for step, rollout in rollouts for s in rollout.steps[step + 1 :]]
+    for node in reader.node_summary():
+        mine = [s for s in calls if s.node == node.node]
+        own = [s for t in traces for s in t.episode.steps if s.node == node.node]
+        others = sum(o.tokens for s in own for o in s.response.outputs[1:])
+        assert node.prompt_tokens == sum(s.response.prompt_tokens for s in mine)
+        assert node.tokens == sum(s.output.tokens for s in mine) + others

@@ -312,5 +312,6 @@ def test_a_store_of_another_version_is_refused(path, version, kind):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
     for opened in (lambda: Store(path, question_of), lambda: RunReader(path)):
-        with pytest.raises(UsageError, match=f"{kind} flowtune: .*version {version}.*version 1"):
+        match = f"{kind} flowtune: .*version {version}.*versions 1 to 2"
+        with pytest.raises(UsageError, match=match):
             opened()

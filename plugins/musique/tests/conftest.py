@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from flowtune_cli import DiverseBeam, Example, Task
 from flowtune_cli.flow.deviation import Trace, deviate
@@ -27,6 +28,10 @@ from flowtune_cli.flow.scheduler import Scheduler
 from flowtune_musique.records import read_examples
 
 Record = dict[str, Any]
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @dataclass

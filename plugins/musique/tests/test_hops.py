@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowtune_cli import DataError
@@ -25,6 +28,24 @@ def test_is_decided_by_the_whole_digest_of_the_official_id(prefix, rest):
     name = f"{prefix}__{rest}".encode("utf-8", "replace").decode()
     whole = int(hashlib.sha256(name.encode()).hexdigest(), 16) / 2**256
     assert kept(name) == (whole < SHARES[prefix])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=st.lists(st.integers(0, 999), min_size=1, max_size=8, unique=True), data=st.data())
+def test_both_records_of_any_pair_stay_or_go_wherever_they_stand(record, numbers, data):
+    names = [f"{data.draw(st.sampled_from('234'))}hop__{number}" for number in numbers]
+    order = data.draw(st.permutations(names * 2))
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [
+            json.dumps(record(name, marker=str(position), documents=2, support=()))
+            for position, name in enumerate(order)
+        ]
+        path = Path(folder, "musique_full_v1.0_train.jsonl")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        thinned = [e.record_id for e in MusiqueFull().examples(Path(folder), "train")]
+    assert thinned == [name for name in order if name in set(thinned)]
+    assert {name for name in names if name.startswith("4")} <= set(thinned)
+    assert set(Counter(thinned).values()) <= {2}
 
 
 def test_both_records_of_a_pair_stay_or_go(write, record, tmp_path):

@@ -13,7 +13,7 @@ from flowtune_musique.pairwise import pairwise
 
 
 def line(name, score, answerable=True):
-    return {"id": name, "sufficiency_logprob": score, "predicted_answerable": answerable, "n": 1}
+    return {"id": name, "suff_raw_score": score, "predicted_answerable": answerable, "n": 1}
 
 
 def verdicts(lines):
@@ -51,12 +51,18 @@ def test_more_than_two_of_an_id_are_an_error():
         pairwise([line("a", -1.0), line("a", -2.0), line("b", -1.0), line("a", -3.0)])
 
 
-@pytest.mark.parametrize("field", ["id", "sufficiency_logprob"])
+@pytest.mark.parametrize("field", ["id", "suff_raw_score"])
 def test_a_line_that_cannot_be_paired_is_an_error(field):
     bad = line("a", -2.0)
     del bad[field]
     with pytest.raises(DataError, match=f"prediction 2 has no '{field}'"):
         pairwise([line("a", -1.0), bad])
+
+
+@pytest.mark.parametrize("score", [None, "-1.0"])
+def test_a_score_that_is_not_a_number_is_an_error(score):
+    with pytest.raises(DataError, match="prediction 2: its 'suff_raw_score' is not a number"):
+        pairwise([line("a", -1.0), line("a", score)])
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(-5, 0)), max_size=20))

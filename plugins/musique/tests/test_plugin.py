@@ -20,6 +20,12 @@ def test_registers_both_tasks():
     assert {task.gate for task in registered} == {"answer_f1"}
 
 
+def test_registers_the_post_processors():
+    registered = []
+    plugin.register_postprocessors(registered.append)
+    assert [processor.name for processor in registered] == ["grounded", "pairwise"]
+
+
 def test_is_found_by_its_entry_point():
     (point,) = [p for p in entry_points(group="flowtune") if p.name == "musique"]
     assert point.value == "flowtune_musique.plugin"
@@ -29,7 +35,8 @@ def test_registering_imports_no_heavy_library():
     code = (
         "import sys; from flowtune_musique import plugin;"
         "plugin.register_tasks(lambda task: task());"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'huggingface_hub')"
+        "plugin.register_postprocessors(lambda processor: processor());"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'numpy')"
         " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json as json_
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..flow.errors import DataError
 from . import options
 from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOption, TaskArgument
-from .output import print_json, print_rows
+from .output import note, print_json, print_rows
+
+if TYPE_CHECKING:
+    from ..flow.example import Example
+    from ..flow.task import Task
+
+INTERVALS = "intervals"
 
 
 def evaluate(
@@ -28,6 +32,9 @@ def evaluate(
             min=1, metavar="N", help="Only this many of the first examples, as predicted."
         ),
     ] = None,
+    reorder: Annotated[
+        bool, typer.Option("--reorder", help="Put the predictions in the order of the data first.")
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -39,42 +46,48 @@ def evaluate(
     registry = load_registry()
     resolved = options.settings(registry, registry.task(task), config=config, overrides=set_)
     chosen = resolved.make_task()
-    lines = list(read_predictions(predictions))
     examples = first_examples(read_examples(chosen, data, split), limit)
-    figures = chosen.evaluate(examples, lines)
+    figures = chosen.evaluate(examples, read_lines(predictions, chosen, examples, reorder=reorder))
     if json:
         print_json(dict(figures))
         return
-    print_rows(
-        ["figure", "value"],
-        [{"figure": name, "value": _shown(value)} for name, value in figures.items()],
-    )
+    rows = list(_rows(figures))
+    columns = ["figure", "value"]
+    if any(row["interval"] for row in rows):
+        columns.append("interval")
+    print_rows(columns, rows)
 
 
-def read_predictions(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a prediction file; blank ones are passed over.
+def read_lines(
+    path: Path, task: Task, examples: Sequence[Example], *, reorder: bool
+) -> list[dict[str, Any]]:
+    """A file's lines, one an example, in the examples' order; says so if they were put into it.
 
     Raises:
-        DataError: the file cannot be read, or a line is not a JSON object; says which.
+        DataError: a line is malformed, or the lines do not fit the examples.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _prediction(line, f"{path}:{number}")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    from ..runs.prediction_lines import fit, read_predictions
+
+    keys = [task.prediction_key(example) for example in examples]
+    lines, notes = fit(keys, list(read_predictions(path)), reorder=reorder)
+    for text in notes:
+        note(text)
+    return lines
 
 
-def _prediction(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        prediction = json_.loads(line)
-    except ValueError as error:  # of the encoding, too
-        raise DataError(f"{where}: not a line of JSON: {error}") from None
-    if not isinstance(prediction, dict):
-        raise DataError(f"{where}: a prediction is a JSON object, such as {{...}}")
-    return prediction
+def _rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
+    """A row a figure, those of a group with the group's name in front."""
+    intervals = figures.get(INTERVALS, {})
+    for name, value in figures.items():
+        if name == INTERVALS:
+            continue
+        if isinstance(value, Mapping):
+            yield from _rows(value, f"{prefix}{name}.")
+            continue
+        interval = intervals.get(name)
+        shown = "" if interval is None else " to ".join(_shown(end) for end in interval)
+        yield {"figure": prefix + name, "value": _shown(value), "interval": shown}
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -22,6 +22,8 @@ REGISTERED: dict[str, tuple[Kind, ...]] = {
     "rewards": ("reward", "evaluator"),
     "explorations": ("exploration",),
     "optimizers": ("optimizer",),
+    "postprocessors": ("post-processor",),
+    "trackers": ("tracker",),
 }
 KINDS = [*REGISTERED, "models", "runs"]
 DETAILS = ("path", "problem")
@@ -36,7 +38,7 @@ def ls(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """List tasks, nodes, rewards, explorations, optimizers, models or runs."""
+    """List what there is of one kind: tasks, nodes, optimizers, trackers, models, runs ..."""
     from ..registry import load_registry
 
     if kind not in KINDS:
@@ -66,6 +68,7 @@ def _registered(registry: Registry, kinds: tuple[Kind, ...]) -> Rows:
             "plugin": entry.plugin,
             "distribution": entry.distribution,
             **({"kind": entry.kind} if len(kinds) > 1 else {}),
+            **({"tasks": ", ".join(entry.thing.tasks)} if kind == "post-processor" else {}),
             "summary": (kind == "task" and entry.thing.summary) or summary(entry.thing),
         }
         for kind in kinds

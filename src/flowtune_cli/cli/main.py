@@ -21,11 +21,16 @@ from ..flow.errors import FlowtuneError, UsageError
 from .config import config
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
+from .inspect import inspect
 from .ls import ls
 from .output import note
 from .play import play
 from .plugins import plugins
+from .postprocess import postprocess
+from .postprocessors import PostProcessorFlags
 from .predict import predict
+from .report import report
 from .show import show
 from .train import train
 
@@ -36,7 +41,11 @@ COMMANDS = (
     train,
     play,
     predict,
+    postprocess,
     evaluate,
+    inspect,
+    report,
+    export,
     ls,
     show,
     plugins,
@@ -98,7 +107,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for function in COMMANDS:
-    app.command()(function)
+    flags = PostProcessorFlags if function in (predict, postprocess) else None
+    app.command(cls=flags)(function)
 
 
 @app.callback(invoke_without_command=True)

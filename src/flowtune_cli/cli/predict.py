@@ -18,9 +18,15 @@ from .output import note
 if TYPE_CHECKING:
     from ..flow.episode import Episode
     from ..flow.example import Example
+    from ..flow.node import Exploration
+    from ..flow.postprocessing import PostProcessor
+    from ..flow.task import Task
     from ..runs.predictions import PredictionFile
     from ..training.bench import Bench
     from .trained import Player
+
+Played = tuple["Episode", list[dict[str, Any]]]
+"""An episode, and its rollouts as a line has them."""
 
 _CHUNK = 64
 """Examples played before the engine forgets what it answered, which bounds its memory."""
@@ -29,6 +35,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def predict(
+    context: typer.Context,
     task: TaskArgument,
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Where the predictions are written.")
@@ -39,6 +46,10 @@ def predict(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only this many of the first examples.")
     ] = None,
+    scores: Annotated[
+        bool,
+        typer.Option("--scores", help="Add what post-processors need, for 'flowtune postprocess'."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace FILE if it is there.")
     ] = False,
@@ -48,35 +59,41 @@ def predict(
     """Play the examples of a split, and write a prediction for each, in their order.
 
     Until all are there, they are in FILE.partial, and the same command goes on with that.
+    Plugins add post-processors to the options: 'flowtune ls postprocessors' lists them.
     """
+    from ..flow.task import Task
     from ..registry import load_registry
-    from ..runs.predictions import PredictionFile
     from .examples import first_examples, read_examples
+    from .postprocessors import asked_for, explorations
     from .trained import player
 
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     chosen = player(load_registry(), task, run, config, set_)
+    processors = asked_for(context, chosen.registry, chosen.task)
+    explore = explorations(processors, chosen.task, chosen.registry)
+    if scores and not explore and type(chosen.task).scores is Task.scores:
+        note(f"task '{task}' has no scores: --scores adds nothing")
     examples = first_examples(read_examples(chosen.task, data, split), limit)
     bench = chosen.set_up()
-    with PredictionFile(out, [e.id for e in examples], chosen.made_by) as file:
-        if file.done:
-            note(f"going on with {file.partial}, which has {file.done} of {len(examples)} lines")
-        try:
-            _predict(bench, examples, file)
-        except KeyboardInterrupt:
-            note(
-                f"interrupted. {file.partial} has {file.done} of {len(examples)} lines; the same"
-                " command goes on with it."
-            )
-            return 130
-        file.finish()
+    try:
+        write_predictions(
+            bench,
+            examples,
+            out,
+            made_by=chosen.made_by,
+            explore=explore,
+            processors=processors,
+            scores=scores,
+        )
+    except KeyboardInterrupt:
+        return 130
     note(f"{len(examples)} predictions are in {out}")
     command = _evaluate(chosen, out, data=data, split=split, limit=limit, config=config)
     typer.echo(f"Next, try:\n  {command}", err=True)
     return 0
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool) -> None:
     """Find out now, and not after loading a model, that the file cannot be written."""
     if out.is_dir() or not out.parent.is_dir():
         what = "is a directory" if out.is_dir() else "is in a directory that does not exist"
@@ -85,7 +102,51 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} is there already; --overwrite replaces it")
 
 
-def _predict(bench: Bench, examples: Sequence[Example], file: PredictionFile) -> None:
+def write_predictions(
+    bench: Bench,
+    examples: Sequence[Example],
+    out: Path,
+    *,
+    made_by: str,
+    explore: Mapping[str, Exploration],
+    processors: Sequence[PostProcessor],
+    scores: bool,
+) -> None:
+    """Play the examples, and write their predictions; what was played before is gone on with.
+
+    Args:
+        made_by: tells predictions apart that must not be mixed.
+        explore: the strategies of the nodes whose alternatives are played, too, by node name.
+        scores: write what ``Task.scores`` adds, and the rollouts.
+
+    Raises:
+        FlowtuneError: the flow failed for an example, or the file cannot be written.
+        KeyboardInterrupt: somebody interrupted it; it was said how to go on.
+    """
+    from ..runs.predictions import PredictionFile
+
+    # What is played depends on these nodes, and on no other option of the post-processors.
+    made_by = ", with alternatives of ".join([made_by, *explore])
+    with PredictionFile(out, [example.id for example in examples], made_by) as file:
+        if file.done:
+            note(f"going on with {file.partial}, which has {file.done} of {len(examples)} lines")
+        try:
+            _predict(bench, examples, explore, file)
+        except KeyboardInterrupt:
+            note(
+                f"interrupted. {file.partial} has {file.done} of {len(examples)} lines; the same"
+                " command goes on with it."
+            )
+            raise
+        file.finish(lambda made: _lines(made, bench.task, examples, processors, scores))
+
+
+def _predict(
+    bench: Bench,
+    examples: Sequence[Example],
+    explore: Mapping[str, Exploration],
+    file: PredictionFile,
+) -> None:
     """Play what is not yet in the file.
 
     Raises:
@@ -96,11 +157,12 @@ def _predict(bench: Bench, examples: Sequence[Example], file: PredictionFile) ->
     failed: dict[int, Episode] = {}
     done, spoken = file.done, time.monotonic()
     with progress(done, len(examples)) as shown:
-        for position, episode in _play(bench, examples, file.done, failed):
+        for position, (episode, rollouts) in _play(bench, examples, explore, file.done, failed):
             if episode.failure is not None:
                 failed[position] = episode
             else:
-                file.write(position, bench.task.prediction(examples[position], episode.result))
+                example = examples[position]
+                file.write(position, _made(bench.task, example, episode, rollouts, explore))
             done += 1
             now = time.monotonic()
             line = now - spoken > _SECONDS_BETWEEN_LINES or done == len(examples)
@@ -117,9 +179,16 @@ def _predict(bench: Bench, examples: Sequence[Example], file: PredictionFile) ->
 
 
 def _play(
-    bench: Bench, examples: Sequence[Example], begin: int, failed: Mapping[int, Episode]
-) -> Iterator[tuple[int, Episode]]:
+    bench: Bench,
+    examples: Sequence[Example],
+    explore: Mapping[str, Exploration],
+    begin: int,
+    failed: Mapping[int, Episode],
+) -> Iterator[tuple[int, Played]]:
     """Play the examples from ``begin`` on; after a failure, those alone that were begun."""
+    from ..flow.postprocessing import play_with_rollouts
+
+    seed = bench.settings.training.seed
     for start in range(begin, len(examples), _CHUNK):
         bench.engine.forget()
         chunk = examples[start : start + _CHUNK]
@@ -130,10 +199,46 @@ def _play(
                     return
                 yield example
 
-        for position, episode in bench.play(until_failure()):
-            yield start + position, episode
+        for position, played in bench.scheduler().stream(
+            play_with_rollouts(bench.task, example, explore=explore, seed=seed)
+            for example in until_failure()
+        ):
+            yield start + position, played
         if failed:
             return
+
+
+def _made(
+    task: Task,
+    example: Example,
+    episode: Episode,
+    rollouts: list[dict[str, Any]],
+    explore: Mapping[str, Exploration],
+) -> dict[str, Any]:
+    """All that a line may come of, whatever it is to have in the end."""
+    from ..flow.postprocessing import ROLLOUTS
+
+    scores = dict(task.scores(example, episode.result))
+    if explore:
+        scores[ROLLOUTS] = rollouts
+    return {"prediction": task.prediction(example, episode.result), "scores": scores}
+
+
+def _lines(
+    made: Sequence[Mapping[str, Any]],
+    task: Task,
+    examples: Sequence[Example],
+    processors: Sequence[PostProcessor],
+    scores: bool,
+) -> Iterator[Mapping[str, Any]]:
+    """The lines of the file: post-processed, and with the scores only if they are wanted."""
+    from ..flow.postprocessing import post_process
+
+    whole = [{**each["prediction"], **each["scores"]} for each in made]
+    done = post_process(processors, task, examples, whole, note)
+    for line, each in zip(done, made, strict=True):
+        dropped = () if scores else each["scores"]
+        yield {name: value for name, value in line.items() if name not in dropped}
 
 
 def _evaluate(player: Player, out: Path, **given: Any) -> str:

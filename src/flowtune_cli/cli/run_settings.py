@@ -25,6 +25,7 @@ _FREE = (
     "engine.",
     "model.device",
     "model.trust_remote_code",
+    "run.trackers",
     "training.keep_checkpoints",
     "training.max_failures",
 )
@@ -195,7 +196,7 @@ class RunSettings:
     def _path(self, key: str) -> tuple[str, ...] | None:
         """The names of a setting; None for those of other tasks, and of where runs are."""
         section, _, rest = key.partition(".")
-        if section == "run":
+        if key == "run.directory":
             return None
         if section != "tasks":
             return (section, rest)

@@ -17,18 +17,25 @@ if TYPE_CHECKING:
     from ..flow.task import Task
     from ..registry import Entry, Kind, Registry
 
-CHEAP: tuple[Kind, ...] = ("task", "node type", "exploration", "reward", "evaluator")
+CHEAP: tuple[Kind, ...] = (
+    "task",
+    "node type",
+    "exploration",
+    "reward",
+    "evaluator",
+    "post-processor",
+)
 
 
 def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="A task, node type, exploration, reward, optimizer or section of the settings."
+            help="A task, node type, exploration, reward, optimizer, post-processor or section."
         ),
     ],
 ) -> None:
-    """Show all options of a task, node type, exploration, reward, optimizer or section."""
+    """Show all options of a task, node type, reward, optimizer, section and the like."""
     from ..config import SECTIONS
     from ..registry import load_registry
 

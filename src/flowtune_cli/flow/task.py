@@ -65,13 +65,28 @@ class Task(ABC):
         """
 
     def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The line that ``flowtune predict`` writes for an example."""
+        """The line that ``flowtune predict`` writes for an example, its ``id`` among the fields."""
         return {"id": example.id, **result}
+
+    def prediction_key(self, example: Example) -> Mapping[str, str]:
+        """The fields by which a line is known to be this example's, the first of them always there.
+
+        Further ones tell lines of the same id apart; a line may lack them, see ``scores``.
+        """
+        return {"id": example.id}
+
+    def scores(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What post-processors need beyond the prediction; ``predict --scores`` adds it."""
+        return {}
 
     def evaluate(
         self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
-    ) -> Mapping[str, float]:
-        """The figures of predictions, one an example, in the same order."""
+    ) -> Mapping[str, Any]:
+        """The figures of predictions, one an example, in the same order.
+
+        A figure is a number. A mapping under a name is a group of further figures, but
+        ``intervals``, whose entries are the [low, high] of the figures that they are named after.
+        """
         raise UsageError(f"task '{self.name}' has no evaluation of prediction files")
 
     def outcome_text(self, example: Example, result: Mapping[str, Any]) -> str:

@@ -79,8 +79,19 @@ class BatchRecord:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
-def rows(record: BatchRecord, question_of: Callable[[Example], str]) -> Iterator[Row]:
-    """The rows of a batch, one at a time. ``texts`` and ``examples`` may be there already."""
+def rows(
+    record: BatchRecord, question_of: Callable[[Example], str], before: Mapping[str, int]
+) -> Iterator[Row]:
+    """The rows of a batch, one at a time, but for those that ``totals`` counts.
+
+    ``texts`` and ``examples`` may be there already. ``before`` is the row of the batch before it.
+    """
+    episodes = [trace.episode for trace in record.traces]
+    totals = {
+        "total_failed": sum(e.failure is not None for e in episodes),
+        "total_truncated": sum(any(s.output.truncated for s in e.steps) for e in episodes),
+        "total_shortened": sum(any(s.response.dropped_tokens for s in e.steps) for e in episodes),
+    }
     yield (
         "batches",
         {
@@ -89,6 +100,7 @@ def rows(record: BatchRecord, question_of: Callable[[Example], str]) -> Iterator
             "episodes": len(record.traces),
             "checkpoint": int(record.checkpoint),
             "adapter_versions": to_json(dict(record.adapter_versions)),
+            **{name: before.get(name, 0) + count for name, count in totals.items()},
         },
     )
     for number, trace in enumerate(record.traces, record.position):
@@ -108,8 +120,6 @@ def rows(record: BatchRecord, question_of: Callable[[Example], str]) -> Iterator
         yield "metrics", {"batch": record.batch, "name": name, **asdict(metric)}
     for node, moved in (record.reference_update or {}).items():
         yield "reference_updates", {"batch": record.batch, "node": node, "moved": int(moved)}
-    for phase, seconds in record.timings.items():
-        yield "timings", {"batch": record.batch, "phase": phase, "seconds": seconds}
 
 
 def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
@@ -127,6 +137,11 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
             "steps": len(episode.steps),
             "truncated": sum(step.output.truncated for step in episode.steps),
             "dropped_tokens": sum(step.response.dropped_tokens for step in episode.steps),
+            "rollouts": len(trace.deviations),
+            "preferences": len(trace.preferences),
+            "best_gain": max(
+                (d.gain for d in trace.deviations if d.gain is not None), default=None
+            ),
         },
     )
     of_episode = {"episode": number}

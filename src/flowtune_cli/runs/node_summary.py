@@ -1,49 +1,42 @@
-"""What each node has done and learned so far, counted from a run's store."""
+"""What each node has done and learned so far, from the totals that a run's last batch holds."""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
 
-from ..flow.deviation import Outcome
+from .batch import UpdateRecord
+from .episode_reader import of_row
 from .stored import NodeSummary
+from .totals import ENDED
+
+LATEST = "batch = (SELECT max(number) FROM batches)"
+"""The rows of the last batch, whose totals are the run's."""
 
 
 def summarize_nodes(connection: sqlite3.Connection) -> list[NodeSummary]:
-    """A summary for each node that was called, by name. Reads indexes alone, not the rows."""
+    """A summary for each node that was called or updated, by name, in time that does not grow."""
+    totals = connection.execute(f"SELECT * FROM node_totals WHERE {LATEST} ORDER BY node")
+    return [_summary(connection, row) for row in totals.fetchall()]
 
-    def by_node(select: str) -> dict[str, Any]:
-        return {row[0]: row[1] for row in connection.execute(f"{select} GROUP BY node")}
 
-    steps = by_node("SELECT node, count(*) FROM steps WHERE rollout = 0")
-    cut = by_node("SELECT node, count(*) FROM steps WHERE truncated = 1 AND substituted = 0")
-    cut_alternatives = by_node("SELECT node, count(*) FROM alternatives WHERE truncated = 1")
-    preferences = by_node("SELECT node, count(*) FROM preferences")
-    margins = by_node("SELECT node, avg(margin) FROM preferences")
-    targets = by_node("SELECT node, count(*) FROM targets")
-    # SQLite takes the loss from the row that has the greatest batch.
-    losses = by_node("SELECT node, loss, max(batch) FROM updates WHERE loss IS NOT NULL")
-    counted = "SELECT node, outcome, count(*) FROM rollouts GROUP BY outcome, node"
-    outcomes = {(node, outcome): n for node, outcome, n in connection.execute(counted)}
-
-    def summary(node: str) -> NodeSummary:
-        ended = {outcome: outcomes.get((node, outcome.value), 0) for outcome in Outcome}
-        better, worse = ended[Outcome.ALTERNATIVE_BETTER], ended[Outcome.GREEDY_BETTER]
-        return NodeSummary(
-            node=node,
-            steps=steps.get(node, 0),
-            truncated=cut.get(node, 0) + cut_alternatives.get(node, 0),
-            better=better,
-            worse=worse,
-            ties=ended[Outcome.TIE],
-            undefined=ended[Outcome.UNDEFINED],
-            failed=ended[Outcome.FAILED],
-            skipped=ended[Outcome.SKIPPED],
-            preferences=preferences.get(node, 0),
-            targets=targets.get(node, 0),
-            mean_margin=margins.get(node),
-            win_rate=better / (better + worse) if better + worse else None,
-            last_loss=losses.get(node),
-        )
-
-    return [summary(node) for node in sorted({*steps, *cut, *losses})]
+def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> NodeSummary:
+    latest = """
+        SELECT * FROM updates WHERE node = ? AND loss IS NOT NULL ORDER BY batch DESC LIMIT 1"""
+    update = connection.execute(latest, (row["node"],)).fetchone()
+    decided = row["better"] + row["worse"]
+    known = row["margins"] is not None and row["preferences"]
+    return NodeSummary(
+        node=row["node"],
+        steps=row["calls"],
+        truncated=row["truncated"],
+        **{column: row[column] for column in ENDED.values()},
+        preferences=row["preferences"],
+        targets=row["targets"],
+        mean_margin=row["margins"] / row["preferences"] if known else None,
+        win_rate=row["better"] / decided if decided else None,
+        last_loss=update["loss"] if update else None,
+        tokens=row["tokens"],
+        prompt_tokens=row["prompt_tokens"],
+        reference_moves=row["reference_moves"],
+        last_update=of_row(UpdateRecord, update) if update else None,
+    )

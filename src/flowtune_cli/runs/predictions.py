@@ -1,6 +1,7 @@
 """A file of predictions, one JSON line an example, that is either whole or not there.
 
-Until it is whole, the lines are in ``PATH.partial``, which a later process can go on with.
+Until it is whole, what its lines are made of is in ``PATH.partial``, which a later process can go
+on with.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .lock import try_lock
 
 
 class PredictionFile:
-    """Writes predictions in the order of the examples, whatever order they come in.
+    """Keeps what was predicted in the order of the examples, whatever order it comes in.
 
     Beside ``PATH.partial`` lies ``PATH.partial.ids``, which tells whether a later process makes
     the same predictions: of the same examples in the same order, made in the same way.
@@ -27,6 +28,8 @@ class PredictionFile:
         path: where the whole file will be; an older one is replaced, but only by a whole one.
         expected_ids: the examples' ids, in the order of the lines.
         made_by: tells predictions apart that must not be mixed, such as run and checkpoint.
+
+    What the lines of the whole file are made of these is said only in the end, by ``finish``.
 
     Attributes:
         done: how many lines are written; a file that was reopened begins with those it has.
@@ -80,35 +83,34 @@ class PredictionFile:
         """
         if not self.done <= position < self._expected or position in self._waiting:
             raise ValueError(f"the prediction at position {position} is not wanted (any more)")
-        try:
-            line = json.dumps(prediction, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"the prediction at position {position} is not made of JSON values: {error}"
-            ) from error
-        # A lone surrogate has no UTF-8, but its replacement is its JSON escape.
-        self._waiting[position] = line.encode("utf-8", "backslashreplace") + b"\n"
+        self._waiting[position] = _encoded(prediction, position)
         lines: list[bytes] = []
         while self.done + len(lines) in self._waiting:
             lines.append(self._waiting.pop(self.done + len(lines)))
         self._append(b"".join(lines))
         self.done += len(lines)
 
-    def finish(self) -> None:
-        """Give the whole file its name.
+    def finish(self, final: Callable[[list[Any]], Iterable[Mapping[str, Any]]] = list) -> None:
+        """Write the whole file.
+
+        Args:
+            final: makes its lines of all that was given, in the order of the examples.
 
         Raises:
-            FlowtuneError: lines are missing, or the file cannot be written.
+            FlowtuneError: lines are missing, or the file cannot be written. What was given is
+                kept, as it is when ``final`` raises something.
         """
         if self.done < self._expected:
             raise FlowtuneError(
                 f"{self.partial} has {self.done} of {self._expected} lines. Run the same command"
                 " again to go on."
             )
+        with open(self.partial, "rb") as lines:
+            given = [json.loads(line) for line in lines]
+        write_lines(self.path, final(given))
         try:
-            os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self.partial, self.path)
+            self.partial.unlink()
             self._ids.unlink(missing_ok=True)
         except OSError as error:
             raise self._failed(error) from error
@@ -167,3 +169,35 @@ class PredictionFile:
             f"cannot write {self.path}: {error.strerror or error}. What {self.partial.name} holds"
             " is kept: run the same command again to go on."
         )
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON line each to ``path``, which is then whole; an older file stays until then.
+
+    Raises:
+        UsageError: a line is not made of JSON values.
+        FlowtuneError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            for position, line in enumerate(lines):
+                file.write(_encoded(line, position))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _encoded(prediction: Mapping[str, Any], position: int) -> bytes:
+    try:
+        line = json.dumps(prediction, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the prediction at position {position} is not made of JSON values: {error}"
+        ) from error
+    # A lone surrogate has no UTF-8, but its replacement is its JSON escape.
+    return line.encode("utf-8", "backslashreplace") + b"\n"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..flow.deviation import Outcome
 from ..flow.errors import UsageError
-from . import schema
+from . import older, schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_reader import of_row, read_episode, reward_means
-from .node_summary import summarize_nodes
+from .node_summary import LATEST, summarize_nodes
+from .search import search
+from .selecting import condition, ordering
 from .sqlite_errors import told
 from .stored import (
     Counts,
@@ -22,20 +24,28 @@ from .stored import (
     Filter,
     MetricPoint,
     NodeSummary,
+    Order,
     ReferenceUpdate,
+    Searched,
     StoredEpisode,
     UpdatePoint,
 )
-from .stored_text import storable
+from .totals import ENDED
 
 _EVERY = Filter()
+_AS_PLAYED = Order()
+_SUMMARY = """
+    SELECT number, batch, example_id,
+        (SELECT question FROM examples WHERE id = example_id) AS question,
+        steps, truncated, dropped_tokens, error, rollouts, preferences, best_gain
+    FROM episodes"""
 
 
 class RunReader:
     """A run's store, open for reading. Each method sees the store as it is at one moment.
 
     Raises:
-        UsageError: there is no store, or it is of another version; says why.
+        UsageError: there is no store, or it is of a version that cannot be read; says why.
         FlowtuneError: it cannot be read.
     """
 
@@ -54,7 +64,8 @@ class RunReader:
             )
             self._connection.row_factory = sqlite3.Row
             try:
-                schema.check(self._connection, path)
+                if schema.check(self._connection, path) < schema.SCHEMA_VERSION:
+                    older.view_as_new(self._connection)
             except BaseException:
                 self._connection.close()
                 raise
@@ -77,27 +88,52 @@ class RunReader:
         newest_first: bool = False,
     ) -> list[EpisodeSummary]:
         """A page of the episodes that fit ``where``, in the order in which they were played."""
-        condition, values = _condition(where)
+        fits, values = condition(where)
         query = f"""
-            SELECT number, batch, example_id,
-                (SELECT question FROM examples WHERE id = example_id) AS question,
-                steps, truncated, dropped_tokens, error,
-                (SELECT count(*) FROM rollouts WHERE episode = episodes.number) AS rollouts,
-                (SELECT count(*) FROM preferences WHERE episode = episodes.number) AS preferences
-            FROM episodes WHERE {condition}
+            {_SUMMARY} WHERE {fits}
             ORDER BY number {"DESC" if newest_first else "ASC"} LIMIT :limit OFFSET :offset"""
         with self._moment() as connection:
             rows = connection.execute(query, {**values, "limit": limit, "offset": offset})
-            return [
-                EpisodeSummary(rewards=reward_means(connection, row["number"]), **dict(row))
-                for row in rows.fetchall()
-            ]
+            return [_summary(connection, row) for row in rows.fetchall()]
+
+    def numbers(self, where: Filter = _EVERY, order: Order = _AS_PLAYED) -> array[int]:
+        """The numbers of the episodes that fit ``where``, in this order; 8 bytes each."""
+        fits, values = condition(where)
+        join, by, more = ordering(order)
+        query = f"SELECT number FROM episodes {join} WHERE {fits} ORDER BY {by}"
+        with self._moment() as connection:
+            return array("q", (row[0] for row in connection.execute(query, {**values, **more})))
+
+    def summaries(self, numbers: Sequence[int]) -> list[EpisodeSummary]:
+        """One line on each of these episodes, in their order; what is not stored is left out."""
+        with self._moment() as connection:
+            query = f"{_SUMMARY} WHERE number = ?"
+            rows = [connection.execute(query, (number,)).fetchone() for number in numbers]
+            return [_summary(connection, row) for row in rows if row is not None]
+
+    def search(
+        self, text: str, numbers: Sequence[int], *, at_once: int = 100
+    ) -> Iterator[Searched]:
+        """Look for a text in the questions, prompts, outputs and alternatives of these episodes.
+
+        ASCII letters are found in either case.
+
+        Args:
+            at_once: so many episodes are searched from one yield to the next.
+        """
+        with told(self.path, "search"):
+            yield from search(self._connection, text, numbers, at_once)
+
+    def changes(self) -> int:
+        """A number that is another one whenever somebody has written since it was asked for."""
+        with told(self.path, "read"):
+            return self._connection.execute("PRAGMA data_version").fetchone()[0]
 
     def count(self, where: Filter = _EVERY) -> int:
         """How many episodes fit ``where``."""
-        condition, values = _condition(where)
+        fits, values = condition(where)
         with self._moment() as connection:
-            query = f"SELECT count(*) FROM episodes WHERE {condition}"
+            query = f"SELECT count(*) FROM episodes WHERE {fits}"
             return connection.execute(query, values).fetchone()[0]
 
     def episode(self, number: int) -> StoredEpisode:
@@ -114,18 +150,23 @@ class RunReader:
                 raise UsageError(f"{self.path} has no episode {number}; it has {there}")
             return episode
 
-    def metrics(self) -> dict[str, list[MetricPoint]]:
-        """Each metric's series over the batches."""
+    def metrics(self, points: int | None = None) -> dict[str, list[MetricPoint]]:
+        """Each metric's series over the batches.
+
+        Args:
+            points: at most about so many batches, evenly spread; ends of windows where there are
+                enough, because a window's average is steadiest there. None: all.
+        """
         series: dict[str, list[MetricPoint]] = {}
-        for row in self._with_batches("metrics", "name"):
+        for row in self._with_batches("metrics", "name", points):
             point = MetricPoint(row["batch"], row["played"], of_row(MetricRecord, row))
             series.setdefault(row["name"], []).append(point)
         return series
 
-    def updates(self) -> dict[str, list[UpdatePoint]]:
-        """Each node's series of updates over the batches."""
+    def updates(self, points: int | None = None) -> dict[str, list[UpdatePoint]]:
+        """Each node's series of updates over the batches; ``points`` as for ``metrics``."""
         series: dict[str, list[UpdatePoint]] = {}
-        for row in self._with_batches("updates", "node"):
+        for row in self._with_batches("updates", "node", points):
             point = UpdatePoint(row["batch"], row["played"], of_row(UpdateRecord, row))
             series.setdefault(row["node"], []).append(point)
         return series
@@ -138,43 +179,66 @@ class RunReader:
                 moved.setdefault(row["batch"], {})[row["node"]] = bool(row["moved"])
         return [ReferenceUpdate(batch, nodes) for batch, nodes in moved.items()]
 
+    def reference_moves(self, points: int) -> list[int]:
+        """How many episodes had been played when references moved: the last time in each stretch.
+
+        Args:
+            points: into so many stretches the run is divided.
+        """
+        query = """
+            SELECT first_episode + episodes FROM reference_updates
+            JOIN batches ON number = batch
+            WHERE moved = 1 AND batch > ? AND batch <= ? ORDER BY batch DESC LIMIT 1"""
+        with self._moment() as connection:
+            ends = _spread(_batches(connection), points)
+            stretches = zip([-1, *ends], ends, strict=False)
+            found = [connection.execute(query, stretch).fetchone() for stretch in stretches]
+        return [row[0] for row in found if row is not None]
+
     def timings(self) -> dict[str, float]:
         """Seconds by phase, summed over the run."""
-        query = "SELECT phase, sum(seconds) FROM timings GROUP BY phase ORDER BY phase"
+        query = f"SELECT phase, total FROM timings WHERE {LATEST} ORDER BY phase"
         with self._moment() as connection:
-            return dict(connection.execute(query))
+            return dict(tuple(row) for row in connection.execute(query))
 
     def counts(self) -> Counts:
         """The run in numbers."""
+        totals = ", ".join(
+            f"sum({column})" for column in ("preferences", "targets", *ENDED.values())
+        )
         with self._moment() as connection:
-
-            def one(query: str) -> int:
-                return connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0]
-
-            rollouts = "SELECT outcome, count(*) FROM rollouts GROUP BY outcome"
-            found = dict(tuple(row) for row in connection.execute(rollouts))
-            return Counts(
-                batches=one("batches"),
-                episodes=one("episodes"),
-                failed=one("episodes WHERE error IS NOT NULL"),
-                truncated=one("episodes WHERE truncated > 0"),
-                shortened=one("episodes WHERE dropped_tokens > 0"),
-                rollouts={outcome: found.get(outcome.value, 0) for outcome in Outcome},
-                preferences=one("preferences"),
-                targets=one("targets"),
-            )
+            last = "SELECT * FROM batches ORDER BY number DESC LIMIT 1"
+            batch = connection.execute(last).fetchone()
+            if batch is None:
+                return Counts(0, 0, 0, 0, 0, dict.fromkeys(Outcome, 0), 0, 0)
+            sums = connection.execute(f"SELECT {totals} FROM node_totals WHERE {LATEST}").fetchone()
+        preferences, targets, *ended = (count or 0 for count in sums)
+        return Counts(
+            batches=batch["number"] + 1,
+            episodes=batch["first_episode"] + batch["episodes"],
+            failed=batch["total_failed"],
+            truncated=batch["total_truncated"],
+            shortened=batch["total_shortened"],
+            rollouts=dict(zip(ENDED, ended, strict=True)),
+            preferences=preferences,
+            targets=targets,
+        )
 
     def node_summary(self) -> list[NodeSummary]:
         """What each node that was called has done and learned so far, by name."""
         with self._moment() as connection:
             return summarize_nodes(connection)
 
-    def _with_batches(self, table: str, key: str) -> list[sqlite3.Row]:
-        query = f"""
-            SELECT {table}.*, first_episode + episodes AS played
-            FROM {table} JOIN batches ON batches.number = {table}.batch
-            ORDER BY batch, {key}"""
+    def _with_batches(self, table: str, key: str, points: int | None) -> list[sqlite3.Row]:
         with self._moment() as connection:
+            wanted = ""
+            if points is not None:
+                batches = _sampled(connection, points)
+                wanted = f"WHERE batch IN ({','.join(map(str, batches))})"
+            query = f"""
+                SELECT {table}.*, first_episode + episodes AS played
+                FROM {table} JOIN batches ON batches.number = {table}.batch
+                {wanted} ORDER BY batch, {key}"""
             return connection.execute(query).fetchall()
 
     @contextmanager
@@ -187,22 +251,26 @@ class RunReader:
                 self._connection.execute("ROLLBACK")
 
 
-def _condition(where: Filter) -> tuple[str, dict[str, Any]]:
-    """The SQL for a filter, on the table ``episodes``, and its values."""
-    conditions, values = ["1"], {}
-    if where.outcome is not None:
-        of_node = "" if where.node is None else "AND node = :node"
-        rollouts = f"SELECT episode FROM rollouts WHERE outcome = :outcome {of_node}"
-        conditions.append(f"number IN ({rollouts})")
-        values["outcome"] = where.outcome.value
-    elif where.node is not None:
-        steps = "SELECT episode FROM steps WHERE node = :node AND rollout = 0"
-        conditions.append(f"number IN ({steps})")
-    if where.node is not None:
-        values["node"] = where.node
-    if where.failed is not None:
-        conditions.append(f"error IS {'NOT ' if where.failed else ''}NULL")
-    if where.example_id is not None:
-        conditions.append("example_id = :example_id")
-        values["example_id"] = storable(where.example_id)
-    return " AND ".join(conditions), values
+def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> EpisodeSummary:
+    return EpisodeSummary(rewards=reward_means(connection, row["number"]), **dict(row))
+
+
+def _batches(connection: sqlite3.Connection) -> int:
+    return connection.execute("SELECT coalesce(max(number) + 1, 0) FROM batches").fetchone()[0]
+
+
+def _spread(count: int, points: int) -> list[int]:
+    """About so many of the numbers below ``count``, evenly spread, with the last one."""
+    return sorted({(number + 1) * count // points - 1 for number in range(points)} - {-1})
+
+
+def _sampled(connection: sqlite3.Connection, points: int) -> list[int]:
+    """The batches that stand for a whole series: windows' ends, if these are enough to see it."""
+    count = _batches(connection)
+    spread = _spread(count, points)
+    last_end = "SELECT max(number) FROM batches WHERE checkpoint = 1 AND number <= ?"
+    found = {connection.execute(last_end, (number,)).fetchone()[0] for number in spread}
+    ends = sorted(found - {None})
+    return (
+        [*ends, *(n for n in spread[-1:] if n != ends[-1])] if len(ends) >= points / 2 else spread
+    )

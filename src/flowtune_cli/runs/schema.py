@@ -10,8 +10,9 @@ import sqlite3
 from pathlib import Path
 
 from ..flow.errors import UsageError
+from . import older
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -21,7 +22,32 @@ CREATE TABLE batches (
     first_episode INTEGER NOT NULL,
     episodes INTEGER NOT NULL,
     checkpoint INTEGER NOT NULL,        -- 1: a checkpoint was made after it
-    adapter_versions TEXT NOT NULL      -- JSON: node to version
+    adapter_versions TEXT NOT NULL,     -- JSON: node to version
+    total_failed INTEGER NOT NULL,      -- episodes from the run's start through this batch
+    total_truncated INTEGER NOT NULL,
+    total_shortened INTEGER NOT NULL
+);
+CREATE INDEX batches_with_checkpoint ON batches (number) WHERE checkpoint = 1;
+
+-- Each node's totals from the run's start through this batch: what totals.py counts.
+CREATE TABLE node_totals (
+    batch INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    calls INTEGER NOT NULL,             -- in the episodes themselves
+    truncated INTEGER NOT NULL,         -- outputs cut off, in episodes, alternatives and rollouts
+    prompt_tokens INTEGER NOT NULL,     -- likewise
+    tokens INTEGER NOT NULL,            -- of outputs, likewise
+    better INTEGER NOT NULL,            -- rollouts of its deviations, by outcome
+    worse INTEGER NOT NULL,
+    ties INTEGER NOT NULL,
+    undefined INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    preferences INTEGER NOT NULL,
+    margins REAL,                       -- of its preferences; NULL: an infinite one was among them
+    targets INTEGER NOT NULL,
+    reference_moves INTEGER NOT NULL,   -- how often its reference moved
+    PRIMARY KEY (batch, node)
 );
 
 -- Prompts, each once; batch is the first that showed it.
@@ -44,7 +70,10 @@ CREATE TABLE episodes (
     traceback TEXT,
     steps INTEGER NOT NULL,
     truncated INTEGER NOT NULL,         -- steps whose output was cut off
-    dropped_tokens INTEGER NOT NULL     -- prompt tokens that were cut to fit
+    dropped_tokens INTEGER NOT NULL,    -- prompt tokens that were cut to fit
+    rollouts INTEGER NOT NULL,
+    preferences INTEGER NOT NULL,
+    best_gain REAL                      -- the most that a deviation gained over the greedy output
 );
 CREATE INDEX episodes_by_example ON episodes (example_id);
 CREATE INDEX episodes_failed ON episodes (number) WHERE error IS NOT NULL;
@@ -148,6 +177,7 @@ CREATE TABLE updates (
     reference_drift REAL,
     PRIMARY KEY (batch, node)
 );
+CREATE INDEX updates_with_loss ON updates (node, batch) WHERE loss IS NOT NULL;
 
 CREATE TABLE metrics (
     batch INTEGER NOT NULL,
@@ -165,12 +195,14 @@ CREATE TABLE reference_updates (
     moved INTEGER NOT NULL,
     PRIMARY KEY (batch, node)
 );
+CREATE INDEX references_moved ON reference_updates (batch) WHERE moved = 1;
 
 -- The only rows that differ between two runs of the same seed.
 CREATE TABLE timings (
     batch INTEGER NOT NULL,
     phase TEXT NOT NULL,
     seconds REAL NOT NULL,
+    total REAL NOT NULL,                -- from the run's start through this batch
     PRIMARY KEY (batch, phase)
 );
 """
@@ -185,6 +217,7 @@ BY_BATCH = {
     "metrics": "batch",
     "reference_updates": "batch",
     "timings": "batch",
+    "node_totals": "batch",
 }
 BY_EPISODE = ("rewards", "steps", "alternatives", "rollouts", "preferences", "targets")
 
@@ -202,11 +235,11 @@ def is_empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
 
 
-def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Make sure that these are the tables that this version of flowtune knows.
+def check(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables: this one, or an older one that ``older`` knows.
 
     Raises:
-        UsageError: they are not; says why.
+        UsageError: they are no such tables; says why.
     """
     if is_empty(connection):
         raise UsageError(f"{path} is empty: its run has not begun to write")
@@ -218,10 +251,11 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
     if row is None or not str(row[0]).isdigit():
         raise UsageError(f"{path} is a database, but not the store of a run")
     version = int(row[0])
-    if version != SCHEMA_VERSION:
+    if not older.OLDEST_VERSION <= version <= SCHEMA_VERSION:
         kind = "a newer" if version > SCHEMA_VERSION else "an older"
         raise UsageError(
             f"{path} was written by {kind} flowtune: its tables have version {version}, and this"
-            f" flowtune knows version {SCHEMA_VERSION}. Use the version that the run's run.json"
-            ' names under "versions".'
+            f" flowtune knows versions {older.OLDEST_VERSION} to {SCHEMA_VERSION}. Use the version"
+            ' that the run\'s run.json names under "versions".'
         )
+    return version

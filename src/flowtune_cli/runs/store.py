@@ -14,8 +14,8 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
-from . import schema
-from .batch import BatchRecord, MetricRecord, UpdateRecord, rows
+from . import older, schema, totals
+from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, rows
 from .sqlite_errors import told
 
 __all__ = ["BatchRecord", "MetricRecord", "Store", "UpdateRecord"]
@@ -25,11 +25,12 @@ class Store:
     """A run's store, open for writing. The run's lock keeps it to one writer.
 
     Args:
-        path: the SQLite file; made with its tables if it is not there.
+        path: the SQLite file; made with its tables if it is not there, and brought to this version
+            if it is of an older one.
         question_of: how an example is shown in one line.
 
     Raises:
-        UsageError: the file is of another version, or not a store.
+        UsageError: the file is of a version that cannot be gone on with, or not a store.
         FlowtuneError: the file cannot be written.
     """
 
@@ -38,6 +39,7 @@ class Store:
         self._question_of = question_of
         with told(path, "open"):
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
             try:
                 if self._one("PRAGMA journal_mode = WAL") != "wal":
                     raise FlowtuneError(
@@ -46,7 +48,8 @@ class Store:
                     )
                 if schema.is_empty(self._connection):
                     schema.create(self._connection)
-                schema.check(self._connection, path)
+                if schema.check(self._connection, path) < schema.SCHEMA_VERSION:
+                    older.upgrade(self._connection, schema.SCHEMA, schema.SCHEMA_VERSION)
             except BaseException:
                 self._connection.close()
                 raise
@@ -90,7 +93,7 @@ class Store:
                     raise ValueError(
                         f"{self.path} was given {what} {given}, and {next_one} comes next"
                     )
-            for table, row in rows(record, self._question_of):
+            for table, row in self._rows(record):
                 self._insert(table, row)
 
     def truncate(self, batches: int) -> None:
@@ -114,6 +117,18 @@ class Store:
                     self._connection.execute(f"DELETE FROM {table} WHERE episode >= ?", (episode,))
                 for table, column in schema.BY_BATCH.items():
                     self._connection.execute(f"DELETE FROM {table} WHERE {column} >= ?", (batches,))
+
+    def _rows(self, record: BatchRecord) -> Iterator[Row]:
+        """All rows of a batch, with the totals that go on from those of the batch before it."""
+
+        def before(table: str, column: str = "batch") -> list[dict[str, Any]]:
+            query = f"SELECT * FROM {table} WHERE {column} = ?"
+            return list(map(dict, self._connection.execute(query, (record.batch - 1,))))
+
+        yield from rows(record, self._question_of, next(iter(before("batches", "number")), {}))
+        yield from totals.rows(record, {row["node"]: row for row in before("node_totals")})
+        timings = {row["phase"]: row["total"] for row in before("timings")}
+        yield from totals.timing_rows(record, timings)
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> None:
         for column, value in row.items():

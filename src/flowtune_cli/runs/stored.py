@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..flow.deviation import Outcome
 from ..flow.episode import Stated, Target
@@ -16,16 +16,36 @@ class Filter:
     """Which episodes are wanted: those that fit everything given here.
 
     Args:
-        node: they called this node; together with ``outcome``, a rollout of this node ended so.
+        node: they called this node; the outcome, the preference and the truncated output that are
+            asked for must be of this node.
         outcome: a rollout of theirs ended so.
         failed: the flow failed, or did not.
         example_id: they played this example.
+        preference: they made a preference, or made none.
+        truncated: an output of the episode itself was cut off, or none was.
     """
 
     node: str | None = None
     outcome: Outcome | None = None
     failed: bool | None = None
     example_id: str | None = None
+    preference: bool | None = None
+    truncated: bool | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """How episodes are sorted; those that are alike stay in the order in which they were played.
+
+    Args:
+        by: what is compared. ``gain`` is the most that a deviation gained over the greedy output.
+        reward: which reward, for ``by="reward"``: its mean over the episode. Undefined comes last.
+        descending: the greatest first.
+    """
+
+    by: Literal["number", "reward", "gain", "preferences", "steps"] = "number"
+    reward: str = ""
+    descending: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,7 @@ class EpisodeSummary:
         truncated: steps whose output was cut off.
         dropped_tokens: prompt tokens that were cut to fit.
         error: why the flow failed; None if it did not.
+        best_gain: the most that a deviation gained over the greedy output; None without any.
     """
 
     number: int
@@ -50,6 +71,20 @@ class EpisodeSummary:
     error: str | None
     rollouts: int
     preferences: int
+    best_gain: float | None = None
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How far a search is.
+
+    Args:
+        episodes: how many were searched so far.
+        found: those that hold the text, of the latest ones searched, in their order.
+    """
+
+    episodes: int
+    found: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -177,6 +212,9 @@ class NodeSummary:
         win_rate: share of ``better`` among ``better`` and ``worse``; None without any.
         mean_margin: of its preferences; None without any.
         last_loss: of its latest update that had one.
+        tokens, prompt_tokens: of its outputs and prompts, in episodes, alternatives and rollouts.
+        reference_moves: how often its reference moved towards its policy.
+        last_update: the latest that had a loss; None without any.
     """
 
     node: str
@@ -193,6 +231,15 @@ class NodeSummary:
     mean_margin: float | None
     win_rate: float | None
     last_loss: float | None
+    tokens: int = 0
+    prompt_tokens: int = 0
+    reference_moves: int = 0
+    last_update: UpdateRecord | None = None
+
+    @property
+    def rollouts(self) -> int:
+        """All rollouts from its alternatives, skipped ones too."""
+        return self.better + self.worse + self.ties + self.undefined + self.failed + self.skipped
 
 
 @dataclass(frozen=True)

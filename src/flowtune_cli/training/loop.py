@@ -24,6 +24,7 @@ from ..learning.learner import Learner
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.store import Store
+from ..trackers.tracking import Trackers
 from .bench import Bench
 from .checkpoint import Position, checkpoints, load_checkpoint, save_checkpoint
 from .data import NodeData, collect
@@ -140,19 +141,21 @@ class Trainer:
                 checkpoint holds the last good state.
         """
         task = self.bench.task
-        with Store(self.run.store_path, task.question_text) as store:
+        settings = self.bench.settings
+        trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
+        with trackers, Store(self.run.store_path, task.question_text) as store:
             store.truncate(self.position.batches)
             try:
                 while self.position.episodes < len(self.order):
                     self._stop_if_asked()  # a flow may ask the engine for nothing
-                    self._batch(store)
+                    self._batch(store, trackers)
             except Stopped:
                 self._checkpoint()
                 raise
         self._check_failures(final=True)
         return self.progressive
 
-    def _batch(self, store: Store) -> None:
+    def _batch(self, store: Store, trackers: Trackers) -> None:
         clock = _Clock()
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
@@ -161,6 +164,7 @@ class Trainer:
         with clock.phase("play and deviate"):
             self.bench.engine.forget()
             traces = self._explore(batch)
+            self.bench.engine.forget()  # learning needs the memory
         self._count_failures(traces)
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())
@@ -188,6 +192,7 @@ class Trainer:
         if ends_window:
             self._checkpoint()
         self.run.update(episodes=self.position.episodes)
+        trackers.log(record)
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
 

@@ -21,12 +21,18 @@ class Feedback:
         self.episode = episode
         self.labels: Gold | None = example.gold
         self.gold = self.labels if self.labels is not None and self.labels.answerable else None
+        if self.gold is None:
+            episode.undefined("hit", "support_f1", "answer_f1", "answer_em")
 
     def retrieved(self, document: Document, candidates: Iterable[Document]) -> None:
-        """``hit``: the retrieved document supports; undefined if no candidate did."""
-        right = self._supporting(candidates)
+        """``hit``: the retrieved document supports; undefined if no candidate did.
+
+        Where all do, there is nothing to tell apart, and no target.
+        """
+        offered = list(candidates)
+        right = self._supporting(offered)
         self.episode.reward("hit", float(document in right) if right else None)
-        if right:
+        if 0 < len(right) < len(offered):
             self.episode.target("retrieve", right)
 
     def asked_to_stop(self, unused: Iterable[Document]) -> None:

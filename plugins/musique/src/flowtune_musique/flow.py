@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 
 from flowtune_cli import Episode, Example, Node, Task, UsageError
 
-from . import hops, metrics
+from . import hops
 from .download import locate, official_name
+from .evaluation import report
 from .feedback import Feedback
+from .metrics import PREDICTED, score
 from .nodes import answerable_nodes, full_nodes
+from .pairwise import SCORE
 from .prompts import scratchpad
-from .records import Document, read_examples
+from .records import Document, paragraphs_digest, read_examples
 from .settings import MusiqueSettings
 
 
@@ -103,12 +106,22 @@ class MusiqueAnswerable(Task):
 
     def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """The official line: the official id and the three official fields."""
-        return {"id": example.record_id, **{name: result[name] for name in metrics.PREDICTED}}
+        return {"id": example.record_id, **{name: result[name] for name in PREDICTED}}
+
+    def prediction_key(self, example: Example) -> Mapping[str, str]:
+        """The official id; and the digest, as an id stands twice in MuSiQue-Full."""
+        digest = paragraphs_digest(document.text for document in example.documents)
+        return {"id": example.record_id, "pardigest": digest}
+
+    def scores(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Under the names that they have in files of the paper's reference implementation."""
+        scores = {SCORE: result[SCORE]} if SCORE in result else {}
+        return {**scores, "pardigest": self.prediction_key(example)["pardigest"]}
 
     def evaluate(
         self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
-    ) -> Mapping[str, float]:
-        return metrics.evaluate(examples, predictions)
+    ) -> Mapping[str, Any]:
+        return report(score(examples, predictions))
 
 
 class MusiqueFull(MusiqueAnswerable):
@@ -134,5 +147,5 @@ class MusiqueFull(MusiqueAnswerable):
         return {
             **result,
             "predicted_answerable": sufficient,
-            "sufficiency_logprob": logprobs[self.nodes["sufficiency"].labels[0].strip()],
+            SCORE: logprobs[self.nodes["sufficiency"].labels[0].strip()],
         }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flowtune_cli import DataError, Example, exact_match, token_f1
+from flowtune_cli import DataError, Example, exact_match, normalize
 
 from .records import Gold
 
@@ -26,57 +27,135 @@ class Prediction(BaseModel):
     predicted_answerable: bool
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What one prediction is worth.
+
+    Args:
+        answer_f1, answer_em, support_f1: also of unanswerable records, though nothing counts them.
+        sufficiency: whether it was judged rightly to be answerable or not.
+    """
+
+    record_id: str
+    answerable: bool
+    answer_f1: float
+    answer_em: float
+    support_f1: float
+    sufficiency: bool
+
+
+def answer_f1(answer: str, golds: Iterable[str]) -> float:
+    """The best F1 of the answer's bag of tokens with that of one of the golds.
+
+    Two empty bags agree fully; an empty one and another not at all.
+    """
+    given = Counter(normalize(answer).split())
+    return max(_answer_f1(given, Counter(normalize(gold).split())) for gold in golds)
+
+
+def _answer_f1(given: Counter[str], gold: Counter[str]) -> float:
+    if not given or not gold:
+        return float(given == gold)
+    return _f1((given & gold).total(), given.total(), gold.total())
+
+
 def support_f1(predicted: Iterable[int], gold: Collection[int]) -> float:
     """F1 of two sets of paragraph indices; 1 if both are empty."""
     found, right = set(predicted), set(gold)
     if not found and not right:
         return 1.0
-    return 2 * len(found & right) / (len(found) + len(right))
+    return _f1(len(found & right), len(found), len(right))
 
 
-def evaluate(
-    examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """The official figures of predictions, rounded to 3 decimals.
+def _f1(shared: int, given: int, gold: int) -> float:
+    """By way of precision and recall: what is shorter on paper may differ in its last bit."""
+    if not shared:
+        return 0.0
+    precision, recall = shared / given, shared / gold
+    return 2 * precision * recall / (precision + recall)
 
-    ``answer_f1``, ``answer_em`` and ``support_f1`` are means over the answerable examples. If any
-    example is unanswerable, ``group_answer_sufficiency_f1`` and ``group_support_sufficiency_f1``
-    are means over the ids: an id's pair has the F1 of its answerable example if the answerability
-    of both was predicted rightly, else 0.
+
+def score(examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]) -> list[Scored]:
+    """What each prediction is worth.
 
     Args:
         predictions: official lines, one an example, in the examples' order.
 
     Raises:
-        DataError: examples without labels, predictions with other ids or another order, lines
-            that lack a field, ids without a pair. The message names the ids.
+        DataError: an example has no labels, a line lacks a field, or the lines are of other ids
+            or in another order.
     """
     golds = [_labels(example) for example in examples]
     lines = [_line(number, line) for number, line in enumerate(predictions, start=1)]
     ids = [str(example.record_id) for example in examples]
-    _check_ids(ids, [line.id for line in lines])
+    if ids != [line.id for line in lines]:
+        raise DataError("the predictions are not those of the records, one each, in their order")
+    return [
+        Scored(
+            record_id=line.id,
+            answerable=gold.answerable,
+            answer_f1=answer_f1(line.predicted_answer, gold.answers),
+            answer_em=exact_match(line.predicted_answer, gold.answers),
+            support_f1=support_f1(line.predicted_support_idxs, gold.support),
+            sufficiency=line.predicted_answerable == gold.answerable,
+        )
+        for line, gold in zip(lines, golds, strict=True)
+    ]
 
-    rows = list(zip(lines, golds, strict=True))
-    scores = {
-        "answer_f1": [token_f1(line.predicted_answer, gold.answers) for line, gold in rows],
-        "answer_em": [exact_match(line.predicted_answer, gold.answers) for line, gold in rows],
-        "support_f1": [
-            support_f1(line.predicted_support_idxs, gold.support) for line, gold in rows
-        ],
+
+def figures(rows: Sequence[Scored]) -> dict[str, float]:
+    """The official figures, rounded to 3 decimals.
+
+    ``answer_f1``, ``answer_em`` and ``support_f1`` are means over the answerable records. If any
+    record is unanswerable, ``group_answer_sufficiency_f1`` and ``group_support_sufficiency_f1``
+    are means over the ids: an id's pair has the F1 of its answerable record if the answerability
+    of both was predicted rightly, else 0.
+
+    Raises:
+        DataError: there are unanswerable records, and an id has no pair; names the ids.
+    """
+    columns = {**plain_columns(rows), **group_columns(rows)}
+    return {name: round(mean(values), 3) for name, values in columns.items()}
+
+
+def plain_columns(rows: Sequence[Scored]) -> dict[str, list[float]]:
+    """The values whose means are the figures of answerable records."""
+    rows = [row for row in rows if row.answerable]
+    return {
+        "answer_f1": [row.answer_f1 for row in rows],
+        "answer_em": [row.answer_em for row in rows],
+        "support_f1": [row.support_f1 for row in rows],
     }
-    answerable = [position for position, gold in enumerate(golds) if gold.answerable]
-    figures = {
-        name: _mean(values[position] for position in answerable) for name, values in scores.items()
+
+
+def group_columns(rows: Sequence[Scored]) -> dict[str, list[float]]:
+    """The values of the pairs whose means are the group figures; none in MuSiQue-Answerable."""
+    if all(row.answerable for row in rows):
+        return {}
+    pairs = _pairs(rows)
+    right = [first.sufficiency and second.sufficiency for first, second in pairs]
+    return {
+        f"group_{part}_sufficiency_f1": [
+            float(getattr(answerable, f"{part}_f1")) if both else 0.0
+            for (answerable, _), both in zip(pairs, right, strict=True)
+        ]
+        for part in ("answer", "support")
     }
-    if len(answerable) < len(golds):
-        right = [line.predicted_answerable == gold.answerable for line, gold in rows]
-        pairs = _pairs(ids, golds)
-        for part in ("answer", "support"):
-            values = scores[f"{part}_f1"]
-            figures[f"group_{part}_sufficiency_f1"] = _mean(
-                values[first] if right[first] and right[second] else 0.0 for first, second in pairs
-            )
-    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean, 0 of nothing."""
+    # Not sum(): it corrects rounding errors since Python 3.12, and the official figures do not.
+    total = 0.0
+    for value in values:
+        total += value
+    return total / len(values) if values else 0.0
+
+
+def listed(ids: Sequence[str], most: int = 5) -> str:
+    """The first ids, for a message."""
+    shown = ", ".join(f"'{name}'" for name in ids[:most])
+    return f"{shown} and {len(ids) - most} more" if len(ids) > most else shown
 
 
 def _labels(example: Example) -> Gold:
@@ -97,52 +176,21 @@ def _line(number: int, line: Mapping[str, Any]) -> Prediction:
         raise DataError(f"prediction {number}: field '{field}': {first['msg']}") from None
 
 
-def _check_ids(wanted: Sequence[str], given: Sequence[str]) -> None:
-    missing = list((Counter(wanted) - Counter(given)).elements())
-    extra = list((Counter(given) - Counter(wanted)).elements())
-    problems = []
-    if missing:
-        problems.append(f"no prediction for {_listed(missing)}")
-    if extra:
-        problems.append(f"predictions for ids that are not asked for: {_listed(extra)}")
-    if problems:
-        raise DataError(
-            f"the predictions do not fit the data: {'; '.join(problems)}."
-            " There must be one for each record, in the order of the data file."
-        )
-    for number, (want, have) in enumerate(zip(wanted, given, strict=True), start=1):
-        if want != have:
-            raise DataError(
-                f"the predictions are in another order than the data: number {number} is for"
-                f" '{have}' and should be for '{want}'"
-            )
-
-
-def _pairs(ids: Sequence[str], golds: Sequence[Gold]) -> list[tuple[int, int]]:
-    """The positions (of the answerable, of the unanswerable example) of each id's pair."""
-    by_id: dict[str, list[int]] = {}
-    for position, name in enumerate(ids):
-        by_id.setdefault(name, []).append(position)
+def _pairs(rows: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
+    """The answerable and the unanswerable record of each id, in the order of the ids."""
+    by_id: dict[str, list[Scored]] = {}
+    for row in rows:
+        by_id.setdefault(row.record_id, []).append(row)
     pairs, unpaired = [], []
-    for name, positions in by_id.items():
-        positions = sorted(positions, key=lambda position: not golds[position].answerable)
-        if [golds[position].answerable for position in positions] != [True, False]:
-            unpaired.append(name)
+    for name, group in by_id.items():
+        group = sorted(group, key=lambda row: not row.answerable)
+        if [row.answerable for row in group] == [True, False]:
+            pairs.append((group[0], group[1]))
         else:
-            pairs.append((positions[0], positions[1]))
+            unpaired.append(name)
     if unpaired:
         raise DataError(
             "the group figures of MuSiQue-Full need one answerable and one unanswerable record of"
-            f" each id; this is not so for {_listed(unpaired)}"
+            f" each id; this is not so for {len(unpaired)} of {len(by_id)} ids: {listed(unpaired)}"
         )
     return pairs
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else 0.0
-
-
-def _listed(ids: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(f"'{name}'" for name in ids[:most])
-    return f"{shown} and {len(ids) - most} more" if len(ids) > most else shown

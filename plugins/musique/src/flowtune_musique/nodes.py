@@ -54,7 +54,6 @@ def _answer_nodes() -> list[Node]:
         name="verbose",
         prompt=prompts.VERBOSE,
         reward="answer_f1",
-        explore_options={"beams": 16},
         alternatives=3,
         pairs="best",
         max_new_tokens=100,

@@ -10,14 +10,15 @@ from typing import Any
 
 from flowtune_cli import DataError
 
-SCORE = "sufficiency_logprob"
+SCORE = "suff_raw_score"
+"""The log-probability of 'sufficient', as the paper's reference implementation calls it."""
 
 
 def pairwise(lines: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Make the example of each pair with the higher sufficiency score the answerable one.
 
     Args:
-        lines: predictions with their official ``id`` and ``sufficiency_logprob``.
+        lines: predictions with their official ``id`` and ``suff_raw_score``.
 
     Returns:
         The lines in the same order with ``predicted_answerable`` set anew (on equal scores the
@@ -25,15 +26,19 @@ def pairwise(lines: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
         their lines are as they were.
 
     Raises:
-        DataError: an id stands more than twice, or a line lacks its id or score.
+        DataError: an id stands more than twice, a line lacks its id or score, or the score is not
+            a number.
     """
     by_id: dict[str, list[int]] = {}
     for position, line in enumerate(lines):
         for field in ("id", SCORE):
             if field not in line:
                 raise DataError(
-                    f"prediction {position + 1} has no '{field}', so it cannot be paired"
+                    f"prediction {position + 1} has no '{field}', so it cannot be paired;"
+                    " 'flowtune predict --scores' writes it"
                 )
+        if not isinstance(line[SCORE], (int, float)):
+            raise DataError(f"prediction {position + 1}: its '{SCORE}' is not a number")
         by_id.setdefault(line["id"], []).append(position)
 
     paired = [dict(line) for line in lines]

@@ -1,10 +1,10 @@
-"""What flowtune loads: registers the two MuSiQue tasks."""
+"""What flowtune loads: registers the two MuSiQue tasks and their post-processors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from flowtune_cli import Task, hookimpl
+from flowtune_cli import PostProcessor, Task, hookimpl
 
 
 @hookimpl
@@ -13,3 +13,11 @@ def register_tasks(register: Callable[[type[Task]], None]) -> None:
 
     register(MusiqueAnswerable)
     register(MusiqueFull)
+
+
+@hookimpl
+def register_postprocessors(register: Callable[[type[PostProcessor]], None]) -> None:
+    from .postprocessors import Grounded, Pairwise
+
+    register(Grounded)
+    register(Pairwise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,7 @@ class Record(BaseModel):
     @property
     def digest(self) -> str:
         """Tells the two records of a Full pair apart: 8 hex digits for the paragraphs' texts."""
-        text = "\n\n".join(paragraph.paragraph_text for paragraph in self.paragraphs)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return paragraphs_digest(p.paragraph_text for p in self.paragraphs)[:8]
 
     @property
     def labels(self) -> dict[str, object]:
@@ -105,6 +104,11 @@ class Record(BaseModel):
             support=frozenset(p.idx for p in self.paragraphs if p.is_supporting),
             answerable=bool(self.answerable),
         )
+
+
+def paragraphs_digest(texts: Iterable[str]) -> str:
+    """SHA-256, in hex digits, of the paragraphs' texts with a blank line between them."""
+    return hashlib.sha256("\n\n".join(texts).encode()).hexdigest()
 
 
 def read_examples(path: Path, *, pairs: bool) -> Iterator[Example]:

@@ -1,0 +1,111 @@
+"""A checkpoint's adapters as directories that PEFT and servers of many adapters load."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..flow.errors import FlowtuneError
+from .atomic import read_json, write_json
+from .export_files import new_directory
+
+MANIFEST = "manifest.json"
+_FILES = ("adapter_model.safetensors", "adapter_config.json")
+_REFERENCE = "reference-of-"
+# The ranks that vLLM can be started with; it takes adapters up to 16 if it is told of none.
+_MAX_RANKS = (16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that adapters are for.
+
+    Args:
+        name, revision: as in the settings.
+        loaded_from: what PEFT and a server load it by: a Hugging Face id or a directory.
+    """
+
+    name: str
+    revision: str | None
+    loaded_from: str
+
+
+def export_adapters(
+    target: Path,
+    checkpoint: Path,
+    base: Base,
+    about: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write ``target/NODE/`` for each node's adapter, and ``target/manifest.json``.
+
+    Args:
+        checkpoint: a run's checkpoint, named by its episodes.
+        about: what else the manifest says, such as run and task.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UsageError: ``target`` is there already.
+        FlowtuneError: the checkpoint has no adapters, or a file cannot be read or written.
+    """
+    sources = sorted(
+        path
+        for path in (checkpoint / "adapters").glob("*")
+        if path.is_dir() and not path.name.startswith(_REFERENCE)
+    )
+    if not sources:
+        raise FlowtuneError(f"the checkpoint {checkpoint} has no adapters: no node learns by one")
+    with new_directory(target, overwrite=overwrite, sign=MANIFEST) as building:
+        manifest: dict[str, Any] = {
+            "base_model": base.name,
+            "revision": base.revision,
+            "base_model_loaded_from": base.loaded_from,
+            **about,
+            "episode": int(checkpoint.name),
+            "adapters": [_copy(source, building / source.name, base) for source in sources],
+        }
+        manifest["vllm"] = serve_command(target, manifest)
+        write_json(building / MANIFEST, manifest)
+    return manifest
+
+
+def serve_command(target: Path, manifest: Mapping[str, Any]) -> str:
+    """The command line that serves the model with all adapters, each under its node's name."""
+    adapters = manifest["adapters"]
+    command = ["vllm", "serve", manifest["base_model_loaded_from"]]
+    if manifest["revision"] and not Path(manifest["base_model_loaded_from"]).is_dir():
+        command += ["--revision", manifest["revision"]]
+    rank = max(adapter["rank"] for adapter in adapters)
+    command += ["--enable-lora", "--max-loras", str(len(adapters))]
+    if rank > _MAX_RANKS[0]:
+        fitting = next((limit for limit in _MAX_RANKS if limit >= rank), rank)
+        command += ["--max-lora-rank", str(fitting)]
+    modules = [f"{a['node']}={target.absolute() / a['path']}" for a in adapters]
+    return shlex.join([*command, "--lora-modules", *modules])
+
+
+def _copy(source: Path, target: Path, base: Base) -> dict[str, Any]:
+    """Copy one adapter, and say of it what the manifest says."""
+    target.mkdir()
+    for name in _FILES:
+        try:
+            shutil.copyfile(source / name, target / name)
+        except FileNotFoundError as error:
+            raise FlowtuneError(
+                f"{source / name} is missing. A run that goes on deletes its older checkpoints:"
+                " try again."
+            ) from error
+    config = read_json(target / "adapter_config.json")
+    config["base_model_name_or_path"] = base.loaded_from
+    config["revision"] = base.revision
+    write_json(target / "adapter_config.json", config)
+    more = json.loads((source / "flowtune.json").read_text(encoding="utf-8"))
+    return {"node": source.name, "path": source.name, "rank": config["r"], **more}

@@ -1,0 +1,28 @@
+"""Trackio: a tracker that keeps its figures on this machine, unless it is told of a Space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .tracking import TrackedRun
+
+
+class Trackio:
+    """Trackio, project 'flowtune-TASK'; see it by 'trackio show'."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        import trackio
+
+        self._run: Any = trackio.init(
+            project=f"flowtune-{run.task}",
+            name=run.id,
+            config=dict(run.settings),
+            resume="allow",
+        )
+
+    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=episodes)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,1 @@
+"""``flowtune inspect``: a terminal application that reads runs, and writes none."""

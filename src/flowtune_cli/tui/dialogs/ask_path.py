@@ -1,0 +1,57 @@
+"""``e``: where to, and in which format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from ..export import ENDINGS
+
+
+class AskPath(ModalScreen["Path | None"]):
+    """Gives a path with an ending that says a format; None if nothing is to be written."""
+
+    DEFAULT_CSS = """
+    AskPath {
+        align: center middle;
+        & > Vertical {
+            width: 76; max-width: 100%; height: auto; padding: 0 1;
+            background: $surface; border: round $primary;
+        }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
+
+    def __init__(self, what: str, default: Path) -> None:
+        super().__init__()
+        self.what, self.default = what, default
+        self._replaces: Path | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical() as box:
+            box.border_title = f"Export {self.what}"
+            box.border_subtitle = "enter writes, esc closes"
+            yield Static("To a file that ends with .md (to read) or .jsonl (to compute):")
+            yield Input(str(self.default), compact=True, select_on_focus=False)
+            yield Static(" ", id="note")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        path = Path(event.value).expanduser()
+        if path.suffix not in ENDINGS:
+            self._note(f"'{path.name}' must end with {' or '.join(ENDINGS)}.")
+        elif not path.parent.is_dir():
+            self._note(f"There is no directory {path.parent}.")
+        elif path.exists() and path != self._replaces:
+            self._replaces = path
+            self._note("It is there already: enter once more replaces it.")
+        else:
+            self.dismiss(path)
+
+    def _note(self, text: str) -> None:
+        self.query_one("#note", Static).update(text)

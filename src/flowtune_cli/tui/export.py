@@ -1,0 +1,148 @@
+"""What a screen shows as a file: JSON lines or Markdown, by the ending of its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..flow.errors import FlowtuneError, UsageError
+from ..runs.stored import StoredEpisode, StoredRollout, StoredStep
+from ..runs.stored_text import to_json
+from .figures import number, signed
+from .why import explain_rollout, explain_step, preference_of
+
+ENDINGS = (".md", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a screen would write. Both are made when they are asked for, in whatever thread.
+
+    Args:
+        name: the file's name without its ending.
+        what: says it to a person, such as "36 episodes".
+        records: one JSON line each.
+    """
+
+    name: str
+    what: str
+    records: Callable[[], Iterable[Any]]
+    markdown: Callable[[], str]
+
+    def write(self, path: Path) -> None:
+        """Write a file that is there as a whole or, whatever happens, as it was before.
+
+        Raises:
+            UsageError: its ending is none of ``ENDINGS``.
+            FlowtuneError: it cannot be written.
+        """
+        if path.suffix == ".md":
+            lines: Iterable[str] = [self.markdown()]
+        elif path.suffix == ".jsonl":
+            lines = ((to_json(record) or "null") + "\n" for record in self.records())
+        else:
+            raise UsageError(f"{path} must end with {' or '.join(ENDINGS)}, which says the format")
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(beside, "wb") as file:
+                for line in lines:
+                    file.write(line.encode("utf-8", "backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError as error:
+            raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(columns), ["---"] * len(columns), *rows]
+    cells = ([" ".join(str(cell).replace("|", "\\|").split()) for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def fenced(text: str) -> str:
+    """A text as a code block, whatever it holds."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text.rstrip()}\n{fence}\n"
+
+
+def episode_markdown(run: str, episode: StoredEpisode) -> str:
+    """A whole episode."""
+    parts = [
+        f"# {run}, episode {episode.number}\n",
+        f"{episode.question}\n",
+        "".join(
+            f"- {name}: `{value}`\n"
+            for name, value in {
+                "example": episode.example_id,
+                "gold": to_json(episode.gold),
+                "result": to_json(episode.result),
+                **{f"reward {r.name}": number(r.value) for r in episode.rewards},
+            }.items()
+        ),
+    ]
+    if episode.error is not None:
+        parts.append(f"The flow failed: {episode.error}\n\n{fenced(episode.traceback or '')}")
+    parts += [step_markdown(episode, step) for step in episode.steps]
+    return "\n".join(parts)
+
+
+def step_markdown(episode: StoredEpisode, step: StoredStep) -> str:
+    """A step with its alternatives."""
+    parts = [
+        f"## Step {step.index}: {step.node} (adapter version {step.adapter_version})\n",
+        f"Prompt:\n\n{fenced(step.prompt)}",
+        f"Output{' (cut off)' if step.truncated else ''}:\n\n{fenced(step.output)}",
+        f"Learned from: {explain_step(episode, step)}.\n",
+    ]
+    parts += [
+        rollout_markdown(episode, rollout)
+        for rollout in episode.rollouts
+        if rollout.step == step.index
+    ]
+    return "\n".join(parts)
+
+
+def rollout_markdown(episode: StoredEpisode, rollout: StoredRollout) -> str:
+    """An alternative, how it ended, and the preference that it made."""
+    text = alternative_text(episode, rollout)
+    parts = [
+        f"### Alternative {rollout.alternative} of step {rollout.step}: {rollout.outcome.value},"
+        f" gain {signed(rollout.gain)}\n",
+        fenced(text),
+        f"Preference: {explain_rollout(episode, rollout)}.\n",
+    ]
+    preference = preference_of(episode, rollout)
+    if preference is not None:
+        parts.append(f"Chosen:\n\n{fenced(preference.chosen)}")
+        parts.append(f"Rejected:\n\n{fenced(preference.rejected)}")
+    steps = [(f"{step.index}", step.node, step.output) for step in rollout.steps]
+    if steps:
+        parts.append(table(["step", "node", "output in the rollout"], steps))
+    return "\n".join(parts)
+
+
+def alternative_text(episode: StoredEpisode, rollout: StoredRollout) -> str:
+    """The output that a rollout put in the place of the greedy one."""
+    for step in episode.steps:
+        for alternative in step.alternatives:
+            if (step.index, alternative.number) == (rollout.step, rollout.alternative):
+                return alternative.text
+    return ""
+
+
+def flattened(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings in their sections as ``section.key`` and value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

@@ -1,0 +1,214 @@
+"""Episode: its unrolled graph, what was tried at each step, and what was learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.widgets import Static
+
+from ...flow.errors import FlowtuneError
+from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
+from ...runs.stored_text import to_json
+from ..badges import CHOSEN, gained
+from ..export import (
+    Export,
+    alternative_text,
+    episode_markdown,
+    rollout_markdown,
+    step_markdown,
+)
+from ..figures import number, one_line, visible
+from ..watched import Watched
+from ..why import preference_of
+from ..widgets.detail import rollout_detail, step_detail
+from ..widgets.pane import Pane
+from ..widgets.rows import Column, Row, Rows
+from ..widgets.title_bar import TitleBar
+from .base import COMMON, InspectScreen
+
+Entry = StoredStep | StoredRollout
+"""A line of the timeline: a step, or beneath it an alternative that was tried there."""
+
+
+class EpisodeScreen(InspectScreen):
+    """The timeline on the left, and what its cursor is at on the right."""
+
+    ANSWERS = (
+        "Episode: what did each step say, which alternatives were tried, and what came of them?"
+    )
+    DEFAULT_CSS = """
+    EpisodeScreen {
+        #about { height: auto; max-height: 4; padding: 0 1; }
+        #parts { height: 1fr; }
+        Rows { width: 40%; min-width: 32; border-right: vkey $panel; }
+        Pane { width: 1fr; padding: 0 1; }
+        &.zoomed Rows { display: none; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "deviation(1)", "Next"),
+        Binding("p", "deviation(-1)", "Prev"),
+        Binding("d", "diff", "Diff"),
+        Binding("r", "raw", "Raw"),
+        Binding("space,pagedown", "page(1)", "Scroll the text", show=False),
+        Binding("b,pageup", "page(-1)", "Scroll the text back", show=False),
+        *COMMON,
+    ]
+
+    def __init__(self, run: Watched, number: int) -> None:
+        super().__init__()
+        self.run, self.number = run, number
+        self.episode: StoredEpisode | None = None
+        self.entries: list[Entry] = []
+        self.diff = False
+
+    def body(self) -> ComposeResult:
+        yield Static(id="about", markup=False)
+        with Horizontal(id="parts"):
+            yield Rows()
+            with Pane():
+                yield Static(id="detail", markup=False)
+
+    def look(self) -> object:
+        return None  # what is stored of an episode does not change any more
+
+    def update(self) -> None:
+        where = [self.run.name, f"episode {self.number}"]
+        self.query_one(TitleBar).show(where, self.run.info, following=self.inspector.following)
+        try:
+            assert self.run.reader is not None
+            self.episode = self.run.reader.episode(self.number)
+        except FlowtuneError as error:  # a resumed run has taken it back
+            self.query_one("#about", Static).update(Content(str(error)))
+            return
+        self.entries = _timeline(self.episode)
+        self.query_one("#about", Static).update(_about(self.episode))
+        columns = [Column("step", 12), Column("output")]
+        self.query_one(Rows).show(columns, len(self.entries), self._load)
+        self._show_detail()
+
+    def on_pane_resized(self) -> None:
+        self._show_detail()
+
+    def _load(self, first: int, last: int) -> Sequence[Row]:
+        return [self._row(entry) for entry in self.entries[first:last]]
+
+    def _row(self, entry: Entry) -> Row:
+        assert self.episode is not None
+        if isinstance(entry, StoredStep):
+            cut = Content.assemble(("CUT ", "$text-warning")) if entry.truncated else Content("")
+            what = Content.assemble((f"{entry.index} {entry.node}", "bold"))
+            return [what, cut + Content(one_line(entry.output) or "(nothing)")]
+        star = CHOSEN.symbol if preference_of(self.episode, entry) else " "
+        badge = Content.assemble(f" └{entry.alternative} ", (star, CHOSEN.style), gained(entry))
+        return [
+            badge,
+            Content.assemble(
+                (one_line(alternative_text(self.episode, entry)) or "(nothing)", "$text-muted")
+            ),
+        ]
+
+    def _show_detail(self) -> None:
+        if self.episode is None or not self.entries or not self.is_attached:
+            return
+        entry = self.entries[self.query_one(Rows).cursor]
+        if isinstance(entry, StoredStep):
+            content = step_detail(self.episode, entry)
+        else:
+            width = self.query_one(Pane).scrollable_content_region.width
+            content = rollout_detail(self.episode, entry, diff=self.diff, width=width or 48)
+        self.query_one("#detail", Static).update(content)
+
+    def on_rows_moved(self) -> None:
+        self.query_one(Pane).scroll_home(animate=False)
+        self._show_detail()
+
+    def on_rows_chosen(self) -> None:
+        self.add_class("zoomed")
+        self.set_focus(None)
+
+    def action_back(self) -> None:
+        """From the wide view to the timeline, then to the list."""
+        if self.has_class("zoomed"):
+            self.remove_class("zoomed")
+            self.query_one(Rows).focus()
+        else:
+            super().action_back()
+
+    def action_deviation(self, by: int) -> None:
+        rows = self.query_one(Rows)
+        ahead = range(rows.cursor + by, len(self.entries) if by > 0 else -1, by)
+        for index in ahead:
+            if isinstance(self.entries[index], StoredRollout):
+                rows.cursor = index
+                return
+        self.notify("No further deviation in this direction.", timeout=2)
+
+    def action_diff(self) -> None:
+        self.diff = not self.diff
+        self._show_detail()
+
+    def action_page(self, by: int) -> None:
+        scroll = self.query_one(Pane)
+        scroll.scroll_relative(y=by * max(1, scroll.size.height - 1), animate=False)
+
+    def action_raw(self) -> None:
+        if self.episode is None or not self.entries:
+            return
+        entry = self.entries[self.query_one(Rows).cursor]
+        name = f"step {entry.index}" if isinstance(entry, StoredStep) else f"rollout {entry.number}"
+        records = [(name, entry), (f"episode {self.number}", self.episode)]
+        self.inspector.open_raw(f"{self.run.name} episode {self.number}", records)
+
+    def copied(self) -> str:
+        if self.episode is None or not self.entries:
+            return ""
+        entry = self.entries[self.query_one(Rows).cursor]
+        if isinstance(entry, StoredStep):
+            return step_markdown(self.episode, entry)
+        return rollout_markdown(self.episode, entry)
+
+    def export(self) -> Export:
+        episode = self.episode
+        name = f"{self.run.name}-episode-{self.number}"
+        if episode is None:
+            return Export(name, "nothing", list, lambda: "")
+        return Export(
+            name,
+            f"episode {self.number}",
+            lambda: [episode],
+            lambda: episode_markdown(self.run.name, episode),
+        )
+
+
+def _timeline(episode: StoredEpisode) -> list[Entry]:
+    """Each step with its deviations beneath."""
+    entries: list[Entry] = []
+    for step in episode.steps:
+        entries.append(step)
+        entries += [rollout for rollout in episode.rollouts if rollout.step == step.index]
+    return entries
+
+
+def _about(episode: StoredEpisode) -> Content:
+    means: dict[str, list[float]] = {}
+    for reward in episode.rewards:
+        means.setdefault(reward.name, []).extend([] if reward.value is None else [reward.value])
+    stated = [
+        f"{name} {number(sum(values) / len(values) if values else None)}"
+        for name, values in means.items()
+    ]
+    ended = f"result {to_json(episode.result)}"
+    if episode.error is not None:
+        ended = f"FAILED: {episode.error}"
+    lines = [
+        Content.assemble((one_line(episode.question), "bold")),
+        Content(visible(f"gold {to_json(episode.gold)}  {ended}")),
+        Content("  ".join(stated)),
+    ]
+    return Content("\n").join(lines)

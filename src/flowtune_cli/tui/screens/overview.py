@@ -1,0 +1,210 @@
+"""Overview: does the run learn, and which of its nodes does or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.widgets import Static
+
+from ...runs.stored import Counts, Filter, NodeSummary
+from ..export import Export, table
+from ..figures import UNKNOWN, number, percent, plural, sparkline
+from ..findings import data, findings
+from ..watched import Watched
+from ..widgets.metric_plot import Line, MetricPlot
+from ..widgets.rows import Column, Row, Rows
+from ..widgets.title_bar import TitleBar
+from .base import COMMON, InspectScreen
+
+_POINTS, _TREND, _PLOT = 200, 16, 38
+"""Batches that a plot and a sparkline show at most, and the least width of a plot."""
+_COLUMNS = (
+    Column("node"),
+    Column("calls", 7, right=True),
+    Column("prefs", 7, right=True),
+    Column("ties", 5, right=True),
+    Column("wins", 5, right=True),
+    Column("margin", 6, right=True),
+    Column("loss", 6, right=True),
+    Column("drift", 5, right=True),
+    Column("cut", 6, right=True),
+    Column("tok/s", 6, right=True),
+)
+
+
+class OverviewScreen(InspectScreen):
+    """Metrics over the episodes, what each node has done and learned, and what stands out."""
+
+    ANSWERS = (
+        "Overview: does the run learn? Plots: each metric's mean over its window and over the run."
+        " Nodes: wins = share of alternatives that beat the greedy output, without ties; margin ="
+        " mean reward difference of its preferences; drift = distance of the policy from its"
+        " reference; cut = outputs cut off; tok/s = tokens written a second, learning included."
+    )
+    DEFAULT_CSS = """
+    OverviewScreen {
+        #about, #problem { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        #problem { height: auto; text-wrap: wrap; color: $text-warning; }
+        #plots { height: 1fr; min-height: 7; }
+        Rows { height: auto; max-height: 9; min-height: 3; }
+        #findings { height: auto; max-height: 6; padding: 0 1; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("o", "episodes", "Episodes"),
+        Binding("m", "metric", "Next metric"),
+        *COMMON,
+    ]
+
+    def __init__(self, run: Watched) -> None:
+        super().__init__()
+        self.run = run
+        self.nodes: list[NodeSummary] = []
+        self.shift = 0
+
+    def body(self) -> ComposeResult:
+        yield Static(id="about")
+        yield Static(id="problem", markup=False)
+        yield Horizontal(id="plots")
+        yield Rows()
+        yield Static(id="findings")
+
+    def look(self) -> object:
+        return self.run.refresh()
+
+    def on_resize(self) -> None:
+        self.update()
+
+    def update(self) -> None:
+        self.run.refresh()
+        info = self.run.info
+        self.query_one(TitleBar).show([self.run.name], info, following=self.inspector.following)
+        problem = " ".join(filter(None, (info.problem, self.run.problem)))
+        if info.state == "interrupted":
+            problem = f"{problem} Its process is gone: go on with {info.resume}".strip()
+        note = self.query_one("#problem", Static)
+        note.update(Content(problem))
+        note.display = bool(problem)
+        reader = self.run.reader
+        for widget in ("#plots", "Rows", "#findings"):
+            self.query_one(widget).display = reader is not None
+        if reader is None:
+            self.query_one("#about", Static).update(Content(f"{info.task}  {info.model}"))
+            return
+        counts = reader.counts()
+        self.nodes = reader.node_summary()
+        seconds = sum(reader.timings().values())
+        self._show_about(counts, seconds)
+        self._show_plots()
+        self._show_nodes(seconds)
+        found = [data(counts), *(f"→ {text}" for text in findings(counts, self.nodes))]
+        room = 3 if self.size.height < 30 else 6
+        self.query_one("#findings", Static).update(Content("\n".join(found[:room])))
+
+    def _show_about(self, counts: Counts, seconds: float) -> None:
+        info = self.run.info
+        parts = [info.task, info.model, plural(counts.episodes, "episode")]
+        parts.append(plural(counts.preferences, "preference"))
+        if counts.targets:
+            parts.append(plural(counts.targets, "target"))
+        moves = max((node.reference_moves for node in self.nodes), default=0)
+        parts.append(f"│ references moved {moves}×")
+        if seconds:
+            parts.append(f"{counts.episodes / seconds * 60:.1f} episodes/min")
+        self.query_one("#about", Static).update(Content(" · ".join(filter(None, parts))))
+
+    def _show_plots(self) -> None:
+        assert self.run.reader is not None
+        series = self.run.reader.metrics(_POINTS)
+        moves = self.run.reader.reference_moves(20)
+        names = sorted(series)
+        shift = self.shift % len(names) if names else 0
+        shown = (names[shift:] + names[:shift])[: max(1, self.size.width // _PLOT)]
+        holder = self.query_one("#plots")
+        plots = list(holder.query(MetricPlot))
+        if len(plots) != len(shown):
+            self._change_plots(len(shown) - len(plots), plots)
+            return
+        for name, plot in zip(shown, plots, strict=True):
+            window = [(point.episodes, point.metric.window) for point in series[name]]
+            overall = [(point.episodes, point.metric.overall) for point in series[name]]
+            plot.show(name, [Line("window", window, thick=True), Line("run", overall)], moves)
+
+    def _change_plots(self, more: int, plots: Sequence[MetricPlot]) -> None:
+        async def change() -> None:
+            for plot in plots[more:] if more < 0 else ():
+                await plot.remove()
+            await self.query_one("#plots").mount_all(MetricPlot() for _ in range(max(0, more)))
+            self._show_plots()
+
+        self.call_later(change)
+
+    def _show_nodes(self, seconds: float) -> None:
+        assert self.run.reader is not None
+        updates = self.run.reader.updates(_TREND)
+        rows = [
+            self._row(node, [p.update.loss for p in updates.get(node.node, ())], seconds)
+            for node in self.nodes
+        ]
+        columns = [*_COLUMNS, Column("loss", _TREND)] if self.size.width >= 100 else _COLUMNS
+        self.query_one(Rows).show(columns, len(rows), lambda a, b: rows[a:b])
+
+    def _row(self, node: NodeSummary, losses: Sequence[float | None], seconds: float) -> Row:
+        update = node.last_update
+        compared = node.better + node.worse + node.ties
+        return [
+            node.node,
+            f"{node.steps:,}",
+            f"{node.preferences:,}" if node.rollouts or node.preferences else UNKNOWN,
+            percent(node.ties, compared),
+            UNKNOWN if node.win_rate is None else f"{node.win_rate:.0%}",
+            number(node.mean_margin, 2),
+            number(node.last_loss, 3),
+            number(update.reference_drift if update else None, 2),
+            f"{node.truncated:,}",
+            f"{node.tokens / seconds:.1f}" if seconds and node.tokens else UNKNOWN,
+            sparkline(losses, _TREND),
+        ]
+
+    def on_rows_chosen(self, event: Rows.Chosen) -> None:
+        self.inspector.open_episodes(self.run, Filter(node=self.nodes[event.index].node))
+
+    def action_episodes(self) -> None:
+        self.inspector.open_episodes(self.run, Filter())
+
+    def action_metric(self) -> None:
+        self.shift += 1
+        self.update()
+
+    def copied(self) -> str:
+        return self.export().markdown()
+
+    def export(self) -> Export:
+        reader = self.run.reader
+        if reader is None:
+            problem = self.run.problem
+            return Export(self.run.name, "nothing", list, lambda: problem)
+        counts, nodes, timings = reader.counts(), reader.node_summary(), reader.timings()
+        metrics, seconds = reader.metrics(), sum(timings.values())
+
+        def markdown() -> str:
+            heads = ["metric", "window", "run", "defined", "undefined"]
+            lasts = {name: points[-1].metric for name, points in metrics.items()}
+            rows = [
+                [name, number(m.window), number(m.overall), f"{m.defined}", f"{m.undefined}"]
+                for name, m in lasts.items()
+            ]
+            named = [column.title for column in _COLUMNS]
+            node_rows = [[str(cell) for cell in self._row(n, (), seconds)[:-1]] for n in nodes]
+            found = "".join(f"- {text}\n" for text in [data(counts), *findings(counts, nodes)])
+            tables = f"{table(heads, rows)}\n{table(named, node_rows)}"
+            return f"# {self.run.name}\n\n{found}\n{tables}"
+
+        records = [{"counts": counts, "timings": timings}, *({"node": node} for node in nodes)]
+        records += [{"metric": name, "points": points} for name, points in metrics.items()]
+        return Export(self.run.name, "the overview", lambda: records, markdown)

@@ -1,0 +1,176 @@
+"""Runs: which there are, how they stand, and which one learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widgets import Static
+
+from ...runs.directory import RunInfo, list_runs
+from ...runs.stored import MetricPoint
+from ..badges import STATES, Badge
+from ..export import Export, table
+from ..figures import UNKNOWN, number, sparkline
+from ..watched import Watched
+from ..widgets.rows import Column, Row, Rows
+from ..widgets.title_bar import TitleBar
+from .base import COMMON, InspectScreen
+
+_TREND = 8
+Series = dict[str, list[MetricPoint]]
+
+
+class RunsScreen(InspectScreen):
+    """All runs of a directory, the newest first."""
+
+    ANSWERS = "Runs: which runs are there, how do they stand, and which of them learns?"
+    DEFAULT_CSS = """
+    RunsScreen {
+        Rows { height: 1fr; }
+        #problem { height: auto; padding: 0 1; color: $text-warning; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "compare", "Compare"),
+        Binding("m", "metric", "Metric"),
+        *COMMON,
+    ]
+
+    def __init__(self, parent: Path) -> None:
+        super().__init__()
+        self.directory = parent
+        self.runs: list[RunInfo] = []
+        self.marked: Path | None = None
+        self.shift = 0
+
+    def body(self) -> ComposeResult:
+        yield Rows()
+        yield Static(id="problem", markup=False)
+
+    def look(self) -> object:
+        return object()  # every run may have gone on
+
+    def update(self) -> None:
+        at = self._under_cursor()
+        self.runs = list_runs(self.directory)[::-1]
+        self.query_one(TitleBar).show(["runs"], following=self.inspector.following)
+        paths = [run.path for run in self.runs]
+        cursor = paths.index(at.path) if at and at.path in paths else None
+        columns = [
+            Column("run", 16),
+            Column("task", 8),
+            Column("state", 13),
+            Column("played", 7, right=True),
+            Column("trend", _TREND),
+            Column("mean of the run"),
+        ]
+        if self.size.width >= 110:
+            columns.append(Column("created", 16))
+        if self.size.width >= 140:
+            columns.append(Column("model", 22))
+        self.query_one(Rows).show(columns, len(self.runs), self._load, cursor)
+        self._tell()
+
+    def _load(self, first: int, last: int) -> Sequence[Row]:
+        return [self._row(run) for run in self.runs[first:last]]
+
+    def _row(self, run: RunInfo) -> Row:
+        series = _series(self.inspector.watched(run.path))
+        names = sorted(series)
+        names = names[self.shift % len(names) :] + names[: self.shift % len(names)] if names else []
+        lasts = [f"{name} {number(series[name][-1].metric.overall)}" for name in names]
+        name = Content(run.name)
+        if run.path == self.marked:
+            name = Content.assemble(("[c] ", "$text-accent bold"), run.name)
+        trend = ""
+        if names:
+            trend = sparkline([point.metric.window for point in series[names[0]]], _TREND)
+        return [
+            name,
+            run.task,
+            STATES.get(run.state, Badge("?", run.state, "")).content,
+            f"{run.episodes:,}",
+            trend,
+            "  ".join(lasts) or UNKNOWN,
+            run.created[:16].replace("T", " "),
+            run.model,
+        ]
+
+    def _under_cursor(self) -> RunInfo | None:
+        return self.runs[self.query_one(Rows).cursor] if self.runs else None
+
+    def _tell(self) -> None:
+        """Say beneath the table what is wrong with the run under the cursor, or what to do."""
+        run = self._under_cursor()
+        if run is None:
+            text = f"There are no runs in {self.directory}. 'flowtune train TASK' makes one."
+        elif run.problem:
+            text = run.problem
+        else:
+            text = self.inspector.watched(run.path).problem
+            if not text and self.marked is not None:
+                text = f"{self.marked.name} is marked [c]: c on another run compares both."
+        note = self.query_one("#problem", Static)
+        note.update(Content(text))
+        note.display = bool(text)
+
+    def on_rows_moved(self) -> None:
+        self._tell()
+
+    def on_rows_chosen(self, event: Rows.Chosen) -> None:
+        self.inspector.open_run(self.runs[event.index].path)
+
+    def action_metric(self) -> None:
+        self.shift += 1
+        self.update()
+
+    def action_compare(self) -> None:
+        run = self._under_cursor()
+        if run is None:
+            return
+        if self.marked is None or self.marked == run.path:
+            self.marked = run.path if self.marked is None else None
+            self.update()
+            return
+        one, self.marked = self.marked, None
+        self.inspector.open_compared(one, run.path)
+
+    def copied(self) -> str:
+        run = self._under_cursor()
+        return str(run.path) if run else ""
+
+    def export(self) -> Export:
+        records = []
+        for run in self.runs:
+            series = _series(self.inspector.watched(run.path))
+            records.append(
+                {
+                    **{key: getattr(run, key) for key in ("name", "task", "model", "state")},
+                    "episodes": run.episodes,
+                    "created": run.created,
+                    "metrics": {name: points[-1].metric for name, points in series.items()},
+                    "problem": run.problem,
+                }
+            )
+
+        def markdown() -> str:
+            rows = [
+                [
+                    *(str(run[key]) for key in ("name", "task", "state", "episodes")),
+                    ", ".join(f"{n} {number(m.overall)}" for n, m in run["metrics"].items()),
+                ]
+                for run in records
+            ]
+            return table(["run", "task", "state", "episodes", "metrics"], rows)
+
+        return Export("runs", f"{len(records)} runs", lambda: records, markdown)
+
+
+def _series(run: Watched) -> Series:
+    run.refresh()
+    return {} if run.reader is None else run.reader.metrics(_TREND)

@@ -1,0 +1,165 @@
+"""What the cursor of a timeline is at, as text: a step, or an alternative that was tried there."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
+from ...runs.stored_text import to_json
+from ..badges import CHOSEN, OUTCOMES
+from ..export import alternative_text
+from ..figures import number, one_line, signed, visible
+from ..pairs import Pair, pair_steps
+from ..why import explain_rollout, explain_step, preference_of
+from ..word_diff import Part, word_diff
+
+_HEAD = "bold $text-accent"
+Lines = list[Content]
+
+
+def step_detail(episode: StoredEpisode, step: StoredStep) -> Content:
+    """A step: its prompt, its output, its alternatives, and what there was to learn."""
+    lines: Lines = [
+        Content.assemble(
+            (f"step {step.index}  {step.node}", _HEAD), f"  adapter version {step.adapter_version}"
+        )
+    ]
+    cut = f", SHORTENED by {step.dropped_tokens}" if step.dropped_tokens else ""
+    lines += _heading("prompt", f"{step.prompt_tokens} tokens{cut}")
+    lines += _quoted(step.prompt, "$text-muted")
+    lines += _heading("output", _about(step.tokens, step.logprob, step.truncated))
+    lines += _quoted(step.output, "bold")
+    for reward in episode.rewards:
+        if reward.steps == step.index + 1:
+            lines.append(Content(f"then the flow stated {reward.name} = {number(reward.value)}"))
+    for target in episode.targets:
+        if target.step == step.index:
+            lines += _heading("target", "")
+            lines += _quoted(to_json(target.gold) or "null", "")
+    if step.alternatives:
+        lines += _heading("alternatives", "")
+    rollouts = {r.alternative: r for r in episode.rollouts if r.step == step.index}
+    for alternative in step.alternatives:
+        rollout = rollouts.get(alternative.number)
+        how = Content("not tried") if rollout is None else _ended(episode, rollout)
+        lines.append(Content.assemble(f"{alternative.number} ", how))
+        lines += _quoted(alternative.text, "", lead="    ")
+    lines += _heading("to learn from", "")
+    lines.append(Content(explain_step(episode, step)))
+    if step.detail:
+        lines += _heading("detail", "")
+        lines += [
+            Content(visible(f"{key}: {to_json(value)}")) for key, value in step.detail.items()
+        ]
+    return Content("\n").join(lines)
+
+
+def rollout_detail(
+    episode: StoredEpisode, rollout: StoredRollout, *, diff: bool, width: int
+) -> Content:
+    """An alternative: how it ended, the preference, and the rollout beside the episode.
+
+    Args:
+        diff: show the two outputs word by word.
+        width: of the place where it is shown, in cells.
+    """
+    title = f"step {rollout.step}  {rollout.node}  alternative {rollout.alternative}"
+    lines: Lines = [Content.assemble((title, _HEAD)), _ended(episode, rollout)]
+    lines.append(Content(visible(f"preference: {explain_rollout(episode, rollout)}")))
+    lines += _outputs(episode, rollout, diff=diff)
+    pairs = pair_steps(episode, rollout)
+    if pairs:
+        first = next((pair.index for pair in pairs if pair.first), None)
+        about = f"first difference at step {first}"
+        if first is None:
+            about = "no later step differs" if len(pairs) > 1 else "no step came after it"
+        lines += _heading("episode │ rollout", about)
+        lines += [_pair(pair, width) for pair in pairs]
+        if rollout.stopped_early:
+            lines.append(Content("the rollout stopped here: its reward was known"))
+        elif rollout.result is not None:
+            lines.append(Content(visible(f"its result: {to_json(rollout.result)}")))
+    if rollout.traceback:
+        lines += _heading("traceback", "")
+        lines += _quoted(rollout.traceback, "")
+    return Content("\n").join(lines)
+
+
+def _ended(episode: StoredEpisode, rollout: StoredRollout) -> Content:
+    badge = OUTCOMES[rollout.outcome]
+    parts = [badge.content]
+    if rollout.gain is not None:
+        parts.append(Content(f"gain {signed(rollout.gain)}"))
+    if rollout.greedy_reward is not None and rollout.alternative_reward is not None:
+        rewards = f"({number(rollout.greedy_reward)} → {number(rollout.alternative_reward)})"
+        parts.append(Content(rewards))
+    if preference_of(episode, rollout) is not None:
+        parts.append(CHOSEN.content)
+    return Content("  ").join(parts)
+
+
+def _outputs(episode: StoredEpisode, rollout: StoredRollout, *, diff: bool) -> Lines:
+    """The greedy output and the alternative, as chosen and rejected if they made a preference."""
+    preference = preference_of(episode, rollout)
+    if preference is not None:
+        one, other = ("chosen", preference.chosen), ("rejected", preference.rejected)
+    else:
+        greedy = next((s.output for s in episode.steps if s.index == rollout.step), "")
+        one = ("greedy output", greedy)
+        other = (f"alternative {rollout.alternative}", alternative_text(episode, rollout))
+    if not diff:
+        return [
+            *_heading(one[0], ""),
+            *_quoted(one[1], "bold"),
+            *_heading(other[0], ""),
+            *_quoted(other[1], "bold"),
+        ]
+    first, second = word_diff(visible(one[1]), visible(other[1]))
+    return [
+        *_heading(one[0], "[+only here+]"),
+        _parts(first, "[+", "+]", "$text-success bold"),
+        *_heading(other[0], "[-only here-]"),
+        _parts(second, "[-", "-]", "$text-error bold"),
+    ]
+
+
+def _parts(parts: list[Part], begin: str, end: str, style: str) -> Content:
+    shown = [
+        (f"{begin}{text}{end}", style) if kind == "only" else (text, "") for kind, text in parts
+    ]
+    return Content.assemble(*shown) if shown else Content("(nothing)")
+
+
+def _pair(pair: Pair, width: int) -> Content:
+    """One step of both on one line."""
+    half = max(12, (width - 9) // 2)
+    mark = "≠ first" if pair.first else "≠" if pair.differs else "="
+    style = "$text-warning bold" if pair.first else "" if pair.differs else "$text-muted"
+
+    def side(step: StoredStep | None) -> Content:
+        if step is None:
+            return Content("(ended)").truncate(half, pad=True)
+        lead = "⊘ " if step.substituted else ""
+        text = f"{lead}{step.index} {step.node}: {one_line(step.output) or '(nothing)'}"
+        return Content(text).truncate(half, ellipsis=True, pad=True)
+
+    return Content.assemble(side(pair.episode), "│", side(pair.rollout), (mark, style))
+
+
+def _heading(title: str, about: str) -> Lines:
+    return [
+        Content(""),
+        Content.assemble((title, "bold"), (f"  {about}" if about else "", "$text-muted")),
+    ]
+
+
+def _quoted(text: str, style: str, lead: str = "  ") -> Lines:
+    shown = visible(text.rstrip("\n")) or "(nothing)"
+    return [Content.assemble((f"{lead}{line}", style)) for line in shown.split("\n")]
+
+
+def _about(tokens: int, logprob: float | None, truncated: bool) -> str:
+    parts = [f"{tokens} tokens"] if tokens else []
+    parts += [] if logprob is None else [f"logprob {logprob:.2f}"]
+    parts += ["CUT: it had not ended yet"] if truncated else []
+    return ", ".join(parts)

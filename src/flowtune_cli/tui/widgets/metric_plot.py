@@ -1,0 +1,111 @@
+"""The course of a metric over the episodes: lines, and where references moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+from textual_hires_canvas import HiResMode
+from textual_plot import PlotWidget
+
+from ..figures import number
+
+Points = Sequence[tuple[int, float | None]]
+"""Episodes played, and the value then."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot. ``thick`` ones are drawn in blocks, others in dots: no colour needed."""
+
+    name: str
+    points: Points
+    thick: bool = False
+
+    @property
+    def last(self) -> float | None:
+        return next((value for _, value in reversed(self.points) if value is not None), None)
+
+
+class MetricPlot(Vertical):
+    """Lines over the episodes, with their names and last values above."""
+
+    DEFAULT_CSS = """
+    MetricPlot {
+        width: 1fr; height: 1fr; min-height: 6; padding: 0 1;
+        & > .plot-title { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        & > PlotWidget { height: 1fr; & > .plot--axis, & > .plot--tick { color: $text-muted; } }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="plot-title")
+        plot = PlotWidget(allow_pan_and_zoom=False)
+        plot.can_focus = False
+        for margin, size in (("margin_top", 0), ("margin_bottom", 1), ("margin_left", 5)):
+            plot.set_reactive(getattr(PlotWidget, margin), size)
+        yield plot
+
+    def show(self, title: str, lines: Sequence[Line], moves: Sequence[int] = ()) -> None:
+        """Show these lines, the thick ones above.
+
+        Args:
+            moves: how many episodes had been played when references moved.
+        """
+        colors = self.app.theme_variables
+        styles = {True: colors["accent"], False: colors["foreground"]}
+        parts = [Content.assemble((title, "bold"))]
+        for line in lines:
+            sign = "▄" if line.thick else "⠤"
+            parts.append(
+                Content.assemble(
+                    " ", (sign, styles[line.thick]), f"{line.name} ", (number(line.last), "bold")
+                )
+            )
+        self.query_one(Static).update(Content("").join(parts))
+
+        plot = self.query_one(PlotWidget)
+        plot.clear()
+        for move in moves:
+            plot.add_v_line(move, colors["secondary"])
+        for line in sorted(lines, key=lambda line: line.thick):
+            known = [(x, y) for x, y in line.points if y is not None]
+            if not known:
+                continue
+            xs, ys = zip(*known, strict=True)
+            mode = HiResMode.QUADRANT if line.thick else HiResMode.BRAILLE
+            if len(known) == 1:  # a line needs two points
+                plot.scatter(xs, ys, "■" if line.thick else "•", styles[line.thick])
+            else:
+                plot.plot(xs, ys, styles[line.thick], mode)
+        low, high = _limits([y for line in lines for _, y in line.points if y is not None])
+        spare = (high - low) * 0.06
+        plot.set_yticks(_ticks(low, high))
+        plot.set_ylimits(low - spare, high + spare)
+        end = max((x for line in lines for x, _ in line.points), default=1)
+        plot.set_xlimits(0, end)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """What the axis spans: the values, and never so little that noise looks big."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    inside_one = low >= 0 and high <= 1
+    least = 0.25 if inside_one else abs(high) * 0.05 or 1.0
+    missing = max(0.0, least - (high - low)) / 2
+    low, high = low - missing, high + missing
+    shift = max(0.0, -low) - max(0.0, high - 1) if inside_one else 0.0
+    return low + shift, high + shift
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Two to five round numbers from ``low`` to ``high``."""
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(f * power for f in (0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / (f * power) <= 4)
+    first = math.ceil(low / step - 1e-9)
+    return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,74 @@
+"""``flowtune export``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installed_plugins import Site
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def trained(letters: Site, run: Run) -> str:
+    assert run("train", "letters").code == 0
+    return "letters-001"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_preferences_episodes_and_adapters_of_a_trained_run(trained: str, run: Run) -> None:
+    given = ["--preferences", "p.jsonl", "--episodes", "e.jsonl", "--adapters", "a"]
+    done = run("export", trained, *given, "--json")
+    assert done.code == 0, done.err
+    written = json.loads(done.out)
+    preferences, episodes = lines(Path("p.jsonl")), lines(Path("e.jsonl"))
+    assert written["preferences"]["lines"] == len(preferences) > 0
+    assert written["preferences"]["form"] == "conversations"
+    assert {line["node"] for line in preferences} == {"draft", "write"}
+    write = next(line for line in preferences if line["node"] == "write")
+    assert [message["role"] for message in write["prompt"]] == ["system", "user"]
+    assert write["prompt"][0]["content"] == "Briefly."
+    assert write["prompt"][1]["content"].startswith("Write ")
+    assert len(episodes) == 8
+    made = [(p["step"], p["chosen"]) for e in episodes for p in e["preferences"]]
+    assert made == [(line["step"], line["chosen"][0]["content"]) for line in preferences]
+    assert written["adapters"]["episode"] == 8
+    assert Path("a/draft/adapter_model.safetensors").is_file()
+    assert not Path("a/reference-of-draft").exists()
+
+    assert run("export", trained, "--adapters", "b").out.startswith("vllm serve ")
+    done = run("export", trained, "--preferences", "q.jsonl", "--node", "draft")
+    assert {line["node"] for line in lines(Path("q.jsonl"))} == {"draft"}
+    assert "as conversations" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "say what to write"),
+        (["--episodes", "e", "--node", "draft"], "--node is for --preferences"),
+        (["--preferences", "p", "--node", "drfat"], "Did you mean 'draft'?"),
+        (["--preferences", "there"], "--overwrite"),
+        (["--episodes", "there"], "--overwrite"),
+        (["--adapters", "there"], "is not a directory"),
+    ],
+)
+def test_wrong_use(trained: str, run: Run, arguments: list[str], said: str) -> None:
+    Path("there").write_text("mine")
+    done = run("export", trained, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert Path("there").read_text() == "mine"
+
+
+def test_a_run_that_is_not_there(run: Run) -> None:
+    done = run("export", "nothing", "--episodes", "e")
+    assert done.code == 2
+    assert "unknown run 'nothing'" in done.err

@@ -1,0 +1,81 @@
+"""``flowtune train --from``: a new run from what another has learned, as the paper does on dev."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.runs_compared import learned, press_ctrl_c, rows
+from installed_plugins import Site
+
+Run = Callable[..., Any]
+FILE = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def train(letters: Site, run: Run) -> Run:
+    """Trains "letters"; there is a run "a" already, in which the gate has passed."""
+    run("train", "letters", "--limit", "4", "--name", "a")
+    return lambda *arguments: run("train", *arguments)
+
+
+def state(path: str) -> Any:
+    return json.loads(Path(path, "state.json").read_text())
+
+
+def test_only_the_adapters_are_taken_over(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = state("runs/a/checkpoints/0000004")
+    assert old["progressive"]["best"] is not None
+    before = learned(Path("runs/a")), rows(Path("runs/a"))
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 1)
+        assert train("letters", "--split", "test", "--from", "a", "--name", "b").code == 130
+    new = state("runs/b/checkpoints/0000000")
+    assert new["position"] == {"episodes": 0, "batches": 0, "failed": 0, "played": 0}
+    assert (new["progressive"]["best"], new["progressive"]["overall"]) == (None, {})
+    assert new["progressive"]["gate"] == old["progressive"]["gate"]
+    assert (learned(Path("runs/a")), rows(Path("runs/a"))) == before
+
+
+def test_the_new_run_needs_the_old_one_no_more_and_learns_on(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train("letters", "--split", "test", "--from", "a", "--name", "whole")
+    assert whole.code == 0
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 2)
+        train("letters", "--split", "test", "--from", "a", "--name", "cut")
+    shutil.rmtree("runs/a")
+    assert train("--resume", "cut").code == 0
+    assert list(learned(Path("runs/cut")).values()) == list(learned(Path("runs/whole")).values())
+
+
+def test_with_no_reference_update_they_stay_what_was_learned_before(train: Run) -> None:
+    """The references are the trained adapters, and not where these began."""
+    source = Path("runs/a/checkpoints/0000004/adapters")
+    fixed = ("--set", "learning.reference_weight=0.0")
+    assert train("letters", "--split", "test", "--from", "a", "--name", "b", *fixed).code == 0
+    end = max(Path("runs/b/checkpoints").iterdir()) / "adapters"
+    for node in ("draft", "write"):
+        held = (end / f"reference-of-{node}" / FILE).read_bytes()
+        assert held == (source / node / FILE).read_bytes()
+        assert held != (source / f"reference-of-{node}" / FILE).read_bytes()
+        assert held != (end / node / FILE).read_bytes()
+
+
+def test_killed_before_its_first_checkpoint_it_still_begins_with_what_was_learned(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowtune_cli.training.loop import Trainer
+
+    train("letters", "--split", "test", "--from", "a", "--name", "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "start_from", lambda self, source: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train("letters", "--split", "test", "--from", "a", "--name", "cut")
+    assert train("--resume", "cut").code == 0
+    assert list(learned(Path("runs/cut")).values()) == list(learned(Path("runs/whole")).values())

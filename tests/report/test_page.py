@@ -1,0 +1,198 @@
+"""The page: what it shows, that it needs nothing else, and that data stays data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report.stored_runs import make_run, preference_batch, sums_run
+
+from flowtune_cli.report.figures import RunFigures, run_figures
+from flowtune_cli.report.page import render
+from flowtune_cli.runs.directory import RunDirectory
+
+HOSTILE = (
+    "</td></style></script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    "\" onload='x' ${7*7} {{ 7*7 }} {% raw %} $\\frac$ & &lt; ]]> \u202e\x00"
+)
+ALLOWED = (
+    "html head meta title style body main header h1 h2 h3 p span ul li a section article table"
+    " thead tbody tr th td br b strong code dl dt dd div figure figcaption details summary ins"
+    " del footer"
+)
+
+
+class Parsed(HTMLParser):
+    """Elements and texts of a page; whatever stands in a plot is left out."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.texts.append(" " if tag in ("td", "th", "dd") else "")
+        if tag not in ("meta", "br", "line", "use", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("use", "path"):
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.texts).split())
+
+
+def page(*figures: RunFigures) -> str:
+    return render(figures, ["flowtune", "report", "run name"])
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> RunFigures:
+    return run_figures(sums_run(tmp_path))
+
+
+def test_it_shows_the_figures(sums: RunFigures) -> None:
+    text = Parsed(page(sums)).text
+    [draw] = [node for node in sums.nodes if node.node == "draw"]
+    assert draw.mean_margin is not None
+    assert draw.win_rate is not None
+    row = f"draw {draw.steps} {draw.preferences} {draw.ties} {draw.mean_margin:.3f}"
+    assert f"{row} {draw.win_rate:.0%} of {draw.better + draw.worse}" in text
+    assert "high 0.700" in text  # after the last of eight batches
+    assert "6 draw – 12 – draw 18 draw –" in text
+    assert "'run name'" in text
+
+
+def test_words_are_marked_by_more_than_colour(tmp_path: Path) -> None:
+    record = preference_batch([("the big river", "the small river")])
+    made = page(run_figures(make_run(tmp_path, [record])))
+    assert "<p>the <ins>big</ins> river</p>" in made
+    assert "<p>the <del>small</del> river</p>" in made
+    assert re.search(r"ins \{[^}]*text-decoration: underline", made)
+    assert re.search(r"del \{[^}]*text-decoration: line-through", made)
+    assert "✓ chosen (alternative)" in made
+
+
+def test_a_page_needs_nothing_but_itself(sums: RunFigures) -> None:
+    made = page(sums, replace(sums, info=replace(sums.info, name="other")))
+    parsed = Parsed(made)
+    for tag, attributes in parsed.elements:
+        assert tag not in ("script", "link", "img", "iframe", "object", "base", "form"), tag
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith("#")
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", made)
+    policy = next(a["content"] for _, a in parsed.elements if a.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    identifiers = [a["id"] for _, a in parsed.elements if "id" in a]
+    assert len(set(identifiers)) == len(identifiers)
+    for scheme in ("prefers-color-scheme: dark", "@media print"):
+        assert scheme in made
+
+
+def test_whatever_data_says_stays_text(tmp_path: Path) -> None:
+    record = preference_batch(
+        [(HOSTILE, "plain"), ("plain", HOSTILE), (HOSTILE, HOSTILE + " more")],
+        node=HOSTILE,
+        prompt=HOSTILE,
+        question=HOSTILE,
+        metric=HOSTILE,
+    )
+    run = make_run(tmp_path, [record], task=HOSTILE, model=HOSTILE)
+    figures = run_figures(run)
+    settings = {
+        "settings": {HOSTILE: {HOSTILE: HOSTILE}},
+        "origins": {f"{HOSTILE}.{HOSTILE}": HOSTILE},
+        "data": {"path": HOSTILE, "split": HOSTILE, "examples": HOSTILE, "sha256": HOSTILE},
+        "from": HOSTILE,
+    }
+    info: dict[str, Any] = {"versions": {HOSTILE: HOSTILE}, "resume": HOSTILE, "name": HOSTILE}
+    figures = replace(
+        figures,
+        settings=settings,
+        problem=HOSTILE,
+        info=replace(figures.info, state=HOSTILE, created=HOSTILE, **info),
+        seconds={HOSTILE: 1.0},
+    )
+    second = replace(figures, info=replace(figures.info, name="b"))
+    made = render([figures, second], [HOSTILE])
+    outside = re.sub(r"<svg.*?</svg>", "", made, flags=re.DOTALL)
+    parsed = Parsed(outside)
+    assert {tag for tag, _ in parsed.elements} <= set(ALLOWED.split())
+    assert not any(name.startswith("on") for _, a in parsed.elements for name in a)
+    assert parsed.open == []
+    # Nothing of it is in a plot, and nothing was read as a template.
+    assert "alert" not in "".join(re.findall(r"<svg.*?</svg>", made, flags=re.DOTALL))
+    assert "{{ 7*7 }}" in parsed.text
+    assert parsed.text.count("<script>alert(1)</script>") > 20
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "new", task="t", model="m", settings={"settings": {}})
+    text = Parsed(page(run_figures(run))).text
+    assert "Nothing has been stored yet" in text
+    assert "flowtune train --resume" in text
+
+
+def test_a_reward_that_was_never_defined_and_an_empty_output(tmp_path: Path) -> None:
+    record = preference_batch([("", "a b")], metric="never")
+    metrics = {"never": replace(record.metrics["never"], window=None, overall=None)}
+    made = page(run_figures(make_run(tmp_path, [replace(record, metrics=metrics)])))
+    assert "It was never defined." in made
+    assert "(nothing)" in made
+
+
+def test_several_runs_are_compared(tmp_path: Path) -> None:
+    runs = [run_figures(sums_run(tmp_path, n, f"of-{n}")) for n in (3, 6)]
+    made = page(*runs)
+    text = Parsed(made).text
+    assert "run task model state episodes high preferences" in text
+    assert "of-3 sums none interrupted 9 0.200" in text
+    assert "of-6 sums none interrupted 18 0.500" in text
+    assert 'href="#run-1"' in made
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [run_figures(sums_run(tmp_path / place, 2)) for place in "ab"]
+    made = page(*runs)
+    assert f"<h1>{tmp_path}/a/run <" in made
+    assert f"<h1>{tmp_path}/b/run <" in made
+
+
+def test_settings_that_were_set_come_before_the_rest(sums: RunFigures) -> None:
+    settings = {
+        "settings": {
+            "training": {"seed": 7, "limit": 0},
+            "model": {"revision": None},
+            "learning": {"options": {"lr": 0.1}},
+        },
+        "origins": {
+            "training.seed": "--seed",
+            "training.limit": "task sums",
+            "learning.options": "flowtune.toml:3",
+            "model.revision": "default",
+        },
+    }
+    text = Parsed(page(replace(sums, settings=settings))).text
+    set_, _, left = text.partition("2 settings that were left")
+    assert "training.seed 7 --seed" in set_
+    assert 'learning.options {"lr": 0.1} flowtune.toml:3' in set_
+    assert "model.revision null default" in left
+    assert "training.limit 0 task sums" in left
