@@ -263,7 +263,7 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
             f"'{QUERY}.explore_options.penality'. Did you mean '{QUERY}.explore_options.penalty'?",
         ),
         (f"{QUERY}.explore_options.beams=x", "explore_options.beams should be a valid integer"),
-        ("run.trackers=['tensorbord']", "run.trackers cannot be used: unknown tracker 'tensorbord'"),
+        ("run.trackers=['tensorbord']", "trackers cannot be used: unknown tracker 'tensorbord'"),
         (f"{QUERY}.evaluator=llm", "unknown evaluator 'llm'. Known: llm_judge"),
         (
             "tasks.hop-qa.nodes.stop.score=likelihood",

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tiny import ARCHITECTURES, WINDOW, likelihood, make_adapters, make_model, text
 
 from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.likelihoods import Pair, likelihoods
 from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
-from flowtune_cli.engine.scoring import Pair, likelihoods, score
+from flowtune_cli.engine.scoring import score
 
 few = settings(max_examples=50, deadline=None)
 PAIRS: list[Pair] = [
@@ -129,6 +130,20 @@ def test_completions_of_one_prompt_share_its_row(adapters: Adapters) -> None:
     hook.remove()
     # 9 tokens and behind them 3, 0, 6 and 2: a completion's last token is never read.
     assert rows == [(4, 21)]
+
+
+def test_rows_of_like_lengths_are_read_together(adapters: Adapters) -> None:
+    rows = []
+    decoder = adapters.model.get_decoder()
+    hook = decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    lengths = (20, 200, 22, 190, 24, 26)
+    pairs = [(text(length, length), text(3, 7)) for length in lengths]
+    found = likelihoods(adapters, "a", pairs)
+    hook.remove()
+    assert sorted(rows) == [(2, 202), (4, 28)]
+    assert found.tolist() == near(naive(adapters, "a", pairs))
 
 
 def test_an_empty_completion_is_certain(adapters: Adapters) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..engine.adapters import Adapters, reference_of
-from ..engine.scoring import Pair, likelihoods
+from ..engine.likelihoods import Pair, likelihoods
 from ..engine.tokens import Tokens
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
@@ -139,12 +139,12 @@ class Learner:
         return float(norm)
 
     def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
-        """Data that fit into one forward pass together, padding included."""
+        """Data whose graphs fit into memory together."""
         parts: list[list[Datum]] = []
         rows: dict[tuple[int, ...], int] = {}
         for datum in data:
             wider = self._rows(datum, rows)
-            if parts and len(wider) * max(wider.values()) <= self.tokens_per_batch:
+            if parts and sum(wider.values()) <= self.tokens_per_batch:
                 parts[-1].append(datum)
                 rows = wider
             else:
