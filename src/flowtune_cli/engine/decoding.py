@@ -131,21 +131,7 @@ class Decoder:
         """Append each row's next token; rows that end get their text."""
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         chosen = logprobs.argmax(dim=-1)
-        picked: dict[int, list[int]] = {}
-        diverse = [
-            (row.group, position)
-            for position, row in enumerate(rows)
-            if row.group is not None and row.spec.decoding.groups > 1
-        ]
-        for group, position in sorted(diverse):
-            row = rows[position]
-            earlier = picked.setdefault(row.job, [])
-            if group:
-                scores = logprobs[position].clone()
-                for token in earlier:
-                    scores[token] -= row.spec.decoding.diversity_penalty
-                chosen[position] = scores.argmax()
-            earlier.append(int(chosen[position]))
+        _diversify(rows, logprobs, chosen)
         for position, row in enumerate(rows):
             if row.generator is not None:
                 chosen[position] = _sample(logprobs[position], row.spec.decoding, row.generator)
@@ -169,6 +155,25 @@ class Decoder:
         if len(row.tokens) >= row.spec.max_new_tokens:
             row.text = self.tokens.decode(row.tokens)
             row.truncated = True
+
+
+def _diversify(rows: Sequence[_Row], logprobs: Tensor, chosen: Tensor) -> None:
+    """Let each group choose anew, after the groups before it; nothing waits for the device."""
+    groups: dict[int, list[int]] = {}
+    for position, row in enumerate(rows):
+        if row.group is not None and row.spec.decoding.groups > 1:
+            groups.setdefault(row.group, []).append(position)
+    if not any(groups):
+        return
+    number = {job: place for place, job in enumerate(dict.fromkeys(row.job for row in rows))}
+    paid = logprobs.new_zeros((len(number), logprobs.shape[1]))
+    for group, positions in sorted(groups.items()):
+        mine = torch.tensor(positions, device=chosen.device)
+        jobs = torch.tensor([number[rows[p].job] for p in positions], device=chosen.device)
+        if group:
+            chosen[mine] = (logprobs[mine] - paid[jobs]).argmax(dim=-1)
+        penalty = [rows[p].spec.decoding.diversity_penalty for p in positions]
+        paid[jobs, chosen[mine]] += torch.tensor(penalty, device=paid.device)
 
 
 def _generator(job: Job, number: int) -> torch.Generator | None:
