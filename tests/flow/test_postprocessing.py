@@ -49,6 +49,17 @@ def test_a_node_that_learns_otherwise_can_be_deviated_at() -> None:
     assert len(rollouts) == 2
 
 
+def test_alternatives_are_played_where_rewards_are_undefined() -> None:
+    async def flow(episode: Any, example: Any) -> str:
+        episode.undefined("found")
+        return await episode.call("a", x=1)
+
+    engine = FakeEngine(letters)
+    asked = FlowTask([writer("a", "found", alternatives=2)], flow)
+    _, rollouts = played(asked, engine, "a")
+    assert [r["result"] for r in rollouts] == ["B", "C"]
+
+
 def test_without_nodes_it_is_the_greedy_episode_alone() -> None:
     engine = FakeEngine()
     episode, rollouts = played(task(), engine)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flowtune_cli import DataError
+from flowtune_cli import DataError, DiverseBeam
+from flowtune_cli.flow.postprocessing import play_with_rollouts
+from flowtune_cli.flow.scheduler import Scheduler
 from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
 from flowtune_musique.postprocessors import Grounded, Pairwise
 from flowtune_musique.records import read_examples
@@ -107,3 +109,14 @@ def test_grounded_comes_first_and_pairwise_is_for_full_alone():
     assert MusiqueAnswerable.name not in Pairwise.tasks
     assert {*Grounded.tasks} == {MusiqueAnswerable.name, MusiqueFull.name}
     assert set(Grounded.nodes) <= MusiqueFull().nodes.keys()
+
+
+@pytest.mark.parametrize("labels", [{"answerable": True}, {"answerable": False}, {"labels": False}])
+def test_alternative_answers_come_with_every_record(labels, example, world):
+    task = MusiqueFull()
+    asked = world(verbose=("It is red.", "It is blue.", "No."), stops=(1,))
+    explore = {"verbose": DiverseBeam()}
+    ((_, rollouts),) = Scheduler(asked).run(
+        [play_with_rollouts(task, example(task, **labels), explore=explore)]
+    )
+    assert [rollout["node"] for rollout in rollouts] == ["verbose", "verbose"]

@@ -135,7 +135,7 @@ async def deviate(
         explore: the exploration strategy of each node that deviates, by node name.
         evaluators: those that the task's nodes name.
     """
-    episode = await play(task, example, explore=explore, seed=seed)
+    episode = await play(task, example, seed=seed, plan=Plan(explore=explore, judged=True))
     trace = Trace(example, episode)
     if episode.failure is None:
         alternatives = [

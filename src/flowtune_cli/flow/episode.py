@@ -75,12 +75,15 @@ class Plan:
         explore: the strategy of each node whose alternatives are wanted, by node name.
         replayed: steps of an earlier run whose outputs are given again, in order.
         substitute: the output given at the step after the replayed ones, in place of its own.
+        judged: alternatives are wanted to compare rewards, so there are none for a node whose
+            reward is said to be undefined.
         until: the reward after whose statement, behind the substituted step, nothing is needed.
     """
 
     explore: Mapping[str, Exploration] = field(default_factory=dict)
     replayed: Sequence[Step] = ()
     substitute: tuple[Step, NodeOutput] | None = None
+    judged: bool = False
     until: str | None = None
 
 
@@ -167,8 +170,8 @@ class Episode:
     def undefined(self, *names: str) -> None:
         """Say beforehand that these rewards will be undefined for this example.
 
-        No alternatives are decoded from now on for nodes that are judged by them. The rewards
-        are still to be stated, as None, where the flow states them.
+        From now on no alternatives are tried for nodes that are judged by them. The rewards are
+        still to be stated, as None, where the flow states them.
         """
         self._undefined.update(names)
 
@@ -224,7 +227,8 @@ class Episode:
         return copy.deepcopy(result)
 
     def _exploration(self, node: str) -> Exploration | None:
-        if self.nodes[node].evaluator is None and self.nodes[node].reward in self._undefined:
+        chosen = self.nodes[node]
+        if self.plan.judged and not chosen.evaluator and chosen.reward in self._undefined:
             return None
         return self.plan.explore.get(node)
 
