@@ -138,6 +138,11 @@ def test_tables_are_merged_key_by_key(resolved: Resolve) -> None:
 def test_another_choice_drops_the_options_of_the_old_one(resolved: Resolve) -> None:
     found = resolved('[learning]\noptimizer_options = {lr = 0.5}\noptimizer = "adam"\n')
     assert found.settings.learning.optimizer_options == {"lr": 0.5}
+    rates = "node_options = {query = {lr = 0.5}}"
+    found = resolved(f'[learning]\n{rates}\noptimizer = "adam"\n')
+    assert found.settings.learning.node_options == {"query": {"lr": 0.5}}
+    found = resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam")
+    assert found.settings.learning.node_options == {}
     node = resolved("", f"{QUERY}.explore=multi_sample").make_task().nodes["query"]
     assert (node.explore, node.explore_options) == ("multi_sample", {})
     node = resolved("", f"{QUERY}.explore=diverse_beam").make_task().nodes["query"]
@@ -232,6 +237,11 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ("model.dtype=int8", "model.dtype should be 'auto', 'float32', 'bfloat16' or 'float16'"),
         ("adapter.targets=q_proj", "adapter.targets should be a valid array, not 'q_proj'"),
         ("learning.optimizer_options=3", "learning.optimizer_options should be a table, not 3"),
+        (
+            "learning.node_options.query.alfa=1",
+            "unknown setting 'learning.node_options.query.alfa'. Did you mean"
+            " 'learning.node_options.query.alpha'?",
+        ),
         ("learning.optimizer=adm", "unknown optimizer 'adm'. Did you mean 'adam'?"),
         (
             "learning.optimizer_options.alfa=1",

@@ -229,19 +229,22 @@ def _check_optimizer(learning: Any, registry: Registry, checker: Checker) -> Non
     """Check the optimizer's name and the names of its options."""
     if learning is None:
         return
-    path = ("learning", "optimizer")
     try:
         factory = registry.optimizer(learning.optimizer)
     except UsageError as error:
-        checker.complain(path, f"cannot be used: {error}")
+        checker.complain(("learning", "optimizer"), f"cannot be used: {error}")
         return
     parameters = list(inspect.signature(factory).parameters.values())[1:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    known = [f"learning.optimizer_options.{p.name}" for p in parameters]
-    for option in learning.optimizer_options:
-        if f"learning.optimizer_options.{option}" not in known:
-            checker.unknown(("learning", "optimizer_options", option), known)
+    tables = {("learning", "optimizer_options"): learning.optimizer_options}
+    for node, options in learning.node_options.items():
+        tables["learning", "node_options", node] = options
+    for path, options in tables.items():
+        known = [".".join((*path, p.name)) for p in parameters]
+        for option in options:
+            if ".".join((*path, option)) not in known:
+                checker.unknown((*path, option), known)
 
 
 def _origins(settings: Settings, task: ResolvedTask | None, checker: Checker) -> dict[str, str]:

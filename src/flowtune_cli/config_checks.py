@@ -54,10 +54,11 @@ class Checker:
                 if not isinstance(parent.get(name), dict):
                     parent[name] = {}
                 parent = parent[name]
-            options = CHOICES.get(last)
-            if options in parent and parent.get(last) != assignment.value:
-                parent[options] = {}
-                self._forget((*assignment.path[:-1], options))
+            chosen_anew = parent.get(last) != assignment.value
+            for options in CHOICES.get(last, ()):
+                if options in parent and chosen_anew:
+                    parent[options] = {}
+                    self._forget((*assignment.path[:-1], options))
             if assignment.value != {} or not isinstance(parent.get(last), dict):
                 parent[last] = assignment.value
                 self._forget(assignment.path)

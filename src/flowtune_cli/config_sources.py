@@ -17,8 +17,8 @@ else:
     import tomli as tomllib
 
 PREFIX = "FLOWTUNE_"
-CHOICES = {"optimizer": "optimizer_options", "explore": "explore_options"}
-"""Settings that choose something, and the setting that holds the options of what is chosen."""
+CHOICES = {"optimizer": ("optimizer_options", "node_options"), "explore": ("explore_options",)}
+"""Settings that choose something, and the settings that hold the options of what is chosen."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ class LearningSettings(Section):
     optimizer_options: dict[str, Any] = Field(
         {}, description="For 'cocob' {alpha = 1000}; for 'adam' {lr = 1e-4}."
     )
+    node_options: dict[str, dict[str, Any]] = Field(
+        {}, description="Other options for single nodes, such as {query = {lr = 1e-5}}."
+    )
     beta: float = Field(1.0, gt=0, description="How strongly DPO holds to the reference.")
     clip: float = Field(1.0, gt=0, description="Gradients are clipped to this infinity norm.")
     step_per: Literal["datum", "batch"] = Field(

@@ -387,6 +387,16 @@ def test_options_that_an_optimizer_does_not_take(
         tiny.learner(optimizer, optimizer_options=options)
 
 
+def test_a_node_may_have_options_of_its_own(tiny: Tiny) -> None:
+    learner = tiny.learner(sgd, optimizer_options={"lr": 0.5}, node_options={"b": {"lr": 0.1}})
+    rates = {node: o.param_groups[0]["lr"] for node, o in learner.optimizers.items()}
+    assert rates == {"a": 0.5, "b": 0.1}
+    with pytest.raises(UsageError, match=r"learning\.node_options\.b does not fit 'cocob'"):
+        tiny.learner(adam, node_options={"b": {"alpha": 1}})
+    with pytest.raises(UsageError, match=r"unknown node in learning\.node_options 'c'"):
+        tiny.learner(adam, node_options={"c": {"lr": 1}})
+
+
 # Saved and loaded
 
 

@@ -172,8 +172,8 @@ class RunSettings:
             for name in inner:
                 parent = parent.setdefault(name, {})
             parent[last] = copy.deepcopy(difference.now)
-            if last in CHOICES:  # the options were for what was chosen before
-                parent[CHOICES[last]] = _value(now, (*inner, CHOICES[last]))
+            for name in CHOICES.get(last, ()):  # options of what was chosen before
+                parent[name] = _value(now, (*inner, name))
         # A run cannot say that its model's code is to be trusted.
         values["model"]["trust_remote_code"] = self.now.settings.model.trust_remote_code
         return self._restore(values, f"run {self.run.path.name}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..engine.adapters import Adapters, reference_of
 from ..engine.likelihoods import Pair, likelihoods
 from ..engine.tokens import Tokens
-from ..flow.errors import FlowtuneError, UsageError
+from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
 from ..settings import LearningSettings
 from .losses import choice_loss, dpo_loss, text_loss
@@ -71,14 +71,23 @@ class Learner:
         self.tokens = tokens
         self.settings = settings
         self.tokens_per_batch = tokens_per_batch
+        for node in settings.node_options:
+            if node not in adapters.nodes:
+                raise unknown_name("node in learning.node_options", node, list(adapters.nodes))
+        self.optimizers = {node: self._optimizer(node, optimizer) for node in adapters.nodes}
+
+    def _optimizer(
+        self, node: str, factory: Callable[..., torch.optim.Optimizer]
+    ) -> torch.optim.Optimizer:
+        settings = self.settings
+        own = settings.node_options.get(node, {})
         try:
-            self.optimizers = {
-                node: optimizer(adapters.parameters(node), **settings.optimizer_options)
-                for node in adapters.nodes
-            }
+            options = {**settings.optimizer_options, **own}
+            return factory(self.adapters.parameters(node), **options)
         except (TypeError, ValueError) as error:
+            where = f"learning.node_options.{node}" if own else "learning.optimizer_options"
             raise UsageError(
-                f"learning.optimizer_options does not fit '{settings.optimizer}': {error}."
+                f"{where} does not fit '{settings.optimizer}': {error}."
                 f" See 'flowtune show {settings.optimizer}'."
             ) from None
 

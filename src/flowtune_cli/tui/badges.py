@@ -43,6 +43,7 @@ CHOSEN = Badge("★", "preference", "$text-accent bold")
 LEGEND = (
     *((badge.symbol, f"the alternative: {badge.word}") for badge in OUTCOMES.values()),
     ("★", "it made a preference"),
+    ("◆", "at the foot of a plot: references moved"),
     ("⊘", "replaced: an alternative stood in for the output"),
     ("≠", "the rollout differs from the episode here"),
     ("FAIL", "the flow failed"),

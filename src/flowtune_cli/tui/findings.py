@@ -60,7 +60,7 @@ def _of_node(node: NodeSummary) -> list[str]:
     if node.preferences >= _ENOUGH and node.win_rate is not None:
         if node.win_rate < _SOME:
             found.append(f"{node.node}: alternatives almost never win; it is near its best.")
-        elif node.win_rate > 0.5:
+        elif node.win_rate >= 0.55:
             found.append(f"{node.node}: alternatives win {node.win_rate:.0%}, so much is to gain.")
     update = node.last_update
     if (node.preferences or node.targets) and update is None:

@@ -71,6 +71,12 @@ class ToyQA(Task):
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning.optimizer": "adam",
         "learning.optimizer_options": {"lr": 3e-3},
+        # They start well, and get few preferences a batch, which are noisy.
+        "learning.node_options": {
+            "query": {"lr": 1e-3},
+            "retrieve": {"lr": 1e-3},
+            "stop": {"lr": 1e-3},
+        },
         "learning.step_per": "batch",
         "training.save_every": 32,
     }

@@ -43,7 +43,7 @@ class EpisodeScreen(InspectScreen):
     )
     DEFAULT_CSS = """
     EpisodeScreen {
-        #about { height: auto; max-height: 4; padding: 0 1; }
+        #about { height: auto; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         #parts { height: 1fr; }
         Rows { width: 40%; min-width: 32; border-right: vkey $panel; }
         Pane { width: 1fr; padding: 0 1; }
@@ -88,7 +88,8 @@ class EpisodeScreen(InspectScreen):
             return
         self.entries = _timeline(self.episode)
         self.query_one("#about", Static).update(_about(self.episode))
-        columns = [Column("step", 12), Column("output")]
+        longest = max((len(step.node) for step in self.episode.steps), default=0)
+        columns = [Column("step", max(12, min(16, longest + 3))), Column("output")]
         self.query_one(Rows).show(columns, len(self.entries), self._load)
         self._show_detail()
 
@@ -205,10 +206,11 @@ def _about(episode: StoredEpisode) -> Content:
     ]
     ended = f"result {to_json(episode.result)}"
     if episode.error is not None:
-        ended = f"FAILED: {episode.error}"
+        ended = f"FAILED {one_line(episode.error)}"
     lines = [
         Content.assemble((one_line(episode.question), "bold")),
-        Content(visible(f"gold {to_json(episode.gold)}  {ended}")),
+        Content(visible(f"gold   {to_json(episode.gold)}")),
+        Content(visible(ended)),
         Content("  ".join(stated)),
     ]
     return Content("\n").join(lines)

@@ -16,7 +16,7 @@ from ..export import Export, table
 from ..figures import UNKNOWN, number, percent, plural, sparkline
 from ..findings import data, findings
 from ..watched import Watched
-from ..widgets.metric_plot import Line, MetricPlot
+from ..widgets.metric_plot import MOVED, Line, MetricPlot
 from ..widgets.rows import Column, Row, Rows
 from ..widgets.title_bar import TitleBar
 from .base import COMMON, InspectScreen
@@ -103,8 +103,10 @@ class OverviewScreen(InspectScreen):
         self._show_plots()
         self._show_nodes(seconds)
         found = [data(counts), *(f"→ {text}" for text in findings(counts, self.nodes))]
-        room = 3 if self.size.height < 30 else 6
-        self.query_one("#findings", Static).update(Content("\n".join(found[:room])))
+        room = 4 if self.size.height < 30 else 6
+        if len(found) > room:
+            found[room - 1 :] = [f"… and {len(found) - room + 1} more: y copies them all"]
+        self.query_one("#findings", Static).update(Content("\n".join(found)))
 
     def _show_about(self, counts: Counts, seconds: float) -> None:
         info = self.run.info
@@ -113,7 +115,7 @@ class OverviewScreen(InspectScreen):
         if counts.targets:
             parts.append(plural(counts.targets, "target"))
         moves = max((node.reference_moves for node in self.nodes), default=0)
-        parts.append(f"│ references moved {moves}×")
+        parts.append(f"{MOVED} references moved {moves}×")
         if seconds:
             parts.append(f"{counts.episodes / seconds * 60:.1f} episodes/min")
         self.query_one("#about", Static).update(Content(" · ".join(filter(None, parts))))

@@ -19,6 +19,10 @@ Points = Sequence[tuple[int, float | None]]
 """Episodes played, and the value then."""
 
 
+MOVED = "◆"
+"""Stands at the foot of a plot where references moved."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a plot. ``thick`` ones are drawn in blocks, others in dots: no colour needed."""
@@ -71,8 +75,6 @@ class MetricPlot(Vertical):
 
         plot = self.query_one(PlotWidget)
         plot.clear()
-        for move in moves:
-            plot.add_v_line(move, colors["secondary"])
         for line in sorted(lines, key=lambda line: line.thick):
             known = [(x, y) for x, y in line.points if y is not None]
             if not known:
@@ -85,10 +87,12 @@ class MetricPlot(Vertical):
                 plot.plot(xs, ys, styles[line.thick], mode)
         low, high = _limits([y for line in lines for _, y in line.points if y is not None])
         spare = (high - low) * 0.06
-        plot.set_yticks(_ticks(low, high))
+        plot.set_yticks(_ticks(low, high, most=max(2, min(5, self.size.height // 3))))
         plot.set_ylimits(low - spare, high + spare)
+        if moves:
+            plot.scatter(moves, [low - spare] * len(moves), MOVED, colors["foreground"])
         end = max((x for line in lines for x, _ in line.points), default=1)
-        plot.set_xlimits(0, end)
+        plot.set_xlimits(0, end * 1.03)  # what is at the end stands inside the frame
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -103,9 +107,9 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return low + shift, high + shift
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Two to five round numbers from ``low`` to ``high``."""
+def _ticks(low: float, high: float, *, most: int) -> list[float]:
+    """Round numbers from ``low`` to ``high``, no more than ``most`` steps apart."""
     power = 10.0 ** math.floor(math.log10(high - low))
-    step = next(f * power for f in (0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / (f * power) <= 4)
+    step = next(f * power for f in (0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / (f * power) <= most)
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
