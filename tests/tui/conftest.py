@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from runs.random_batches import played, question_of
 from textual.pilot import Pilot
 
+from flowtune_cli.runs.batch import BatchRecord, MetricRecord
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import Store
 from flowtune_cli.tui.app import InspectApp
 
 BATCHES = 12
 """Of three episodes each."""
+
+
+def with_window(record: BatchRecord) -> dict[str, MetricRecord]:
+    """The metrics of a batch with the average over a window, which is not known at first."""
+    wave = math.sin(record.batch) / 5 + record.batch / 8
+    window = None if record.batch < 2 else wave
+    return {name: replace(metric, window=window) for name, metric in record.metrics.items()}
 
 
 def make_run(parent: Path, name: str, batches: int = BATCHES, **settings: object) -> RunDirectory:
@@ -27,7 +37,7 @@ def make_run(parent: Path, name: str, batches: int = BATCHES, **settings: object
     about.write_text(json.dumps({**told, "created": f"2026-01-0{len(name)}T12:00:00+00:00"}))
     with Store(run.store_path, question_of) as store:
         for record in played(batches):
-            store.write_batch(record)
+            store.write_batch(replace(record, metrics=with_window(record)))
     run.update(state="finished", episodes=3 * batches)
     return run
 

@@ -47,6 +47,16 @@ class MetricPlot(Vertical):
     }
     """
 
+    _shown: tuple[str, Sequence[Line], Sequence[int]] | None = None
+
+    def on_mount(self) -> None:
+        # A plot holds colours, not names of colours.
+        self.app.theme_changed_signal.subscribe(self, lambda _: self._show_again())
+
+    def _show_again(self) -> None:
+        if self._shown is not None:
+            self.show(*self._shown)
+
     def compose(self) -> ComposeResult:
         yield Static(classes="plot-title")
         plot = PlotWidget(allow_pan_and_zoom=False)
@@ -61,6 +71,7 @@ class MetricPlot(Vertical):
         Args:
             moves: how many episodes had been played when references moved.
         """
+        self._shown = (title, lines, moves)
         colors = self.app.theme_variables
         styles = {True: colors["accent"], False: colors["foreground"]}
         parts = [Content.assemble((title, "bold"))]
