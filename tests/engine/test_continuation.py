@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flowtune_cli.engine import continuation
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on, shares_prompts
 from flowtune_cli.engine.forward import hidden_states
@@ -45,8 +47,17 @@ def prefixes() -> Prefixes:
     return Prefixes(adapters, 4096, 0)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @given(data=st.data())
-def test_shared_prompts_give_what_copies_give(prefixes: Prefixes, data: st.DataObject) -> None:
+def test_shared_prompts_give_what_copies_give(
+    prefixes: Prefixes, fused: bool, data: st.DataObject
+) -> None:
+    attention = continuation._FLASH if fused else None
+    with patch.object(continuation, "_FLASH", attention):
+        shared_gives_what_copies_give(prefixes, data)
+
+
+def shared_gives_what_copies_give(prefixes: Prefixes, data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
     prompts = [tuple(rng.randrange(WORDS) for _ in range(length)) for length in lengths]

@@ -25,6 +25,8 @@ from .forward import hidden_states, windowed
 from .prefix import Prefix
 
 _ATTENTION = "flowtune"
+_FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+"""Torch's attention that never holds all scores, and tells the log of their sum."""
 
 
 class Continuation(Protocol):
@@ -139,8 +141,10 @@ class _Shared(Cache):
     def forward(self, ids: Tensor) -> Tensor:
         columns = ids.shape[1]
         positions = self.positions[:, None] + torch.arange(columns, device=ids.device)
-        causal = torch.ones((columns, self.filled + columns), device=ids.device, dtype=torch.bool)
-        self.later = None if columns == 1 else ~causal.tril(self.filled)
+        self.later = None
+        if columns > 1:
+            later = torch.full((columns, self.filled + columns), -torch.inf, device=ids.device)
+            self.later = later.triu(self.filled + 1)
         hidden = hidden_states(
             self.model,
             ids,
@@ -239,17 +243,17 @@ def _look(
     Args:
         queries: scaled; shape (..., queries, size).
         keys, values: shape (..., columns, size).
-        hidden: True or minus infinity where a query may not look; broadcast to the scores.
+        hidden: minus infinity where a query may not look, else 0; broadcast to the scores.
 
     Returns:
         Shapes (..., queries, size), and (..., queries, 1) in float32.
     """
+    if _FLASH is not None and queries.device.type == "cpu":
+        found, lse = _FLASH(queries, keys, values, 0.0, False, attn_mask=hidden, scale=1.0)
+        return found, lse[..., None]
     scores = torch.matmul(queries, keys.transpose(-1, -2)).float()
     if hidden is not None:
-        if hidden.dtype == torch.bool:
-            scores.masked_fill_(hidden, -torch.inf)
-        else:
-            scores += hidden
+        scores += hidden
     lse = torch.logsumexp(scores, dim=-1, keepdim=True)
     weights = torch.exp(scores - lse).to(values.dtype)
     return torch.matmul(weights, values), lse

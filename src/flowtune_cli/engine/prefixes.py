@@ -24,6 +24,8 @@ from .prefix import Prefix
 Ids = tuple[int, ...]
 Key = tuple[Any, int, Ids]
 
+SHORTEST = 16
+"""Tokens of a beginning that is worth sharing."""
 WORTH_SHARING = 64
 """Tokens that reading a common beginning once must save, as it is a forward pass of its own."""
 
@@ -126,10 +128,10 @@ class Prefixes:
         for ids in prompts:
             # The last token is read in any case, for what it says of the next.
             parent = self._longest(adapter, ids[: len(ids) - ends], held, sorted_held)
-            if parent is None:
-                fresh.append(ids)
-            elif parent.length == len(ids):
+            if parent is not None and parent.length == len(ids):
                 yield ids, parent
+            elif parent is None or parent.length < SHORTEST:
+                fresh.append(ids)
             else:
                 behind.append((ids, parents.setdefault(ids[: parent.length], parent)))
         for batch in by_length(fresh, self.tokens_per_batch):
@@ -232,7 +234,8 @@ def common_beginnings(prompts: Sequence[Ids]) -> list[list[Ids]]:
 
     def split(group: list[Ids], covered: int, wave: int) -> None:
         common = common_beginning(group)
-        if (len(common) - covered) * (len(group) - 1) >= WORTH_SHARING:
+        more = len(common) - covered
+        if more >= SHORTEST and more * (len(group) - 1) >= WORTH_SHARING:
             waves.extend([] for _ in range(wave + 1 - len(waves)))
             waves[wave].append(common)
             covered, wave = len(common), wave + 1
