@@ -158,7 +158,9 @@ def compare_gradients(
     report: Report, bench: Bench, plain: PlainEngine, data: Mapping[str, Sequence[Datum]]
 ) -> None:
     """Compare the gradients of every step, without taking any."""
-    settings = bench.settings.learning.model_copy(update={"clip": 1e9, "optimizer_options": {}})
+    settings = bench.settings.learning.model_copy(
+        update={"clip": 1e9, "optimizer_options": {}, "node_options": {}}
+    )
     size = bench.settings.engine.learning_tokens_per_batch
     learners = [
         Learner(bench.adapters, bench.engine.tokens, settings, _Gradients, size) for _ in range(2)
