@@ -237,7 +237,9 @@ def _check_optimizer(learning: Any, registry: Registry, checker: Checker) -> Non
     parameters = list(inspect.signature(factory).parameters.values())[1:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    tables = {("learning", "optimizer_options"): learning.optimizer_options}
+    tables: dict[tuple[str, ...], Any] = {
+        ("learning", "optimizer_options"): learning.optimizer_options
+    }
     for node, options in learning.node_options.items():
         tables["learning", "node_options", node] = options
     for path, options in tables.items():

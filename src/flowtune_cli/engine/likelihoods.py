@@ -63,7 +63,10 @@ def likelihoods(adapters: Adapters, adapter: str | None, pairs: Sequence[Pair]) 
 
 def _read(model: Any, rows: Sequence[_Row], pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     """Each completion token's pair and log-probability, by one forward pass."""
-    at, column, token, owner = [], [], [], []
+    at: list[int] = []
+    column: list[int] = []
+    token: list[int] = []
+    owner: list[int] = []
     for number, row in enumerate(rows):
         for index, (start, end) in zip(row.owners, row.spans, strict=True):
             completion = pairs[index][1]
