@@ -46,7 +46,6 @@ class Prefixes:
         self.hits = 0
         self.misses = 0
         self._kept: OrderedDict[Key, Prefix] = OrderedDict()
-        self._parents: dict[Key, Key] = {}
         self._sorted: dict[tuple[Any, int], list[Ids]] = {}
         self._bytes = 0
         check_layers(adapters.model.config)
@@ -54,7 +53,6 @@ class Prefixes:
     def clear(self) -> None:
         """Forget every remembered prefix."""
         self._kept.clear()
-        self._parents.clear()
         self._sorted.clear()
         self._bytes = 0
 
@@ -82,7 +80,7 @@ class Prefixes:
             if prefix is None or prefix.logits is None or (keys_values and prefix.own is None):
                 missing.append(ids)
             else:
-                self._touch((adapter, version, ids))
+                self._kept.move_to_end((adapter, version, ids))
                 found[ids] = prefix
         self.hits += len(found)
         self.misses += len(missing)
@@ -196,14 +194,8 @@ class Prefixes:
             if common > length:
                 best, length, key = held[other], common, None
         if key is not None:
-            self._touch(key)
-        return None if best is None else best.beginning(length)
-
-    def _touch(self, key: Key | None) -> None:
-        """Used just now; and what it stands on, which is to stay at least as long."""
-        while key is not None and key in self._kept:
             self._kept.move_to_end(key)
-            key = self._parents.get(key)
+        return None if best is None else best.beginning(length)
 
     def _remember(self, key: Key, prefix: Prefix) -> None:
         self._drop(key)

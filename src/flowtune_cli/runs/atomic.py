@@ -1,13 +1,34 @@
-"""JSON files that are either the old ones or the new ones, whatever happens in between."""
+"""Files that are either the old ones or the new ones, whatever happens in between."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..flow.errors import FlowtuneError
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Write ``parts``, one after another, to ``path`` by way of a file beside it.
+
+    Raises:
+        FlowtuneError: it cannot be written; names the file. What was there is there still.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -18,17 +39,8 @@ def write_json(path: Path, value: Any) -> None:
         TypeError: ``value`` is not made of JSON values.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            # A lone surrogate has no UTF-8, but its replacement is its JSON escape.
-            file.write(text.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
+    # A lone surrogate has no UTF-8, but its replacement is its JSON escape.
+    write_whole(path, [text.encode("utf-8", "backslashreplace")])
 
 
 def read_json(path: Path) -> Any:

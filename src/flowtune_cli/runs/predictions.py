@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..flow.errors import FlowtuneError, UsageError
-from .atomic import read_json, write_json
+from .atomic import read_json, write_json, write_whole
 from .lock import try_lock
 
 
@@ -178,18 +177,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         UsageError: a line is not made of JSON values.
         FlowtuneError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            for position, line in enumerate(lines):
-                file.write(_encoded(line, position))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, (_encoded(line, number) for number, line in enumerate(lines)))
 
 
 def _encoded(prediction: Mapping[str, Any], position: int) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..flow.errors import FlowtuneError, UsageError
+from ..flow.errors import UsageError
+from ..runs.atomic import write_whole
 from ..runs.stored import StoredEpisode, StoredRollout, StoredStep
 from ..runs.stored_text import to_json
 from .figures import number, signed
@@ -45,18 +45,7 @@ class Export:
             lines = ((to_json(record) or "null") + "\n" for record in self.records())
         else:
             raise UsageError(f"{path} must end with {' or '.join(ENDINGS)}, which says the format")
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(beside, "wb") as file:
-                for line in lines:
-                    file.write(line.encode("utf-8", "backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError as error:
-            raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, (line.encode("utf-8", "backslashreplace") for line in lines))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
