@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowtune_cli.flow.deviation import Outcome
@@ -49,6 +49,7 @@ def test_words_side_by_side_are_one_difference() -> None:
     assert second == [("only", "Who was born in Vane"), ("same", "?")]
 
 
+@example([500001.0, 400000001507328.0])
 @given(st.lists(st.floats(allow_nan=False, width=32), max_size=5))
 def test_every_axis_has_ticks_between_its_ends(values: list[float]) -> None:
     low, high = _limits(values)

@@ -119,8 +119,13 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, *, most: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``, no more than ``most`` steps apart."""
+    """Round numbers from ``low`` to ``high``: as close as they can be, yet ``most + 1`` at most."""
     power = 10.0 ** math.floor(math.log10(high - low))
-    step = next(f * power for f in (0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / (f * power) <= most)
-    first = math.ceil(low / step - 1e-9)
-    return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
+    ticks: list[float] = []
+    for factor in (0.2, 0.5, 1.0, 2.0, 5.0):
+        step = factor * power
+        first = math.ceil(low / step - 1e-9)
+        ticks = [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
+        if len(ticks) <= most + 1:
+            break
+    return ticks
