@@ -78,7 +78,7 @@ class EngineSettings(Section):
         4096, ge=1, description="Tokens in one forward pass, padding included."
     )
     learning_tokens_per_batch: int = Field(
-        2048, ge=1, description="Tokens in one forward pass that keeps gradients."
+        1024, ge=1, description="Tokens in one forward pass that keeps gradients."
     )
     prefix_cache_mb: int = Field(
         1024, ge=0, description="Memory for the keys and values of prompts used again."

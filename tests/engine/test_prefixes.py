@@ -15,7 +15,7 @@ from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.continuation import side_by_side
 from flowtune_cli.engine.forward import check_layers, windowed
 from flowtune_cli.engine.models import LoadedModel
-from flowtune_cli.engine.prefixes import Prefixes, by_length, common_beginning, common_beginnings
+from flowtune_cli.engine.prefixes import Prefixes, common_beginning, common_beginnings
 from flowtune_cli.flow.errors import UsageError
 
 LENGTHS = (4, 1, 9, 9, 17, 2)
@@ -134,11 +134,6 @@ def test_a_prompt_is_read_from_where_it_parts_from_the_one_before(adapters: Adap
     prefixes.read("a", [first[:50]], keep=True)
     prefixes.read("a", [first[:50]], keep=True)
     assert read == [60, 7, 1]
-
-
-def test_batches_hold_prompts_of_like_lengths_within_a_budget() -> None:
-    batches = by_length([text(length) for length in (5, 40, 1, 5, 6, 9)], 20)
-    assert [[len(row) for row in batch] for batch in batches] == [[40], [9, 6], [5, 5, 1]]
 
 
 # What is remembered

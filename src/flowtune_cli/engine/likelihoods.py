@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,11 @@ import torch
 from torch import Tensor
 
 from .adapters import Adapters
+from .batches import batches
 from .forward import head, hidden_states, pad_right, windowed
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a prompt and of a completion."""
-
-PASS_COSTS = 48
-"""Padding that is accepted before rows are read in another forward pass, in tokens."""
 
 
 @dataclass
@@ -53,10 +52,11 @@ def likelihoods(adapters: Adapters, adapter: str | None, pairs: Sequence[Pair]) 
             row.spans.append((start, len(row.ids)))
             row.owners.append(index)
     sums = torch.zeros(len(pairs), device=adapters.model.device)
-    ordered = sorted((row for row in rows.values() if row.owners), key=lambda row: len(row.ids))
+    wanted = [row for row in rows.values() if row.owners]
+    widths = [len(row.ids) for row in wanted]
     with adapters.using(adapter) as model:
-        for group in _groups(ordered):
-            owners, logprobs = _read(model, group, pairs)
+        for batch in batches(widths, math.inf):
+            owners, logprobs = _read(model, [wanted[i] for i in batch], pairs)
             sums = sums.index_add(0, owners, logprobs)
     return sums
 
@@ -84,25 +84,6 @@ def _read(model: Any, rows: Sequence[_Row], pairs: Sequence[Pair]) -> tuple[Tens
     logprobs = torch.log_softmax(head(model, hidden[places[0], places[1]]).float(), dim=-1)
     chosen = logprobs.gather(1, torch.tensor(token, device=device)[:, None])[:, 0]
     return torch.tensor(owner, device=device), chosen
-
-
-def _groups(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
-    """Rows sorted by length, in groups with the least padding, where a group costs some, too."""
-    best = [0]
-    begins = [0]
-    for end in range(1, len(rows) + 1):
-        width = len(rows[end - 1].ids)
-        cost, begin = min(
-            (best[begin] + width * (end - begin) + PASS_COSTS, begin) for begin in range(end)
-        )
-        best.append(cost)
-        begins.append(begin)
-    groups: list[Sequence[_Row]] = []
-    end = len(rows)
-    while end:
-        groups.append(rows[begins[end] : end])
-        end = begins[end]
-    return groups
 
 
 def _packing(packed: Sequence[_Row], padded: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache
 
 from .adapters import Adapters
+from .batches import batches
 from .continuation import go_on
 from .forward import check_layers, head, hidden_states, pad_right
 from .prefix import Prefix
@@ -132,10 +133,12 @@ class Prefixes:
                 fresh.append(ids)
             else:
                 behind.append((ids, parents.setdefault(ids[: parent.length], parent)))
-        for batch in by_length(fresh, self.tokens_per_batch):
-            yield from self._read_fresh(adapter, batch, ends, keys_values)
-        for rows in _by_rest(behind, self.tokens_per_batch):
-            yield from self._read_behind(adapter, rows, ends, keys_values)
+        for batch in batches([len(ids) for ids in fresh], self.tokens_per_batch):
+            yield from self._read_fresh(adapter, [fresh[i] for i in batch], ends, keys_values)
+        rest = [len(ids) - parent.length for ids, parent in behind]
+        on = [(id(parent), parent.length) for _, parent in behind]
+        for batch in batches(rest, self.tokens_per_batch, on):
+            yield from self._read_behind(adapter, [behind[i] for i in batch], ends, keys_values)
 
     def _read_fresh(
         self, adapter: str | None, batch: list[Ids], ends: bool, keys_values: bool
@@ -260,30 +263,3 @@ def _neighbours(ordered: list[Ids], ids: Ids) -> Iterator[tuple[Ids, int]]:
     place = bisect_left(ordered, ids)
     for other in ordered[max(place - 1, 0) : place + 1]:
         yield other, _alike(other, ids)
-
-
-def _by_rest(rows: list[tuple[Ids, Prefix]], budget: int) -> list[list[tuple[Ids, Prefix]]]:
-    """Batches of rows of which like numbers of tokens are left to read, and with like parents."""
-    batches: list[list[tuple[Ids, Prefix]]] = []
-    width = 0
-    for ids, parent in sorted(rows, key=lambda row: (row[1].length - len(row[0]), row[1].length)):
-        # A prompt's keys and values are laid out anew, at a fraction of the cost of reading it.
-        parents = {id(other) for _, other in batches[-1]} if batches else set()
-        laid = len(parents | {id(parent)}) * parent.length // 4
-        if batches and (len(batches[-1]) + 1) * width + laid <= budget:
-            batches[-1].append((ids, parent))
-        else:
-            batches.append([(ids, parent)])
-            width = len(ids) - parent.length
-    return batches
-
-
-def by_length(rows: Sequence[tuple[int, ...]], budget: int) -> list[list[tuple[int, ...]]]:
-    """Batches of rows of like lengths whose padded size is within a budget of tokens."""
-    batches: list[list[tuple[int, ...]]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .adapters import Adapters
+from .batches import batches
 from .continuation import go_on
 from .forward import head, pad_right
 from .likelihoods import Pair
@@ -31,7 +32,10 @@ def score(
     )
     first = _first_tokens(read, [completion[0] for _, completion in pairs])
     rest = [i for i, (_, completion) in enumerate(pairs) if len(completion) > 1]
-    for batch in _score_batches(rest, pairs, read, prefixes.tokens_per_batch):
+    widths = [len(pairs[i][1]) - 1 for i in rest]
+    parents = [(id(read[i]), read[i].length) for i in rest]
+    for places in batches(widths, prefixes.tokens_per_batch, parents):
+        batch = [rest[place] for place in places]
         values = _go_on(
             prefixes.adapters, adapter, [read[i] for i in batch], [pairs[i][1] for i in batch]
         )
@@ -78,20 +82,3 @@ def _go_on(
         torch.zeros(len(inputs), device=ids.device).index_add(0, owners, values).tolist()
     )
     return sums
-
-
-def _score_batches(
-    rest: Sequence[int], pairs: Sequence[Pair], read: Sequence[Prefix], budget: int
-) -> list[list[int]]:
-    """Rows of like prefix lengths, bounded by the size of their keys and values."""
-    batches: list[list[int]] = []
-    longest = 0
-    for i in sorted(rest, key=lambda i: -read[i].length):
-        size = read[i].length + len(pairs[i][1])
-        longest = max(longest, size)
-        if batches and (len(batches[-1]) + 1) * longest <= 4 * budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-            longest = size
-    return batches

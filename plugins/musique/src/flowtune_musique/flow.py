@@ -26,6 +26,12 @@ class MusiqueAnswerable(Task):
     name: ClassVar[str] = "musique-answerable"
     summary: ClassVar[str] = "MuSiQue-Answerable: find the supporting paragraphs, then answer"
     gate: ClassVar[str | None] = "answer_f1"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "learning.optimizer": "adam",
+        "learning.optimizer_options": {"lr": 1e-3},
+        # One forward pass then reads a document once for all retrievals of its example.
+        "learning.step_per": "batch",
+    }
     Settings: ClassVar[Any] = MusiqueSettings
     splits: ClassVar[Sequence[str]] = ("train", "dev", "test")
     variant: ClassVar[str] = "ans"

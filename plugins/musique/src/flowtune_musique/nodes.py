@@ -39,6 +39,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
             score="likelihood",
             text=prompts.QUERY_AFTER_DOCUMENT,
+            negatives=1,
         )
     else:
         retrieve = Rank(name="retrieve", prompt=prompts.RETRIEVE_BY_CHOICE, score="choice")
