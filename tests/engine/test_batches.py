@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ def cheapest(widths: list[int], budget: int) -> int:
     for count in range(len(order)):
         for cuts in combinations(range(1, len(order)), count):
             ends = [0, *cuts, len(order)]
-            split = [order[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+            split = [order[a:b] for a, b in pairwise(ends)]
             fits = (max(widths[i] for i in b) * len(b) <= budget or len(b) == 1 for b in split)
             if all(fits):
                 found.append(cost(widths, split))

@@ -65,9 +65,9 @@ def make(directory: Path, **settings: Any) -> World:
 
 @pytest.fixture(scope="module")
 def choice(tiny_model_dir: Path) -> World:
-    """As the reference ranks documents: by the log-odds of Yes."""
+    """As the reference ranks and judges: by the log-odds of Yes."""
     torch.set_num_threads(1)
-    return make(tiny_model_dir, ranking="choice")
+    return make(tiny_model_dir, ranking="choice", judging="choice")
 
 
 def example(seed: int, gold: Gold | None = None) -> Example:

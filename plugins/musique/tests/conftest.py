@@ -67,7 +67,7 @@ class World:
         elif request.adapter == "verbose":
             texts = self.verbose
         else:
-            said = prompt.split("Long answer: ")[1].split("\n")[0]
+            said = prompt.split("Long answer: ")[-1].split("\n")[0]
             texts = (self.concise.get(said, said),)
         generations = tuple(
             Generation(text, (number,), -1.0, False)
@@ -90,6 +90,9 @@ class World:
             yes = prompt.count("Title: ") in self.stops
             return -0.1 if yes == (completion == "Yes") else -3.0
         if node == "sufficiency":
+            # "No" has -1; the question after the documents, judged by likelihood, tells the odds.
+            if "Question: " in completion:
+                return self.sufficient + 1.0
             return self.sufficient if completion == "Yes" else -1.0
         if completion == "No":
             return -1.0

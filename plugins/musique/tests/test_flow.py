@@ -273,12 +273,7 @@ def test_retrieve_learns_the_best_supporting_document_and_the_best_other(
     assert len(learned) == data
     shown = [[score.terms[0].prompt.text for score in datum.options] for datum in learned]
     if ranking == "likelihood":
-        assert [text[:9] for text in shown[0]] == [
-            "Title: T5",
-            "Title: T1",
-            "Title: T0",
-            "Title: T2",
-        ]
+        assert [text[:9] for text in shown[0]] == ["Title: T5", "Title: T1"]
         assert learned[0].right == 0
     else:
         assert ["Title: T5" in shown[0][0], "Title: T1" in shown[1][0]] == [True, True]
@@ -320,8 +315,19 @@ def test_the_result_of_full_has_the_log_probability_of_sufficient(world, example
     assert trace.episode.result["suff_raw_score"] == pytest.approx(-0.6931, abs=1e-4)
 
 
+@pytest.mark.parametrize("judging", ["likelihood", "choice"])
+@pytest.mark.parametrize("sufficient", [-0.1, -3.0])
+def test_sufficiency_is_judged_either_way(judging, sufficient, world, example, learn):
+    task = MusiqueFull(MusiqueSettings(judging=judging))
+    trace = learn(task, example(task), world(sufficient=sufficient))
+    assert trace.episode.result["predicted_answerable"] is (sufficient > -1.0)
+    shown = trace.episode.last.response.prompt
+    ends = {"likelihood": "\n\nQuestion: Which colour is it?", "choice": "Yes or No only."}
+    assert shown.endswith(ends[judging])
+
+
 def test_other_labels_of_a_judge_mean_the_same(world, example, learn):
-    task = MusiqueFull()
+    task = MusiqueFull(MusiqueSettings(judging="choice"))
     task.nodes["sufficiency"].labels = ("Enough", "Yes")  # "Yes" is the second label here
     trace = learn(task, example(task), world(sufficient=-0.1))
     assert trace.episode.result["predicted_answerable"] is False

@@ -18,9 +18,19 @@ def answerable_nodes(settings: MusiqueSettings) -> list[Node]:
 
 def full_nodes(settings: MusiqueSettings) -> list[Node]:
     """Those of Figure 1, and the sufficiency node of Figure 3."""
-    sufficiency = Judge(
-        name="sufficiency", prompt=prompts.SUFFICIENCY, reward="sufficiency", learn="supervised"
-    )
+    if settings.judging == "likelihood":
+        sufficiency = Judge(
+            name="sufficiency",
+            prompt=prompts.SUFFICIENCY_BY_LIKELIHOOD,
+            score="likelihood",
+            text=prompts.QUESTION_AFTER_DOCUMENTS,
+            scale=3.0,
+            threshold=-2.7,
+        )
+    else:
+        sufficiency = Judge(name="sufficiency", prompt=prompts.SUFFICIENCY_BY_CHOICE)
+    sufficiency.reward = "sufficiency"
+    sufficiency.learn = "supervised"
     return [*answerable_nodes(settings), sufficiency]
 
 
@@ -58,6 +68,7 @@ def _answer_nodes() -> list[Node]:
         alternatives=3,
         pairs="best",
         max_new_tokens=100,
+        stop=ONE_LINE,
     )
     concise = Generate(
         name="concise",

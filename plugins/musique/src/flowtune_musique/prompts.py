@@ -47,22 +47,40 @@ STOP = Template(
     separator="\n\n",
 )
 
+# Invented examples: shown them, a small model answers at all, and in a sentence. They stand first,
+# so that they are read once for all questions.
+_MILL = "In which country was the painter of The Blue Mill born?"
+_BRIDGE = "When was the bridge that Ada Finch built finished?"
+
 VERBOSE = Template(
-    system="You answer a question from documents, in one or two short sentences."
-    " Some of the documents may be of no use, and some facts may be missing.",
-    user="Question: {question}\n\nDocuments:\n{found}\n\nAnswer:",
+    user="Documents:\n"
+    "Title: Orrin Vale\nContent: Orrin Vale (1871-1940) was a painter from the harbour town of"
+    " Lysk, known for The Blue Mill.\n\n"
+    "Title: Lysk\nContent: Lysk is a harbour town in the north of Tarvia. It has 12,000"
+    f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n\n"
+    "Documents:\n"
+    "Title: Harrow Bridge\nContent: Harrow Bridge was built by the engineer Ada Finch and opened"
+    f" in 1932.\n\nQuestion: {_BRIDGE}\nAnswer: It was finished in 1932.\n\n"
+    "Documents:\n{found}\n\nQuestion: {question}\nAnswer:",
+    chat=False,
     truncate=("found",),
     separator="\n\n",
 )
 
 CONCISE = Template(
-    system="You shorten an answer to the fewest words that still answer the question: a name,"
-    " a date, a number. Reply with those words alone. Do not explain.",
-    user="Question: {question}\n\nLong answer: {answer}\n\nShort answer:",
+    user=f"Question: {_MILL}\nLong answer: He was born in Tarvia.\nShort answer: Tarvia\n\n"
+    f"Question: {_BRIDGE}\nLong answer: It was finished in 1932.\nShort answer: 1932\n\n"
+    "Question: {question}\nLong answer: {answer}\nShort answer:",
+    chat=False,
     truncate=("answer",),
 )
 
-SUFFICIENCY = Template(
+SUFFICIENCY_BY_LIKELIHOOD = Template(
+    user="{found}", chat=False, truncate=("found",), separator="\n\n"
+)
+QUESTION_AFTER_DOCUMENTS = "\n\nQuestion: {question}"
+
+SUFFICIENCY_BY_CHOICE = Template(
     system="You decide whether a question can be answered from the given documents alone."
     " Reply Yes or No only.",
     user="Question: {question}\n\nDocuments:\n{found}\n\n"

@@ -20,6 +20,11 @@ class MusiqueSettings(BaseModel):
         description="How a document is scored: by the likelihood of the query after it, or by the"
         " log-odds of Yes to whether it helps (the paper's way).",
     )
+    judging: Literal["likelihood", "choice"] = Field(
+        "likelihood",
+        description="How sufficiency is scored: by the likelihood of the question after the"
+        " documents that were found, or by Yes against No (the paper's way).",
+    )
     credit: Literal["immediate", "deviation"] = Field(
         "immediate",
         description="What query, retrieve and stop learn from: the supporting documents, at once;"
