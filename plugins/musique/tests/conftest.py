@@ -63,7 +63,7 @@ class World:
     def _decode(self, request: DecodeRequest) -> Decoded:
         prompt = request.prompt.text
         if request.adapter == "query":
-            texts = self.queries.get(prompt.count("Title: "), ("T0",))
+            texts = self.queries.get(prompt.split("Found: ")[-1].count("Title: "), ("T0",))
         elif request.adapter == "verbose":
             texts = self.verbose
         else:
@@ -96,8 +96,10 @@ class World:
             return self.sufficient if completion == "Yes" else -1.0
         if completion == "No":
             return -1.0
-        query = prompt.split("Search query: ")[1] if completion == "Yes" else completion
-        wanted = query.split("\n")[0].split()
+        asked = (
+            prompt.split("Looked up: ") if completion == "Yes" else completion.split("Look up: ")
+        )
+        wanted = asked[1].split("\n")[0].split()
         title = prompt.split("Title: ")[-1].split("\n")[0]
         return -float(wanted.index(title)) if title in wanted else -100.0 - int(title[1:])
 

@@ -94,8 +94,8 @@ def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content
     task = MusiqueAnswerable()
     episode = learn(task, example(task), world(QUERIES)).episode
     first, second, *_ = [step.shown for step in episode.steps if step.node == "query"]
-    assert "Documents found so far:\n(none yet)\n" in first
-    assert "Documents found so far:\nTitle: T3\nContent: Fact number 3.\n" in second
+    assert first.endswith("Found: (none yet)\nQuestion: Which colour is it?\nLook up:")
+    assert "Found: Title: T3\nContent: Fact number 3.\nQuestion: Which" in second
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
@@ -290,8 +290,10 @@ def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(wor
     items = [item for r in asked.requests if r.adapter == "retrieve" for item in r.items]
     assert len({prompt.messages for prompt, _ in items}) == 7
     assert {completion for _, (completion,) in items} == {
-        f" Question: {query}" for queries in QUERIES.values() for query in queries[:2]
-    } - {" Question: T0"}
+        f"\nLook up: {query}\nQuestion: Which colour is it?"
+        for queries in QUERIES.values()
+        for query in queries[:2]
+    } - {"\nLook up: T0\nQuestion: Which colour is it?"}
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])

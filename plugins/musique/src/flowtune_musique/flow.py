@@ -78,7 +78,13 @@ class MusiqueAnswerable(Task):
         for number in range(1, rounds + 1):
             shown = scratchpad(found)
             query = await episode.call("query", question=example.question, found=shown)
-            document = await episode.call("retrieve", query=query, found=shown, candidates=unused)
+            document = await episode.call(
+                "retrieve",
+                query=query,
+                question=example.question,
+                found=shown,
+                candidates=unused,
+            )
             feedback.retrieved(document, unused)
             found.append(document)
             unused = [candidate for candidate in unused if candidate != document]

@@ -16,25 +16,37 @@ def scratchpad(found: Sequence[Document]) -> Sequence[Document | str]:
     return tuple(found) or (NOTHING_FOUND,)
 
 
+# Invented examples: shown them, a small model does at all what is asked. They stand first, so that
+# they are read once for all questions.
+_MILL = "In which country was the painter of The Blue Mill born?"
+_BRIDGE = "When did the designer of Hale Bridge die?"
+_HALE_BRIDGE = (
+    "Title: Hale Bridge\nContent: Hale Bridge crosses the river Orm. It was designed by Ida Brandt,"
+    " who died in 1932."
+)
+
 QUERY = Template(
-    system="You help to answer a question by searching step by step. Write the next search query:"
-    " one short and simple question for a fact that is still missing."
-    " Reply with the query alone. Do not explain.",
-    user="Question: {question}\n\nDocuments found so far:\n{found}\n\nNext search query:",
+    user=f"Found: {NOTHING_FOUND}\nQuestion: {_MILL}\nLook up: The Blue Mill\n\n"
+    f"Found: {NOTHING_FOUND}\nQuestion: Who was mayor of the town where Samuel Orde died?\n"
+    "Look up: Samuel Orde\n\n"
+    "Found: Title: Hale Bridge\nContent: Hale Bridge crosses the river Orm. It was designed by Ida"
+    f" Brandt.\nQuestion: {_BRIDGE}\nLook up: Ida Brandt\n\n"
+    "Found: {found}\nQuestion: {question}\nLook up:",
+    chat=False,
     truncate=("found",),
     separator="\n\n",
 )
 
 # The document stands first and alone, so that what the model makes of it serves every query.
 RETRIEVE_BY_LIKELIHOOD = Template(user="{candidate}", chat=False, truncate=("candidate",))
-QUERY_AFTER_DOCUMENT = " Question: {query}"
+QUERY_AFTER_DOCUMENT = "\nLook up: {query}\nQuestion: {question}"
 
 # The candidate stands last, so that what comes before it is computed once for all candidates.
 RETRIEVE_BY_CHOICE = Template(
     system="You pick the documents that a search should return. Reply Yes or No only.",
-    user="Documents found so far:\n{found}\n\nSearch query: {query}\n\n"
+    user="Documents found so far:\n{found}\n\nQuestion: {question}\nLooked up: {query}\n\n"
     "Candidate document:\n{candidate}\n\n"
-    "Does the candidate tell something new that helps to answer the query? Yes or No only.",
+    "Does the candidate tell something new that helps to answer the question? Yes or No only.",
     truncate=("candidate", "found"),
     separator="\n\n",
 )
@@ -47,20 +59,13 @@ STOP = Template(
     separator="\n\n",
 )
 
-# Invented examples: shown them, a small model answers at all, and in a sentence. They stand first,
-# so that they are read once for all questions.
-_MILL = "In which country was the painter of The Blue Mill born?"
-_BRIDGE = "When was the bridge that Ada Finch built finished?"
-
 VERBOSE = Template(
     user="Documents:\n"
     "Title: Orrin Vale\nContent: Orrin Vale (1871-1940) was a painter from the harbour town of"
     " Lysk, known for The Blue Mill.\n\n"
     "Title: Lysk\nContent: Lysk is a harbour town in the north of Tarvia. It has 12,000"
     f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n\n"
-    "Documents:\n"
-    "Title: Harrow Bridge\nContent: Harrow Bridge was built by the engineer Ada Finch and opened"
-    f" in 1932.\n\nQuestion: {_BRIDGE}\nAnswer: It was finished in 1932.\n\n"
+    f"Documents:\n{_HALE_BRIDGE}\n\nQuestion: {_BRIDGE}\nAnswer: She died in 1932.\n\n"
     "Documents:\n{found}\n\nQuestion: {question}\nAnswer:",
     chat=False,
     truncate=("found",),
@@ -69,7 +74,7 @@ VERBOSE = Template(
 
 CONCISE = Template(
     user=f"Question: {_MILL}\nLong answer: He was born in Tarvia.\nShort answer: Tarvia\n\n"
-    f"Question: {_BRIDGE}\nLong answer: It was finished in 1932.\nShort answer: 1932\n\n"
+    f"Question: {_BRIDGE}\nLong answer: She died in 1932.\nShort answer: 1932\n\n"
     "Question: {question}\nLong answer: {answer}\nShort answer:",
     chat=False,
     truncate=("answer",),
