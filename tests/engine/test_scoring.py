@@ -126,10 +126,13 @@ def test_completions_of_one_prompt_share_its_row(adapters: Adapters) -> None:
     hook = decoder.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    likelihoods(adapters, "a", PAIRS)
+    prompt, done = text(20, 0), text(7, 15)
+    pairs = [(prompt, text(4, 10)), (prompt, text(1, 12)), (prompt, done), (prompt, done[:3])]
+    found = likelihoods(adapters, "a", pairs)
     hook.remove()
-    # 9 tokens and behind them 3, 0, 6 and 2: a completion's last token is never read.
-    assert rows == [(4, 21)]
+    assert found.tolist() == near(naive(adapters, "a", pairs))
+    # Behind the prompt stand 3 and 6 tokens: a completion's last one is never read.
+    assert rows == [(1, 29)]
 
 
 def test_rows_of_like_lengths_are_read_together(adapters: Adapters) -> None:

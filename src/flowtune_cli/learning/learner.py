@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..engine.adapters import Adapters, reference_of
-from ..engine.likelihoods import Pair, likelihoods
+from ..engine.likelihoods import Pair, likelihoods, packed
 from ..engine.tokens import Tokens
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
@@ -148,27 +148,19 @@ class Learner:
         return float(norm)
 
     def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
-        """Data whose graphs fit into memory together."""
+        """Data whose graphs fit into memory together, those that begin alike side by side."""
+        pairs = {id(datum): self._pairs(datum) for datum in data}
         parts: list[list[Datum]] = []
-        rows: dict[tuple[int, ...], int] = {}
-        for datum in data:
-            wider = self._rows(datum, rows)
-            if parts and sum(wider.values()) <= self.tokens_per_batch:
+        held: list[Pair] = []
+        for datum in sorted(data, key=lambda datum: pairs[id(datum)]):
+            held += pairs[id(datum)]
+            tokens = sum(len(row.ids) for row in packed(self.adapters, held))
+            if parts and tokens <= self.tokens_per_batch:
                 parts[-1].append(datum)
-                rows = wider
             else:
                 parts.append([datum])
-                rows = self._rows(datum, {})
+                held = list(pairs[id(datum)])
         return parts
-
-    def _rows(
-        self, datum: Datum, rows: Mapping[tuple[int, ...], int]
-    ) -> dict[tuple[int, ...], int]:
-        """The tokens in each prompt's row, which its completions share, with a datum's added."""
-        wider = dict(rows)
-        for prompt, completion in self._pairs(datum):
-            wider[prompt] = wider.get(prompt, len(prompt)) + len(completion)
-        return wider
 
     def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
         """Each datum's loss, with gradients, and a preference's margin."""
