@@ -17,8 +17,8 @@ class MusiqueSettings(BaseModel):
     )
     ranking: Literal["likelihood", "choice"] = Field(
         "likelihood",
-        description="How a document is scored: by the likelihood of the query after it, or by the"
-        " log-odds of Yes to whether it helps (the paper's way).",
+        description="How a document is scored: by the likelihood of query and question after it, or"
+        " by the log-odds of Yes to whether it helps (the paper's way).",
     )
     judging: Literal["likelihood", "choice"] = Field(
         "likelihood",
