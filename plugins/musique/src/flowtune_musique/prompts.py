@@ -1,4 +1,4 @@
-"""The prompts: plain instructions, the same for every model. Training does the rest."""
+"""The prompts: plain instructions and invented examples, the same for every model."""
 
 from __future__ import annotations
 
