@@ -17,7 +17,7 @@ from torch import Tensor
 Ids = tuple[int, ...]
 
 SHORTEST = 16
-"""Tokens of a beginning for which texts go into one row: shorter ones save less than masks cost."""
+"""Tokens of a beginning that is worth sharing."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Row:
 
     def _add(self, group: Sequence[Ids], covered: list[int], parent: int | None) -> None:
         """Lay sorted texts which share the tokens in the columns ``covered``."""
-        begin, end = len(covered), _common(group)
+        begin, end = len(covered), common_length(group[0], group[-1])
         if end > begin:
             first = len(self.ids)
             self.ids += group[0][begin:end]
@@ -65,7 +65,7 @@ def pack(texts: Sequence[Ids], *, share: bool = True) -> list[Row]:
     rows: list[Row] = []
 
     def split(group: list[Ids]) -> None:
-        common = _common(group)
+        common = common_length(group[0], group[-1])
         if len(group) == 1 or common >= SHORTEST:
             rows.append(Row())
             rows[-1]._add(group, [], None)
@@ -110,10 +110,9 @@ def masks(rows: Sequence[Row], columns: int, dtype: torch.dtype) -> dict[str, Te
     return {"position_ids": positions, "attention_mask": mask}
 
 
-def _common(group: Sequence[Ids]) -> int:
-    """How many tokens sorted texts begin with in common."""
-    first, last = group[0], group[-1]
-    for place, (one, other) in enumerate(zip(first, last, strict=False)):
-        if one != other:
+def common_length(one: Ids, other: Ids) -> int:
+    """How many tokens two texts have in common from their beginning."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
             return place
-    return min(len(first), len(last))
+    return min(len(one), len(other))

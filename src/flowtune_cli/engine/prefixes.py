@@ -20,13 +20,11 @@ from .adapters import Adapters
 from .batches import batches
 from .continuation import go_on
 from .forward import check_layers, head, hidden_states, pad_right
+from .packing import SHORTEST, Ids, common_length
 from .prefix import Prefix
 
-Ids = tuple[int, ...]
 Key = tuple[Any, int, Ids]
 
-SHORTEST = 16
-"""Tokens of a beginning that is worth sharing."""
 WORTH_SHARING = 64
 """Tokens that reading a common beginning once must save, as it is a forward pass of its own."""
 
@@ -247,19 +245,11 @@ def common_beginning(prompts: Sequence[Ids]) -> Ids:
     if not prompts:
         return ()
     most = min(len(prompt) for prompt in prompts) - 1
-    return prompts[0][: min(most, _alike(min(prompts), max(prompts)))]
-
-
-def _alike(one: Ids, other: Ids) -> int:
-    """How many tokens two prompts have in common from their beginning."""
-    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
-        if mine != theirs:
-            return place
-    return min(len(one), len(other))
+    return prompts[0][: min(most, common_length(min(prompts), max(prompts)))]
 
 
 def _neighbours(ordered: list[Ids], ids: Ids) -> Iterator[tuple[Ids, int]]:
     """Where a prompt would stand among sorted ones: the longest common beginning is next to it."""
     place = bisect_left(ordered, ids)
     for other in ordered[max(place - 1, 0) : place + 1]:
-        yield other, _alike(other, ids)
+        yield other, common_length(other, ids)

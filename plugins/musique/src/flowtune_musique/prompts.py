@@ -21,16 +21,14 @@ def scratchpad(found: Sequence[Document]) -> Sequence[Document | str]:
 _MILL = "In which country was the painter of The Blue Mill born?"
 _BRIDGE = "When did the designer of Hale Bridge die?"
 _HALE_BRIDGE = (
-    "Title: Hale Bridge\nContent: Hale Bridge crosses the river Orm. It was designed by Ida Brandt,"
-    " who died in 1932."
+    "Title: Hale Bridge\nContent: Hale Bridge crosses the river Orm. It was designed by Ida Brandt"
 )
 
 QUERY = Template(
     user=f"Found: {NOTHING_FOUND}\nQuestion: {_MILL}\nLook up: The Blue Mill\n\n"
     f"Found: {NOTHING_FOUND}\nQuestion: Who was mayor of the town where Samuel Orde died?\n"
     "Look up: Samuel Orde\n\n"
-    "Found: Title: Hale Bridge\nContent: Hale Bridge crosses the river Orm. It was designed by Ida"
-    f" Brandt.\nQuestion: {_BRIDGE}\nLook up: Ida Brandt\n\n"
+    f"Found: {_HALE_BRIDGE}.\nQuestion: {_BRIDGE}\nLook up: Ida Brandt\n\n"
     "Found: {found}\nQuestion: {question}\nLook up:",
     chat=False,
     truncate=("found",),
@@ -65,7 +63,8 @@ VERBOSE = Template(
     " Lysk, known for The Blue Mill.\n\n"
     "Title: Lysk\nContent: Lysk is a harbour town in the north of Tarvia. It has 12,000"
     f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n\n"
-    f"Documents:\n{_HALE_BRIDGE}\n\nQuestion: {_BRIDGE}\nAnswer: She died in 1932.\n\n"
+    f"Documents:\n{_HALE_BRIDGE}, who died in 1932.\n\nQuestion: {_BRIDGE}\n"
+    "Answer: She died in 1932.\n\n"
     "Documents:\n{found}\n\nQuestion: {question}\nAnswer:",
     chat=False,
     truncate=("found",),
