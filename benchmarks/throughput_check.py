@@ -24,6 +24,7 @@ from throughput_plain import PlainEngine, PlainLearner
 from throughput_records import Setup, prepare
 from throughput_side import check_episodes
 from torch import Tensor
+from transformers import DynamicCache
 
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.node import Datum
@@ -144,10 +145,17 @@ def _gap(
 ) -> float:
     """How far a row's token at a place is ahead of a rival, by a forward pass of its own."""
     tokens = other.generations[row].tokens
-    prompt = bench.engine.tokens.encode(request.prompt, request.max_new_tokens).ids
-    with torch.no_grad(), bench.adapters.using(request.adapter) as model:
-        ids = torch.tensor([[*prompt, *tokens[:place]]], device=model.device)
-        scores = model(ids, use_cache=False).logits[0, -1].float().log_softmax(-1)
+    prompt = bench.engine.tokens.encode(request.prompt, request.max_new_tokens)
+    cache = DynamicCache()
+    ids = torch.tensor([[*prompt.ids, *tokens[:place]]], device=bench.adapters.model.device)
+    context = prompt.context if request.adapter else 0
+    with torch.no_grad():
+        if context:
+            with bench.adapters.using(None) as model:
+                model(ids[:, :context], past_key_values=cache, use_cache=True)
+        with bench.adapters.using(request.adapter) as model:
+            read = model(ids[:, context:], past_key_values=cache, use_cache=True)
+    scores = read.logits[0, -1].float().log_softmax(-1)
     for above in other.generations[:row]:
         if len(above.tokens) > place:
             scores[above.tokens[place]] -= request.decoding.diversity_penalty
@@ -163,7 +171,8 @@ def compare_gradients(
     )
     size = bench.settings.engine.learning_tokens_per_batch
     learners = [
-        Learner(bench.adapters, bench.engine.tokens, settings, _Gradients, size) for _ in range(2)
+        Learner(bench.engine.prefixes, bench.engine.tokens, settings, _Gradients, size)
+        for _ in range(2)
     ]
     updates: list[Callable[..., Any]] = [
         learners[0].update,

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from flowtune_cli.engine.scoring import Pair
+from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request
 
@@ -191,32 +191,43 @@ class _Rollout:
                 raise
 
 
-def needed_by_requests(tokens: Tokens, log: Iterable[tuple[Request, Answer]]) -> int:
-    """Tokens that a mini-batch's answers needed."""
+def needed_by_requests(
+    tokens: Tokens, log: Iterable[tuple[Request, Answer]], learned: Iterable[Pair] = ()
+) -> int:
+    """Tokens that a mini-batch's answers needed, and the contexts of what was learned."""
     texts: dict[str | None, list[Pair]] = {}
     for request, answer in log:
         mine = texts.setdefault(request.adapter, [])
         if isinstance(request, DecodeRequest):
             assert isinstance(answer, Decoded)
-            prompt = tokens.encode(request.prompt, request.max_new_tokens).ids
-            mine += [(prompt, generation.tokens) for generation in answer.generations]
+            prompt = tokens.encode(request.prompt, request.max_new_tokens).read
+            mine += [Pair(*prompt, generation.tokens) for generation in answer.generations]
         else:
             for shown, completions in request.items:
                 ends = [tokens.completion(text) for text in completions]
-                prompt = tokens.encode(shown, max(len(end) for end in ends)).ids
-                mine += [(prompt, end) for end in ends]
-    return sum(prefixes(pairs) for pairs in texts.values())
+                prompt = tokens.encode(shown, max(len(end) for end in ends)).read
+                mine += [Pair(*prompt, end) for end in ends]
+    # What the base model reads: whole prompts of its own, and all others' contexts.
+    base = {(*pair.prompt, *pair.completion[:-1]) for pair in texts.pop(None, [])}
+    for pair in (*(pair for pairs in texts.values() for pair in pairs), *learned):
+        base.add(pair.begin)
+    return _different(base) + sum(prefixes(pairs) for pairs in texts.values())
 
 
 def prefixes(pairs: Iterable[Pair]) -> int:
-    """How many different prefixes these texts have, whole texts left out.
+    """How many different prefixes these texts have behind their contexts, whole texts left out."""
+    texts: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for pair in pairs:
+        if pair.completion:
+            texts.setdefault(pair.begin, set()).add(pair.text)
+    return sum(_different(mine) for mine in texts.values())
 
-    In sorted order a text shares most with the one before it.
-    """
-    texts = sorted({(*prompt, *end[:-1]) for prompt, end in pairs if end})
+
+def _different(texts: Iterable[tuple[int, ...]]) -> int:
+    """Different prefixes: in sorted order a text shares most with the one before it."""
     count = 0
     before: tuple[int, ...] = ()
-    for text in texts:
+    for text in sorted(texts):
         count += len(text) - _shared(before, text)
         before = text
     return count

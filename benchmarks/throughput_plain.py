@@ -2,7 +2,8 @@
 
 It answers the same requests and learns from the same data, one at a time: a prompt through
 ``transformers.generate``, scores in padded micro-batches of four whole texts, and in learning one
-whole text a forward pass, so four for a preference. Nothing is remembered or shared, but that two
+whole text a forward pass, so four for a preference. A prompt's context is read without the adapter
+in a pass before it, each time anew. Nothing is remembered or shared, but that two
 labels of one token are read off the same logits, as anybody would write it.
 """
 
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from throughput_rows import Diverse, Ends, Rows
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from flowtune_cli.engine.adapters import Adapters, reference_of
-from flowtune_cli.engine.scoring import Pair
+from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.node import Datum, PreferenceDatum, Score, TextDatum
 from flowtune_cli.flow.request import (
@@ -52,7 +53,7 @@ class PlainEngine:
         ends = configured if isinstance(configured, list) else [configured]
         self.ends = sorted({tokenizer.eos_token_id, *ends} - {None})
 
-    def forget(self) -> None:
+    def forget(self, *, contexts: bool = True) -> None:
         """Nothing is remembered."""
 
     def answer(self, requests: list[Request]) -> list[Answer]:
@@ -72,6 +73,14 @@ class PlainEngine:
             eos_token_id=self.ends,
             pad_token_id=self.ends[0],
         )
+        begun = {}
+        if request.adapter is not None and prompt.context:
+            cache = DynamicCache()
+            with torch.no_grad(), self.adapters.using(None) as model:
+                ids = torch.tensor([prompt.ids[: prompt.context]], device=model.device)
+                model(ids, past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(request.decoding.groups)
+            begun = {"past_key_values": cache}
         with self.adapters.using(request.adapter) as model:
             ids = torch.tensor([prompt.ids] * request.decoding.groups, device=model.device)
             found = model.generate(
@@ -80,6 +89,7 @@ class PlainEngine:
                 generation_config=config,
                 logits_processor=[Diverse(rows)],
                 stopping_criteria=[Ends(rows)],
+                **begun,
             )
         generations = rows.generations(found[:, len(prompt.ids) :].tolist())
         version = self.adapters.version(request.adapter)
@@ -91,19 +101,19 @@ class PlainEngine:
         for prompt, completions in request.items:
             texts = [self.tokens.completion(text) for text in completions]
             prompts.append(self.tokens.encode(prompt, max(len(text) for text in texts)))
-            items.append([(prompts[-1].ids, text) for text in texts])
+            items.append([Pair(*prompts[-1].read, text) for text in texts])
         rows = [row for pairs in items for row in _texts(pairs)]
         values: dict[Pair, float] = {}
-        with self.adapters.using(request.adapter) as model:
-            for start in range(0, len(rows), MICRO_BATCH):
-                batch = rows[start : start + MICRO_BATCH]
-                values.update({pair: float(v) for pair, v in _read(model, batch)})
+        for start in range(0, len(rows), MICRO_BATCH):
+            batch = rows[start : start + MICRO_BATCH]
+            found = _read(self.adapters, request.adapter, batch)
+            values.update({pair: float(value) for pair, value in found})
         return Scored(
             prompts=tuple(prompt.text for prompt in prompts),
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             dropped_tokens=sum(prompt.dropped for prompt in prompts),
             likelihoods=tuple(
-                tuple(Likelihood(values.get(pair, 0.0), len(pair[1])) for pair in pairs)
+                tuple(Likelihood(values.get(pair, 0.0), len(pair.completion)) for pair in pairs)
                 for pairs in items
             ),
             adapter_version=self.adapters.version(request.adapter),
@@ -148,7 +158,7 @@ class PlainLearner:
             return dpo_loss(chosen, rejected, held[0], held[1], self.settings.beta)
         if isinstance(datum, TextDatum):
             pair = self._text(datum)
-            return text_loss(self._values(node, [pair])[pair], len(pair[1]))
+            return text_loss(self._values(node, [pair])[pair], len(pair.completion))
         return choice_loss(torch.stack(self._scores(node, datum.options)), datum.right)
 
     def _scores(self, adapter: str, scores: Sequence[Score]) -> list[Tensor]:
@@ -158,7 +168,7 @@ class PlainLearner:
         for score, members in zip(scores, terms, strict=True):
             total = torch.zeros((), device=self.adapters.model.device)
             for term, pair in members:
-                length = max(len(pair[1]), 1) if term.mean else 1
+                length = max(len(pair.completion), 1) if term.mean else 1
                 total = total + term.coefficient * values[pair] / length
             if score.calibrated:
                 scale, threshold = self.adapters.calibrations[adapter]
@@ -167,10 +177,10 @@ class PlainLearner:
         return found
 
     def _values(self, adapter: str, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
-        with self.adapters.using(adapter) as model:
-            values = {pair: torch.zeros((), device=model.device) for pair in pairs}
-            for row in _texts(pairs):
-                values.update(_read(model, [row]))
+        device = self.adapters.model.device
+        values = {pair: torch.zeros((), device=device) for pair in pairs}
+        for row in _texts(pairs):
+            values.update(_read(self.adapters, adapter, [row]))
         return values
 
     def pairs(self, datum: Datum) -> list[Pair]:
@@ -185,37 +195,78 @@ class PlainLearner:
 
     def _text(self, datum: TextDatum) -> Pair:
         completion = self.tokens.completion(datum.completion, end=True)
-        return self.tokens.encode(datum.prompt, len(completion)).ids, completion
+        return Pair(*self.tokens.encode(datum.prompt, len(completion)).read, completion)
 
     def _pair(self, term: Any) -> Pair:
         completion = term.completion
         if isinstance(completion, str):
             completion = self.tokens.completion(completion)
-        return self.tokens.encode(term.prompt, len(completion)).ids, completion
+        return Pair(*self.tokens.encode(term.prompt, len(completion)).read, completion)
 
 
 def _texts(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """What is read off each whole text: labels of one token after one prompt need it once."""
     texts: dict[Any, list[Pair]] = {}
     for pair in pairs:
-        prompt, completion = pair
-        if completion:
-            texts.setdefault((prompt, completion if len(completion) > 1 else ()), []).append(pair)
+        if pair.completion:
+            alone = pair.completion if len(pair.completion) > 1 else ()
+            texts.setdefault((pair.prompt, pair.context, alone), []).append(pair)
     return list(texts.values())
 
 
-def _read(model: Any, texts: Sequence[Sequence[Pair]]) -> Iterator[tuple[Pair, Tensor]]:
-    """Each pair with its log-likelihood, from one forward pass with all logits."""
-    rows = [[*members[0][0], *members[0][1]] for members in texts]
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-    mask = torch.tensor(
-        [[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device
+def _read(
+    adapters: Adapters, adapter: str | None, texts: Sequence[Sequence[Pair]]
+) -> Iterator[tuple[Pair, Tensor]]:
+    """Each pair with its log-likelihood, from one forward pass with all logits.
+
+    Contexts are read before, padded on the left, in a pass without the adapter.
+    """
+    device = adapters.model.device
+    firsts = [members[0] for members in texts]
+    begins = [list(pair.prompt[: pair.context]) if adapter else [] for pair in firsts]
+    rows = [
+        [*pair.prompt, *pair.completion][len(begin) :]
+        for pair, begin in zip(firsts, begins, strict=True)
+    ]
+    longest, width = max(map(len, begins)), max(map(len, rows))
+    ids = torch.tensor(
+        [
+            [0] * (longest - len(begin)) + begin + row + [0] * (width - len(row))
+            for begin, row in zip(begins, rows, strict=True)
+        ],
+        device=device,
     )
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    mask = torch.tensor(
+        [
+            [0] * (longest - len(begin)) + [1] * (len(begin) + len(row)) + [0] * (width - len(row))
+            for begin, row in zip(begins, rows, strict=True)
+        ],
+        device=device,
+    )
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    more: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
+    parts = []
+    if longest:
+        cache = DynamicCache()
+        with torch.no_grad(), adapters.using(None) as model:
+            parts = [
+                model(
+                    input_ids=ids[:, :longest],
+                    attention_mask=mask[:, :longest],
+                    position_ids=places[:, :longest],
+                    past_key_values=cache,
+                    use_cache=True,
+                ).logits
+            ]
+        more = {**more, "past_key_values": cache, "use_cache": True}
+    with adapters.using(adapter) as model:
+        parts += [
+            model(input_ids=ids[:, longest:], position_ids=places[:, longest:], **more).logits
+        ]
+    logits = torch.cat(parts, dim=1)
     for row, members in enumerate(texts):
-        for prompt, completion in members:
-            begin = len(prompt) - 1
-            places = logits[row, begin : begin + len(completion)].float().log_softmax(-1)
-            targets = torch.tensor(completion, device=model.device)
-            yield (prompt, completion), places.gather(1, targets[:, None]).sum()
+        for pair in members:
+            begin = longest - len(begins[row]) + len(pair.prompt) - 1
+            read = logits[row, begin : begin + len(pair.completion)].float().log_softmax(-1)
+            targets = torch.tensor(pair.completion, device=device)
+            yield pair, read.gather(1, targets[:, None]).sum()

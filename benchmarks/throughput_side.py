@@ -20,6 +20,7 @@ from throughput_meter import PHASES, Figures, Meter, Watched, Work, needed_by_re
 from throughput_plain import PlainEngine, PlainLearner
 from throughput_records import Setup, prepare
 
+from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.engine.probe import matmul_gflops
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.episode import Episode
@@ -108,7 +109,8 @@ class Side:
             forwards=work.forwards,
             tokens=work.tokens,
             flops=work.flops,
-            needed=needed_by_requests(self.tokens, log) + self._needed_by_learning(data),
+            needed=needed_by_requests(self.tokens, log, self._learned(data))
+            + self._needed_by_learning(data),
             generated=sum(len(g.tokens) for answer in decoded for g in answer.generations),
             rollouts=sum(d.rollout is not None for t in traces for d in t.deviations),
             preferences=sum(len(trace.preferences) for trace in traces),
@@ -125,12 +127,16 @@ class Side:
         found = dict(self.bench.explore(examples))
         traces = [found[position] for position in range(len(examples))]
         check_episodes(trace.episode for trace in traces)
+        self.watched.forget(contexts=False)
         nodes = collect(self.bench.task.nodes, traces)
         data = {name: mine.data for name, mine in nodes.items() if mine.data}
         with self.watched.timed("learn"):
             for name, mine in data.items():
                 self.update(name, mine)
         return traces, data
+
+    def _learned(self, data: Mapping[str, Sequence[Datum]]) -> list[Pair]:
+        return [pair for mine in data.values() for datum in mine for pair in self.pairs(datum)]
 
     def _needed_by_learning(self, data: Mapping[str, Sequence[Datum]]) -> int:
         each = self.learner.settings.step_per == "datum"

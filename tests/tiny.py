@@ -100,19 +100,36 @@ def same(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
-def logits(adapters: Adapters, name: str | None, ids: Sequence[int]) -> torch.Tensor:
-    """The model's logits at every position of one text, shape (tokens, vocabulary)."""
+def logits(
+    adapters: Adapters, name: str | None, ids: Sequence[int], context: int = 0
+) -> torch.Tensor:
+    """The model's logits at every position of one text, shape (tokens, vocabulary).
+
+    The first ``context`` tokens are read by the base model, in a pass before the adapter's.
+    """
+    cache = transformers.DynamicCache()
+    parts = []
+    with torch.no_grad(), adapters.using(None) as model:
+        if context:
+            begin = torch.tensor([list(ids[:context])])
+            parts.append(model(begin, past_key_values=cache, use_cache=True).logits[0])
     with adapters.using(name) as model:
-        result: torch.Tensor = model(torch.tensor([list(ids)]), use_cache=False).logits[0]
-    return result.float()
+        if ids[context:]:
+            rest = torch.tensor([list(ids[context:])])
+            parts.append(model(rest, past_key_values=cache, use_cache=True).logits[0])
+    return torch.cat(parts).float()
 
 
 def likelihood(
-    adapters: Adapters, name: str | None, prompt: Sequence[int], completion: Sequence[int]
+    adapters: Adapters,
+    name: str | None,
+    prompt: Sequence[int],
+    completion: Sequence[int],
+    context: int = 0,
 ) -> torch.Tensor:
-    """The log-likelihood of a completion, by a forward pass of its own over the whole text."""
+    """The log-likelihood of a completion, by forward passes of its own over the whole text."""
     ids = [*prompt, *completion]
-    logprobs = logits(adapters, name, ids).log_softmax(-1)
+    logprobs = logits(adapters, name, ids, context).log_softmax(-1)
     places = range(len(prompt) - 1, len(ids) - 1)
     return torch.stack([logprobs[place, ids[place + 1]] for place in places]).sum()
 

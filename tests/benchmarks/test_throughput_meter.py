@@ -12,15 +12,20 @@ from tiny import make_adapters, make_engine
 from tiny import plain as prompt
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.flow.scheduler import Scheduler, ask
 
 
 def test_prefixes_are_the_nodes_of_a_trie_without_last_tokens() -> None:
-    assert prefixes([((1, 2, 3), (4, 5))]) == 4
-    assert prefixes([((1, 2, 3), (4, 5)), ((1, 2, 3), (4, 6))]) == 4
-    assert prefixes([((1, 2, 3), (4, 5)), ((1, 2, 3), (7, 6)), ((1, 9), (1,))]) == 6
-    assert prefixes([((1, 2), ()), ((5,), (5,))]) == 1
+    prompt = (1, 2, 3)
+    assert prefixes([Pair(prompt, 0, (4, 5))]) == 4
+    assert prefixes([Pair(prompt, 0, (4, 5)), Pair(prompt, 0, (4, 6))]) == 4
+    three = [Pair(prompt, 0, (4, 5)), Pair(prompt, 0, (7, 6)), Pair((1, 9), 0, (1,))]
+    assert prefixes(three) == 6
+    assert prefixes([Pair((1, 2), 0, ()), Pair((5,), 0, (5,))]) == 1
+    # Contexts are counted apart, with what the base model reads.
+    assert prefixes([Pair(prompt, 2, (4, 5)), Pair((1, 2, 9), 2, (4, 5))]) == 4
 
 
 def attention(query: Any, key: Any, value: Any, *args: Any, **more: Any) -> int:

@@ -320,3 +320,19 @@ def test_the_built_in_model_decodes_as_transformers_does() -> None:
     decoded = decoder.decode(None, [job(ids, DIVERSE, 8) for ids in prompts])
     assert [list(outputs[0].tokens) for outputs in decoded] == expected
     assert "Paris" in decoded[1][0].text
+
+
+@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED])
+def test_outputs_behind_contexts_are_those_of_the_adapter_behind_the_base_model(
+    tiny: Setting, how: Decoding
+) -> None:
+    contexts = [min(n, len(ids)) for n, ids in enumerate(PROMPTS)]
+    jobs = [replace(job(ids, how), context=n) for ids, n in zip(PROMPTS, contexts, strict=True)]
+    for ids, context, generations in zip(PROMPTS, contexts, tiny.decode(*jobs), strict=True):
+        for generation in generations:
+            slow = likelihood(tiny.adapters, "a", ids, generation.tokens, context)
+            assert generation.logprob == pytest.approx(float(slow), abs=1e-4)
+        tokens = generations[0].tokens
+        read = logits(tiny.adapters, "a", [*ids, *tokens], context)
+        best = read[len(ids) - 1 : -1].argmax(-1)
+        assert best.tolist() == list(tokens)

@@ -108,17 +108,19 @@ def test_prompts_that_begin_alike_are_read_as_each_alone(
             for first in rng.choices(prompts, k=3)
         ]
         asked = rng.sample(prompts, k=min(len(prompts), 6))
-        read = prefixes.read("a", asked, keep=rng.random() < 0.7)
-        for ids, prefix in zip(asked, read, strict=True):
-            (alone,) = make_prefixes(adapters).read("a", [ids], keep=False)
+        contexts = [rng.choice([0, rng.randint(0, len(ids))]) for ids in asked]
+        read = prefixes.read("a", asked, keep=rng.random() < 0.7, contexts=contexts)
+        for ids, context, prefix in zip(asked, contexts, read, strict=True):
+            (alone,) = make_prefixes(adapters).read("a", [ids], keep=False, contexts=[context])
             assert prefix.length == len(ids)
             assert prefix.logits is not None
             assert torch.allclose(prefix.logits, alone.logits, atol=1e-4)
             assert torch.allclose(prefix.keys_values, alone.keys_values, atol=1e-4)
         assert prefixes._bytes == sum(prefix.bytes for prefix in prefixes._kept.values())
         assert prefixes._bytes <= bytes_kept
-        held = {key[2] for key, prefix in prefixes._kept.items() if prefix.own is not None}
-        assert sorted(held) == sorted(ids for ids in prefixes._sorted.get(("a", 0), []))
+        held = [key for key, prefix in prefixes._kept.items() if prefix.own is not None]
+        kept = [(space, ids) for space, mine in prefixes._sorted.items() for ids in mine]
+        assert sorted(held, key=repr) == sorted(kept, key=repr)
 
 
 def test_a_prompt_is_read_from_where_it_parts_from_the_one_before(adapters: Adapters) -> None:

@@ -163,3 +163,19 @@ def test_as_many_encodings_are_remembered_as_asked_for(tokenizer: Any) -> None:
         tokens.encode(prompt_of((name, False)))
     # c drives b out, which was used longest ago.
     assert calls == ["a", "b", "c", "b"]
+
+
+def test_a_context_has_tokens_of_its_own(tokenizer: Any) -> None:
+    template = Template(context="docs {d}", user="|{q}", chat=False, truncate=("d",))
+    prompt = template.render({"d": "d" * 30, "q": "why"}, node="n", reserve=10)
+    whole = Tokens(tokenizer, 100).encode(prompt)
+    assert (whole.text, whole.context) == ("docs " + "d" * 30 + "|why", 35)
+    # What is cut from its documents, it lacks.
+    cut = Tokens(tokenizer, 40).encode(prompt)
+    assert (cut.text, cut.context, cut.dropped) == ("docs " + "d" * 21 + "|why", 26, 9)
+    assert whole.ids[:26] == cut.ids[:26]
+    bare = template.render({"d": "", "q": ""}, node="n")
+    tokens = Tokens(tokenizer, 500)
+    assert tokens.encode(bare).read == (tokens.completion("docs |"), 5)
+    without = Template("{q}", chat=False).render({"q": "why"}, node="n")
+    assert Tokens(tokenizer, 500).encode(without).context == 0

@@ -28,6 +28,23 @@ def test_plain_prompts_have_one_message_and_no_system() -> None:
     assert not prompt.chat
 
 
+def test_a_context_stands_first() -> None:
+    template = Template(
+        context="{docs}", user="\nQ: {q}", prefill=" A:", chat=False, truncate=("docs",)
+    )
+    prompt = template.render({"docs": ["one", "two"], "q": "why"}, node="n")
+    assert [message.role for message in prompt.messages] == ["context", "text"]
+    assert (prompt.context, prompt.text) == ("one\ntwo", "one\ntwo\nQ: why A:")
+    assert prompt.messages[0].segments[0].truncatable
+    assert template.fields == {"docs", "q"}
+    assert Template("{q}", chat=False).render({"q": 1}, node="n").context == ""
+
+
+def test_a_chat_has_no_context() -> None:
+    with pytest.raises(UsageError, match="chat=False"):
+        Template(context="{docs}", user="{q}")
+
+
 def test_prefill_begins_the_answer() -> None:
     prompt = Template(user="{q}", prefill="About {q}:").render({"q": "it"}, node="n")
     assert prompt.prefill == "About it:"

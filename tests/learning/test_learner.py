@@ -13,6 +13,7 @@ from tiny import likelihood, make_adapters, make_model, plain, same, state, text
 
 from flowtune_cli.engine.adapters import Adapters, reference_of
 from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import (
@@ -45,7 +46,7 @@ def make_learner(
 ) -> Learner:
     chosen = LearningSettings(**{"clip": 1e9, **settings})
     tokens = Tokens(loaded.tokenizer, loaded.context)
-    return Learner(adapters, tokens, chosen, optimizer, tokens_per_batch)
+    return Learner(Prefixes(adapters, 4096, 10**9), tokens, chosen, optimizer, tokens_per_batch)
 
 
 def preference(prompt: Prompt = ONE, seed: int = 0, weight: float = 1.0) -> PreferenceDatum:

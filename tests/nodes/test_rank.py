@@ -90,6 +90,19 @@ def test_likelihood_of_the_text_after_the_candidate_ranks(respond: Any) -> None:
     assert [completions for _, completions in request.items] == [(" q",)] * 3
 
 
+def test_likelihoods_of_several_texts_add_up(respond: Any) -> None:
+    node = by_likelihood(text=(" {query}", " and {query}"))
+    found = {("a.", " q"): -1.0, ("a.", " and q"): -2.0, ("b.", " q"): -2.5, ("b.", " and q"): 0.0}
+    engine = scoring(found)
+    response = respond(engine, node, candidates=("a", "b"), query="q")
+    assert [option.value for option in response.options] == ["b", "a"]
+    best = response.options[0]
+    assert best.logprob == -2.5
+    assert best.score is not None
+    assert [term.completion for term in best.score.terms] == [" q", " and q"]
+    assert node.shown({"candidates": ("a", "b"), "query": "q"}) == "a.\nb. q and q"
+
+
 def test_ties_keep_the_order_of_the_candidates(respond: Any) -> None:
     engine = likelihoods(c=-1.0, a=-2.0, b=-1.0, d=-2.0)
     response = respond(engine, by_likelihood(), candidates=["d", "c", "a", "b"], query="q")

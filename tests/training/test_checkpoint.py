@@ -17,6 +17,7 @@ from tiny_training import Urn
 
 from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import TextDatum
@@ -39,7 +40,9 @@ class State:
     def __init__(self, loaded: LoadedModel) -> None:
         self.adapters = make_adapters(loaded, {"a": (1.5, -2.0), "b": None})
         tokens = Tokens(loaded.tokenizer, loaded.context)
-        self.learner = Learner(self.adapters, tokens, LearningSettings(), adam, 1000)
+        self.learner = Learner(
+            Prefixes(self.adapters, 1000, 10**9), tokens, LearningSettings(), adam, 1000
+        )
         self.progressive = Progressive(gate="f1")
         self.nodes = {"urn": Urn()}
 
@@ -84,7 +87,11 @@ def fresh(trained: State) -> State:
     other = copy.deepcopy(trained)
     randomize(other.adapters, 5)
     other.learner = Learner(
-        other.adapters, other.learner.tokens, other.learner.settings, adam, 1000
+        Prefixes(other.adapters, 1000, 10**9),
+        other.learner.tokens,
+        other.learner.settings,
+        adam,
+        1000,
     )
     other.progressive = Progressive()
     other.nodes = {"urn": Urn()}

@@ -63,7 +63,7 @@ class World:
     def _decode(self, request: DecodeRequest) -> Decoded:
         prompt = request.prompt.text
         if request.adapter == "query":
-            texts = self.queries.get(prompt.split("Found: ")[-1].count("Title: "), ("T0",))
+            texts = self.queries.get(prompt.split("Documents:\n")[-1].count("Title: "), ("T0",))
         elif request.adapter == "verbose":
             texts = self.verbose
         else:
@@ -88,6 +88,8 @@ class World:
     def _likelihood(self, node: str, prompt: str, completion: str) -> float:
         if node == "stop":
             yes = prompt.count("Title: ") in self.stops
+            if "Question: " in completion:
+                return 1.0 if yes else -1.0
             return -0.1 if yes == (completion == "Yes") else -3.0
         if node == "sufficiency":
             # "No" has -1; the question after the documents, judged by likelihood, tells the odds.
@@ -96,6 +98,8 @@ class World:
             return self.sufficient if completion == "Yes" else -1.0
         if completion == "No":
             return -1.0
+        if completion.startswith("\nQuestion: "):
+            return -1.0  # whatever the document: the query tells them apart
         asked = (
             prompt.split("Looked up: ") if completion == "Yes" else completion.split("Look up: ")
         )

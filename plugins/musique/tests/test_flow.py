@@ -94,8 +94,8 @@ def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content
     task = MusiqueAnswerable()
     episode = learn(task, example(task), world(QUERIES)).episode
     first, second, *_ = [step.shown for step in episode.steps if step.node == "query"]
-    assert first.endswith("Found: (none yet)\nQuestion: Which colour is it?\nLook up:")
-    assert "Found: Title: T3\nContent: Fact number 3.\nQuestion: Which" in second
+    assert first.endswith("Documents:\n(none yet)\n\nQuestion: Which colour is it?\nLook up:")
+    assert "Documents:\nTitle: T3\nContent: Fact number 3.\n\nQuestion: Which" in second
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
@@ -289,11 +289,28 @@ def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(wor
     learn(task, example(task), asked)
     items = [item for r in asked.requests if r.adapter == "retrieve" for item in r.items]
     assert len({prompt.messages for prompt, _ in items}) == 7
-    assert {completion for _, (completion,) in items} == {
-        f"\nLook up: {query}\nQuestion: Which colour is it?"
+    assert {texts for _, texts in items} == {
+        ("\nQuestion: Which colour is it?", f"\nLook up: {query}")
         for queries in QUERIES.values()
         for query in queries[:2]
-    } - {"\nLook up: T0\nQuestion: Which colour is it?"}
+        if query != "T0"
+    }
+
+
+def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, learn):
+    task = MusiqueFull()
+    asked = world(QUERIES)
+    learn(task, example(task), asked)
+    contexts: dict[str, list[str]] = {}
+    for request in asked.requests:
+        prompts = [prompt for prompt, _ in getattr(request, "items", ())] or [request.prompt]
+        for prompt in prompts:
+            assert "Fact number" not in prompt.text.removeprefix(prompt.context)
+            contexts.setdefault(request.adapter, []).append(prompt.context)
+    # The same documents in the same words, so they are read once for both.
+    assert contexts["sufficiency"][0].startswith(contexts["stop"][0])
+    assert contexts["stop"][0] in contexts["retrieve"]
+    assert contexts["verbose"][0].startswith(contexts["query"][1])
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])

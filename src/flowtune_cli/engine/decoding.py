@@ -24,13 +24,14 @@ from .tokens import Tokens
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt to decode from: its token ids, and how."""
+    """One prompt to decode from: its token ids, and how; the base model reads its context."""
 
     ids: tuple[int, ...]
     max_new_tokens: int
     stop: tuple[str, ...]
     decoding: Decoding
     seed: tuple[int | str, ...]
+    context: int = 0
 
 
 @dataclass
@@ -72,7 +73,12 @@ class Decoder:
         """The outputs of each job, in order: the groups first, then the samples."""
         results: list[tuple[Generation, ...]] = [()] * len(jobs)
         for batch in self._batches(jobs):
-            read = self.prefixes.read(adapter, [jobs[i].ids for i in batch], keep=True)
+            read = self.prefixes.read(
+                adapter,
+                [jobs[i].ids for i in batch],
+                keep=True,
+                contexts=[jobs[i].context for i in batch],
+            )
             rows = [
                 _Row(i, number, jobs[i], _generator(jobs[i], number))
                 for i in batch

@@ -26,6 +26,7 @@ from ..flow.request import (
 from ..settings import EngineSettings
 from .adapters import Adapters
 from .decoding import Decoder, Job
+from .likelihoods import Pair
 from .prefixes import Prefixes
 from .scoring import score
 from .tokens import Encoded, Tokens
@@ -75,11 +76,11 @@ class ModelEngine:
         self._generations: dict[tuple[Any, ...], tuple[Generation, ...]] = {}
         self._scores: dict[tuple[Any, ...], float] = {}
 
-    def forget(self) -> None:
-        """Forget every answer and every prefix."""
+    def forget(self, *, contexts: bool = True) -> None:
+        """Forget every answer and every prefix; contexts too, or only what adapters made."""
         self._generations.clear()
         self._scores.clear()
-        self.prefixes.clear()
+        self.prefixes.clear(contexts=contexts)
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Answer requests, in order; those of one kind and adapter are computed together."""
@@ -102,7 +103,7 @@ class ModelEngine:
         version = self.adapters.version(adapter)
         prompts = [self._encode(request.prompt, request.max_new_tokens) for request in requests]
         keys: list[tuple[Any, ...]] = [
-            (adapter, version, prompt.ids, request.max_new_tokens, request.stop)
+            (adapter, version, prompt.read, request.max_new_tokens, request.stop)
             for request, prompt in zip(requests, prompts, strict=True)
         ]
         exploring = [request.decoding.outputs > 1 for request in requests]
@@ -125,6 +126,7 @@ class ModelEngine:
                 request.stop,
                 request.decoding,
                 request.seed,
+                prompts[i].context,
             )
         decoded = self.decoder.decode(adapter, list(jobs.values()))
         for key, generations in zip(jobs, decoded, strict=True):
@@ -149,7 +151,7 @@ class ModelEngine:
                 texts = [self.tokens.completion(text) for text in completions]
                 encoded = self._encode(prompt, max(len(text) for text in texts))
                 prompts[-1].append(encoded)
-                keys[-1].append([(adapter, version, encoded.ids, text) for text in texts])
+                keys[-1].append([(adapter, version, encoded.read, text) for text in texts])
                 # Of the many prompts of a ranking, those that end here are not gone on from.
                 keep = len(request.items) == 1 or any(len(text) > 1 for text in texts)
                 for key, text in zip(keys[-1][-1], texts, strict=True):
@@ -162,7 +164,7 @@ class ModelEngine:
                         wanted[key] = _Wanted(encoded, text, keep)
         for keep in (True, False):
             chosen = {key: want for key, want in wanted.items() if want.keep is keep}
-            pairs = [(want.prompt.ids, want.completion) for want in chosen.values()]
+            pairs = [Pair(*want.prompt.read, want.completion) for want in chosen.values()]
             if pairs:
                 values = score(self.prefixes, adapter, pairs, keep=keep)
                 self._scores.update(zip(chosen, values, strict=True))

@@ -3,13 +3,16 @@
 A prompt is read from where it parts from the prompts read before it: those remembered, and those
 it is read together with, whose common beginnings are read first, once. Rows of like lengths are
 read together, padded on the right, where causal attention never looks.
+
+A prompt may begin with a context, which the base model reads without the node's adapter: it is read
+once for all nodes, references and versions, and what is behind it goes on from there.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,7 +26,8 @@ from .forward import check_layers, head, hidden_states, pad_right
 from .packing import SHORTEST, Ids, common_length
 from .prefix import Prefix
 
-Key = tuple[Any, int, Ids]
+Space = tuple[Any, int, Ids]
+"""Whose keys and values: an adapter, its version, and the context that the base model read."""
 
 WORTH_SHARING = 64
 """Tokens that reading a common beginning once must save, as it is a forward pass of its own."""
@@ -44,16 +48,16 @@ class Prefixes:
         self.cache_bytes = cache_bytes
         self.hits = 0
         self.misses = 0
-        self._kept: OrderedDict[Key, Prefix] = OrderedDict()
-        self._sorted: dict[tuple[Any, int], list[Ids]] = {}
+        self._kept: OrderedDict[tuple[Space, Ids], Prefix] = OrderedDict()
+        self._sorted: dict[Space, list[Ids]] = {}
         self._bytes = 0
         check_layers(adapters.model.config)
 
-    def clear(self) -> None:
-        """Forget every remembered prefix."""
-        self._kept.clear()
-        self._sorted.clear()
-        self._bytes = 0
+    def clear(self, *, contexts: bool = True) -> None:
+        """Forget every remembered prefix; or those alone that some adapter had read."""
+        for space, ids in list(self._kept):
+            if contexts or space[0] is not None:
+                self._drop(space, ids)
 
     def read(
         self,
@@ -62,6 +66,7 @@ class Prefixes:
         *,
         keep: bool,
         keys_values: bool = True,
+        contexts: Sequence[int] | None = None,
     ) -> list[Prefix]:
         """The prefixes of these prompts, in order.
 
@@ -70,78 +75,105 @@ class Prefixes:
             prompts: token ids; equal ones are read once.
             keep: remember them until the adapter changes or memory is short.
             keys_values: also keep their keys and values, not the next token's logits alone.
+            contexts: how many of each prompt's tokens the base model reads, from its beginning.
         """
+        if adapter is None or contexts is None:
+            contexts = [0] * len(prompts)
+        begun = [ids[:length] for ids, length in zip(prompts, contexts, strict=True)]
+        bases: dict[Ids, Prefix] = {}
+        if any(begun):
+            wanted = [context for context in dict.fromkeys(begun) if context]
+            bases = dict(zip(wanted, self.read(None, wanted, keep=True), strict=True))
         version = self.adapters.version(adapter)
-        found: dict[Ids, Prefix] = {}
+        asked = [
+            ((adapter, version, context), ids) for context, ids in zip(begun, prompts, strict=True)
+        ]
+        found: dict[tuple[Space, Ids], Prefix] = {}
         missing = []
-        for ids in dict.fromkeys(prompts):
-            prefix = self._kept.get((adapter, version, ids))
+        for space, ids in dict.fromkeys(asked):
+            if ids == space[2]:
+                found[space, ids] = bases[ids]
+                continue
+            prefix = self._kept.get((space, ids))
             if prefix is None or prefix.logits is None or (keys_values and prefix.own is None):
-                missing.append(ids)
+                missing.append((space, ids))
+                self.misses += 1
             else:
-                self._kept.move_to_end((adapter, version, ids))
-                found[ids] = prefix
-        self.hits += len(found)
-        self.misses += len(missing)
-        for ids, prefix in self._read(adapter, missing, keys_values):
-            found[ids] = prefix
+                self._kept.move_to_end((space, ids))
+                found[space, ids] = prefix
+                self.hits += 1
+        for space, ids, prefix in self._read(missing, bases, keys_values):
+            found[space, ids] = prefix
             if keep:
-                self._remember((adapter, version, ids), prefix)
-        return [found[ids] for ids in prompts]
+                self._remember(space, ids, prefix)
+        return [found[key] for key in asked]
 
     @torch.inference_mode()
     def _read(
-        self, adapter: str | None, prompts: Sequence[Ids], keys_values: bool
-    ) -> Iterator[tuple[Ids, Prefix]]:
-        version = self.adapters.version(adapter)
+        self,
+        prompts: Sequence[tuple[Space, Ids]],
+        bases: Mapping[Ids, Prefix],
+        keys_values: bool,
+    ) -> Iterator[tuple[Space, Ids, Prefix]]:
+        of_space: dict[Space, list[Ids]] = {}
+        for space, ids in prompts:
+            of_space.setdefault(space, []).append(ids)
         # Held here, too, as memory may be too short to remember them.
-        held: dict[Ids, Prefix] = {}
-        for wave in common_beginnings(prompts):
-            for ids, prefix in self._read_wave(adapter, wave, held, ends=False):
-                held[ids] = prefix
-                self._remember((adapter, version, ids), prefix)
-        yield from self._read_wave(adapter, prompts, held, ends=True, keys_values=keys_values)
+        held = {
+            space: {context: bases[context]} if (context := space[2]) else {} for space in of_space
+        }
+        waves: list[list[tuple[Space, Ids]]] = []
+        for space, mine in of_space.items():
+            for number, wave in enumerate(common_beginnings(mine, len(space[2]))):
+                waves.extend([] for _ in range(number + 1 - len(waves)))
+                waves[number] += [(space, ids) for ids in wave]
+        for joint in waves:
+            for space, ids, prefix in self._read_wave(joint, held, ends=False):
+                held[space][ids] = prefix
+                self._remember(space, ids, prefix)
+        yield from self._read_wave(prompts, held, ends=True, keys_values=keys_values)
 
     def _read_wave(
         self,
-        adapter: str | None,
-        prompts: Sequence[Ids],
-        held: dict[Ids, Prefix],
+        prompts: Sequence[tuple[Space, Ids]],
+        held: Mapping[Space, Mapping[Ids, Prefix]],
         *,
         ends: bool,
         keys_values: bool = True,
-    ) -> Iterator[tuple[Ids, Prefix]]:
-        """Read prompts, each from where it parts from what was read before.
+    ) -> Iterator[tuple[Space, Ids, Prefix]]:
+        """Read prompts of one adapter, each from where it parts from what was read before.
 
         Args:
             held: beginnings that were read for these prompts.
             ends: whether the token that follows is wanted.
         """
-        fresh: list[Ids] = []
-        behind: list[tuple[Ids, Prefix]] = []
-        sorted_held = sorted(held)
+        fresh: list[tuple[Space, Ids]] = []
+        behind: list[tuple[Space, Ids, Prefix]] = []
+        sorted_held = {space: sorted(mine) for space, mine in held.items()}
         # Prompts that go on from one beginning are to share it, so it is one object.
-        parents: dict[Ids, Prefix] = {}
-        for ids in prompts:
+        parents: dict[tuple[Space, Ids], Prefix] = {}
+        for space, ids in prompts:
             # The last token is read in any case, for what it says of the next.
-            parent = self._longest(adapter, ids[: len(ids) - ends], held, sorted_held)
+            parent = self._longest(space, ids[: len(ids) - ends], held[space], sorted_held[space])
             if parent is not None and parent.length == len(ids):
-                yield ids, parent
-            elif parent is None or parent.length < SHORTEST:
-                fresh.append(ids)
+                yield space, ids, parent
+            elif parent is None or (parent.length < SHORTEST and not space[2]):
+                fresh.append((space, ids))
             else:
-                behind.append((ids, parents.setdefault(ids[: parent.length], parent)))
-        for batch in batches([len(ids) for ids in fresh], self.tokens_per_batch):
-            yield from self._read_fresh(adapter, [fresh[i] for i in batch], ends, keys_values)
-        rest = [len(ids) - parent.length for ids, parent in behind]
-        on = [(id(parent), parent.length) for _, parent in behind]
+                parent = parents.setdefault((space, ids[: parent.length]), parent)
+                behind.append((space, ids, parent))
+        for batch in batches([len(ids) for _, ids in fresh], self.tokens_per_batch):
+            yield from self._read_fresh([fresh[i] for i in batch], ends, keys_values)
+        rest = [len(ids) - parent.length for _, ids, parent in behind]
+        on = [(id(parent), parent.length) for _, _, parent in behind]
         for batch in batches(rest, self.tokens_per_batch, on):
-            yield from self._read_behind(adapter, [behind[i] for i in batch], ends, keys_values)
+            yield from self._read_behind([behind[i] for i in batch], ends, keys_values)
 
     def _read_fresh(
-        self, adapter: str | None, batch: list[Ids], ends: bool, keys_values: bool
-    ) -> Iterator[tuple[Ids, Prefix]]:
-        with self.adapters.using(adapter) as model:
+        self, rows: list[tuple[Space, Ids]], ends: bool, keys_values: bool
+    ) -> Iterator[tuple[Space, Ids, Prefix]]:
+        batch = [ids for _, ids in rows]
+        with self.adapters.using(rows[0][0][0]) as model:
             ids = pad_right(batch, model.device)
             cache = DynamicCache() if keys_values else None
             hidden = hidden_states(model, ids, use_cache=keys_values, past_key_values=cache)
@@ -152,44 +184,41 @@ class Prefixes:
         stacked = None
         if cache is not None:
             stacked = torch.stack([torch.stack([x.keys, x.values]) for x in cache.layers])
-        for row, tokens in enumerate(batch):
+        for row, (space, tokens) in enumerate(rows):
             own = None if stacked is None else stacked[:, :, row, :, : len(tokens)].clone()
-            yield tokens, Prefix(len(tokens), None if logits is None else logits[row].clone(), own)
+            last_logits = None if logits is None else logits[row].clone()
+            yield space, tokens, Prefix(len(tokens), last_logits, own)
 
     def _read_behind(
-        self,
-        adapter: str | None,
-        rows: list[tuple[Ids, Prefix]],
-        ends: bool,
-        keys_values: bool,
-    ) -> Iterator[tuple[Ids, Prefix]]:
-        parents = list({id(parent): parent for _, parent in rows}.values())
+        self, rows: list[tuple[Space, Ids, Prefix]], ends: bool, keys_values: bool
+    ) -> Iterator[tuple[Space, Ids, Prefix]]:
+        parents = list({id(parent): parent for _, _, parent in rows}.values())
         number = {id(parent): place for place, parent in enumerate(parents)}
-        rest = [ids[parent.length :] for ids, parent in rows]
-        with self.adapters.using(adapter) as model:
+        rest = [ids[parent.length :] for _, ids, parent in rows]
+        on = [number[id(parent)] for _, _, parent in rows]
+        with self.adapters.using(rows[0][0][0]) as model:
             ids = pad_right(rest, model.device)
-            going = go_on(model, parents, [number[id(parent)] for _, parent in rows], ids.shape[1])
+            going = go_on(model, parents, on, ids.shape[1])
             hidden = going.forward(ids)
             logits = None
             if ends:
                 last = torch.tensor([len(row) - 1 for row in rest], device=ids.device)
                 logits = head(model, hidden[torch.arange(len(rest), device=ids.device), last])
-        for row, (tokens, parent) in enumerate(rows):
+        for row, (space, tokens, parent) in enumerate(rows):
             own = going.keys_values(row, len(rest[row])).clone() if keys_values else None
             last_logits = None if logits is None else logits[row].clone()
-            yield tokens, Prefix(len(tokens), last_logits, own, parent, parent.length)
+            yield space, tokens, Prefix(len(tokens), last_logits, own, parent, parent.length)
 
     # What is remembered
 
     def _longest(
-        self, adapter: str | None, ids: Ids, held: dict[Ids, Prefix], sorted_held: list[Ids]
+        self, space: Space, ids: Ids, held: Mapping[Ids, Prefix], sorted_held: list[Ids]
     ) -> Prefix | None:
         """The longest beginning of a prompt that was read before."""
-        space = (adapter, self.adapters.version(adapter))
         best, length, key = None, 0, None
         for other, common in _neighbours(self._sorted.get(space, []), ids):
             if common > length:
-                key = (*space, other)
+                key = (space, other)
                 best, length = self._kept[key], common
         for other, common in _neighbours(sorted_held, ids):
             if common > length:
@@ -198,27 +227,32 @@ class Prefixes:
             self._kept.move_to_end(key)
         return None if best is None else best.beginning(length)
 
-    def _remember(self, key: Key, prefix: Prefix) -> None:
-        self._drop(key)
-        self._kept[key] = prefix
+    def _remember(self, space: Space, ids: Ids, prefix: Prefix) -> None:
+        self._drop(space, ids)
+        self._kept[space, ids] = prefix
         self._bytes += prefix.bytes
         if prefix.own is not None:
-            insort(self._sorted.setdefault(key[:2], []), key[2])
+            insort(self._sorted.setdefault(space, []), ids)
         while self._bytes > self.cache_bytes and self._kept:
-            self._drop(next(iter(self._kept)))
+            self._drop(*next(iter(self._kept)))
 
-    def _drop(self, key: Key) -> None:
-        prefix = self._kept.pop(key, None)
+    def _drop(self, space: Space, ids: Ids) -> None:
+        prefix = self._kept.pop((space, ids), None)
         if prefix is None:
             return
         self._bytes -= prefix.bytes
         if prefix.own is not None:
-            kept = self._sorted[key[:2]]
-            del kept[bisect_left(kept, key[2])]
+            kept = self._sorted[space]
+            del kept[bisect_left(kept, ids)]
+            if not kept:
+                del self._sorted[space]
 
 
-def common_beginnings(prompts: Sequence[Ids]) -> list[list[Ids]]:
+def common_beginnings(prompts: Sequence[Ids], read: int = 0) -> list[list[Ids]]:
     """The beginnings that several prompts share, as far as it pays to read each once.
+
+    Args:
+        read: tokens that all begin with and that were read before.
 
     Returns:
         Waves: those of one wave go on from those of the waves before it.
@@ -236,7 +270,7 @@ def common_beginnings(prompts: Sequence[Ids]) -> list[list[Ids]]:
         for _, alike in groupby(longer, key=lambda ids: ids[len(common)]):
             split(list(alike), covered, wave)
 
-    split(sorted(prompts), 0, 0)
+    split(sorted(prompts), read, 0)
     return waves
 
 

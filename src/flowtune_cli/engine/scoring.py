@@ -26,18 +26,25 @@ def score(
     Args:
         keep: remember the prompts' keys and values, for completions that are scored later.
     """
-    longer = any(len(completion) > 1 for _, completion in pairs)
+    longer = any(len(pair.completion) > 1 for pair in pairs)
     read = prefixes.read(
-        adapter, [prompt for prompt, _ in pairs], keep=keep, keys_values=keep or longer
+        adapter,
+        [pair.prompt for pair in pairs],
+        keep=keep,
+        keys_values=keep or longer,
+        contexts=[pair.context for pair in pairs],
     )
-    first = _first_tokens(read, [completion[0] for _, completion in pairs])
-    rest = [i for i, (_, completion) in enumerate(pairs) if len(completion) > 1]
-    widths = [len(pairs[i][1]) - 1 for i in rest]
+    first = _first_tokens(read, [pair.completion[0] for pair in pairs])
+    rest = [i for i, pair in enumerate(pairs) if len(pair.completion) > 1]
+    widths = [len(pairs[i].completion) - 1 for i in rest]
     parents = [(id(read[i]), read[i].length) for i in rest]
     for places in batches(widths, prefixes.tokens_per_batch, parents):
         batch = [rest[place] for place in places]
         values = _go_on(
-            prefixes.adapters, adapter, [read[i] for i in batch], [pairs[i][1] for i in batch]
+            prefixes.adapters,
+            adapter,
+            [read[i] for i in batch],
+            [pairs[i].completion for i in batch],
         )
         for i, value in zip(batch, values, strict=True):
             first[i] += value

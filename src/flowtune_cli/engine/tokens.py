@@ -12,11 +12,24 @@ from ..flow.prompt import Message, Prompt, Segment
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as the model gets it: its text, its token ids, and how many tokens were cut."""
+    """A prompt as the model gets it.
+
+    Args:
+        text: what it says.
+        ids: its tokens.
+        dropped: how many tokens were cut.
+        context: how many of the tokens are its context, which the base model reads.
+    """
 
     text: str
     ids: tuple[int, ...]
     dropped: int
+    context: int = 0
+
+    @property
+    def read(self) -> tuple[tuple[int, ...], int]:
+        """What a model makes of it depends on: its tokens, and how many the base model reads."""
+        return self.ids, self.context
 
 
 class Tokens:
@@ -86,33 +99,40 @@ class Tokens:
             self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         )
 
-    def _ids(self, prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+    def _encode(self, prompt: Prompt) -> Encoded:
         text = self.render(prompt)
         # A chat template writes the model's special tokens itself; a plain text has none yet.
         special = not prompt.chat or not self._has_template
-        return text, tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        context: tuple[int, ...] = ()
+        begin = prompt.context
+        if begin:
+            # On its own, so that its tokens are the same whatever stands behind it.
+            context = tuple(self.tokenizer(begin, add_special_tokens=True)["input_ids"])
+            text, special = text[len(begin) :], False
+        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return Encoded(begin + text, context + ids, 0, len(context))
 
     def _fit(self, prompt: Prompt, room: int) -> Encoded:
-        text, ids = self._ids(prompt)
-        if len(ids) <= room:
-            return Encoded(text, ids, 0)
-        whole = len(ids)
+        encoded = self._encode(prompt)
+        if len(encoded.ids) <= room:
+            return encoded
+        whole = len(encoded.ids)
         segments = [s for m in prompt.messages for s in m.segments if s.truncatable]
         pieces = [list(self.completion(segment.text)) for segment in segments]
-        excess = len(ids) - room
-        while excess > 0 or not ids:
+        excess = whole - room
+        while excess > 0 or not encoded.ids:
             if not any(pieces):
                 raise UsageError(
                     f"a prompt of {whole} tokens leaves no room in the context of {self.context}"
                     f" for {self.context - room} more, and nothing in it may be cut. Shorten the"
                     " prompt, mark its documents with Template(truncate=...), or raise"
-                    f" model.context. It begins: {text[:200]!r}"
+                    f" model.context. It begins: {encoded.text[:200]!r}"
                 )
             _cut_longest(pieces, excess)
             cut = _with_truncatable(prompt, [self.decode(piece) for piece in pieces])
-            text, ids = self._ids(cut)
-            excess = len(ids) - room
-        return Encoded(text, ids, whole - len(ids))
+            encoded = self._encode(cut)
+            excess = len(encoded.ids) - room
+        return replace(encoded, dropped=whole - len(encoded.ids))
 
 
 def _cut_longest(pieces: list[list[int]], excess: int) -> None:

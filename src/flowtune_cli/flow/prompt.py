@@ -20,7 +20,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message. In a plain (not chat) prompt the role is ``text``."""
+    """One chat message. In a plain (not chat) prompt the roles are ``context`` and ``text``."""
 
     role: str
     segments: tuple[Segment, ...]
@@ -35,7 +35,7 @@ class Prompt:
     """What a node shows the model, before the model's own chat template is put around it.
 
     Args:
-        messages: the chat so far; for ``chat=False`` exactly one message with the plain text.
+        messages: the chat so far; for ``chat=False`` the plain text, behind its context if any.
         prefill: how the model's answer begins; the model goes on from there.
         chat: whether the model's chat template is put around the messages.
         reserve: tokens of the context that are kept free for what follows the prompt.
@@ -49,10 +49,17 @@ class Prompt:
     @property
     def text(self) -> str:
         """The prompt as a person reads it, without the model's template."""
-        parts = [m.text if m.role == "text" else f"[{m.role}]\n{m.text}" for m in self.messages]
+        if not self.chat:
+            return "".join(m.text for m in self.messages) + self.prefill
+        parts = [f"[{m.role}]\n{m.text}" for m in self.messages]
         if self.prefill:
             parts.append(f"[assistant]\n{self.prefill}")
         return "\n".join(parts)
+
+    @property
+    def context(self) -> str:
+        """Its beginning that the base model reads without the node's adapter."""
+        return "".join(m.text for m in self.messages if m.role == "context")
 
 
 def as_texts(value: Any) -> list[str]:
@@ -73,21 +80,32 @@ class Template:
         chat: put the model's chat template around it, or not.
         truncate: the fields that may be shortened when the prompt is longer than the context.
         separator: what stands between the items of a list.
+        context: what stands before everything else in a plain text, and is read by the base model
+            alone: the adapter learns from what is behind it on (an activated LoRA, Greenewald et
+            al. 2025). So it is read once for all nodes, references and updates that it serves.
     """
 
-    user: str
+    user: str = ""
     system: str = ""
     prefill: str = ""
     chat: bool = True
     truncate: tuple[str, ...] = ()
     separator: str = "\n"
+    context: str = ""
+
+    def __post_init__(self) -> None:
+        if self.context and self.chat:
+            raise UsageError(
+                "a template has a context, which stands before everything, and a chat template"
+                " around it: write Template(..., chat=False), or put the context's text into user"
+            )
 
     @property
     def fields(self) -> frozenset[str]:
         """The names of the inputs that this template shows."""
         return frozenset(
             name
-            for text in (self.user, self.system, self.prefill)
+            for text in (self.context, self.user, self.system, self.prefill)
             for _, name, _, _ in Formatter().parse(text)
             if name is not None
         )
@@ -100,6 +118,8 @@ class Template:
                 specification; names the node and the field.
         """
         messages = []
+        if self.context:
+            messages.append(Message("context", self._segments(self.context, inputs, node)))
         if self.system and self.chat:
             messages.append(Message("system", self._segments(self.system, inputs, node)))
         user = self._segments(self.user, inputs, node)

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..engine.adapters import Adapters, reference_of
-from ..engine.likelihoods import Pair, likelihoods, packed
+from ..engine.adapters import reference_of
+from ..engine.likelihoods import Pair, cost, likelihoods, packed
+from ..engine.prefixes import Prefixes
 from ..engine.tokens import Tokens
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
@@ -52,7 +53,7 @@ class Learner:
     """Updates adapters, each with an optimizer of its own.
 
     Args:
-        adapters: of all nodes.
+        prefixes: of the model with all nodes' adapters; remembers prompts' contexts.
         tokens: encodes prompts exactly as the engine does.
         settings: optimizer, beta, clipping and steps.
         optimizer: a factory, called with a node's parameters.
@@ -61,13 +62,14 @@ class Learner:
 
     def __init__(
         self,
-        adapters: Adapters,
+        prefixes: Prefixes,
         tokens: Tokens,
         settings: LearningSettings,
         optimizer: Callable[..., torch.optim.Optimizer],
         tokens_per_batch: int,
     ) -> None:
-        self.adapters = adapters
+        self.prefixes = prefixes
+        self.adapters = adapters = prefixes.adapters
         self.tokens = tokens
         self.settings = settings
         self.tokens_per_batch = tokens_per_batch
@@ -154,8 +156,7 @@ class Learner:
         held: list[Pair] = []
         for datum in sorted(data, key=lambda datum: pairs[id(datum)]):
             held += pairs[id(datum)]
-            tokens = sum(len(row.ids) for row in packed(self.adapters, held))
-            if parts and tokens <= self.tokens_per_batch:
+            if parts and cost(packed(self.prefixes, held)) <= self.tokens_per_batch:
                 parts[-1].append(datum)
             else:
                 parts.append([datum])
@@ -165,7 +166,7 @@ class Learner:
     def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
         """Each datum's loss, with gradients, and a preference's margin."""
         pairs = list(dict.fromkeys(pair for datum in data for pair in self._pairs(datum)))
-        values = likelihoods(self.adapters, node, pairs)
+        values = likelihoods(self.prefixes, node, pairs)
         policy = dict(zip(pairs, values, strict=True))
         reference = self._reference(node, data)
         return [self._loss(node, datum, policy, reference) for datum in data]
@@ -182,7 +183,7 @@ class Learner:
         if not pairs:
             return {}
         with torch.no_grad():
-            values = likelihoods(self.adapters, reference_of(node), pairs)
+            values = likelihoods(self.prefixes, reference_of(node), pairs)
         return dict(zip(pairs, values, strict=True))
 
     def _loss(
@@ -194,7 +195,7 @@ class Learner:
     ) -> tuple[Tensor, float | None]:
         if isinstance(datum, TextDatum):
             (pair,) = self._pairs(datum)
-            return text_loss(policy[pair], len(pair[1])), None
+            return text_loss(policy[pair], len(pair.completion)), None
         if isinstance(datum, PreferenceDatum):
             chosen, rejected = (
                 self._score(score, policy, node) for score in (datum.chosen, datum.rejected)
@@ -216,7 +217,7 @@ class Learner:
         for term in score.terms:
             pair = self._pair(term)
             value = values[pair]
-            length = max(len(pair[1]), 1)
+            length = max(len(pair.completion), 1)
             total = total + term.coefficient * (value / length if term.mean else value)
         if score.calibrated:
             scale, threshold = self.adapters.calibrations[adapter]
@@ -226,7 +227,7 @@ class Learner:
     def _pairs(self, datum: Datum) -> list[Pair]:
         if isinstance(datum, TextDatum):
             completion = self.tokens.completion(datum.completion, end=True)
-            return [(self.tokens.encode(datum.prompt, len(completion)).ids, completion)]
+            return [Pair(*self.tokens.encode(datum.prompt, len(completion)).read, completion)]
         scores: Sequence[Score]
         if isinstance(datum, PreferenceDatum):
             scores = (datum.chosen, datum.rejected)
@@ -238,7 +239,7 @@ class Learner:
         completion = term.completion
         if isinstance(completion, str):
             completion = self.tokens.completion(completion)
-        return self.tokens.encode(term.prompt, len(completion)).ids, completion
+        return Pair(*self.tokens.encode(term.prompt, len(completion)).read, completion)
 
     def save(self, directory: Path) -> None:
         """Write every optimizer's state as safetensors: ``directory/NODE.safetensors``."""

@@ -19,13 +19,15 @@ class Rank(Node):
     The prompt is shown once a candidate, as ``{candidate}``. With ``score="choice"`` a candidate
     scores the log-odds of the first label over the second. With ``score="likelihood"`` it scores
     the log-likelihood of a text (say, the query) after the candidate: the prompt then shows the
-    candidate alone, so that what the model makes of it serves every query.
+    candidate alone, so that what the model makes of it serves every query. The log-likelihoods of
+    several texts, each after the candidate, add up: one that stays the same is computed once.
 
     Args:
         prompt: what the model is shown of one candidate.
         score: how a candidate is scored.
         labels: the two labels of ``score="choice"``.
-        text: the template of the text whose likelihood scores, for ``score="likelihood"``.
+        text: the template of the text whose likelihood scores, or of several, for
+            ``score="likelihood"``.
         negatives: how many of the best wrong candidates the best right one is learned against,
             from a target with ``score="likelihood"``.
     """
@@ -35,18 +37,18 @@ class Rank(Node):
     prompt: Template
     score: Literal["choice", "likelihood"] = "choice"
     labels: tuple[str, str] = ("Yes", "No")
-    text: str = ""
+    text: str | tuple[str, ...] = ()
     negatives: int = 3
 
     def shown(self, inputs: Mapping[str, Any]) -> str:
         prompts = self._prompts(inputs)
-        return "\n".join(prompt.text for prompt in prompts) + self._text(inputs)
+        return "\n".join(prompt.text for prompt in prompts) + "".join(self._texts(inputs))
 
     async def respond(self, call: Call) -> Response:
         candidates = self._candidates(call.inputs)
         prompts = self._prompts(call.inputs)
-        text = self._text(call.inputs)
-        completions = self.labels if self.score == "choice" else (text,)
+        texts = self._texts(call.inputs)
+        completions = self.labels if self.score == "choice" else texts
         scored = await call.ask(
             ScoreRequest(self.adapter, tuple((prompt, completions) for prompt in prompts))
         )
@@ -54,10 +56,9 @@ class Rank(Node):
         for candidate, prompt, likelihoods in zip(
             candidates, prompts, scored.likelihoods, strict=True
         ):
-            value = likelihoods[0].logprob
-            if self.score == "choice":
-                value -= likelihoods[1].logprob
-            ranked.append((value, candidate, self._score(prompt, text)))
+            logprobs = [likelihood.logprob for likelihood in likelihoods]
+            value = logprobs[0] - logprobs[1] if self.score == "choice" else sum(logprobs)
+            ranked.append((value, candidate, self._score(prompt, texts)))
         order = sorted(range(len(ranked)), key=lambda i: -ranked[i][0])
         options = tuple(
             NodeOutput(
@@ -69,7 +70,7 @@ class Rank(Node):
             for i in order
         )
         return Response(
-            prompt=scored.prompts[order[0]] + text,
+            prompt=scored.prompts[order[0]] + "".join(texts),
             outputs=options[: 1 + self.alternatives] if call.explore else options[:1],
             options=options,
             adapter_version=scored.adapter_version,
@@ -100,6 +101,8 @@ class Rank(Node):
         return [ChoiceDatum(self.name, scores, 0, self.weight)]
 
     def __post_init__(self) -> None:
+        if isinstance(self.text, str):
+            self.text = (self.text,) if self.text else ()
         if self.score == "likelihood" and not self.text:
             raise UsageError(f"node '{self.name}' ranks by likelihood: that needs a text")
         if len(self.labels) != 2 or self.labels[0].strip() == self.labels[1].strip():
@@ -117,14 +120,16 @@ class Rank(Node):
             for candidate in self._candidates(inputs)
         ]
 
-    def _text(self, inputs: Mapping[str, Any]) -> str:
+    def _texts(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
         if self.score == "choice":
-            return ""
-        return Template(self.text, chat=False).render(inputs, node=self.name).text
+            return ()
+        return tuple(
+            Template(text, chat=False).render(inputs, node=self.name).text for text in self.text
+        )
 
-    def _score(self, prompt: Prompt, text: str) -> Score:
+    def _score(self, prompt: Prompt, texts: Sequence[str]) -> Score:
         if self.score == "likelihood":
-            return Score((Term(prompt, text),))
+            return Score(tuple(Term(prompt, text) for text in texts))
         yes, no = self.labels
         return Score((Term(prompt, yes), Term(prompt, no, coefficient=-1.0)))
 

@@ -42,7 +42,7 @@ class Bench:
     def learner(self) -> Learner:
         """A learner with fresh optimizers."""
         return Learner(
-            self.adapters,
+            self.engine.prefixes,
             self.engine.tokens,
             self.settings.learning,
             self.optimizer,

@@ -164,7 +164,7 @@ class Trainer:
         with clock.phase("play and deviate"):
             self.bench.engine.forget()
             traces = self._explore(batch)
-            self.bench.engine.forget()  # learning needs the memory
+            self.bench.engine.forget(contexts=False)  # learning needs the memory, and these
         self._count_failures(traces)
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowtune_cli import Generate, Judge, Node, Rank
+from flowtune_cli import Generate, Judge, Node, Rank, Template
 
 from . import prompts
 from .settings import MusiqueSettings
@@ -18,20 +18,23 @@ def answerable_nodes(settings: MusiqueSettings) -> list[Node]:
 
 def full_nodes(settings: MusiqueSettings) -> list[Node]:
     """Those of Figure 1, and the sufficiency node of Figure 3."""
-    if settings.judging == "likelihood":
-        sufficiency = Judge(
-            name="sufficiency",
-            prompt=prompts.SUFFICIENCY_BY_LIKELIHOOD,
-            score="likelihood",
-            text=prompts.QUESTION_AFTER_DOCUMENTS,
-            scale=3.0,
-            threshold=-2.7,
-        )
-    else:
-        sufficiency = Judge(name="sufficiency", prompt=prompts.SUFFICIENCY_BY_CHOICE)
+    sufficiency = _judge(settings, "sufficiency", prompts.SUFFICIENCY_BY_CHOICE)
     sufficiency.reward = "sufficiency"
     sufficiency.learn = "supervised"
     return [*answerable_nodes(settings), sufficiency]
+
+
+def _judge(settings: MusiqueSettings, name: str, by_choice: Template) -> Judge:
+    if settings.judging == "choice":
+        return Judge(name=name, prompt=by_choice)
+    return Judge(
+        name=name,
+        prompt=prompts.JUDGED_BY_LIKELIHOOD,
+        score="likelihood",
+        text=prompts.QUESTION_AFTER_DOCUMENTS,
+        scale=3.0,
+        threshold=-2.7,
+    )
 
 
 def _search_nodes(settings: MusiqueSettings) -> list[Node]:
@@ -48,12 +51,12 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             name="retrieve",
             prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
             score="likelihood",
-            text=prompts.QUERY_AFTER_DOCUMENT,
+            text=prompts.AFTER_DOCUMENT,
             negatives=1,
         )
     else:
         retrieve = Rank(name="retrieve", prompt=prompts.RETRIEVE_BY_CHOICE, score="choice")
-    stop = Judge(name="stop", prompt=prompts.STOP)
+    stop = _judge(settings, "stop", prompts.STOP_BY_CHOICE)
     for node in (retrieve, stop):
         node.reward = "support_f1"
         node.learn = "supervised" if immediate else "preferences"

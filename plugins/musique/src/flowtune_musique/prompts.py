@@ -16,28 +16,42 @@ def scratchpad(found: Sequence[Document]) -> Sequence[Document | str]:
     return tuple(found) or (NOTHING_FOUND,)
 
 
-# Invented examples: shown them, a small model does at all what is asked. They stand first, so that
-# they are read once for all questions.
+# Documents stand in contexts, which the base model reads once for all nodes and updates that show
+# them, and begin alike wherever they can.
+
+# Invented examples: shown them, a small model does at all what is asked. The same for queries and
+# answers, so that both share what comes before the question.
 _MILL = "In which country was the painter of The Blue Mill born?"
 _BRIDGE = "When did the designer of Hale Bridge die?"
 _HALE_BRIDGE = (
     "Title: Hale Bridge\nContent: Hale Bridge crosses the river Orm. It was designed by Ida Brandt"
 )
+_SEARCH = (
+    f"Documents:\n{NOTHING_FOUND}\n\nQuestion: {_MILL}\nLook up: The Blue Mill\n\n"
+    f"Documents:\n{NOTHING_FOUND}\n\nQuestion: Who was mayor of the town where Samuel Orde died?\n"
+    "Look up: Samuel Orde\n\n"
+    f"Documents:\n{_HALE_BRIDGE}.\n\nQuestion: {_BRIDGE}\nLook up: Ida Brandt\n\n"
+    "Documents:\nTitle: Orrin Vale\nContent: Orrin Vale (1871-1940) was a painter from the harbour"
+    " town of Lysk, known for The Blue Mill.\n\n"
+    "Title: Lysk\nContent: Lysk is a harbour town in the north of Tarvia. It has 12,000"
+    f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n\n"
+    f"Documents:\n{_HALE_BRIDGE}, who died in 1932.\n\nQuestion: {_BRIDGE}\n"
+    "Answer: She died in 1932.\n\n"
+    "Documents:\n{found}"
+)
 
 QUERY = Template(
-    user=f"Found: {NOTHING_FOUND}\nQuestion: {_MILL}\nLook up: The Blue Mill\n\n"
-    f"Found: {NOTHING_FOUND}\nQuestion: Who was mayor of the town where Samuel Orde died?\n"
-    "Look up: Samuel Orde\n\n"
-    f"Found: {_HALE_BRIDGE}.\nQuestion: {_BRIDGE}\nLook up: Ida Brandt\n\n"
-    "Found: {found}\nQuestion: {question}\nLook up:",
+    context=_SEARCH,
+    user="\n\nQuestion: {question}\nLook up:",
     chat=False,
     truncate=("found",),
     separator="\n\n",
 )
 
 # The document stands first and alone, so that what the model makes of it serves every query.
-RETRIEVE_BY_LIKELIHOOD = Template(user="{candidate}", chat=False, truncate=("candidate",))
-QUERY_AFTER_DOCUMENT = "\nLook up: {query}\nQuestion: {question}"
+RETRIEVE_BY_LIKELIHOOD = Template(context="{candidate}", chat=False, truncate=("candidate",))
+# Each after the document: the question's likelihood is the same for every query of an example.
+AFTER_DOCUMENT = ("\nQuestion: {question}", "\nLook up: {query}")
 
 # The candidate stands last, so that what comes before it is computed once for all candidates.
 RETRIEVE_BY_CHOICE = Template(
@@ -49,7 +63,12 @@ RETRIEVE_BY_CHOICE = Template(
     separator="\n\n",
 )
 
-STOP = Template(
+JUDGED_BY_LIKELIHOOD = Template(
+    context="{found}", chat=False, truncate=("found",), separator="\n\n"
+)
+QUESTION_AFTER_DOCUMENTS = "\n\nQuestion: {question}"
+
+STOP_BY_CHOICE = Template(
     system="You decide when a search is complete. Reply Yes or No only.",
     user="Question: {question}\n\nDocuments found so far:\n{found}\n\n"
     "Do these documents hold every fact that the answer needs? Yes or No only.",
@@ -58,31 +77,20 @@ STOP = Template(
 )
 
 VERBOSE = Template(
-    user="Documents:\n"
-    "Title: Orrin Vale\nContent: Orrin Vale (1871-1940) was a painter from the harbour town of"
-    " Lysk, known for The Blue Mill.\n\n"
-    "Title: Lysk\nContent: Lysk is a harbour town in the north of Tarvia. It has 12,000"
-    f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n\n"
-    f"Documents:\n{_HALE_BRIDGE}, who died in 1932.\n\nQuestion: {_BRIDGE}\n"
-    "Answer: She died in 1932.\n\n"
-    "Documents:\n{found}\n\nQuestion: {question}\nAnswer:",
+    context=_SEARCH,
+    user="\n\nQuestion: {question}\nAnswer:",
     chat=False,
     truncate=("found",),
     separator="\n\n",
 )
 
 CONCISE = Template(
-    user=f"Question: {_MILL}\nLong answer: He was born in Tarvia.\nShort answer: Tarvia\n\n"
-    f"Question: {_BRIDGE}\nLong answer: She died in 1932.\nShort answer: 1932\n\n"
-    "Question: {question}\nLong answer: {answer}\nShort answer:",
+    context=f"Question: {_MILL}\nLong answer: He was born in Tarvia.\nShort answer: Tarvia\n\n"
+    f"Question: {_BRIDGE}\nLong answer: She died in 1932.\nShort answer: 1932\n\n",
+    user="Question: {question}\nLong answer: {answer}\nShort answer:",
     chat=False,
     truncate=("answer",),
 )
-
-SUFFICIENCY_BY_LIKELIHOOD = Template(
-    user="{found}", chat=False, truncate=("found",), separator="\n\n"
-)
-QUESTION_AFTER_DOCUMENTS = "\n\nQuestion: {question}"
 
 SUFFICIENCY_BY_CHOICE = Template(
     system="You decide whether a question can be answered from the given documents alone."
