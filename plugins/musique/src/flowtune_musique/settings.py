@@ -17,13 +17,13 @@ class MusiqueSettings(BaseModel):
     )
     ranking: Literal["likelihood", "choice"] = Field(
         "likelihood",
-        description="How a document is scored: by the likelihood of query and question after it, or"
-        " by the log-odds of Yes to whether it helps (the paper's way).",
+        description="How a document is scored: by the likelihoods of question and query after it,"
+        " or by the log-odds of Yes to whether it helps (the paper's way).",
     )
     judging: Literal["likelihood", "choice"] = Field(
         "likelihood",
-        description="How sufficiency is scored: by the likelihood of the question after the"
-        " documents that were found, or by Yes against No (the paper's way).",
+        description="How stop and sufficiency are scored: by the likelihood of the question after"
+        " the documents that were found, or by Yes against No (the paper's way).",
     )
     credit: Literal["immediate", "deviation"] = Field(
         "immediate",
