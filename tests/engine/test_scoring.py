@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import ARCHITECTURES, WINDOW, likelihood, make_adapters, make_model, text
 
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.likelihoods import Pair, likelihoods
+from flowtune_cli.engine.likelihoods import Pair, likelihoods, packed
 from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.engine.scoring import score
@@ -222,3 +222,12 @@ def test_a_context_is_read_once_for_all_adapters_and_updates(adapters: Adapters)
     assert scored(adapters, "a", pairs) == near(naive(adapters, "a", pairs))
     # The base model alone reads it, so another adapter's memory of it does no harm.
     assert scored(adapters, "b", pairs) == near(naive(adapters, "b", pairs))
+
+
+def test_texts_behind_one_context_share_its_row(adapters: Adapters) -> None:
+    prefixes = made(adapters)
+    context = text(40, 1)
+    pairs = [pair(context, text(n, n), len(context)) for n in (3, 6, 9)]
+    (found,) = [row for begin, row in packed(prefixes, pairs) if begin == context]
+    assert len(found.ids) == 2 + 5 + 8
+    assert likelihoods(prefixes, "a", pairs).tolist() == near(naive(adapters, "a", pairs))

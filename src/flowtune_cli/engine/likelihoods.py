@@ -12,7 +12,7 @@ from torch import Tensor
 from .batches import batches
 from .continuation import side_by_side
 from .forward import head, hidden_states, pad_right, windowed
-from .packing import Ids, Row, masks, pack
+from .packing import SHORTEST, Ids, Row, masks, pack
 from .prefix import Prefix
 from .prefixes import Prefixes
 
@@ -87,7 +87,10 @@ def packed(prefixes: Prefixes, pairs: Sequence[Pair]) -> list[tuple[Ids, Row]]:
         if pair.completion:
             texts.setdefault(pair.begin, []).append(pair.text)
     return [
-        (context, row) for context in sorted(texts) for row in pack(texts[context], share=share)
+        (context, row)
+        for context in sorted(texts)
+        # What texts have in common already is their context.
+        for row in pack(texts[context], share=share, shortest=0 if context else SHORTEST)
     ]
 
 

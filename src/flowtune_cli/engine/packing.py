@@ -56,17 +56,18 @@ class Row:
             self._add(list(alike), covered, parent)
 
 
-def pack(texts: Sequence[Ids], *, share: bool = True) -> list[Row]:
+def pack(texts: Sequence[Ids], *, share: bool = True, shortest: int = SHORTEST) -> list[Row]:
     """Lay each different text in a row, with others that begin as it does.
 
     Args:
         share: let texts share their beginnings; else each has a row of its own.
+        shortest: how many tokens texts of one row have in common at least; 0 is one row for all.
     """
     rows: list[Row] = []
 
     def split(group: list[Ids]) -> None:
         common = common_length(group[0], group[-1])
-        if len(group) == 1 or common >= SHORTEST:
+        if len(group) == 1 or common >= shortest:
             rows.append(Row())
             rows[-1]._add(group, [], None)
             return
