@@ -242,3 +242,17 @@ def test_layers_that_keep_something_else_are_refused(tiny_model: LoadedModel) ->
     config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(UsageError, match=r"cannot go on from: \['linear_attention'\]"):
         check_layers(config)
+
+
+def test_contexts_outlast_what_adapters_made_of_them(adapters: Adapters) -> None:
+    prefixes = make_prefixes(adapters)
+    prompt = PROMPTS[4]
+    for adapter in ("a", "b"):
+        prefixes.read(adapter, [prompt], keep=True, contexts=[len(prompt) - 2])
+    assert (prefixes.hits, prefixes.misses) == (1, 3)
+    prefixes.clear(contexts=False)
+    prefixes.read("a", [prompt], keep=True, contexts=[len(prompt) - 2])
+    assert (prefixes.hits, prefixes.misses) == (2, 4)
+    assert prefixes._bytes == sum(prefix.bytes for prefix in prefixes._kept.values())
+    prefixes.clear()
+    assert not prefixes._kept and not prefixes._sorted and not prefixes._bytes
