@@ -255,4 +255,4 @@ def test_contexts_outlast_what_adapters_made_of_them(adapters: Adapters) -> None
     assert (prefixes.hits, prefixes.misses) == (2, 4)
     assert prefixes._bytes == sum(prefix.bytes for prefix in prefixes._kept.values())
     prefixes.clear()
-    assert not prefixes._kept and not prefixes._sorted and not prefixes._bytes
+    assert (prefixes._kept, prefixes._sorted, prefixes._bytes) == ({}, {}, 0)
