@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 from throughput_meter import Watched
-from throughput_plain import PlainEngine, PlainLearner
+from throughput_plain import PlainEngine, PlainLearner, read_context
 from throughput_records import Setup, prepare
 from throughput_side import check_episodes
 from torch import Tensor
-from transformers import DynamicCache
 
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.node import Datum
@@ -146,15 +145,11 @@ def _gap(
     """How far a row's token at a place is ahead of a rival, by a forward pass of its own."""
     tokens = other.generations[row].tokens
     prompt = bench.engine.tokens.encode(request.prompt, request.max_new_tokens)
-    cache = DynamicCache()
-    ids = torch.tensor([[*prompt.ids, *tokens[:place]]], device=bench.adapters.model.device)
     context = prompt.context if request.adapter else 0
-    with torch.no_grad():
-        if context:
-            with bench.adapters.using(None) as model:
-                model(ids[:, :context], past_key_values=cache, use_cache=True)
-        with bench.adapters.using(request.adapter) as model:
-            read = model(ids[:, context:], past_key_values=cache, use_cache=True)
+    cache = read_context(bench.adapters, prompt) if context else None
+    with torch.no_grad(), bench.adapters.using(request.adapter) as model:
+        ids = torch.tensor([[*prompt.ids[context:], *tokens[:place]]], device=model.device)
+        read = model(ids, past_key_values=cache, use_cache=bool(context))
     scores = read.logits[0, -1].float().log_softmax(-1)
     for above in other.generations[:row]:
         if len(above.tokens) > place:

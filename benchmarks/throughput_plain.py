@@ -3,8 +3,8 @@
 It answers the same requests and learns from the same data, one at a time: a prompt through
 ``transformers.generate``, scores in padded micro-batches of four whole texts, and in learning one
 whole text a forward pass, so four for a preference. A prompt's context is read without the adapter
-in a pass before it, each time anew. Nothing is remembered or shared, but that two
-labels of one token are read off the same logits, as anybody would write it.
+in a pass before it, each time anew. Nothing is remembered or shared, but that two labels of one
+token are read off the same logits, as anybody would write it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from flowtune_cli.engine.adapters import Adapters, reference_of
 from flowtune_cli.engine.likelihoods import Pair
-from flowtune_cli.engine.tokens import Tokens
+from flowtune_cli.engine.tokens import Encoded, Tokens
 from flowtune_cli.flow.node import Datum, PreferenceDatum, Score, TextDatum
 from flowtune_cli.flow.request import (
     Answer,
@@ -75,10 +75,7 @@ class PlainEngine:
         )
         begun = {}
         if request.adapter is not None and prompt.context:
-            cache = DynamicCache()
-            with torch.no_grad(), self.adapters.using(None) as model:
-                ids = torch.tensor([prompt.ids[: prompt.context]], device=model.device)
-                model(ids, past_key_values=cache, use_cache=True)
+            cache = read_context(self.adapters, prompt)
             cache.batch_repeat_interleave(request.decoding.groups)
             begun = {"past_key_values": cache}
         with self.adapters.using(request.adapter) as model:
@@ -119,6 +116,16 @@ class PlainEngine:
             adapter_version=self.adapters.version(request.adapter),
             calibration=self.adapters.calibration(request.adapter),
         )
+
+
+@torch.no_grad()
+def read_context(adapters: Adapters, prompt: Encoded) -> DynamicCache:
+    """The keys and values that the base model makes of a prompt's context."""
+    cache = DynamicCache()
+    with adapters.using(None) as model:
+        ids = torch.tensor([prompt.ids[: prompt.context]], device=model.device)
+        model(ids, past_key_values=cache, use_cache=True)
+    return cache
 
 
 class PlainLearner:
