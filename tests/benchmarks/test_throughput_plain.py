@@ -12,6 +12,7 @@ from throughput_plain import PlainEngine
 from tiny import plain as prompt
 from work import Small
 
+from flowtune_cli.flow.prompt import Prompt, Template
 from flowtune_cli.flow.request import (
     Decoded,
     DecodeRequest,
@@ -68,6 +69,31 @@ def test_answers_agree(bench: Bench, plain: PlainEngine) -> None:
     assert report.ties == []
     assert report.counts["texts"] == 1 + 1 + 5 + 6 + 1
     assert report.counts["score"] == 2 * 2 + 6 * 3
+
+
+def behind(context: str, shown: str = "") -> Prompt:
+    template = Template(context=context, user=shown, chat=False)
+    return template.render({}, node="n", reserve=0)
+
+
+BEHIND_CONTEXTS: list[Request] = [
+    DecodeRequest("query", behind("one and two", " three"), 12),
+    DecodeRequest(
+        "answer", behind("two", " one"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)
+    ),
+    DecodeRequest(None, behind("three", " one"), 5),
+    # Contexts of unlike lengths in one micro-batch, with and without a text behind them.
+    ScoreRequest(
+        "retrieve",
+        tuple((behind("text " * n, "?" * (n % 3)), ("ab", "wordy end")) for n in range(1, 7)),
+    ),
+]
+
+
+def test_answers_behind_contexts_agree(bench: Bench, plain: PlainEngine) -> None:
+    report = compared(bench, plain, BEHIND_CONTEXTS)
+    assert (report.errors, report.ties) == ([], [])
+    assert (report.counts["texts"], report.counts["score"]) == (1 + 5 + 1, 6 * 2)
 
 
 def test_rows_end_at_different_places(plain: PlainEngine) -> None:
