@@ -26,7 +26,7 @@ from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
 from .hookspecs import hookimpl
-from .nodes import Generate, Judge, Rank
+from .nodes import Factor, Generate, Judge, Rank
 from .rewards import LLMJudge, exact_match, normalize, token_f1
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "Episode",
     "Example",
     "Exploration",
+    "Factor",
     "FlowtuneError",
     "Generate",
     "Judge",

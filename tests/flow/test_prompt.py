@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +52,21 @@ def test_prefill_begins_the_answer() -> None:
     prompt = Template(user="{q}", prefill="About {q}:").render({"q": "it"}, node="n")
     assert prompt.prefill == "About it:"
     assert prompt.text == "[user]\nit\n[assistant]\nAbout it:"
+
+
+def test_a_part_of_an_input_is_shown() -> None:
+    template = Template("{document.title}, {document.texts[0]}", chat=False)
+    document = SimpleNamespace(title="T", texts=["one", "two"])
+    prompt = template.render({"document": document}, node="n")
+    assert prompt.text == "T, one"
+    assert template.fields == {"document"}
+
+
+@pytest.mark.parametrize("field", ["document.name", "document.texts[7]", "document[3]"])
+def test_a_part_that_is_not_there_is_an_error(field: str) -> None:
+    template = Template(f"{{{field}}}", chat=False)
+    with pytest.raises(UsageError, match=re.escape(f"node 'n' asks for '{{{field}}}'")):
+        template.render({"document": SimpleNamespace(texts=["one"])}, node="n")
 
 
 def test_lists_become_a_segment_an_item() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import ChoiceDatum, Score, Term
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
-from flowtune_cli.nodes import Rank
+from flowtune_cli.nodes import Factor, Rank
 
 CHOICE = Template(user="{candidate}? {query}", chat=False)
 PLAIN = Template(user="{candidate}.", chat=False)
@@ -101,6 +102,45 @@ def test_likelihoods_of_several_texts_add_up(respond: Any) -> None:
     assert best.score is not None
     assert [term.completion for term in best.score.terms] == [" q", " and q"]
     assert node.shown({"candidates": ("a", "b"), "query": "q"}) == "a.\nb. q and q"
+
+
+def test_factors_have_weights_and_prompts_of_their_own(respond: Any) -> None:
+    titled = Factor(
+        " {candidate.name}", prompt=Template(user="Find {query}:", chat=False), weight=2
+    )
+    anyway = Factor(" {candidate.name}", prompt=Template(user="Find:", chat=False), weight=-1.0)
+    node = by_likelihood(text=(" {query}", titled, anyway))
+    a, b = SimpleNamespace(name="A"), SimpleNamespace(name="B")
+    values = {
+        (f"{a}.", " q"): -1.0,
+        (f"{b}.", " q"): -2.0,
+        ("Find q:", " A"): -3.0,
+        ("Find q:", " B"): -1.0,
+        ("Find:", " A"): -5.0,
+        ("Find:", " B"): -0.5,
+    }
+    engine = scoring(values)
+    response = respond(engine, node, candidates=(a, b), query="q")
+    assert [(o.value, o.logprob) for o in response.options] == [(a, -2.0), (b, -3.5)]
+    (request,) = engine.requests
+    assert isinstance(request, ScoreRequest)
+    # Each prompt once, with every text that stands after it.
+    assert [(p.text, texts) for p, texts in request.items] == [
+        (f"{a}.", (" q",)),
+        ("Find q:", (" A", " B")),
+        ("Find:", (" A", " B")),
+        (f"{b}.", (" q",)),
+    ]
+    score = response.options[0].score
+    assert score is not None
+    assert [(t.prompt.text, t.completion, t.coefficient) for t in score.terms] == [
+        (f"{a}.", " q", 1.0),
+        ("Find q:", " A", 2.0),
+        ("Find:", " A", -1.0),
+    ]
+    assert response.prompt == f"<{a}.> q\n\n<Find q:> A\n\n<Find:> A"
+    shown = node.shown({"candidates": (a, b), "query": "q"})
+    assert all(text in shown for text in (f"{a}.", f"{b}.", "Find q:", " q", " A", " B"))
 
 
 def test_ties_keep_the_order_of_the_candidates(respond: Any) -> None:

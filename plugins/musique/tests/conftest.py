@@ -98,8 +98,8 @@ class World:
             return self.sufficient if completion == "Yes" else -1.0
         if completion == "No":
             return -1.0
-        if completion.startswith("\nQuestion: "):
-            return -1.0  # whatever the document: the query tells them apart
+        if completion.startswith(("\nQuestion: ", " T")):
+            return -1.0  # whatever the document and its title: the query tells them apart
         asked = (
             prompt.split("Looked up: ") if completion == "Yes" else completion.split("Look up: ")
         )

@@ -288,13 +288,33 @@ def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(wor
     asked = world(QUERIES)
     learn(task, example(task), asked)
     items = [item for r in asked.requests if r.adapter == "retrieve" for item in r.items]
-    assert len({prompt.messages for prompt, _ in items}) == 7
-    assert {texts for _, texts in items} == {
+    documents = [item for item in items if item[0].text.startswith("Title: T")]
+    assert len({prompt.messages for prompt, _ in documents}) == 7
+    assert {texts for _, texts in documents} == {
         ("\nQuestion: Which colour is it?", f"\nLook up: {query}")
         for queries in QUERIES.values()
         for query in queries[:2]
         if query != "T0"
     }
+
+
+def test_titles_rank_by_how_likely_they_are_looked_up_next(world, example, learn):
+    task = MusiqueAnswerable()
+    asked = world(QUERIES)
+    learn(task, example(task), asked)
+    retrievals = [r for r in asked.requests if r.adapter == "retrieve"]
+    for request in retrievals:
+        next_one, anyway = (
+            [texts for prompt, texts in request.items if prompt.text.endswith(end)]
+            for end in ("\nLook up:", "Title:")
+        )
+        assert len(next_one) == 1
+        assert next_one == anyway
+        assert all(text.startswith(" T") and text.endswith("\n") for text in next_one[0])
+    queries = {r.prompt.text for r in asked.requests if r.adapter == "query"}
+    asked_for = {p.text for r in retrievals for p, _ in r.items if p.text.endswith("Look up:")}
+    # What the query node is shown, so that its context is read once for both.
+    assert asked_for == queries
 
 
 def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, learn):

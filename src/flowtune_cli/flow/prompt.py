@@ -71,7 +71,7 @@ def as_texts(value: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Template:
-    """Instructions with ``{fields}`` that a call's inputs fill in.
+    """Instructions with ``{fields}`` that a call's inputs fill in, or parts: ``{document.title}``.
 
     Args:
         user: the user message, or the whole text when ``chat`` is false.
@@ -104,7 +104,7 @@ class Template:
     def fields(self) -> frozenset[str]:
         """The names of the inputs that this template shows."""
         return frozenset(
-            name
+            _input(name)
             for text in (self.context, self.user, self.system, self.prefill)
             for _, name, _, _ in Formatter().parse(text)
             if name is not None
@@ -138,7 +138,7 @@ class Template:
                 segments.append(Segment(literal))
             if name is None:
                 continue
-            if name not in inputs:
+            if _input(name) not in inputs:
                 raise UsageError(
                     f"the prompt of node '{node}' asks for the field '{{{name}}}', which its call"
                     f" does not give; it gives: {', '.join(sorted(inputs)) or 'nothing'}."
@@ -149,8 +149,20 @@ class Template:
                     f"the prompt of node '{node}' formats its field '{{{name}}}'; a field is shown"
                     f" as it is: write {{{name}}} alone, and format what the call gives."
                 )
-            for position, item in enumerate(as_texts(inputs[name])):
+            try:
+                value, _ = Formatter().get_field(name, (), inputs)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise UsageError(
+                    f"the prompt of node '{node}' asks for '{{{name}}}', which its call does not"
+                    f" give: {error}"
+                ) from None
+            for position, item in enumerate(as_texts(value)):
                 if position:
                     segments.append(Segment(self.separator))
                 segments.append(Segment(item, truncatable=name in self.truncate))
         return tuple(segments)
+
+
+def _input(field: str) -> str:
+    """The name of the input that a field shows, or shows a part of."""
+    return field.replace("[", ".").partition(".")[0]

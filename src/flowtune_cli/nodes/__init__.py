@@ -2,6 +2,6 @@
 
 from .generate import Generate
 from .judge import Judge
-from .rank import Rank
+from .rank import Factor, Rank
 
-__all__ = ["Generate", "Judge", "Rank"]
+__all__ = ["Factor", "Generate", "Judge", "Rank"]

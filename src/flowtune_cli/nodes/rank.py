@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,21 @@ from ..flow.prompt import Prompt, Template
 from ..flow.request import ScoreRequest
 
 
+@dataclass(frozen=True)
+class Factor:
+    """The likelihood of a text after a prompt, to the power of a weight.
+
+    Args:
+        text: a template, which may show ``{candidate}``.
+        prompt: what it stands after; None is the node's own prompt.
+        weight: multiplies its log-likelihood; below zero, what is likely anyway counts less.
+    """
+
+    text: str
+    prompt: Template | None = None
+    weight: float = 1.0
+
+
 @dataclass(kw_only=True)
 class Rank(Node):
     """Takes the best of the call's ``candidates``; the alternatives are the next best ones.
@@ -19,15 +34,16 @@ class Rank(Node):
     The prompt is shown once a candidate, as ``{candidate}``. With ``score="choice"`` a candidate
     scores the log-odds of the first label over the second. With ``score="likelihood"`` it scores
     the log-likelihood of a text (say, the query) after the candidate: the prompt then shows the
-    candidate alone, so that what the model makes of it serves every query. The log-likelihoods of
-    several texts, each after the candidate, add up: one that stays the same is computed once.
+    candidate alone, so that what the model makes of it serves every query. Of several texts the
+    log-likelihoods add up, each with its ``Factor``'s weight and after its prompt; what stays the
+    same from call to call is computed once.
 
     Args:
         prompt: what the model is shown of one candidate.
         score: how a candidate is scored.
         labels: the two labels of ``score="choice"``.
         text: the template of the text whose likelihood scores, or of several, for
-            ``score="likelihood"``.
+            ``score="likelihood"``; a ``Factor`` where a text has a weight or prompt of its own.
         negatives: how many of the best wrong candidates the best right one is learned against,
             from a target with ``score="likelihood"``.
     """
@@ -37,46 +53,58 @@ class Rank(Node):
     prompt: Template
     score: Literal["choice", "likelihood"] = "choice"
     labels: tuple[str, str] = ("Yes", "No")
-    text: str | tuple[str, ...] = ()
+    text: str | tuple[str | Factor, ...] = ()
     negatives: int = 3
 
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The texts whose likelihoods score a candidate."""
+        texts = (self.text,) if isinstance(self.text, str) else self.text
+        return tuple(Factor(text) if isinstance(text, str) else text for text in texts)
+
     def shown(self, inputs: Mapping[str, Any]) -> str:
-        prompts = self._prompts(inputs)
-        return "\n".join(prompt.text for prompt in prompts) + "".join(self._texts(inputs))
+        terms = [term for score in self._scores(inputs) for term in score.terms]
+        texts = [] if self.score == "choice" else [str(term.completion) for term in terms]
+        prompts = [term.prompt.text for term in terms]
+        return "\n".join(dict.fromkeys(prompts)) + "".join(dict.fromkeys(texts))
 
     async def respond(self, call: Call) -> Response:
         candidates = self._candidates(call.inputs)
-        prompts = self._prompts(call.inputs)
-        texts = self._texts(call.inputs)
-        completions = self.labels if self.score == "choice" else texts
-        scored = await call.ask(
-            ScoreRequest(self.adapter, tuple((prompt, completions) for prompt in prompts))
-        )
-        ranked = []
-        for candidate, prompt, likelihoods in zip(
-            candidates, prompts, scored.likelihoods, strict=True
-        ):
-            logprobs = [likelihood.logprob for likelihood in likelihoods]
-            value = logprobs[0] - logprobs[1] if self.score == "choice" else sum(logprobs)
-            ranked.append((value, candidate, self._score(prompt, texts)))
-        order = sorted(range(len(ranked)), key=lambda i: -ranked[i][0])
+        scores = self._scores(call.inputs)
+        items: dict[Prompt, dict[str, None]] = {}
+        for term in (term for score in scores for term in score.terms):
+            items.setdefault(term.prompt, {})[str(term.completion)] = None
+        asked = tuple((prompt, tuple(texts)) for prompt, texts in items.items())
+        scored = await call.ask(ScoreRequest(self.adapter, asked))
+        logprobs = {
+            (prompt, text): likelihood.logprob
+            for (prompt, texts), likelihoods in zip(asked, scored.likelihoods, strict=True)
+            for text, likelihood in zip(texts, likelihoods, strict=True)
+        }
+        values = [
+            sum(term.coefficient * logprobs[term.prompt, str(term.completion)] for term in terms)
+            for terms in (score.terms for score in scores)
+        ]
+        order = sorted(range(len(candidates)), key=lambda i: -values[i])
         options = tuple(
             NodeOutput(
-                value=ranked[i][1],
-                text=str(ranked[i][1]),
-                score=ranked[i][2],
-                logprob=ranked[i][0],
+                value=candidates[i], text=str(candidates[i]), score=scores[i], logprob=values[i]
             )
             for i in order
         )
+        texts_after: dict[Prompt, str] = {}
+        for term in scores[order[0]].terms:
+            text = "" if self.score == "choice" else str(term.completion)
+            texts_after[term.prompt] = texts_after.get(term.prompt, "") + text
+        rendered = dict(zip(items, scored.prompts, strict=True))
         return Response(
-            prompt=scored.prompts[order[0]] + "".join(texts),
+            prompt="\n\n".join(rendered[prompt] + text for prompt, text in texts_after.items()),
             outputs=options[: 1 + self.alternatives] if call.explore else options[:1],
             options=options,
             adapter_version=scored.adapter_version,
             prompt_tokens=scored.prompt_tokens,
             dropped_tokens=scored.dropped_tokens,
-            detail={"scores": [value for value, _, _ in ranked]},
+            detail={"scores": values},
         )
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
@@ -114,24 +142,23 @@ class Rank(Node):
             raise ValueError(f"node '{self.name}' was called without any candidates")
         return list(candidates)
 
-    def _prompts(self, inputs: Mapping[str, Any]) -> list[Prompt]:
+    def _scores(self, inputs: Mapping[str, Any]) -> list[Score]:
+        """Each candidate's, in order."""
         return [
-            self.prompt.render({**inputs, "candidate": candidate}, node=self.name)
+            Score(tuple(self._terms({**inputs, "candidate": candidate})))
             for candidate in self._candidates(inputs)
         ]
 
-    def _texts(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    def _terms(self, inputs: Mapping[str, Any]) -> Iterator[Term]:
+        own = self.prompt.render(inputs, node=self.name)
         if self.score == "choice":
-            return ()
-        return tuple(
-            Template(text, chat=False).render(inputs, node=self.name).text for text in self.text
-        )
-
-    def _score(self, prompt: Prompt, texts: Sequence[str]) -> Score:
-        if self.score == "likelihood":
-            return Score(tuple(Term(prompt, text) for text in texts))
-        yes, no = self.labels
-        return Score((Term(prompt, yes), Term(prompt, no, coefficient=-1.0)))
+            for label, coefficient in zip(self.labels, (1.0, -1.0), strict=True):
+                yield Term(own, label, coefficient)
+            return
+        for factor in self.factors:
+            prompt = factor.prompt.render(inputs, node=self.name) if factor.prompt else own
+            text = Template(factor.text, chat=False).render(inputs, node=self.name).text
+            yield Term(prompt, text, factor.weight)
 
     def _labelled(self, option: NodeOutput) -> tuple[Score, ...]:
         assert option.score is not None

@@ -51,7 +51,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             name="retrieve",
             prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
             score="likelihood",
-            text=prompts.AFTER_DOCUMENT,
+            text=prompts.RETRIEVE_BY,
             negatives=1,
         )
     else:

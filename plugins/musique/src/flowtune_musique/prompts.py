@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowtune_cli import Template
+from flowtune_cli import Factor, Template
 
 from .records import Document
 
@@ -50,8 +50,15 @@ QUERY = Template(
 
 # The document stands first and alone, so that what the model makes of it serves every query.
 RETRIEVE_BY_LIKELIHOOD = Template(context="{candidate}", chat=False, truncate=("candidate",))
-# Each after the document: the question's likelihood is the same for every query of an example.
-AFTER_DOCUMENT = ("\nQuestion: {question}", "\nLook up: {query}")
+# Titles count by how likely they would be looked up next, over how likely they are anyway; that by
+# half, as long titles would else win by being unlikely.
+_TITLE = " {candidate.title}\n"
+RETRIEVE_BY = (
+    "\nQuestion: {question}",
+    "\nLook up: {query}",
+    Factor(_TITLE, prompt=QUERY, weight=2.0),
+    Factor(_TITLE, prompt=Template(user="Title:", chat=False), weight=-1.0),
+)
 
 # The candidate stands last, so that what comes before it is computed once for all candidates.
 RETRIEVE_BY_CHOICE = Template(

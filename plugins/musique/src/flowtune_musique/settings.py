@@ -17,8 +17,9 @@ class MusiqueSettings(BaseModel):
     )
     ranking: Literal["likelihood", "choice"] = Field(
         "likelihood",
-        description="How a document is scored: by the likelihoods of question and query after it,"
-        " or by the log-odds of Yes to whether it helps (the paper's way).",
+        description="How a document is scored: by the likelihoods of question and query after it"
+        " and of its title as what is looked up next, or by the log-odds of Yes to whether it"
+        " helps (the paper's way).",
     )
     judging: Literal["likelihood", "choice"] = Field(
         "likelihood",
