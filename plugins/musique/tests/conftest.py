@@ -67,7 +67,7 @@ class World:
         elif request.adapter == "verbose":
             texts = self.verbose
         else:
-            said = prompt.split("Long answer: ")[-1].split("\n")[0]
+            said = prompt.split("Answer: ")[-1].split("\n")[0]
             texts = (self.concise.get(said, said),)
         generations = tuple(
             Generation(text, (number,), -1.0, False)

@@ -103,8 +103,9 @@ class MusiqueAnswerable(Task):
         self, episode: Episode, example: Example, found: list[Document], feedback: Feedback
     ) -> dict[str, Any]:
         """The answer block of Figure 1: a verbose answer, then a concise one of it."""
-        verbose = await episode.call("verbose", question=example.question, found=scratchpad(found))
-        concise = await episode.call("concise", question=example.question, answer=verbose)
+        asked = {"question": example.question, "found": scratchpad(found)}
+        verbose = await episode.call("verbose", **asked)
+        concise = await episode.call("concise", **asked, answer=verbose)
         feedback.answered(concise)
         return {
             "predicted_answer": concise,

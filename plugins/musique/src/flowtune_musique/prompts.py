@@ -34,9 +34,10 @@ _SEARCH = (
     "Documents:\nTitle: Orrin Vale\nContent: Orrin Vale (1871-1940) was a painter from the harbour"
     " town of Lysk, known for The Blue Mill.\n\n"
     "Title: Lysk\nContent: Lysk is a harbour town in the north of Tarvia. It has 12,000"
-    f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n\n"
+    f" inhabitants.\n\nQuestion: {_MILL}\nAnswer: He was born in Tarvia.\n"
+    "Short answer: Tarvia\n\n"
     f"Documents:\n{_HALE_BRIDGE}, who died in 1932.\n\nQuestion: {_BRIDGE}\n"
-    "Answer: She died in 1932.\n\n"
+    "Answer: She died in 1932.\nShort answer: 1932\n\n"
     "Documents:\n{found}"
 )
 
@@ -91,12 +92,13 @@ VERBOSE = Template(
     separator="\n\n",
 )
 
+# It sees the documents, too: what the verbose answer lacks can then still be found in them.
 CONCISE = Template(
-    context=f"Question: {_MILL}\nLong answer: He was born in Tarvia.\nShort answer: Tarvia\n\n"
-    f"Question: {_BRIDGE}\nLong answer: She died in 1932.\nShort answer: 1932\n\n",
-    user="Question: {question}\nLong answer: {answer}\nShort answer:",
+    context=_SEARCH,
+    user="\n\nQuestion: {question}\nAnswer: {answer}\nShort answer:",
     chat=False,
-    truncate=("answer",),
+    truncate=("found", "answer"),
+    separator="\n\n",
 )
 
 SUFFICIENCY_BY_CHOICE = Template(
