@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,16 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def roomy_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a context of 2048: MuSiQue's invented examples alone nearly fill 1024 bytes."""
+    model = tmp_path_factory.mktemp("roomy") / "model"
+    shutil.copytree(tiny_model_dir, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
+    return model
 
 
 @pytest.fixture

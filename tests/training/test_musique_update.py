@@ -64,10 +64,10 @@ def make(directory: Path, **settings: Any) -> World:
 
 
 @pytest.fixture(scope="module")
-def choice(tiny_model_dir: Path) -> World:
+def choice(roomy_model_dir: Path) -> World:
     """As the reference ranks and judges: by the log-odds of Yes."""
     torch.set_num_threads(1)
-    return make(tiny_model_dir, ranking="choice", judging="choice")
+    return make(roomy_model_dir, ranking="choice", judging="choice")
 
 
 def example(seed: int, gold: Gold | None = None) -> Example:
@@ -340,9 +340,9 @@ def test_concise_learns_the_first_gold_answer(choice: World, traces: list[Trace]
         assert datum.weight == 1.0
 
 
-def test_what_is_known_to_differ_with_ranking_by_likelihood(tiny_model_dir: Path) -> None:
+def test_what_is_known_to_differ_with_ranking_by_likelihood(roomy_model_dir: Path) -> None:
     """A softmax of the best supporting document against the best other, not two labels."""
-    world = make(tiny_model_dir, ranking="likelihood")
+    world = make(roomy_model_dir, ranking="likelihood")
     trace = world.trace(example(0, Gold(("x",), frozenset({1, 3}), True)))
     first, *_ = world.learned(trace)["retrieve"]
     step = next(Reference(trace).of("retrieve"))
