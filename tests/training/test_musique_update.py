@@ -92,7 +92,7 @@ def f1(answer: str, golds: tuple[str, ...]) -> float:
 def examples(world: World) -> Iterator[Example]:
     """Labels of every kind, with answers near to what the flow says, so that some F1 differ."""
     chance = random.Random(1)
-    for seed in range(4):
+    for seed in range(4, 8):
         once = world.trace(example(seed, Gold(("?",), frozenset(), True)))
         said = [
             step.output.value
