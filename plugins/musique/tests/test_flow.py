@@ -331,6 +331,7 @@ def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, lear
     assert contexts["sufficiency"][0].startswith(contexts["stop"][0])
     assert contexts["stop"][0] in contexts["retrieve"]
     assert contexts["verbose"][0].startswith(contexts["query"][1])
+    assert set(contexts["concise"]) == set(contexts["verbose"])
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])

@@ -102,7 +102,10 @@ class MusiqueAnswerable(Task):
     async def answer(
         self, episode: Episode, example: Example, found: list[Document], feedback: Feedback
     ) -> dict[str, Any]:
-        """The answer block of Figure 1: a verbose answer, then a concise one of it."""
+        """The answer block of Figure 1: a verbose answer, then a concise one.
+
+        Unlike there, the concise one sees the documents, too.
+        """
         asked = {"question": example.question, "found": scratchpad(found)}
         verbose = await episode.call("verbose", **asked)
         concise = await episode.call("concise", **asked, answer=verbose)

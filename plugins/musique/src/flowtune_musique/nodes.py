@@ -51,7 +51,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             name="retrieve",
             prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
             score="likelihood",
-            text=prompts.RETRIEVE_BY,
+            text=prompts.RETRIEVE_FACTORS,
             negatives=1,
         )
     else:

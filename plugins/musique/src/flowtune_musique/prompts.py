@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flowtune_cli import Factor, Template
 
@@ -48,13 +49,20 @@ QUERY = Template(
     truncate=("found",),
     separator="\n\n",
 )
+VERBOSE = replace(QUERY, user="\n\nQuestion: {question}\nAnswer:")
+# It sees the documents, too: what the verbose answer lacks can then still be found in them.
+CONCISE = replace(
+    QUERY,
+    user="\n\nQuestion: {question}\nAnswer: {answer}\nShort answer:",
+    truncate=("found", "answer"),
+)
 
 # The document stands first and alone, so that what the model makes of it serves every query.
 RETRIEVE_BY_LIKELIHOOD = Template(context="{candidate}", chat=False, truncate=("candidate",))
 # Titles count by how likely they would be looked up next, over how likely they are anyway; that by
 # half, as long titles would else win by being unlikely.
 _TITLE = " {candidate.title}\n"
-RETRIEVE_BY = (
+RETRIEVE_FACTORS = (
     "\nQuestion: {question}",
     "\nLook up: {query}",
     Factor(_TITLE, prompt=QUERY, weight=2.0),
@@ -81,23 +89,6 @@ STOP_BY_CHOICE = Template(
     user="Question: {question}\n\nDocuments found so far:\n{found}\n\n"
     "Do these documents hold every fact that the answer needs? Yes or No only.",
     truncate=("found",),
-    separator="\n\n",
-)
-
-VERBOSE = Template(
-    context=_SEARCH,
-    user="\n\nQuestion: {question}\nAnswer:",
-    chat=False,
-    truncate=("found",),
-    separator="\n\n",
-)
-
-# It sees the documents, too: what the verbose answer lacks can then still be found in them.
-CONCISE = Template(
-    context=_SEARCH,
-    user="\n\nQuestion: {question}\nAnswer: {answer}\nShort answer:",
-    chat=False,
-    truncate=("found", "answer"),
     separator="\n\n",
 )
 
