@@ -105,13 +105,16 @@ class Meter:
         ids = args[0] if args else kwargs.get("input_ids")
         rows, columns = (ids if ids is not None else kwargs["inputs_embeds"]).shape[:2]
         past = kwargs.get("past_key_values")
-        width = columns + (past.get_seq_length() if past is not None else 0)
+        looked_at = getattr(past, "looked_at", None)
+        if looked_at is None:
+            width = columns + (past.get_seq_length() if past is not None else 0)
+            looked_at = rows * columns * width
         backward = torch.is_grad_enabled()
         self.work.forwards += 1
         self.work.steps += columns == 1
         self.work.tokens += rows * columns
         self.work.flops += 2 * self._weights * rows * columns * (2 if backward else 1)
-        self.work.flops += self._attention * rows * columns * width * (3 if backward else 1)
+        self.work.flops += self._attention * looked_at * (3 if backward else 1)
 
     def _before_head(self, module: Any, args: Any) -> None:
         positions = args[0].numel() // args[0].shape[-1]

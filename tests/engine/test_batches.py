@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtune_cli.engine.batches import PASS_COSTS, batches
+from flowtune_cli.engine.batches import PASS_COSTS, batches, filled
 
 widths_of = st.lists(st.integers(1, 300), max_size=7)
 
@@ -52,3 +52,16 @@ def test_prompts_that_are_laid_out_count_too() -> None:
     # Behind one prompt there is room for both rows, behind two there is not.
     assert batches([20, 20], 600, [one, one]) == [[0, 1]]
     assert sorted(batches([20, 20], 600, [one, other])) == [[0], [1]]
+
+
+@given(widths_of, st.integers(1, 1000))
+def test_passes_are_filled_in_order_and_alike(widths: list[int], budget: int) -> None:
+    split = filled(widths, budget)
+    assert [i for batch in split for i in batch] == list(range(len(widths)))
+    for batch in split:
+        assert len(batch) == 1 or sum(widths[i] for i in batch) <= budget
+
+
+def test_no_pass_is_left_with_little() -> None:
+    assert filled([1] * 10, 9) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert filled([9, 9, 1, 1], 9) == [[0], [1], [2, 3]]

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flowtune_cli.engine import continuation
+from flowtune_cli.engine import attention
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on, shares_prompts
+from flowtune_cli.engine.attention import can_look_apart
+from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on
 from flowtune_cli.engine.forward import hidden_states
 from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.settings import AdapterSettings
@@ -43,7 +44,7 @@ def prefixes() -> Prefixes:
     with torch.no_grad():
         for parameter in adapters.parameters("a"):
             parameter.add_(0.1 * torch.randn_like(parameter))
-    assert shares_prompts(adapters.model)
+    assert can_look_apart(adapters.model)
     return Prefixes(adapters, 4096, 0)
 
 
@@ -52,8 +53,7 @@ def prefixes() -> Prefixes:
 def test_shared_prompts_give_what_copies_give(
     prefixes: Prefixes, fused: bool, data: st.DataObject
 ) -> None:
-    attention = continuation._FLASH if fused else None
-    with patch.object(continuation, "_FLASH", attention):
+    with patch.object(attention, "_FLASH", attention._FLASH if fused else None):
         shared_gives_what_copies_give(prefixes, data)
 
 
@@ -66,11 +66,11 @@ def shared_gives_what_copies_give(prefixes: Prefixes, data: st.DataObject) -> No
         rng.shuffle(rows)
     read = prefixes.read("a", prompts, keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        shared, copies = _Shared(model, read, rows, 12), _SideBySide(model, read, rows, 12)
-        for columns in rng.choices((1, 1, 3), k=4):
-            ids = torch.tensor([rng.choices(range(WORDS), k=columns) for _ in rows])
+        shared, copies = _Shared(model, read, rows, 12), _SideBySide(model, read, rows)
+        for _ in range(4):
+            tokens = torch.tensor(rng.choices(range(WORDS), k=len(rows)))
             torch.testing.assert_close(
-                shared.forward(ids), copies.forward(ids), rtol=1e-4, atol=1e-5
+                shared.forward(tokens), copies.forward(tokens), rtol=1e-4, atol=1e-5
             )
             staying = sorted(rng.sample(range(len(rows)), rng.randint(1, len(rows))))
             shared.keep(staying)
@@ -79,12 +79,13 @@ def shared_gives_what_copies_give(prefixes: Prefixes, data: st.DataObject) -> No
 
 
 def test_it_goes_on_as_one_forward_pass_over_everything_does(prefixes: Prefixes) -> None:
-    prompt, more = (5, 6, 7, 8), torch.tensor([[9, 10, 11]])
+    prompt, more = (5, 6, 7, 8), torch.tensor([9, 10, 11])
     (read,) = prefixes.read("a", [prompt], keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        whole = hidden_states(model, torch.tensor([[*prompt, *more[0]]]))
-        found = go_on(model, [read], [0], 3).forward(more)
-    torch.testing.assert_close(found, whole[:, 4:], rtol=1e-4, atol=1e-5)
+        whole = hidden_states(model, torch.tensor([[*prompt, *more]]))
+        going = go_on(model, [read], [0], 3)
+        found = torch.cat([going.forward(token[None]) for token in more])
+    torch.testing.assert_close(found, whole[0, 4:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

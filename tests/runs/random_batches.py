@@ -118,7 +118,8 @@ TEXTS = st.text(
 )
 COUNTS = st.integers(0, 2**40)
 NUMBERS = st.floats(allow_nan=False)
-MAYBE = st.none() | NUMBERS
+# Rewards are finite; those of the greatest size have no finite sum.
+MAYBE = st.none() | st.floats(-1e300, 1e300)
 JSON = st.recursive(
     st.none() | st.booleans() | COUNTS | NUMBERS | st.text(max_size=4),
     lambda inner: (

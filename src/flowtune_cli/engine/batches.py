@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 PASS_COSTS = 48
@@ -52,4 +53,23 @@ def batches(
     while end:
         split.append(order[begins[end] : end])
         end = begins[end]
+    return split
+
+
+def filled(widths: Sequence[float], budget: float) -> list[list[int]]:
+    """Split rows, in their order, into as few passes as the budget allows, filled alike.
+
+    Args:
+        widths: each row's tokens.
+        budget: the most tokens in one pass; a row that is longer goes alone.
+    """
+    share = sum(widths) / max(math.ceil(sum(widths) / budget), 1)
+    split: list[list[int]] = []
+    held = 0.0
+    for row, width in enumerate(widths):
+        if not split or held >= share or held + width > budget:
+            split.append([])
+            held = 0.0
+        split[-1].append(row)
+        held += width
     return split

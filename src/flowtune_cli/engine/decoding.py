@@ -129,8 +129,7 @@ class Decoder:
                     going = go_on(model, list(read.values()), prompts, room)
                 elif left:
                     going.keep(staying)
-                hidden = going.forward(chosen[staying][:, None])
-                logits = head(model, hidden[:, -1])
+                logits = head(model, going.forward(chosen[staying]))
                 self.steps += 1
 
     def _choose(self, rows: list[_Row], logits: Tensor) -> Tensor:

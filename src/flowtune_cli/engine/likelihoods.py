@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .batches import batches
-from .continuation import side_by_side
 from .forward import head, hidden_states, pad_right, windowed
 from .packing import SHORTEST, Ids, Row, masks, pack
-from .prefix import Prefix
+from .prefix import Prefix, side_by_side
 from .prefixes import Prefixes
 
 KEYS_VALUES_COST = 0.125

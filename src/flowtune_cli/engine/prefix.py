@@ -6,9 +6,12 @@ tokens, behind some of the tokens of another prefix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Prefix:
     def keys_values(self) -> Tensor:
         """Of all its tokens: shape (layers, 2, key-value heads, length, head size)."""
         assert self.own is not None
+        if self.parent is None:
+            return self.own
         layers, two, heads, _, size = self.own.shape
         whole = self.own.new_empty((layers, two, heads, self.length, size))
         self.lay(whole)
@@ -60,3 +65,30 @@ class Prefix:
         assert self.own is not None
         own = self.own[..., : length - self.shared, :]
         return Prefix(length, None, own, self.parent, self.shared)
+
+
+def side_by_side(prefixes: Sequence[Prefix], rows: Sequence[int]) -> tuple[DynamicCache, Tensor]:
+    """Lay prefixes in a batch, padded on the left, with the same prefix on as many rows as wanted.
+
+    Args:
+        prefixes: each with keys and values.
+        rows: for each row of the batch, the index of its prefix.
+
+    Returns:
+        The cache; and the mask of columns that a row may look at, shape (rows, longest).
+    """
+    longest = max(prefix.length for prefix in prefixes)
+    first = prefixes[0].own
+    assert first is not None
+    layers, _, heads, _, size = first.shape
+    laid = first.new_zeros((layers, 2, len(prefixes), heads, longest, size))
+    mask = torch.zeros((len(prefixes), longest), dtype=torch.long, device=first.device)
+    for position, prefix in enumerate(prefixes):
+        prefix.lay(laid[:, :, position, :, longest - prefix.length :])
+        mask[position, longest - prefix.length :] = 1
+    index = torch.tensor(list(rows), device=first.device)
+    laid, mask = laid.index_select(2, index), mask.index_select(0, index)
+    cache = DynamicCache()
+    for layer in range(layers):
+        cache.update(laid[layer, 0], laid[layer, 1], layer)
+    return cache, mask

@@ -17,14 +17,12 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from .adapters import Adapters
-from .batches import batches
-from .continuation import go_on
-from .forward import check_layers, head, hidden_states, pad_right
+from .forward import check_layers, head
 from .packing import SHORTEST, Ids, common_length
 from .prefix import Prefix
+from .reading import Text, passes, read
 
 Space = tuple[Any, int, Ids]
 """Whose keys and values: an adapter, its version, and the context that the base model read."""
@@ -38,7 +36,7 @@ class Prefixes:
 
     Args:
         adapters: the model with its adapters.
-        tokens_per_batch: tokens in one forward pass, padding included.
+        tokens_per_batch: tokens in one forward pass.
         cache_bytes: how much is remembered; the least recently used goes first.
     """
 
@@ -147,8 +145,7 @@ class Prefixes:
             held: beginnings that were read for these prompts.
             ends: whether the token that follows is wanted.
         """
-        fresh: list[tuple[Space, Ids]] = []
-        behind: list[tuple[Space, Ids, Prefix]] = []
+        wanted: list[tuple[Space, Ids, Prefix | None]] = []
         sorted_held = {space: sorted(mine) for space, mine in held.items()}
         # Prompts that go on from one beginning are to share it, so it is one object.
         parents: dict[tuple[Space, Ids], Prefix] = {}
@@ -157,57 +154,30 @@ class Prefixes:
             parent = self._longest(space, ids[: len(ids) - ends], held[space], sorted_held[space])
             if parent is not None and parent.length == len(ids):
                 yield space, ids, parent
-            elif parent is None or (parent.length < SHORTEST and not space[2]):
-                fresh.append((space, ids))
-            else:
+                continue
+            if parent is not None and parent.length < SHORTEST and not space[2]:
+                parent = None
+            if parent is not None:
                 parent = parents.setdefault((space, ids[: parent.length]), parent)
-                behind.append((space, ids, parent))
-        for batch in batches([len(ids) for _, ids in fresh], self.tokens_per_batch):
-            yield from self._read_fresh([fresh[i] for i in batch], ends, keys_values)
-        rest = [len(ids) - parent.length for _, ids, parent in behind]
-        on = [(id(parent), parent.length) for _, _, parent in behind]
-        for batch in batches(rest, self.tokens_per_batch, on):
-            yield from self._read_behind([behind[i] for i in batch], ends, keys_values)
-
-    def _read_fresh(
-        self, rows: list[tuple[Space, Ids]], ends: bool, keys_values: bool
-    ) -> Iterator[tuple[Space, Ids, Prefix]]:
-        batch = [ids for _, ids in rows]
-        with self.adapters.using(rows[0][0][0]) as model:
-            ids = pad_right(batch, model.device)
-            cache = DynamicCache() if keys_values else None
-            hidden = hidden_states(model, ids, use_cache=keys_values, past_key_values=cache)
-            logits = None
-            if ends:
-                last = torch.tensor([len(row) - 1 for row in batch], device=ids.device)
-                logits = head(model, hidden[torch.arange(len(batch), device=ids.device), last])
-        stacked = None
-        if cache is not None:
-            stacked = torch.stack([torch.stack([x.keys, x.values]) for x in cache.layers])
-        for row, (space, tokens) in enumerate(rows):
-            own = None if stacked is None else stacked[:, :, row, :, : len(tokens)].clone()
-            last_logits = None if logits is None else logits[row].clone()
-            yield space, tokens, Prefix(len(tokens), last_logits, own)
-
-    def _read_behind(
-        self, rows: list[tuple[Space, Ids, Prefix]], ends: bool, keys_values: bool
-    ) -> Iterator[tuple[Space, Ids, Prefix]]:
-        parents = list({id(parent): parent for _, _, parent in rows}.values())
-        number = {id(parent): place for place, parent in enumerate(parents)}
-        rest = [ids[parent.length :] for _, ids, parent in rows]
-        on = [number[id(parent)] for _, _, parent in rows]
-        with self.adapters.using(rows[0][0][0]) as model:
-            ids = pad_right(rest, model.device)
-            going = go_on(model, parents, on, ids.shape[1])
-            hidden = going.forward(ids)
-            logits = None
-            if ends:
-                last = torch.tensor([len(row) - 1 for row in rest], device=ids.device)
-                logits = head(model, hidden[torch.arange(len(rest), device=ids.device), last])
-        for row, (space, tokens, parent) in enumerate(rows):
-            own = going.keys_values(row, len(rest[row])).clone() if keys_values else None
-            last_logits = None if logits is None else logits[row].clone()
-            yield space, tokens, Prefix(len(tokens), last_logits, own, parent, parent.length)
+            wanted.append((space, ids, parent))
+        texts = [Text(ids[parent.length if parent else 0 :], parent) for _, ids, parent in wanted]
+        for batch in passes(self.adapters.model, texts, self.tokens_per_batch):
+            with self.adapters.using(wanted[0][0][0]) as model:
+                found = read(model, [texts[i] for i in batch], keep=keys_values)
+                logits = head(model, torch.stack([x[-1] for x in found.hidden])) if ends else None
+            for row, i in enumerate(batch):
+                space, ids, parent = wanted[i]
+                yield (
+                    space,
+                    ids,
+                    Prefix(
+                        len(ids),
+                        None if logits is None else logits[row].clone(),
+                        found.keys_values(row).clone() if keys_values else None,
+                        parent,
+                        parent.length if parent else 0,
+                    ),
+                )
 
     # What is remembered
 

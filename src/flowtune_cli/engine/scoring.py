@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from .adapters import Adapters
-from .batches import batches
-from .continuation import go_on
-from .forward import head, pad_right
+from .forward import head
 from .likelihoods import Pair
+from .packing import Ids
 from .prefix import Prefix
 from .prefixes import Prefixes
+from .reading import Text, passes, read
+
+_LOGITS = 512
+"""Tokens whose logits are held at once."""
 
 
 @torch.inference_mode()
@@ -27,27 +31,23 @@ def score(
         keep: remember the prompts' keys and values, for completions that are scored later.
     """
     longer = any(len(pair.completion) > 1 for pair in pairs)
-    read = prefixes.read(
+    read_prompts = prefixes.read(
         adapter,
         [pair.prompt for pair in pairs],
         keep=keep,
         keys_values=keep or longer,
         contexts=[pair.context for pair in pairs],
     )
-    first = _first_tokens(read, [pair.completion[0] for pair in pairs])
+    first = _first_tokens(read_prompts, [pair.completion[0] for pair in pairs])
     rest = [i for i, pair in enumerate(pairs) if len(pair.completion) > 1]
-    widths = [len(pairs[i].completion) - 1 for i in rest]
-    parents = [(id(read[i]), read[i].length) for i in rest]
-    for places in batches(widths, prefixes.tokens_per_batch, parents):
-        batch = [rest[place] for place in places]
-        values = _go_on(
-            prefixes.adapters,
-            adapter,
-            [read[i] for i in batch],
-            [pairs[i].completion for i in batch],
-        )
-        for i, value in zip(batch, values, strict=True):
-            first[i] += value
+    texts = [Text(pairs[i].completion[:-1], read_prompts[i]) for i in rest]
+    for batch in passes(prefixes.adapters.model, texts, prefixes.tokens_per_batch):
+        with prefixes.adapters.using(adapter) as model:
+            found = read(model, [texts[place] for place in batch], keep=False)
+            following = [pairs[rest[place]].completion[1:] for place in batch]
+            values = _sums(model, found.hidden, following)
+        for place, value in zip(batch, values, strict=True):
+            first[rest[place]] += value
     return first
 
 
@@ -61,31 +61,20 @@ def _first_tokens(read: Sequence[Prefix], tokens: Sequence[int]) -> list[float]:
     return values
 
 
-def _go_on(
-    adapters: Adapters,
-    adapter: str | None,
-    read: Sequence[Prefix],
-    completions: Sequence[tuple[int, ...]],
-) -> list[float]:
-    """Log-probabilities of all but each completion's first token, summed."""
-    different = list({id(prefix): prefix for prefix in read}.values())
-    index = {id(prefix): i for i, prefix in enumerate(different)}
-    inputs = [completion[:-1] for completion in completions]
-    width = max(len(row) for row in inputs)
-    with adapters.using(adapter) as model:
-        ids = pad_right(inputs, model.device)
-        rows = [index[id(prefix)] for prefix in read]
-        hidden = go_on(model, different, rows, width).forward(ids)
-        real = torch.tensor(
-            [[j < len(row) for j in range(width)] for row in inputs], device=ids.device
-        )
-        logprobs = torch.log_softmax(head(model, hidden[real]).float(), dim=-1)
-    targets = torch.tensor(
-        [token for completion in completions for token in completion[1:]], device=ids.device
+def _sums(model: Any, hidden: Sequence[Tensor], tokens: Sequence[Ids]) -> list[float]:
+    """Log-probabilities, summed, of the tokens that follow each text's hidden states."""
+    states = torch.cat(list(hidden))
+    targets = torch.tensor([token for ids in tokens for token in ids], device=states.device)
+    # Logits are large: all at once could take gigabytes.
+    values = torch.cat(
+        [
+            logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(dim=-1)
+            for some, target in zip(states.split(_LOGITS), targets.split(_LOGITS), strict=True)
+            for logits in (head(model, some).float(),)
+        ]
     )
-    values = logprobs.gather(1, targets[:, None])[:, 0]
-    owners = torch.arange(len(inputs), device=ids.device)[:, None].expand_as(real)[real]
-    sums: list[float] = (
-        torch.zeros(len(inputs), device=ids.device).index_add(0, owners, values).tolist()
+    owners = torch.tensor(
+        [text for text, ids in enumerate(tokens) for _ in ids], device=states.device
     )
+    sums: list[float] = values.new_zeros(len(tokens)).index_add(0, owners, values).tolist()
     return sums
