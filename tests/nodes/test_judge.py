@@ -15,7 +15,7 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Score, Term
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
-from flowtune_cli.nodes import Judge
+from flowtune_cli.nodes import Factor, Judge
 from flowtune_cli.nodes.judge import _log_softmax
 
 PROMPT = Template(user="{x}?", chat=False)
@@ -96,6 +96,25 @@ def test_log_softmax(values: list[float], shift: float) -> None:
 
 
 # By likelihood
+
+
+def test_means_of_several_texts_add_up_by_weight(respond: Any) -> None:
+    nothing = Template(user="none", chat=False)
+    # Two tokens each: -1.5 a token after the documents, -4 a token after nothing.
+    engine = FakeEngine(
+        score=lambda prompt, _: -3.0 if "1" in prompt else -8.0, calibration=(2.0, 0.25)
+    )
+    node = by_likelihood(text=(" So {x}", Factor(" So {x}", prompt=nothing, weight=-0.5)))
+    response = respond(engine, node, x=1)
+    raw = 2.0 * (-1.5 - 0.5 * -4.0 - 0.25)
+    assert response.detail["logprobs"]["No"] == pytest.approx(-math.log1p(math.exp(raw)))
+    terms = (
+        Term(rendered(), " So 1", mean=True),
+        Term(nothing.render({}, node="j"), " So 1", -0.5, mean=True),
+    )
+    (score,) = (option.score for option in response.options if option.value == "Yes")
+    assert score == Score(terms, calibrated=True)
+    assert response.prompt == "<1?> So 1\n\n<none> So 1"
 
 
 @pytest.mark.parametrize(

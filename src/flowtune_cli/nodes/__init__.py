@@ -1,7 +1,8 @@
 """The built-in node types: Generate, Judge and Rank."""
 
+from .factors import Factor
 from .generate import Generate
 from .judge import Judge
-from .rank import Factor, Rank
+from .rank import Rank
 
 __all__ = ["Factor", "Generate", "Judge", "Rank"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from ..flow.errors import UsageError
 from ..flow.node import Call, ChoiceDatum, Datum, Node, NodeOutput, Response, Score, Term
 from ..flow.prompt import Template
-from ..flow.request import ScoreRequest
+from .factors import Factor, Texts, ask, factors_of, read_through, value
 
 
 @dataclass(kw_only=True)
@@ -21,13 +21,15 @@ class Judge(Node):
     ``score="likelihood"`` there are two labels, and the first is chosen when
     ``scale * (mean log-likelihood of the text per token - threshold)`` is not below zero, where the
     text (say, the question) stands after what is judged (say, the documents); scale and threshold
-    are learned with the adapter. Of labels that score the same, the first is chosen.
+    are learned with the adapter. Of several texts the means add up, each with its ``Factor``'s
+    weight and after its prompt. Of labels that score the same, the first is chosen.
 
     Args:
         prompt: what the model is shown.
         labels: what it may answer, white space in front included where the prompt wants it.
         score: how the labels are scored.
-        text: the template of the text whose likelihood judges, for ``score="likelihood"``.
+        text: the template of the text whose likelihood judges, or of several, for
+            ``score="likelihood"``; a ``Factor`` where a text has a weight or prompt of its own.
         scale, threshold: where learning them starts; threshold in nats per token.
     """
 
@@ -36,28 +38,35 @@ class Judge(Node):
     prompt: Template
     labels: tuple[str, ...] = ("Yes", "No")
     score: Literal["choice", "likelihood"] = "choice"
-    text: str = ""
+    text: Texts = ()
     scale: float = 1.0
     threshold: float = -2.0
 
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The texts whose likelihoods judge."""
+        return factors_of(self.text)
+
     def shown(self, inputs: Mapping[str, Any]) -> str:
-        return self.prompt.render(inputs, node=self.name).text + self._text(inputs)
+        terms = self._terms(inputs)
+        if self.score == "choice":
+            return terms[0].prompt.text
+        return read_through(terms, {term.prompt: term.prompt.text for term in terms})
 
     async def respond(self, call: Call) -> Response:
-        prompt = self.prompt.render(call.inputs, node=self.name)
-        text = self._text(call.inputs)
-        completions = self.labels if self.score == "choice" else (text,)
-        scored = await call.ask(ScoreRequest(self.adapter, ((prompt, completions),)))
+        terms = self._terms(call.inputs)
+        scored, likelihoods, rendered = await ask(call, self.adapter, terms)
         if self.score == "choice":
-            scores = [Score((Term(prompt, label),)) for label in self.labels]
-            raw = [likelihood.logprob for likelihood in scored.likelihoods[0]]
+            prompt = rendered[terms[0].prompt]
+            scores = [Score((term,)) for term in terms]
+            raw = [value(score.terms, likelihoods) for score in scores]
         else:
+            prompt = read_through(terms, rendered)
             # Without an adapter nothing is learned, and the engine knows of no calibration.
             learned = scored.calibration if self.adapter else (self.scale, self.threshold)
             scale, threshold = learned
-            judged = Score((Term(prompt, text, mean=True),), calibrated=True)
-            scores = [judged, Score()]
-            raw = [scale * (scored.likelihoods[0][0].mean - threshold), 0.0]
+            scores = [Score(terms, calibrated=True), Score()]
+            raw = [scale * (value(terms, likelihoods) - threshold), 0.0]
         logprobs = _log_softmax(raw)
         options = tuple(
             NodeOutput(value=label.strip(), text=label.strip(), score=score, logprob=logprob)
@@ -66,7 +75,7 @@ class Judge(Node):
             )
         )
         return Response(
-            prompt=scored.prompts[0] + text,
+            prompt=prompt,
             outputs=options[: 1 + self.alternatives] if call.explore else options[:1],
             options=options,
             adapter_version=scored.adapter_version,
@@ -97,15 +106,18 @@ class Judge(Node):
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len({label.strip() for label in self.labels}) < len(self.labels):
             raise UsageError(f"node '{self.name}' needs two or more different labels")
-        if self.score == "likelihood" and (len(self.labels) != 2 or not self.text):
+        if self.score == "likelihood" and (len(self.labels) != 2 or not self.factors):
             raise UsageError(
                 f"node '{self.name}' judges by likelihood: that needs two labels and a text"
             )
 
-    def _text(self, inputs: Mapping[str, Any]) -> str:
+    def _terms(self, inputs: Mapping[str, Any]) -> tuple[Term, ...]:
         if self.score == "choice":
-            return ""
-        return Template(self.text, chat=False).render(inputs, node=self.name).text
+            prompt = self.prompt.render(inputs, node=self.name)
+            return tuple(Term(prompt, label) for label in self.labels)
+        return tuple(
+            factor.term(self.prompt, inputs, node=self.name, mean=True) for factor in self.factors
+        )
 
 
 def _log_softmax(values: Sequence[float]) -> list[float]:

@@ -8,23 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from ..flow.errors import UsageError
 from ..flow.node import Call, ChoiceDatum, Datum, Node, NodeOutput, Response, Score, Term
-from ..flow.prompt import Prompt, Template
-from ..flow.request import ScoreRequest
-
-
-@dataclass(frozen=True)
-class Factor:
-    """The likelihood of a text after a prompt, to the power of a weight.
-
-    Args:
-        text: a template, which may show ``{candidate}``.
-        prompt: what it stands after; None is the node's own prompt.
-        weight: multiplies its log-likelihood; below zero, what is likely anyway counts less.
-    """
-
-    text: str
-    prompt: Template | None = None
-    weight: float = 1.0
+from ..flow.prompt import Template
+from .factors import Factor, Texts, ask, factors_of, read_through, value
 
 
 @dataclass(kw_only=True)
@@ -53,14 +38,13 @@ class Rank(Node):
     prompt: Template
     score: Literal["choice", "likelihood"] = "choice"
     labels: tuple[str, str] = ("Yes", "No")
-    text: str | tuple[str | Factor, ...] = ()
+    text: Texts = ()
     negatives: int = 3
 
     @property
     def factors(self) -> tuple[Factor, ...]:
         """The texts whose likelihoods score a candidate."""
-        texts = (self.text,) if isinstance(self.text, str) else self.text
-        return tuple(Factor(text) if isinstance(text, str) else text for text in texts)
+        return factors_of(self.text)
 
     def shown(self, inputs: Mapping[str, Any]) -> str:
         terms = [term for score in self._scores(inputs) for term in score.terms]
@@ -71,20 +55,10 @@ class Rank(Node):
     async def respond(self, call: Call) -> Response:
         candidates = self._candidates(call.inputs)
         scores = self._scores(call.inputs)
-        items: dict[Prompt, dict[str, None]] = {}
-        for term in (term for score in scores for term in score.terms):
-            items.setdefault(term.prompt, {})[str(term.completion)] = None
-        asked = tuple((prompt, tuple(texts)) for prompt, texts in items.items())
-        scored = await call.ask(ScoreRequest(self.adapter, asked))
-        logprobs = {
-            (prompt, text): likelihood.logprob
-            for (prompt, texts), likelihoods in zip(asked, scored.likelihoods, strict=True)
-            for text, likelihood in zip(texts, likelihoods, strict=True)
-        }
-        values = [
-            sum(term.coefficient * logprobs[term.prompt, str(term.completion)] for term in terms)
-            for terms in (score.terms for score in scores)
-        ]
+        scored, likelihoods, rendered = await ask(
+            call, self.adapter, (term for score in scores for term in score.terms)
+        )
+        values = [value(score.terms, likelihoods) for score in scores]
         order = sorted(range(len(candidates)), key=lambda i: -values[i])
         options = tuple(
             NodeOutput(
@@ -92,13 +66,13 @@ class Rank(Node):
             )
             for i in order
         )
-        texts_after: dict[Prompt, str] = {}
-        for term in scores[order[0]].terms:
-            text = "" if self.score == "choice" else str(term.completion)
-            texts_after[term.prompt] = texts_after.get(term.prompt, "") + text
-        rendered = dict(zip(items, scored.prompts, strict=True))
+        best = scores[order[0]].terms
+        if self.score == "choice":
+            prompt = rendered[best[0].prompt]
+        else:
+            prompt = read_through(best, rendered)
         return Response(
-            prompt="\n\n".join(rendered[prompt] + text for prompt, text in texts_after.items()),
+            prompt=prompt,
             outputs=options[: 1 + self.alternatives] if call.explore else options[:1],
             options=options,
             adapter_version=scored.adapter_version,
@@ -129,9 +103,7 @@ class Rank(Node):
         return [ChoiceDatum(self.name, scores, 0, self.weight)]
 
     def __post_init__(self) -> None:
-        if isinstance(self.text, str):
-            self.text = (self.text,) if self.text else ()
-        if self.score == "likelihood" and not self.text:
+        if self.score == "likelihood" and not self.factors:
             raise UsageError(f"node '{self.name}' ranks by likelihood: that needs a text")
         if len(self.labels) != 2 or self.labels[0].strip() == self.labels[1].strip():
             raise UsageError(f"node '{self.name}' needs two different labels")
@@ -156,9 +128,7 @@ class Rank(Node):
                 yield Term(own, label, coefficient)
             return
         for factor in self.factors:
-            prompt = factor.prompt.render(inputs, node=self.name) if factor.prompt else own
-            text = Template(factor.text, chat=False).render(inputs, node=self.name).text
-            yield Term(prompt, text, factor.weight)
+            yield factor.term(self.prompt, inputs, node=self.name)
 
     def _labelled(self, option: NodeOutput) -> tuple[Score, ...]:
         assert option.score is not None
