@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import Cache, DynamicCache
 
 from .attention import can_look_apart, joined, look
@@ -183,26 +184,28 @@ class _Packed(Cache):
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """See ``Looking``; there is one row."""
         assert self.new is not None
-        own = self._look_at_own(query[0], *self.new, scale)
-        if not self.prefixes:
-            return own[0][None]
-        return joined(own, self._look_at_prefixes(layer, query[0], scale))[None]
+        found, lse = self._look_at_own(query[0], *self.new, scale)
+        if self.prefixes:
+            found = joined((found, lse), self._look_at_prefixes(layer, query[0], scale))
+        return found[None]
 
     def _look_at_own(
         self, query: Tensor, keys: Tensor, values: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        """Shapes (columns, heads, head size) and (columns, heads, 1)."""
+        """Shapes (columns, heads, head size) and (columns, heads, 1); see ``_Group.look``."""
         # A column's heads beside each other, as they come out of the layer's projections.
         query, keys, values = (x.transpose(0, 1) for x in (query, keys, values))
         if self.in_order:
-            return self.groups[0].look(query, keys, values, scale)
+            return self.groups[0].look(query, keys, values, scale, alone=not self.prefixes)
         found = query.new_empty(query.shape)
         lse = query.new_empty((*query.shape[:2], 1), dtype=torch.float32)
         for group in self.groups:
             mine, mine_keys, mine_values = (
                 x.index_select(0, group.columns) for x in (query, keys, values)
             )
-            here, here_lse = group.look(mine, mine_keys, mine_values, scale)
+            here, here_lse = group.look(
+                mine, mine_keys, mine_values, scale, alone=not self.prefixes
+            )
             if group.real is not None:
                 here, here_lse = here[group.real], here_lse[group.real]
             found.index_copy_(0, group.targets, here)
@@ -250,16 +253,25 @@ class _Group:
             self.targets = self.columns[self.real]
 
     def look(
-        self, query: Tensor, keys: Tensor, values: Tensor, scale: float
+        self, query: Tensor, keys: Tensor, values: Tensor, scale: float, *, alone: bool
     ) -> tuple[Tensor, Tensor]:
-        """Of shapes (columns, heads, head size) all."""
+        """Of shapes (columns, heads, head size) all.
+
+        Args:
+            alone: nothing is to be joined, so the log-sums are left at 0.
+        """
         mine, mine_keys, mine_values = (
             x.reshape(self.texts, -1, *x.shape[1:]).transpose(1, 2) for x in (query, keys, values)
         )
-        found, lse = look(mine, mine_keys, mine_values, scale, causal=True)
-        return found.transpose(1, 2).reshape(query.shape), lse.transpose(1, 2).reshape(
-            *query.shape[:2], 1
-        )
+        lse = query.new_zeros((*query.shape[:2], 1), dtype=torch.float32)
+        if alone:
+            found = scaled_dot_product_attention(
+                mine, mine_keys, mine_values, is_causal=True, scale=scale, enable_gqa=True
+            )
+        else:
+            found, sums = look(mine, mine_keys, mine_values, scale, causal=True)
+            lse = sums.transpose(1, 2).reshape(lse.shape)
+        return found.transpose(1, 2).reshape(query.shape), lse
 
 
 def _prefixes(
