@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flowtune_cli import Generate, Judge, Node, Rank, Template
 
 from . import prompts
@@ -18,22 +20,26 @@ def answerable_nodes(settings: MusiqueSettings) -> list[Node]:
 
 def full_nodes(settings: MusiqueSettings) -> list[Node]:
     """Those of Figure 1, and the sufficiency node of Figure 3."""
-    sufficiency = _judge(settings, "sufficiency", prompts.SUFFICIENCY_BY_CHOICE)
+    sufficiency = _judge(
+        settings,
+        "sufficiency",
+        prompts.SUFFICIENCY_BY_CHOICE,
+        text=prompts.SUFFICIENCY_FACTORS,
+        scale=1.0,
+        threshold=-0.95,
+    )
     sufficiency.reward = "sufficiency"
     sufficiency.learn = "supervised"
     return [*answerable_nodes(settings), sufficiency]
 
 
-def _judge(settings: MusiqueSettings, name: str, by_choice: Template) -> Judge:
+def _judge(
+    settings: MusiqueSettings, name: str, by_choice: Template, **by_likelihood: Any
+) -> Judge:
     if settings.judging == "choice":
         return Judge(name=name, prompt=by_choice)
     return Judge(
-        name=name,
-        prompt=prompts.JUDGED_BY_LIKELIHOOD,
-        score="likelihood",
-        text=prompts.QUESTION_AFTER_DOCUMENTS,
-        scale=3.0,
-        threshold=-2.7,
+        name=name, prompt=prompts.JUDGED_BY_LIKELIHOOD, score="likelihood", **by_likelihood
     )
 
 
@@ -56,7 +62,14 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
         )
     else:
         retrieve = Rank(name="retrieve", prompt=prompts.RETRIEVE_BY_CHOICE, score="choice")
-    stop = _judge(settings, "stop", prompts.STOP_BY_CHOICE)
+    stop = _judge(
+        settings,
+        "stop",
+        prompts.STOP_BY_CHOICE,
+        text=(prompts.QUESTION_AFTER_DOCUMENTS,),
+        scale=3.0,
+        threshold=-2.7,
+    )
     for node in (retrieve, stop):
         node.reward = "support_f1"
         node.learn = "supervised" if immediate else "preferences"

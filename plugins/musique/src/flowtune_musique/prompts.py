@@ -83,6 +83,14 @@ JUDGED_BY_LIKELIHOOD = Template(
     context="{found}", chat=False, truncate=("found",), separator="\n\n"
 )
 QUESTION_AFTER_DOCUMENTS = "\n\nQuestion: {question}"
+# How likely the question is anyway counts less by half, as hard questions would else all seem to
+# lack something.
+SUFFICIENCY_FACTORS = (
+    QUESTION_AFTER_DOCUMENTS,
+    Factor(
+        QUESTION_AFTER_DOCUMENTS, prompt=Template(context=NOTHING_FOUND, chat=False), weight=-0.5
+    ),
+)
 
 STOP_BY_CHOICE = Template(
     system="You decide when a search is complete. Reply Yes or No only.",
