@@ -1,8 +1,7 @@
 """Prefixes: prompts that the model has read, remembered with their keys and values.
 
 A prompt is read from where it parts from the prompts read before it: those remembered, and those
-it is read together with, whose common beginnings are read first, once. Rows of like lengths are
-read together, padded on the right, where causal attention never looks.
+it is read together with, whose common beginnings are read first, once.
 
 A prompt may begin with a context, which the base model reads without the node's adapter: it is read
 once for all nodes, references and versions, and what is behind it goes on from there.

@@ -26,15 +26,15 @@ class Factor:
     weight: float = 1.0
 
     def term(
-        self, own: Template, inputs: Mapping[str, Any], *, node: str, mean: bool = False
+        self, own: Prompt, inputs: Mapping[str, Any], *, node: str, mean: bool = False
     ) -> Term:
         """What it adds to a score.
 
         Args:
-            own: the node's prompt.
+            own: the node's prompt, rendered.
             mean: its log-likelihood per token instead of summed.
         """
-        prompt = (self.prompt or own).render(inputs, node=node)
+        prompt = self.prompt.render(inputs, node=node) if self.prompt else own
         text = Template(self.text, chat=False).render(inputs, node=node).text
         return Term(prompt, text, self.weight, mean)
 

@@ -112,12 +112,10 @@ class Judge(Node):
             )
 
     def _terms(self, inputs: Mapping[str, Any]) -> tuple[Term, ...]:
+        own = self.prompt.render(inputs, node=self.name)
         if self.score == "choice":
-            prompt = self.prompt.render(inputs, node=self.name)
-            return tuple(Term(prompt, label) for label in self.labels)
-        return tuple(
-            factor.term(self.prompt, inputs, node=self.name, mean=True) for factor in self.factors
-        )
+            return tuple(Term(own, label) for label in self.labels)
+        return tuple(factor.term(own, inputs, node=self.name, mean=True) for factor in self.factors)
 
 
 def _log_softmax(values: Sequence[float]) -> list[float]:

@@ -128,7 +128,7 @@ class Rank(Node):
                 yield Term(own, label, coefficient)
             return
         for factor in self.factors:
-            yield factor.term(self.prompt, inputs, node=self.name)
+            yield factor.term(own, inputs, node=self.name)
 
     def _labelled(self, option: NodeOutput) -> tuple[Score, ...]:
         assert option.score is not None
