@@ -55,6 +55,7 @@ class World:
 
 def make(directory: Path, **settings: Any) -> World:
     task = MusiqueFull(MusiqueSettings(max_retrievals=3, **settings))
+    task.nodes["stop"].learn = "supervised"  # as the reference does
     for node in ("query", "verbose", "concise"):
         task.nodes[node].max_new_tokens = 8  # the tiny model never stops by itself
     model = ModelSettings(name=str(directory), device="cpu", dtype="float32")

@@ -187,23 +187,37 @@ def test_immediate_credit_prefers_the_query_that_hits_and_rolls_out_no_further(
     for deviation in rollouts[:3]:
         assert deviation.rollout.stopped_early
         assert nodes_of(deviation.rollout)[deviation.step :] == ["query", "retrieve"]
-    assert [(p.chosen.text, p.rejected.text, p.margin) for p in trace.preferences] == [
+    preferred = [preference for preference in trace.preferences if preference.node == "query"]
+    assert [(p.chosen.text, p.rejected.text, p.margin) for p in preferred] == [
         ("T3", "T1", 1.0),
         ("T5", "T2", 1.0),
         ("T5", "T4", 1.0),
     ]
 
 
-def test_immediate_credit_deviates_in_query_and_verbose_alone(world, example, learn):
+def test_immediate_credit_deviates_in_all_that_learns_from_preferences(world, example, learn):
     task = MusiqueFull()
     trace = learn(task, example(task), world(QUERIES, verbose=("red", "blue")))
-    assert {deviation.node for deviation in trace.deviations} == {"query", "verbose"}
+    assert {deviation.node for deviation in trace.deviations} == {"query", "stop", "verbose"}
+
+
+def test_stop_learns_which_documents_are_not_worth_their_precision(world, example, learn):
+    task = MusiqueAnswerable()
+    # After T3, which supports, come T2, T5 and T6, of which only T5 does.
+    trace = learn(task, example(task), world(QUERIES))
+    stops = [deviation for deviation in trace.deviations if deviation.node == "stop"]
+    assert [d.greedy_reward for d in stops] == [pytest.approx(2 / 3)] * 3
+    assert [d.alternative_reward for d in stops] == pytest.approx([2 / 3, 1 / 2, 4 / 5])
+    assert [d.rollout.stopped_early for d in stops] == [True] * 3
+    pairs = [(p.chosen.text, p.rejected.text) for p in trace.preferences if p.node == "stop"]
+    assert pairs == [("No", "Yes"), ("Yes", "No")]
 
 
 def test_two_queries_that_both_hit_make_no_preference(world, example, learn):
     task = MusiqueAnswerable()
     trace = learn(task, example(task), world({0: ("T3", "T5")}, stops=(1,)))
-    assert [deviation.outcome for deviation in trace.deviations] == [Outcome.TIE]
+    queries = [deviation for deviation in trace.deviations if deviation.node == "query"]
+    assert [deviation.outcome for deviation in queries] == [Outcome.TIE]
 
 
 def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example, learn):
@@ -253,7 +267,7 @@ def test_the_nodes_are_those_of_the_paper():
     assert learned == {
         "query": "preferences",
         "retrieve": "supervised",
-        "stop": "supervised",
+        "stop": "preferences",
         "verbose": "preferences",
         "concise": "supervised",
         "sufficiency": "supervised",

@@ -72,7 +72,10 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
     )
     for node in (retrieve, stop):
         node.reward = "support_f1"
-        node.learn = "supervised" if immediate else "preferences"
+    retrieve.learn = "supervised" if immediate else "preferences"
+    # The labels would say to go on while anything supporting is left. Support F1 is better served
+    # by stopping once the next document is not likely to be one of those.
+    stop.learn = "preferences"
     return [query, retrieve, stop]
 
 

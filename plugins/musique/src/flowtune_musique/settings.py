@@ -28,8 +28,8 @@ class MusiqueSettings(BaseModel):
     )
     credit: Literal["immediate", "deviation"] = Field(
         "immediate",
-        description="What query, retrieve and stop learn from: the supporting documents, at once;"
-        " or preferences on support F1 alone, by deviations.",
+        description="What query and retrieve learn from: the supporting documents, at once; or,"
+        " as stop does, preferences on support F1 alone, by deviations.",
     )
     match_hops: bool = Field(
         True,
