@@ -255,7 +255,7 @@ def test_verbose_learns_from_its_best_alternative_after_the_concise_answer(world
     assert asked_for == {4}
 
 
-def test_the_nodes_are_those_of_the_paper():
+def test_the_nodes_are_those_of_the_paper_but_for_how_stop_learns():
     nodes = MusiqueFull().nodes
     assert list(nodes) == ["query", "retrieve", "stop", "verbose", "concise", "sufficiency"]
     assert {name: nodes[name].max_new_tokens for name in ("query", "verbose", "concise")} == {

@@ -1,4 +1,4 @@
-"""The nodes of the MuSiQue flow, with the paper's settings for each."""
+"""The nodes of the MuSiQue flow, with the paper's settings but for how `stop` learns."""
 
 from __future__ import annotations
 
