@@ -99,7 +99,7 @@ def measure() -> Work:
     """Train for a few episodes on a tiny random model, and count."""
     hush_libraries()
     with tempfile.TemporaryDirectory() as directory:
-        _save_tiny_model(Path(directory))
+        save_tiny_model(Path(directory))
         return _train(Path(directory))
 
 
@@ -158,8 +158,12 @@ def _train(model: Path) -> Work:
     return work
 
 
-def _save_tiny_model(directory: Path) -> None:
-    """A random Llama of two layers, with a token a byte, in the format that transformers reads."""
+def save_tiny_model(directory: Path, context: int = 512) -> None:
+    """A random Llama of two layers, with a token a byte, in the format that transformers reads.
+
+    Args:
+        context: the most tokens that it reads.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -181,7 +185,7 @@ def _save_tiny_model(directory: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         # Ten times the usual: the likeliest token is then ahead by more than rounding errors.
         initializer_range=0.2,
         bos_token_id=None,

@@ -17,8 +17,9 @@ from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.runs.batch import UpdateRecord
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.stored import Counts, Filter, NodeSummary, Order
+from flowtune_cli.runs.stored_text import visible
 from flowtune_cli.tui.export import Export, episode_markdown, fenced, table
-from flowtune_cli.tui.figures import one_line, shortened, sparkline, visible
+from flowtune_cli.tui.figures import one_line, shortened, sparkline
 from flowtune_cli.tui.findings import data, findings
 from flowtune_cli.tui.listing import Found, Wanted, query
 from flowtune_cli.tui.pairs import pair_steps

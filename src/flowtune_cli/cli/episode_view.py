@@ -9,7 +9,7 @@ from ..flow.deviation import Deviation, Outcome, Trace
 from ..flow.episode import Episode, Step
 from ..flow.node import Node, NodeOutput
 from ..flow.task import Task
-from ..runs.stored_text import to_json
+from ..runs.stored_text import to_json, visible
 from .output import Styled
 
 _WIDTH = 96
@@ -114,7 +114,7 @@ class _View:
         self, lead: str, text: str, style: str = "", *, whole: bool = False
     ) -> Iterator[Styled]:
         """A text behind its lead. The lines after the first are indented, or quoted, alike."""
-        lines = printable(text).split("\n")
+        lines = visible(text).split("\n")
         if not (whole or self.full):
             lines = [part for line in lines for part in _wrapped(line, _WIDTH - len(lead))]
             left_out = len(lines) - _HEAD - _TAIL
@@ -124,11 +124,6 @@ class _View:
         again = lead if lead.strip() == "|" else " " * len(lead)
         for number, line in enumerate(lines):
             yield f"{again if number else lead}{line}", style
-
-
-def printable(text: str) -> str:
-    """The text with what would steer a terminal shown as escapes."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _wrapped(line: str, width: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Texts and JSON as they are stored: the same from run to run, and always possible to store."""
+"""Texts and JSON as they are stored: the same from run to run, and possible to store and show."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 def storable(text: str) -> str:
     """The text with lone surrogates, which have no UTF-8, shown as escapes like ``\\ud800``."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    """The text with what would steer a terminal shown as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def message(text: str) -> str:

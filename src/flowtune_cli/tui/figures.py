@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..runs.stored_text import visible
+
 UNKNOWN = "–"
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-def visible(text: str) -> str:
-    """The text with what would steer a terminal shown as escapes."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def one_line(text: str) -> str:

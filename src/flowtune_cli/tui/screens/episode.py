@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from ...flow.errors import FlowtuneError
 from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
-from ...runs.stored_text import to_json
+from ...runs.stored_text import to_json, visible
 from ..badges import CHOSEN, gained
 from ..export import (
     Export,
@@ -22,7 +22,7 @@ from ..export import (
     rollout_markdown,
     step_markdown,
 )
-from ..figures import number, one_line, visible
+from ..figures import number, one_line
 from ..watched import Watched
 from ..why import preference_of
 from ..widgets.detail import rollout_detail, step_detail

@@ -10,9 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import TextArea
 
-from ...runs.stored_text import from_json, to_json
+from ...runs.stored_text import from_json, to_json, visible
 from ..export import Export, fenced
-from ..figures import visible
 from ..widgets.title_bar import TitleBar
 from .base import COMMON, InspectScreen
 

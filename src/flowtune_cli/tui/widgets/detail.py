@@ -5,10 +5,10 @@ from __future__ import annotations
 from textual.content import Content
 
 from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
-from ...runs.stored_text import to_json
+from ...runs.stored_text import to_json, visible
 from ..badges import CHOSEN, OUTCOMES
 from ..export import alternative_text
-from ..figures import number, one_line, signed, visible
+from ..figures import number, one_line, signed
 from ..pairs import Pair, pair_steps
 from ..why import explain_rollout, explain_step, preference_of
 from ..word_diff import Part, word_diff
