@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOption, TaskArgument
+from .options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    PredictedOption,
+    PredictionsArgument,
+    SetOption,
+    SplitOption,
+    TaskArgument,
+)
 from .output import note, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -21,17 +30,10 @@ INTERVALS = "intervals"
 
 def evaluate(
     task: TaskArgument,
-    predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
-    ],
+    predictions: PredictionsArgument,
     data: DataOption = None,
     split: SplitOption = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Only this many of the first examples, as predicted."
-        ),
-    ] = None,
+    limit: PredictedOption = None,
     reorder: Annotated[
         bool, typer.Option("--reorder", help="Put the predictions in the order of the data first.")
     ] = False,

@@ -36,6 +36,19 @@ SplitOption = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="The split; the task's first one if not given."),
 ]
+PredictionsArgument = Annotated[
+    Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
+]
+PredictedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, metavar="N", help="Only this many of the first examples, as predicted."
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="Where the predictions are written.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")]
 RunOption = Annotated[
     str | None,
     typer.Option(

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..flow.errors import UsageError
 from . import options
-from .options import ConfigOption, DataOption, SetOption, SplitOption, TaskArgument
+from .options import (
+    ConfigOption,
+    DataOption,
+    OutOption,
+    OverwriteOption,
+    PredictedOption,
+    PredictionsArgument,
+    SetOption,
+    SplitOption,
+    TaskArgument,
+)
 from .output import note
 
 
 def postprocess(
     context: typer.Context,
     task: TaskArgument,
-    predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Where the predictions are written.")
-    ],
+    predictions: PredictionsArgument,
+    out: OutOption,
     data: DataOption = None,
     split: SplitOption = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Only this many of the first examples, as predicted."
-        ),
-    ] = None,
+    limit: PredictedOption = None,
     reorder: Annotated[
         bool, typer.Option("--reorder", help="Put the predictions in the order of the data.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace FILE if it is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:

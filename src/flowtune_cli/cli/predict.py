@@ -12,7 +12,16 @@ import typer
 
 from ..flow.errors import FlowtuneError, UsageError
 from . import options
-from .options import ConfigOption, DataOption, RunOption, SetOption, SplitOption, TaskArgument
+from .options import (
+    ConfigOption,
+    DataOption,
+    OutOption,
+    OverwriteOption,
+    RunOption,
+    SetOption,
+    SplitOption,
+    TaskArgument,
+)
 from .output import note
 
 if TYPE_CHECKING:
@@ -37,9 +46,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 def predict(
     context: typer.Context,
     task: TaskArgument,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Where the predictions are written.")
-    ],
+    out: OutOption,
     data: DataOption = None,
     split: SplitOption = None,
     run: RunOption = None,
@@ -50,9 +57,7 @@ def predict(
         bool,
         typer.Option("--scores", help="Add what post-processors need, for 'flowtune postprocess'."),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace FILE if it is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
