@@ -76,7 +76,10 @@ class EngineSettings(Section):
     in_flight: int = Field(16, ge=1, description="Examples played side by side.")
     tokens_per_batch: int = Field(4096, ge=1, description="Tokens in one forward pass.")
     learning_tokens_per_batch: int = Field(
-        1024, ge=1, description="Tokens in one forward pass that keeps gradients."
+        1024,
+        ge=1,
+        description="Tokens in one forward pass that keeps gradients. A datum that has more is"
+        " computed twice, layer by layer, to need less memory.",
     )
     prefix_cache_mb: int = Field(
         1024, ge=0, description="Memory for the keys and values of prompts used again."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from .forward import head, hidden_states, pad_right, windowed
 from .packing import SHORTEST, Ids, Row, masks, pack
 from .prefix import Prefix, side_by_side
 from .prefixes import Prefixes
+from .recomputing import Before, recomputing
 
 KEYS_VALUES_COST = 0.125
 """What laying a context's token before a row takes, in tokens that are read with gradients."""
@@ -43,12 +45,19 @@ class Pair(NamedTuple):
         return (*self.prompt[self.context :], *self.completion[:-1])
 
 
-def likelihoods(prefixes: Prefixes, adapter: str | None, pairs: Sequence[Pair]) -> Tensor:
+def likelihoods(
+    prefixes: Prefixes, adapter: str | None, pairs: Sequence[Pair], *, most_held: float = math.inf
+) -> Tensor:
     """Sum of log-probabilities of each completion after its prompt, with gradients.
 
     Texts that begin alike are packed into one row, so a prompt is read once for its completions,
     and what prompts have in common once for all. Rows of like lengths are read together. Contexts
     are remembered from when the prompts were played.
+
+    Args:
+        adapter: whose forward pass. It has to be active when gradients are taken, too.
+        most_held: of what costs more, layers are computed again when gradients are taken, and hold
+            their inputs alone until then; see ``cost``.
 
     Returns:
         Sums in nats, shape (pairs,), float32.
@@ -69,7 +78,8 @@ def likelihoods(prefixes: Prefixes, adapter: str | None, pairs: Sequence[Pair]) 
             sums[index] = torch.log_softmax(logits.float(), dim=-1)[pair.completion[0]]
         if pair.completion:
             owners.setdefault((pair.begin, pair.text), []).append(index)
-    with prefixes.adapters.using(adapter):
+    long = torch.is_grad_enabled() and cost(rows) > most_held
+    with prefixes.adapters.using(adapter), recomputing(model) if long else nullcontext():
         for batch in batches([len(row.ids) for _, row in rows], math.inf):
             members = [rows[i] for i in batch]
             begins = [read.get(context) for context, _ in members]
@@ -143,7 +153,7 @@ def _behind(
     places = [len(different) if begin is None else number[id(begin)] for begin in begins]
     cache, seen = side_by_side(laid, places)
     lengths = torch.tensor([laid[place].length for place in places], device=model.device)
-    more: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    more: dict[str, Any] = {"past_key_values": Before(cache), "use_cache": True}
     if apart:
         more["position_ids"] = apart["position_ids"] + lengths[:, None]
         hidden = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)

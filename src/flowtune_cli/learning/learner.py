@@ -57,7 +57,8 @@ class Learner:
         tokens: encodes prompts exactly as the engine does.
         settings: optimizer, beta, clipping and steps.
         optimizer: a factory, called with a node's parameters.
-        tokens_per_batch: tokens in one forward pass that keeps gradients.
+        tokens_per_batch: tokens in one forward pass that keeps gradients; of a datum that has
+            more, layers are computed twice.
     """
 
     def __init__(
@@ -121,7 +122,8 @@ class Learner:
                         f"the loss of node '{node}' is {float(loss.detach())}: its step was not"
                         " taken. Lower the step size (learning.optimizer_options) or use float32."
                     )
-                loss.backward()  # type: ignore[no-untyped-call]
+                with self.adapters.using(node):
+                    loss.backward()  # type: ignore[no-untyped-call]
             norms.append(self._clip(node, parameters))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -166,7 +168,7 @@ class Learner:
     def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
         """Each datum's loss, with gradients, and a preference's margin."""
         pairs = list(dict.fromkeys(pair for datum in data for pair in self._pairs(datum)))
-        values = likelihoods(self.prefixes, node, pairs)
+        values = likelihoods(self.prefixes, node, pairs, most_held=self.tokens_per_batch)
         policy = dict(zip(pairs, values, strict=True))
         reference = self._reference(node, data)
         return [self._loss(node, datum, policy, reference) for datum in data]

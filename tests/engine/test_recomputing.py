@@ -1,0 +1,92 @@
+"""Layers that are computed again give the same gradients, and hold far less until then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, make_adapters, make_model, text
+
+from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.likelihoods import Pair, likelihoods
+from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.recomputing import recomputing
+
+PAIRS = [
+    Pair(text(60, 0), 0, text(6, 10)),
+    Pair(text(60, 0), 0, text(4, 11)),
+    Pair(text(30, 1), 20, text(5, 12)),
+    Pair(text(30, 1), 20, text(3, 13)),
+    Pair(text(25, 2), 10, text(4, 14)),
+]
+
+
+def learned(
+    adapters: Adapters, pairs: Sequence[Pair], most_held: float
+) -> tuple[list[float], list[torch.Tensor]]:
+    """Likelihoods, and the gradients of a sum in which each counts differently."""
+    prefixes = Prefixes(adapters, 4096, 10**9)
+    found = likelihoods(prefixes, "a", pairs, most_held=most_held)
+    weights = torch.arange(1.0, len(pairs) + 1)
+    with adapters.using("a"):
+        gradients = torch.autograd.grad((found * weights).sum(), adapters.parameters("a"))
+    return found.tolist(), list(gradients)
+
+
+def held(adapters: Adapters, most_held: float) -> int:
+    """Bytes that are held for gradients beside the model's weights."""
+    weights = {
+        tensor.untyped_storage().data_ptr() for tensor in adapters.model.state_dict().values()
+    }
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage  # held, so that no other takes its place
+        return tensor
+
+    prefixes = Prefixes(adapters, 4096, 10**9)
+    pairs = [Pair(text(400, 3), 0, text(5, 15))]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        likelihoods(prefixes, "a", pairs, most_held=most_held)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("architecture", [None, *ARCHITECTURES])
+def test_gradients_are_the_same(tiny_model: LoadedModel, architecture: str | None) -> None:
+    loaded = make_model(architecture, tiny_model) if architecture else tiny_model
+    adapters = make_adapters(loaded)
+    values, expected = learned(adapters, PAIRS, most_held=1e9)
+    again, found = learned(adapters, PAIRS, most_held=0)
+    assert again == pytest.approx(values, abs=1e-5)
+    assert all(gradient.abs().max() > 0 for gradient in expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_what_is_long_holds_less(tiny_model: LoadedModel) -> None:
+    adapters = make_adapters(tiny_model)
+    assert held(adapters, most_held=404) > 5 * held(adapters, most_held=403)
+
+
+def test_nothing_is_computed_again_without_gradients(tiny_model: LoadedModel) -> None:
+    adapters = make_adapters(tiny_model)
+    with torch.no_grad():
+        values = likelihoods(Prefixes(adapters, 4096, 10**9), "a", PAIRS, most_held=0)
+    assert not values.requires_grad
+    assert values.tolist() == pytest.approx(learned(adapters, PAIRS, 1e9)[0], abs=1e-5)
+
+
+def test_layers_are_as_they_were_afterwards(tiny_model: LoadedModel) -> None:
+    model = make_adapters(tiny_model).model
+    layers: list[Any] = list(model.get_decoder().layers)
+    mine = layers[1].forward
+    layers[1].forward = mine  # as a library does that wraps what a layer computes
+    with recomputing(model):
+        assert all(layer.forward is not mine and "forward" in vars(layer) for layer in layers)
+    assert ["forward" in vars(layer) for layer in layers] == [n == 1 for n in range(len(layers))]
+    assert layers[1].forward is mine
