@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from installed_plugins import HOPQA, Site
 
+from flowtune_cli import Factor, Rank, Template
 from flowtune_cli.config import Resolved, resolve, restore
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import Registry, load_registry
@@ -17,6 +18,7 @@ from flowtune_cli.settings import Settings
 
 Resolve = Callable[..., Resolved]
 QUERY = "tasks.hop-qa.nodes.query"
+TEXT = "tasks.plain.nodes.best.text"
 
 
 @pytest.fixture
@@ -256,6 +258,13 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ("tasks.hop-qa.style=even", "tasks.hop-qa.style should be 'plain' or 'odd', not 'even'"),
         ("tasks.plain.hops=1", "unknown setting 'tasks.plain.hops'"),
         ("tasks.plain.nodes.best.negatives=x", "best.negatives should be a valid integer"),
+        (f"{TEXT}=[{{text='x', weigt=1.0}}]", f"{TEXT}.0.weigt is not a setting"),
+        (
+            f"{TEXT}=['y', {{text='x', prompt={{usr='x'}}}}]",
+            f"{TEXT}.1.prompt.usr is not a setting",
+        ),
+        (f"{TEXT}=['y', {{text='x', weight='y'}}]", f"{TEXT}.1.weight should be a valid number"),
+        (f"{TEXT}=[{{weight=1.0}}]", f"{TEXT}.0.text must be set"),
         ("tasks.hop-qa.nodes=1", "'tasks.hop-qa.nodes' sets nothing"),
         ("tasks.hop-qa.nodes.qury.weight=1", f"'tasks.hop-qa.nodes.qury'. Did you mean '{QUERY}'?"),
         (f"{QUERY}=1", f"'{QUERY}' sets nothing"),
@@ -286,6 +295,22 @@ def test_what_is_wrong_is_said_with_its_origin(resolved: Resolve, override: str,
         resolved(None, override)
     assert str(error.value).startswith("--set: ")
     assert said in str(error.value)
+
+
+def test_a_value_of_several_types_is_complained_about_as_the_one_that_it_is(
+    resolved: Resolve,
+) -> None:
+    with pytest.raises(UsageError) as error:
+        resolved(None, f"{TEXT}=['{{query}}', {{text='x', weigt=1.0}}]")
+    assert str(error.value) == f"--set: {TEXT}.1.weigt is not a setting"
+
+
+def test_factors_are_settings(resolved: Resolve) -> None:
+    given = f"{TEXT}=['{{query}}', {{text='x', prompt={{user='a', chat=false}}, weight=2.0}}]"
+    found = resolved(None, given, task="plain").make_task().nodes["best"]
+    assert isinstance(found, Rank)
+    prompt = Template("a", chat=False)
+    assert found.factors == (Factor("{query}"), Factor("x", prompt=prompt, weight=2.0))
 
 
 def test_all_that_is_wrong_is_said_at_once(resolved: Resolve) -> None:

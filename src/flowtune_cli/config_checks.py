@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from .config_sources import CHOICES, Assignment
@@ -16,6 +16,12 @@ from .flow.errors import FlowtuneError, UsageError, unknown_name
 
 T = TypeVar("T")
 Path = tuple[str, ...]
+_LACKING = ("missing", "missing_argument")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic says of a key that is not there, and of one that ought not to be."""
+
+Detail = tuple[Path, Mapping[str, Any]]
+"""What is wrong with a part of a value: where in it, and pydantic's words."""
 
 
 class Checker:
@@ -89,7 +95,7 @@ class Checker:
         the command line or in the environment is a text where one is wanted.
         """
         try:
-            adapter: TypeAdapter[Any] = TypeAdapter(kind)
+            adapter = _adapter(kind)
         except PydanticUserError:
             self.complain(where, f"cannot be set: its type is {kind}", otherwise)
             return None
@@ -98,11 +104,11 @@ class Checker:
         if retyped != value:
             value = retyped
             details, result = _validated(adapter, value)
-        if details and not any(self.origin((*where, *_location(d))) for d in details):
+        if details and not any(self.origin((*where, *location)) for location, _ in details):
             # Only defaults were refused: a Path is nothing that JSON has, for one.
             details, result = _validated(adapter, value, as_json=False)
-        for detail in details:
-            self.complain((*where, *_location(detail)), _message(detail), otherwise)
+        for location, detail in details:
+            self.complain((*where, *location), _message(detail), otherwise)
         return result
 
     def replace(
@@ -132,11 +138,11 @@ class Checker:
             self.complain(where, f"cannot be set so: {error}")
             return current
 
-    def _as_typed(self, value: Any, details: Sequence[Mapping[str, Any]], where: Path) -> Any:
+    def _as_typed(self, value: Any, details: Sequence[Detail], where: Path) -> Any:
         """The value with texts, as typed, in the places where a text was wanted."""
         retyped = copy.deepcopy(value)
-        for detail in details:
-            path = (*where, *_location(detail))
+        for location, detail in details:
+            path = (*where, *location)
             assignment = self.given.get(path)
             if detail["type"] != "string_type" or assignment is None or assignment.text is None:
                 continue
@@ -181,9 +187,19 @@ def matching(name: str, known: Iterable[str], loose: bool) -> str:
     return next((k for k in known if k.lower().replace("-", "_") == name), name)
 
 
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Checks values of this type; the fields of dataclasses in it, too, are all that is known."""
+    try:
+        return TypeAdapter(kind, config=ConfigDict(extra="forbid"))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(kind)  # a model, which says itself what it takes
+
+
 def _validated(
     adapter: TypeAdapter[Any], value: Any, *, as_json: bool = True
-) -> tuple[list[dict[str, Any]], Any]:
+) -> tuple[list[Detail], Any]:
     """What is wrong with a value, and what it is if nothing is.
 
     As JSON, types are strict and yet those of TOML: a list for a tuple, a text for a path.
@@ -193,18 +209,33 @@ def _validated(
             return [], adapter.validate_json(json.dumps(value, default=str), strict=True)
         return [], adapter.validate_python(value)
     except ValidationError as error:
-        return [dict(detail) for detail in error.errors(include_url=False)], None
+        errors = error.errors(include_url=False)
+        details = [(_location(detail, value), dict(detail)) for detail in errors]
+        # Of the types that a value may have, those count that fit it best.
+        inner = {location[:depth] for location, _ in details for depth in range(len(location))}
+        return [detail for detail in details if detail[0] not in inner], None
 
 
-def _location(detail: Mapping[str, Any]) -> Path:
-    return tuple(str(part) for part in detail["loc"])
+def _location(detail: Mapping[str, Any], value: Any) -> Path:
+    """Where in a value something is wrong: keys and places, without the types that were tried."""
+    if not detail["loc"]:
+        return ()
+    path = []
+    *outer, last = detail["loc"]
+    for part in outer:
+        # The name of a type leads to where its value already is.
+        if isinstance(part, int) or (isinstance(value, Mapping) and part in value):
+            path.append(str(part))
+            value = value[part]
+    tried = isinstance(last, str) and detail["input"] == value and detail["type"] not in _LACKING
+    return tuple(path) if tried else (*path, str(last))
 
 
 def _message(detail: Mapping[str, Any]) -> str:
     kind, text = detail["type"], str(detail["msg"])
-    if kind == "missing":
+    if kind in _LACKING:
         return "must be set"
-    if kind == "extra_forbidden":
+    if kind in _UNKNOWN:
         return "is not a setting"
     if kind in ("dict_type", "model_type", "dataclass_type"):
         text = "should be a table"
