@@ -1,5 +1,6 @@
-"""Layers that are computed again when gradients go through them, as long texts would need too much
-memory otherwise (Chen et al. 2016, arXiv:1604.06174).
+"""Layers computed again when gradients go through them, so that long texts need less memory.
+
+Between the passes each layer holds what it was given alone (Chen et al. 2016, arXiv:1604.06174).
 """
 
 from __future__ import annotations
