@@ -24,13 +24,15 @@ def test_lines_come_when_there_is_something_to_say(
     with progress(10, 20) as shown:
         assert isinstance(shown, Lines)
         now = 108.0
-        shown.show(11)
+        shown.show(11, line=True)
+        now = 112.0
         shown.show(12, "f1 0.5", line=True)
         shown.show(20, line=True)
         shown.stopping()
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines() == [
+        "11/20 episodes",
         "12/20 episodes; f1 0.5; 32 s left",
         "20/20 episodes; f1 0.5",
         f"flowtune: {STOPPING}",

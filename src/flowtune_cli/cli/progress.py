@@ -40,19 +40,25 @@ def progress(done: int, total: int) -> Progress:
 
 
 class Clock:
-    """How long the rest will take, if it goes on as since the start."""
+    """How long the rest will take, if it goes on as since the first that were done.
+
+    Episodes are played side by side, so the first take as long as many.
+    """
 
     def __init__(self, done: int, total: int) -> None:
         self.total = total
         self._before = done
         self._start = time.monotonic()
+        self._first: tuple[int, float] | None = None
 
     def left(self, done: int) -> str:
-        """Such as "12 min left"; empty before anything is done, and when nothing is left."""
-        new = done - self._before
-        if new <= 0 or done >= self.total:
+        """Such as "12 min left"; empty until there is something to go by, and at the end."""
+        if self._first is None and done > self._before:
+            self._first = done, time.monotonic()
+        if self._first is None or done <= self._first[0] or done >= self.total:
             return ""
-        return f"{duration(self.elapsed / new * (self.total - done))} left"
+        each = (time.monotonic() - self._first[1]) / (done - self._first[0])
+        return f"{duration(each * (self.total - done))} left"
 
     @property
     def elapsed(self) -> float:
@@ -74,8 +80,9 @@ class Lines:
 
     def show(self, done: int, text: str = "", *, line: bool = False) -> None:
         self._text = text or self._text
+        left = self._clock.left(done)
         if line:
-            parts = [f"{done}/{self._clock.total} episodes", self._text, self._clock.left(done)]
+            parts = [f"{done}/{self._clock.total} episodes", self._text, left]
             typer.echo("; ".join(part for part in parts if part), err=True)
 
     def stopping(self) -> None:
