@@ -359,6 +359,19 @@ def test_a_tasks_own_mistakes_name_the_task(site: Site) -> None:
     resolve(registry.task("hop-qa"), environ={}, registry=registry)
 
 
+def test_a_default_that_is_refused_names_its_place(site: Site) -> None:
+    wrong = HOPQA.replace('"hop-qa"', '"wrong"').replace('"plain"', '"also"')
+    assert "hops: int = Field(" in wrong
+    field = (
+        'model_config = {"validate_default": True}\n    many: list[list[int]] = [[1, "x"]]\n'
+        "    hops: int = Field("
+    )
+    site.install("wrong", wrong.replace("hops: int = Field(", field))
+    registry = load_registry()
+    with pytest.raises(UsageError, match=r"^task wrong: .*1 should be a valid integer"):
+        resolve(registry.task("wrong"), environ={}, registry=registry)
+
+
 STRANGE = """
 from dataclasses import dataclass
 from pathlib import Path

@@ -224,9 +224,12 @@ def _location(detail: Mapping[str, Any], value: Any) -> Path:
     *outer, last = detail["loc"]
     for part in outer:
         # The name of a type leads to where its value already is.
-        if isinstance(part, int) or (isinstance(value, Mapping) and part in value):
+        if isinstance(value, Mapping) and part in value:
             path.append(str(part))
             value = value[part]
+        elif isinstance(part, int):
+            path.append(str(part))
+            value = value[part] if isinstance(value, (list, tuple)) else None  # or a default's
     tried = isinstance(last, str) and detail["input"] == value and detail["type"] not in _LACKING
     return tuple(path) if tried else (*path, str(last))
 
