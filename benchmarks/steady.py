@@ -19,13 +19,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from work import save_tiny_model
 
-if TYPE_CHECKING:
-    from flowtune_cli.flow.deviation import Trace
+from flowtune_cli.cli.main import hush_libraries
+from flowtune_cli.config import resolve
+from flowtune_cli.flow.deviation import Trace
+from flowtune_cli.flow.errors import FlowtuneError
+from flowtune_cli.registry import load_registry
+from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.training.bench import set_up
+from flowtune_cli.training.loop import Report, Trainer
 
 COMPARED = 10
 """Mini-batches of which a figure is the mean."""
@@ -54,14 +60,6 @@ def train(episodes: int, folder: Path) -> list[Took]:
     Raises:
         RuntimeError: an episode was not played, or failed.
     """
-    from work import save_tiny_model
-
-    from flowtune_cli.config import resolve
-    from flowtune_cli.registry import load_registry
-    from flowtune_cli.runs.directory import RunDirectory
-    from flowtune_cli.training.bench import set_up
-    from flowtune_cli.training.loop import Report, Trainer
-
     model = folder / "model"
     save_tiny_model(model, context=4096)
     registry = load_registry()
@@ -79,17 +77,19 @@ def train(episodes: int, folder: Path) -> list[Took]:
     }
     run = RunDirectory.create(folder, "steady", task="toyqa", model=str(model), settings=settings)
     took: list[Took] = []
-    clocks = [time.perf_counter(), time.process_time()]
+    begun = [0.0, 0.0]
+
+    def start() -> None:
+        begun[:] = time.perf_counter(), time.process_time()
 
     def measure(report: Report) -> None:
         if report.record is not None:
-            now = [time.perf_counter(), time.process_time()]
-            seconds, cpu_seconds = (new - old for new, old in zip(now, clocks, strict=True))
+            seconds, cpu_seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
             took.append(Took(seconds, cpu_seconds, calls(report.record.traces), held_megabytes()))
-            clocks[:] = time.perf_counter(), time.process_time()
+            start()
 
     trainer = Trainer(bench, run, list(bench.task.examples(None, "train")), on_report=measure)
-    clocks[:] = time.perf_counter(), time.process_time()
+    start()
     trainer.train()
     position = trainer.position
     if position.episodes != episodes or position.failed:
@@ -160,9 +160,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=500)
     given = parser.parse_args(arguments)
-    from flowtune_cli.cli.main import hush_libraries
-    from flowtune_cli.flow.errors import FlowtuneError
-
     hush_libraries()
     with tempfile.TemporaryDirectory() as folder:
         try:
