@@ -93,9 +93,8 @@ def learn(
     if (directory / name).exists():
         run = RunDirectory.open(name, directory)
     else:
-        stored = {"settings": settings.model_dump(mode="json"), "origins": dict(resolved.origins)}
         run = RunDirectory.create(
-            directory, name, task=task.name, model=settings.model.name, settings=stored
+            directory, name, task=task.name, model=settings.model.name, settings=resolved.stored
         )
     with run.lock():
         trainer = Trainer(bench, run, list(task.examples(None, task.splits[0])))

@@ -71,11 +71,9 @@ def train(episodes: int, folder: Path) -> list[Took]:
         registry=registry,
     )
     bench = set_up(resolved.make_task(), resolved.settings, registry)
-    settings = {
-        "settings": resolved.settings.model_dump(mode="json"),
-        "origins": dict(resolved.origins),
-    }
-    run = RunDirectory.create(folder, "steady", task="toyqa", model=str(model), settings=settings)
+    run = RunDirectory.create(
+        folder, "steady", task="toyqa", model=str(model), settings=resolved.stored
+    )
     took: list[Took] = []
     begun = [0.0, 0.0]
 

@@ -150,12 +150,13 @@ class Treatments:
         resolved = self._resolved(seed, dev=source is not None)
         bench = self._bench(seed, dev=source is not None)
         if not (run.path / "run.json").exists():
-            stored = {
-                "settings": resolved.settings.model_dump(mode="json"),
-                "origins": dict(resolved.origins),
-            }
-            model = resolved.settings.model.name
-            run = RunDirectory.create(runs, name, task=self.task_name, model=model, settings=stored)
+            run = RunDirectory.create(
+                runs,
+                name,
+                task=self.task_name,
+                model=resolved.settings.model.name,
+                settings=resolved.stored,
+            )
         with run.lock():
             split = "dev" if source else "train"
             examples = self._dev if source else list(bench.task.examples(self.data, split))

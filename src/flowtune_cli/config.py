@@ -59,6 +59,14 @@ class Resolved:
             raise ValueError("these settings were resolved without a task")
         return self.task.task_class(self.task.settings, copy.deepcopy(self.task.nodes))
 
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What a run's settings.json says of them."""
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "origins": dict(self.origins),
+        }
+
 
 def resolve(
     task_class: type[Task] | None,

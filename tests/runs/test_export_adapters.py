@@ -32,7 +32,9 @@ def checkpoint(tmp_path: Path, tiny_model: LoadedModel) -> Path:
 
 
 def export(target: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
-    return export_adapters(target, checkpoint, BASE, ABOUT, **{"overwrite": False, **more})
+    contexts = {"a": "Found: {found}", "b": ""}
+    options = {"overwrite": False, **more}
+    return export_adapters(target, checkpoint, BASE, ABOUT, contexts, **options)
 
 
 def test_the_manifest(tmp_path: Path, checkpoint: Path) -> None:
@@ -40,7 +42,7 @@ def test_the_manifest(tmp_path: Path, checkpoint: Path) -> None:
     manifest = export(target, checkpoint)
     assert json.loads((target / "manifest.json").read_text()) == manifest
     assert manifest["adapters"] == [
-        {"node": "a", "path": "a", "rank": 4, "version": 7},
+        {"node": "a", "path": "a", "rank": 4, "version": 7, "context": "Found: {found}"},
         {"node": "b", "path": "b", "rank": 4, "version": 0, "calibration": [2.0, -1.5]},
     ]
     about = {key: manifest[key] for key in ("base_model", "revision", "run", "task", "episode")}

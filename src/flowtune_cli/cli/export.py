@@ -144,7 +144,10 @@ def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     model = _settings(run)["model"]
     base = Base(model["name"], model["revision"], _loaded_from(model["name"]))
     about = {"run": run.path.name, "task": run.info.task}
-    manifest = export_adapters(path, newest_checkpoint(run), base, about, overwrite=overwrite)
+    contexts = {name: _context(settings) for name, settings in _nodes(run).items()}
+    manifest = export_adapters(
+        path, newest_checkpoint(run), base, about, contexts, overwrite=overwrite
+    )
     names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
     note(f"{path}: the adapters of {names}, after {manifest['episode']} episodes")
     for adapter in manifest["adapters"]:
@@ -152,6 +155,11 @@ def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
             note(
                 f"'{adapter['node']}' judges by a likelihood with a scale and a threshold, which no"
                 " server knows of; the manifest has them"
+            )
+        if "context" in adapter:
+            note(
+                f"'{adapter['node']}' goes on from a context that the base model reads without its"
+                " adapter; a server, which reads all of a prompt with it, gives other outputs"
             )
     return {"path": path, **manifest}
 
@@ -182,3 +190,8 @@ def _settings(run: RunDirectory) -> Mapping[str, Any]:
 def _is_chat_node(settings: Mapping[str, Any]) -> bool:
     prompt = settings.get("prompt")
     return not isinstance(prompt, Mapping) or bool(prompt.get("chat", True))
+
+
+def _context(settings: Mapping[str, Any]) -> str:
+    prompt = settings.get("prompt")
+    return str(prompt.get("context", "")) if isinstance(prompt, Mapping) else ""

@@ -179,8 +179,7 @@ def _stored(
 ) -> dict[str, Any]:
     """What settings.json holds."""
     return {
-        "settings": resolved.settings.model_dump(mode="json"),
-        "origins": dict(resolved.origins),
+        **resolved.stored,
         "config": None if config is None else str(config.absolute()),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
         "data": dict(data),

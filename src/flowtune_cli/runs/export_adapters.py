@@ -40,6 +40,7 @@ def export_adapters(
     checkpoint: Path,
     base: Base,
     about: Mapping[str, Any],
+    contexts: Mapping[str, str],
     *,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def export_adapters(
     Args:
         checkpoint: a run's checkpoint, named by its episodes.
         about: what else the manifest says, such as run and task.
+        contexts: by node, the template of its prompt's context, which the base model reads alone.
 
     Returns:
         The manifest.
@@ -70,7 +72,11 @@ def export_adapters(
             "base_model_loaded_from": base.loaded_from,
             **about,
             "episode": int(checkpoint.name),
-            "adapters": [_copy(source, building / source.name, base) for source in sources],
+            "adapters": [
+                _copy(source, building / source.name, base)
+                | ({"context": contexts[source.name]} if contexts.get(source.name) else {})
+                for source in sources
+            ],
         }
         manifest["vllm"] = serve_command(target, manifest)
         write_json(building / MANIFEST, manifest)
