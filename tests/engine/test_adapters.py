@@ -238,6 +238,20 @@ def test_a_damaged_adapter_file(tiny_model: LoadedModel, tmp_path: Path) -> None
     adapters.load(tmp_path / "saved")
 
 
+@pytest.mark.parametrize("name", ["a", reference_of("a")])
+def test_values_that_are_no_numbers_are_not_loaded(
+    tiny_model: LoadedModel, tmp_path: Path, name: str
+) -> None:
+    adapters = make_adapters(tiny_model, {"a": None})
+    adapters.save(tmp_path / "saved")
+    file = tmp_path / "saved" / name / "adapter_model.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values()))[0, 0] = torch.nan
+    save_file(weights, file)
+    with pytest.raises(UsageError, match=f"saved/{name} holds values that are not numbers"):
+        adapters.load(tmp_path / "saved")
+
+
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "reference-of-a"])
 def test_names_that_no_node_may_have(tiny_model: LoadedModel, name: str) -> None:
     with pytest.raises(UsageError, match="node name"):

@@ -206,7 +206,8 @@ class Adapters:
             reset_references: set every reference to its node's trained adapter.
 
         Raises:
-            UsageError: an adapter is missing there, cannot be read, or has another shape.
+            UsageError: an adapter is missing there, cannot be read, has another shape, or holds a
+                value that is not a number.
         """
         for name in self.versions:
             source = directory / name
@@ -247,6 +248,8 @@ class Adapters:
                         " likelihood when it was trained"
                     )
                 self.calibrations[name].copy_(torch.tensor(extra["calibration"]))
+            if not self._finite(name):
+                raise UsageError(f"the adapter in {source} holds values that are not numbers")
         if reset_references:
             for node in self.nodes:
                 self.copy(node, reference_of(node))
@@ -254,6 +257,8 @@ class Adapters:
     def check_finite(self, nodes: Sequence[str]) -> None:
         """Raise if a node's adapter holds a value that is not a number."""
         for node in nodes:
-            tensors: list[Tensor] = [p.detach() for p in self.parameters(node)]
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            if not self._finite(node):
                 raise FlowtuneError(f"the adapter of node '{node}' is no longer finite")
+
+    def _finite(self, name: str) -> bool:
+        return all(bool(torch.isfinite(p.detach()).all()) for p in self.parameters(name))
