@@ -12,7 +12,6 @@ from tiny import likelihood, make_adapters, make_engine, plain
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
 from flowtune_cli.engine.models import LoadedModel
-from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import (
     GREEDY,
@@ -135,9 +134,12 @@ def test_an_empty_text_is_certain(counted: Counted) -> None:
     assert scored.likelihoods[0][1].logprob < 0
 
 
-def test_a_prompt_without_any_token(counted: Counted) -> None:
-    with pytest.raises(UsageError, match="no tokens at all"):
-        counted.decode(written(""))
+def test_a_prompt_that_says_nothing_is_answered(counted: Counted) -> None:
+    (decoded,) = counted.decode(written(""))
+    assert (decoded.prompt, decoded.prompt_tokens) == ("", 1)
+    assert decoded.generations[0].tokens
+    (scored,) = counted.score(judged("", "yes"))
+    assert scored.likelihoods[0][0].logprob < 0
 
 
 def test_a_prompt_is_cut_to_leave_room_for_what_is_written(tiny_model: LoadedModel) -> None:

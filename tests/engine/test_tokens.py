@@ -80,6 +80,7 @@ class Begins:
     """A tokenizer that puts a first token in front, unless told to leave it."""
 
     chat_template: str | None = "there is one"
+    bos_token_id = 0
     eos_token_id = 1
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
@@ -99,6 +100,20 @@ def test_special_tokens_are_added_unless_the_template_did() -> None:
     assert Tokens(begins, 1000).encode(chat).ids == (0, ord("x"), ord("\n"))
     assert Tokens(begins, 1000).completion("x") == (ord("x"),)
     assert Tokens(begins, 1000).completion("x", end=True) == (ord("x"), 1)
+
+
+@pytest.mark.parametrize("bos", ["<|im_start|>", None])
+def test_a_prompt_that_says_nothing_is_where_texts_begin(tokenizer: Any, bos: str | None) -> None:
+    tokenizer.bos_token = bos
+    encoded = Tokens(tokenizer, 1000).encode(prompt_of(("", True)))
+    begin = tokenizer.bos_token_id if bos else tokenizer.eos_token_id
+    assert (encoded.text, encoded.ids, encoded.context) == ("", (begin,), 0)
+
+
+def test_a_prompt_that_is_cut_to_nothing_is_an_error(tokenizer: Any) -> None:
+    with pytest.raises(UsageError, match="leaves no room"):
+        Tokens(tokenizer, 10).encode(prompt_of(("abc", True), reserve=10))
+    assert Tokens(tokenizer, 11).encode(prompt_of(("abc", True), reserve=10)).text == "a"
 
 
 def test_a_prompt_at_the_limit_is_whole_and_one_token_more_is_cut(tokenizer: Any) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..flow.errors import UsageError
 from ..flow.prompt import Prompt
 from ..flow.request import (
     Answer,
@@ -189,8 +188,6 @@ class ModelEngine:
 
     def _encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
         encoded = self.tokens.encode(prompt, completion)
-        if not encoded.ids:
-            raise UsageError("a prompt has no tokens at all; give it some text")
         self.counts.cut_prompts += encoded.dropped > 0
         return encoded
 

@@ -48,9 +48,14 @@ class Tokens:
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
         self._has_system = self._has_template and self._shows_system()
+        bos = tokenizer.bos_token_id
+        self._begin: int = tokenizer.eos_token_id if bos is None else bos
 
     def encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
         """Token ids of a prompt that leave room for its reserve, or for a longer ``completion``.
+
+        A prompt may say nothing, as where it shows what another node wrote: its one token is then
+        the one that texts begin with, or, where the model has none, the one between them.
 
         Raises:
             UsageError: the prompt does not fit even with every document cut away.
@@ -109,8 +114,8 @@ class Tokens:
             # On its own, so that its tokens are the same whatever stands behind it.
             context = tuple(self.tokenizer(begin, add_special_tokens=True)["input_ids"])
             text, special = text[len(begin) :], False
-        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return Encoded(begin + text, context + ids, 0, len(context))
+        ids = context + tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return Encoded(begin + text, ids or (self._begin,), 0, len(context))
 
     def _fit(self, prompt: Prompt, room: int) -> Encoded:
         encoded = self._encode(prompt)
@@ -120,7 +125,7 @@ class Tokens:
         segments = [s for m in prompt.messages for s in m.segments if s.truncatable]
         pieces = [list(self.completion(segment.text)) for segment in segments]
         excess = whole - room
-        while excess > 0 or not encoded.ids:
+        while excess > 0 or not encoded.text:
             if not any(pieces):
                 raise UsageError(
                     f"a prompt of {whole} tokens leaves no room in the context of {self.context}"
