@@ -193,6 +193,12 @@ def test_what_is_counted_is_what_was_written(records):
             assert node.preferences == sum(
                 p.node == node.node for t in traces for p in t.preferences
             )
+            written = [s.output.text for s in steps[-50:] if s.output.tokens]
+            common = node.commonest
+            assert (common.calls if common else 0) == len(written)
+            if common is not None:
+                assert common.times == max(Counter(written).values())
+                assert common.times == written.count(common.output)
             losses = [u.loss for r in records for u in r.updates if u.node == node.node]
             assert node.last_loss == next((x for x in reversed(losses) if x is not None), None)
         assert {s.node for t in traces for s in t.episode.steps} <= {

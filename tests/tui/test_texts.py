@@ -16,7 +16,7 @@ from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.runs.batch import UpdateRecord
 from flowtune_cli.runs.reader import RunReader
-from flowtune_cli.runs.stored import Counts, Filter, NodeSummary, Order
+from flowtune_cli.runs.stored import Commonest, Counts, Filter, NodeSummary, Order
 from flowtune_cli.runs.stored_text import visible
 from flowtune_cli.tui.export import Export, episode_markdown, fenced, table
 from flowtune_cli.tui.figures import one_line, shortened, sparkline
@@ -139,6 +139,12 @@ COUNTS = Counts(9, 100, 0, 0, 0, dict.fromkeys(Outcome, 0), 20, 0)
         ({"last_update": None}, "never updated"),
         ({"last_update": UpdateRecord("query", 0, 1, 9, 9, 0, 0.5, -2.0)}, "what was rejected"),
         ({"truncated": 50, "tokens": 9}, "50 outputs were cut off"),
+        ({"commonest": Commonest("", 6, 50)}, "6 of its latest 50 outputs are empty"),
+        ({"commonest": Commonest("one\ntwo", 26, 50)}, "are the same: one⏎two"),
+        ({"commonest": Commonest("x" * 99, 10, 10)}, f"the same: {'x' * 36}…xxx"),
+        ({"commonest": Commonest("", 5, 50)}, ""),
+        ({"commonest": Commonest("one", 25, 50)}, ""),
+        ({"commonest": Commonest("", 9, 9)}, ""),
         ({}, ""),
     ],
 )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 
 from .batch import UpdateRecord
 from .episode_reader import of_row
-from .stored import NodeSummary
+from .stored import Commonest, NodeSummary
 from .totals import ENDED
 
 LATEST = "batch = (SELECT max(number) FROM batches)"
 """The rows of the last batch, whose totals are the run's."""
+
+_CALLS = 50
+"""How many of a node's calls are its latest."""
 
 
 def summarize_nodes(connection: sqlite3.Connection) -> list[NodeSummary]:
@@ -39,4 +43,18 @@ def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> NodeSummary:
         prompt_tokens=row["prompt_tokens"],
         reference_moves=row["reference_moves"],
         last_update=of_row(UpdateRecord, update) if update else None,
+        commonest=_commonest(connection, row["node"]),
     )
+
+
+def _commonest(connection: sqlite3.Connection, node: str) -> Commonest | None:
+    """Only what is written has tokens: labels and candidates are chosen, and may well be alike."""
+    latest = """
+        SELECT output, tokens FROM steps WHERE node = ? AND rollout = 0
+        ORDER BY episode DESC, step DESC LIMIT ?"""
+    rows = connection.execute(latest, (node, _CALLS)).fetchall()
+    written = [row["output"] for row in rows if row["tokens"]]
+    if not written:
+        return None
+    output, times = Counter(written).most_common(1)[0]
+    return Commonest(output, times, len(written))

@@ -202,6 +202,20 @@ class ReferenceUpdate:
 
 
 @dataclass(frozen=True)
+class Commonest:
+    """What a node wrote most often in its latest calls.
+
+    Args:
+        output: the text; empty where it wrote nothing.
+        times: how often, of ``calls``.
+    """
+
+    output: str
+    times: int
+    calls: int
+
+
+@dataclass(frozen=True)
 class NodeSummary:
     """What a node has done and learned so far.
 
@@ -215,6 +229,7 @@ class NodeSummary:
         tokens, prompt_tokens: of its outputs and prompts, in episodes, alternatives and rollouts.
         reference_moves: how often its reference moved towards its policy.
         last_update: the latest that had a loss; None without any.
+        commonest: of its latest calls in episodes; None for a node that writes no text.
     """
 
     node: str
@@ -235,6 +250,7 @@ class NodeSummary:
     prompt_tokens: int = 0
     reference_moves: int = 0
     last_update: UpdateRecord | None = None
+    commonest: Commonest | None = None
 
     @property
     def rollouts(self) -> int:

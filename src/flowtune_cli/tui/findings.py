@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from ..flow.deviation import Outcome
 from ..runs.stored import Counts, NodeSummary
-from .figures import number, percent, plural
+from .figures import number, one_line, percent, plural, shortened
 
-_MANY, _SOME = 0.8, 0.1
+_MANY, _HALF, _SOME = 0.8, 0.5, 0.1
 _ENOUGH = 10
-"""Fewer rollouts or preferences than this say nothing yet."""
+"""Fewer rollouts, preferences or outputs than this say nothing yet."""
+_SHOWN = 40
+"""Letters of an output that are shown."""
 
 
 def data(counts: Counts) -> str:
@@ -73,4 +75,17 @@ def _of_node(node: NodeSummary) -> list[str]:
     outputs = node.steps + node.rollouts
     if outputs and node.truncated > _SOME * outputs and node.tokens:
         found.append(f"{node.node}: {node.truncated:,} outputs were cut off by max_new_tokens.")
-    return found
+    return found + _of_outputs(node)
+
+
+def _of_outputs(node: NodeSummary) -> list[str]:
+    """Whether a node has come to say one thing, or nothing, whatever it is asked."""
+    common = node.commonest
+    if common is None or common.calls < _ENOUGH:
+        return []
+    share = f"{node.node}: {common.times} of its latest {common.calls} outputs are"
+    if not common.output.strip() and common.times > _SOME * common.calls:
+        return [f"{share} empty."]
+    if common.times > _HALF * common.calls:
+        return [f"{share} the same: {shortened(one_line(common.output), _SHOWN)}"]
+    return []
