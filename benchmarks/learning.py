@@ -25,7 +25,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flowtune_cli.cli.main import hush_libraries
 from flowtune_cli.config import resolve
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.example import Example
@@ -64,7 +63,6 @@ def learn(
     Returns:
         ``before`` and ``after``: each reward's mean; ``seconds`` by what they went into.
     """
-    hush_libraries()
     registry = load_registry()
     flags = {"training.seed": seed, "training.limit": limit, "run.directory": str(directory)}
     resolved = resolve(

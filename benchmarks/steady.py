@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 from work import save_tiny_model
 
-from flowtune_cli.cli.main import hush_libraries
 from flowtune_cli.config import resolve
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.errors import FlowtuneError
@@ -158,7 +157,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=500)
     given = parser.parse_args(arguments)
-    hush_libraries()
     with tempfile.TemporaryDirectory() as folder:
         try:
             took = train(given.episodes, Path(folder))

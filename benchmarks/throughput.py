@@ -20,7 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flowtune_cli.cli.main import hush_libraries
+import throughput_check
+import throughput_curves
+import throughput_tables
+from throughput_compare import Process, compare
+from throughput_records import Setup
 
 # Predicting comes first, as a process never forgets how much memory it once held.
 MODES = ("predict", "train")
@@ -46,18 +50,10 @@ def main() -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    hush_libraries()
     return _run(given)
 
 
 def _run(given: argparse.Namespace) -> int:
-    # Late: each child process imports this file before it can be hushed.
-    import throughput_check
-    import throughput_curves
-    import throughput_tables
-    from throughput_compare import Process, compare
-    from throughput_records import Setup
-
     setup = Setup(given.task, given.data, given.records, tuple(given.overrides))
     modes = [given.only] if given.only else MODES
     if given.curve:

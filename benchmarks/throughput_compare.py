@@ -14,8 +14,6 @@ import throughput_side
 from throughput_meter import Figures
 from throughput_records import Setup
 
-from flowtune_cli.cli.main import hush_libraries
-
 
 class Process:
     """A process of its own, for one side or check.
@@ -27,7 +25,7 @@ class Process:
 
     def __init__(self, setup: Setup | None = None, plain: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=hush_libraries)
+        self._pool = ProcessPoolExecutor(1, context)
         if setup is not None:
             self._pool.submit(throughput_side.begin, setup, plain).result()
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from flowtune_cli.cli.main import hush_libraries
 from flowtune_cli.config import resolve
 from flowtune_cli.flow.example import Example
 from flowtune_cli.registry import load_registry
@@ -33,7 +32,6 @@ class Setup:
 
 def prepare(setup: Setup) -> tuple[Bench, list[Example]]:
     """The bench of a setup, and its records: as many of each number of hops, by a hash."""
-    hush_libraries()
     registry = load_registry()
     resolved = resolve(
         registry.task(setup.task),

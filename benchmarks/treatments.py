@@ -22,7 +22,6 @@ from rich.console import Console
 from treatments_rows import Treatments, say
 from treatments_table import mean_rows, table
 
-from flowtune_cli.cli.main import hush_libraries
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.atomic import read_json, write_json
@@ -39,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/treatments"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    hush_libraries()
     try:
         rows = mean_rows(_all_rows(given))
     except FlowtuneError as error:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flowtune_cli import Episode, Example, Generate, Judge, Rank, Task, Template, token_f1
-from flowtune_cli.cli.main import hush_libraries
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.atomic import write_json
 
@@ -97,7 +96,6 @@ class Small(Task):
 
 def measure() -> Work:
     """Train for a few episodes on a tiny random model, and count."""
-    hush_libraries()
     with tempfile.TemporaryDirectory() as directory:
         save_tiny_model(Path(directory))
         return _train(Path(directory))

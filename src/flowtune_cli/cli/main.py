@@ -5,10 +5,8 @@ Nothing heavy is imported before a command runs, so that ``flowtune --help`` is 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,7 +124,6 @@ def flowtune(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
-    hush_libraries()
     command = get_command(app)
     try:
         try:
@@ -149,9 +146,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return result if isinstance(result, int) else 0
-
-
-def hush_libraries() -> None:
-    """Keep to themselves what libraries say at every start, and nobody can do anything about."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
