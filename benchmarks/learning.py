@@ -92,7 +92,11 @@ def learn(
         run = RunDirectory.open(name, directory)
     else:
         run = RunDirectory.create(
-            directory, name, task=task.name, model=settings.model.name, settings=resolved.stored
+            directory,
+            name,
+            task=task.name,
+            model=settings.model.name,
+            settings=dataclasses.replace(resolved, settings=bench.settings).stored,
         )
     with run.lock():
         trainer = Trainer(bench, run, list(task.examples(None, task.splits[0])))

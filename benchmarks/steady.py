@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -71,7 +71,11 @@ def train(episodes: int, folder: Path) -> list[Took]:
     )
     bench = set_up(resolved.make_task(), resolved.settings, registry)
     run = RunDirectory.create(
-        folder, "steady", task="toyqa", model=str(model), settings=resolved.stored
+        folder,
+        "steady",
+        task="toyqa",
+        model=str(model),
+        settings=replace(resolved, settings=bench.settings).stored,
     )
     took: list[Took] = []
     begun = [0.0, 0.0]

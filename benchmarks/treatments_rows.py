@@ -155,7 +155,7 @@ class Treatments:
                 name,
                 task=self.task_name,
                 model=resolved.settings.model.name,
-                settings=resolved.stored,
+                settings=dataclasses.replace(resolved, settings=bench.settings).stored,
             )
         with run.lock():
             split = "dev" if source else "train"

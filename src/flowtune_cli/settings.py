@@ -23,8 +23,8 @@ class ModelSettings(Section):
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face id.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="'auto' is bfloat16 where the processor or GPU has matrix units for it, else"
-        " float32.",
+        description="'auto' is bfloat16 where the processor or GPU is clearly faster with it, else"
+        " float32; a run goes on with what it began with.",
     )
     quantization: Literal["none", "nf4"] = Field(
         "none", description="'nf4': 4-bit weights by bitsandbytes, with double quantisation."

@@ -90,6 +90,15 @@ def test_a_file_that_is_as_it_was_is_no_difference(begin: Begin, now: Now) -> No
     assert keys(same_again) == []
 
 
+def test_a_dtype_left_to_choose_is_what_the_run_began_with(begin: Begin, now: Now) -> None:
+    toml('[model]\ndtype = "auto"\n')
+    run = begin("model.dtype=bfloat16")
+    settings = now(run, "model.dtype=auto")
+    assert keys(settings) == []
+    assert settings.resumed().settings.model.dtype == "bfloat16"
+    assert keys(now(run, "model.dtype=float32")) == ["model.dtype"]
+
+
 def test_a_file_that_has_changed_is_a_difference(begin: Begin, now: Now) -> None:
     toml("[learning]\nbeta = 0.3\n")
     run = begin()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli.runs_compared import learned, press_ctrl_c, rows
 from installed_plugins import Site
 from safetensors.torch import load_file
 
+from flowtune_cli.engine import models
 from flowtune_cli.learning import learner
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
@@ -188,6 +190,21 @@ def test_a_run_can_get_more_examples(train: Run) -> None:
     assert settings_of("a")["data"] == settings_of("whole")["data"]
     assert settings_of("a")["settings"]["training"]["limit"] == 0
     assert "nothing to go on with" in train("--resume", "a").err
+
+
+def test_a_run_goes_on_with_the_dtype_that_it_began_with(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWTUNE_MODEL__DTYPE", "auto")
+    monkeypatch.setattr(models, "faster_dtype", lambda device: torch.bfloat16)
+    train("--name", "whole")
+    train("--limit", "4", "--name", "a")
+    assert settings_of("a")["settings"]["model"]["dtype"] == "bfloat16"
+    monkeypatch.setattr(models, "faster_dtype", lambda device: torch.float32)
+    assert train("--resume", "a", "--limit", "0").code == 0
+    assert learned(Path("runs/a")) == learned(Path("runs/whole"))
+    train("--name", "other")
+    assert learned(Path("runs/other")) != learned(Path("runs/whole"))
 
 
 def test_data_that_has_changed_is_noticed(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:

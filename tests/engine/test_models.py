@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,29 +69,12 @@ def test_the_weights_have_the_dtype(tiny_model_dir: Path, setting: str, dtype: t
     assert loaded.dtype == dtype
 
 
-@pytest.mark.parametrize(
-    ("features", "dtype"),
-    [
-        ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),
-        ({"bf16": True, "i8mm": True}, torch.bfloat16),
-        ({"bf16": True, "i8mm": False}, torch.float32),
-    ],
-)
-def test_auto_is_bfloat16_where_the_processor_has_matrix_units_for_it(
-    monkeypatch: pytest.MonkeyPatch, features: dict[str, object], dtype: torch.dtype
-) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    assert choose_dtype(ModelSettings(), CPU) == dtype
+@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
+def test_auto_is_what_is_faster(monkeypatch: pytest.MonkeyPatch, faster: torch.dtype) -> None:
+    monkeypatch.setattr(models, "faster_dtype", lambda device: faster)
+    assert choose_dtype(ModelSettings(), CPU) == faster
     assert choose_dtype(ModelSettings(dtype="float32"), CPU) == torch.float32
     assert choose_dtype(ModelSettings(quantization="nf4"), CPU) == torch.bfloat16
-
-
-def test_auto_is_float32_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True, "i8mm": True})
-    assert choose_dtype(ModelSettings(), CPU) == torch.float32
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

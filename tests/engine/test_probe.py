@@ -22,7 +22,31 @@ def test_the_processors_features_are_those_that_matter(monkeypatch: pytest.Monke
     found = {"sse2": True, "avx2": True, "amx_bf16": False, "sve_max_length": 32, "i8mm": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     assert probe.cpu_features() == ["avx2", "i8mm"]
-    assert not probe.devices()[0].bfloat16_units
+
+
+@pytest.mark.parametrize(
+    ("features", "times", "dtype"),
+    [
+        ({"avx512_bf16": True}, 4.6, torch.bfloat16),
+        ({"avx512_bf16": True}, 0.6, torch.float32),
+        ({"avx512_bf16": True}, 1.9, torch.float32),  # not worth its coarser figures
+        ({"bf16": True, "i8mm": True}, 2.0, torch.bfloat16),
+    ],
+)
+def test_the_faster_dtype_is_measured(
+    monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], times: float, dtype: torch.dtype
+) -> None:
+    speeds = {torch.float32: 200.0, torch.bfloat16: 200.0 * times}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    monkeypatch.setattr(probe, "matmul_gflops", speeds.__getitem__)
+    assert probe.faster_dtype(torch.device("cpu")) == dtype
+    assert probe.devices()[0].dtype == str(dtype).removeprefix("torch.")
+
+
+def test_what_would_be_emulated_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False})
+    monkeypatch.setattr(probe, "matmul_gflops", lambda dtype: pytest.fail("was measured"))
+    assert probe.faster_dtype(torch.device("cpu")) == torch.float32
 
 
 def test_it_imports_torch_alone() -> None:

@@ -65,7 +65,7 @@ def _devices() -> dict[str, Any]:
         about = {"description": device.description}
         if device.memory:
             about["memory"] = _bytes(device.memory)
-        about["matrix units for bfloat16"] = "yes" if device.bfloat16_units else "no"
+        about["model.dtype = 'auto' is"] = device.dtype
         for dtype, speed in probe.speeds(device.name).items():
             about[dtype] = f"{speed:.0f} GFLOP/s"
         found[device.name] = about

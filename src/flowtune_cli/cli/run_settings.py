@@ -190,6 +190,8 @@ class RunSettings:
             if self._rank(origin) == 0 or self._rank(origin) < before:
                 continue
             stored, value = _value(old, path), _value(now, path)
+            if (key, value) == ("model.dtype", "auto"):
+                continue  # it leaves the choice, which was made when the run began
             if stored != value:
                 yield Difference(key, path, stored, value, origin)
 

@@ -106,7 +106,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
     examples = list(read_examples(task, order.data, split))
     described = _described(task, order.data, split, examples, resolved)
 
-    def create() -> RunDirectory:
+    def create(resolved: Resolved) -> RunDirectory:
         """Only when everything else is there, so that no run is left which never began."""
         return RunDirectory.create(
             parent,

@@ -44,10 +44,13 @@ class TrainingRun:
     source: Path | None
     json: bool
 
-    def begin(self, create: Callable[[], RunDirectory]) -> int:
-        """Train a new run, which ``create`` makes; returns the exit code."""
+    def begin(self, create: Callable[[Resolved], RunDirectory]) -> int:
+        """Train a new run, which ``create`` makes; returns the exit code.
+
+        It stores the dtype that "auto" came to: it would not go on exactly with another one.
+        """
         bench = self._set_up()
-        run = create()
+        run = create(dataclasses.replace(self.resolved, settings=bench.settings))
         with run.lock():
             note(f"this is run '{run.path.name}', in {run.path}")
             return self._train(bench, run, self._reference(run))

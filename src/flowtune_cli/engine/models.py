@@ -16,7 +16,7 @@ from ..flow.errors import UsageError, unknown_name
 from ..settings import ModelSettings
 from .memory import Weight, check_memory, weight_bytes
 from .model_files import ModelFiles, find_model
-from .probe import has_bfloat16_units
+from .probe import faster_dtype
 from .quiet import quiet
 
 
@@ -99,7 +99,7 @@ def choose_device(wanted: str) -> torch.device:
 def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
     """The dtype to compute in.
 
-    'auto' is bfloat16 where the device has matrix units for it, or weights are 4-bit.
+    'auto' is bfloat16 where that is clearly faster on the device, or weights are 4-bit.
     """
     if settings.dtype != "auto":
         return {
@@ -107,9 +107,7 @@ def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
             "bfloat16": torch.bfloat16,
             "float16": torch.float16,
         }[settings.dtype]
-    if settings.quantization == "nf4" or has_bfloat16_units(device):
-        return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if settings.quantization == "nf4" else faster_dtype(device)
 
 
 def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ This imports torch and nothing that stands on it, which would take many times as
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
@@ -17,41 +16,54 @@ FEATURES = ("avx", "amx", "bf16", "i8mm", "sve", "sme")
 
 @dataclass(frozen=True)
 class Device:
-    """A device that torch can use, as a person names it; memory in bytes, 0 if it is the host's."""
+    """A device that torch can use, as a person names it.
+
+    Args:
+        memory: in bytes, 0 if it is the host's.
+        dtype: what ``model.dtype = "auto"`` is on it.
+    """
 
     name: str
     description: str
     memory: int = 0
-    bfloat16_units: bool = False
+    dtype: str = "float32"
 
 
 def devices() -> list[Device]:
     """The processor, then the GPUs."""
     threads = f"{torch.get_num_threads()} threads"
     processor = f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
-    found = [Device("cpu", processor, 0, has_bfloat16_units(torch.device("cpu")))]
+    found = [Device("cpu", processor, 0, name_of(faster_dtype(torch.device("cpu"))))]
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         name = f"cuda:{index}"
         compute = f"{about.name}, compute capability {about.major}.{about.minor}"
-        units = has_bfloat16_units(torch.device(name))
-        found.append(Device(name, compute, about.total_memory, units))
+        dtype = name_of(faster_dtype(torch.device(name)))
+        found.append(Device(name, compute, about.total_memory, dtype))
     return found
 
 
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether the device has matrix units for bfloat16, so that it is faster than float32.
+def faster_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is clearly faster than float32, as its figures are coarser; else float32.
 
-    Vector instructions alone (AVX512-BF16) were slower than float32, in matrix products as in
-    whole forward passes: on x86-64 it takes AMX. On ARM ``bf16`` with ``i8mm`` means BFMMLA;
-    macOS is left out, where float32 has Apple's own matrix units.
+    A GPU says so. A processor is measured: what its instructions are called tells little, as
+    AVX512-BF16 multiplies matrices at 0.6 times the speed of float32 on one processor and at 4.6
+    times on another. A whole pass gains less than its products, hence twice as fast at least.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has = torch.cpu.get_capabilities()
-    arm = sys.platform != "darwin" and has.get("bf16", False) and has.get("i8mm", False)
-    return bool(has.get("amx_bf16", False) or arm)
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Where there is no instruction for it, it is emulated, which is slow even to measure.
+        fast = any("bf16" in feature for feature in cpu_features()) and (
+            matmul_gflops(torch.bfloat16) >= 2 * matmul_gflops(torch.float32)
+        )
+    return torch.bfloat16 if fast else torch.float32
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As settings have it, "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def cpu_features() -> list[str]:
@@ -72,11 +84,11 @@ def speeds(device: str) -> dict[str, float]:
     """GFLOP/s of matrix products on a device, for each type that a model may be loaded in."""
     size = 4096 if device.startswith("cuda") else 1024
     dtypes = (torch.float32, torch.bfloat16)
-    return {str(d).removeprefix("torch."): matmul_gflops(d, device, size) for d in dtypes}
+    return {name_of(dtype): matmul_gflops(dtype, device, size) for dtype in dtypes}
 
 
 def matmul_gflops(
-    dtype: torch.dtype, device: str = "cpu", size: int = 1024, seconds: float = 0.2
+    dtype: torch.dtype, device: str = "cpu", size: int = 1024, seconds: float = 0.1
 ) -> float:
     """The speed of a square matrix product in GFLOP/s: the best of those that fit in the time."""
     a, b = torch.rand(2, size, size, device=device).to(dtype)

@@ -9,6 +9,7 @@ from typing import Any
 from ..engine.adapters import Adapters
 from ..engine.engine import ModelEngine
 from ..engine.models import check_targets, load_model
+from ..engine.probe import name_of
 from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
@@ -26,6 +27,7 @@ class Bench:
     """Everything that plays and learns, set up for one task.
 
     Args:
+        settings: the dtype is the one that the model is computed in, and never "auto".
         explorations: the strategy of each node that deviates, by node name.
         evaluators: those that nodes name, by their own name.
         optimizer: the factory that ``learning.optimizer`` names.
@@ -117,6 +119,8 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     }
     optimizer = registry.optimizer(settings.learning.optimizer)
     loaded = load_model(settings.model)
+    model = settings.model.model_copy(update={"dtype": name_of(loaded.dtype)})
+    settings = settings.model_copy(update={"model": model})
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
         loaded.model,
