@@ -21,7 +21,7 @@ from throughput_plain import PlainEngine, PlainLearner
 from throughput_records import Setup, prepare
 
 from flowtune_cli.engine.likelihoods import Pair
-from flowtune_cli.engine.probe import matmul_gflops
+from flowtune_cli.engine.probe import dtype_name, matmul_gflops
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
@@ -170,7 +170,7 @@ class Side:
         peak = max(matmul_gflops(model.dtype, str(model.device), n) for n in (1024, 2048, 1024))
         return {
             "model": self.bench.settings.model.name,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(model.dtype),
             "device": str(model.device),
             "threads": torch.get_num_threads(),
             "peak_gflops": peak,

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from ..flow.errors import UsageError
+from .probe import dtype_name
 
 NF4_BYTES = 0.516
 """Bytes a weight in NF4 with double quantisation: 4 + 0.127 bits (Dettmers et al. 2023, QLoRA)."""
@@ -52,7 +53,7 @@ def check_memory(model: str, needed: int, device: torch.device, dtype: torch.dty
     available = available_bytes(device)
     if needed > available:
         raise UsageError(
-            f"the weights of '{model}' need {needed / 1e9:.1f} GB in {str(dtype)[6:]} on {device},"
-            f" where {available / 1e9:.1f} GB are free. Take a smaller model, or set"
+            f"the weights of '{model}' need {needed / 1e9:.1f} GB in {dtype_name(dtype)} on"
+            f" {device}, where {available / 1e9:.1f} GB are free. Take a smaller model, or set"
             " model.dtype = 'bfloat16' or model.quantization = 'nf4'."
         )

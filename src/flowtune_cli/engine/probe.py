@@ -33,12 +33,12 @@ def devices() -> list[Device]:
     """The processor, then the GPUs."""
     threads = f"{torch.get_num_threads()} threads"
     processor = f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
-    found = [Device("cpu", processor, 0, name_of(faster_dtype(torch.device("cpu"))))]
+    found = [Device("cpu", processor, 0, dtype_name(faster_dtype(torch.device("cpu"))))]
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         name = f"cuda:{index}"
         compute = f"{about.name}, compute capability {about.major}.{about.minor}"
-        dtype = name_of(faster_dtype(torch.device(name)))
+        dtype = dtype_name(faster_dtype(torch.device(name)))
         found.append(Device(name, compute, about.total_memory, dtype))
     return found
 
@@ -61,7 +61,7 @@ def faster_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """As settings have it, "float32"."""
     return str(dtype).removeprefix("torch.")
 
@@ -84,7 +84,7 @@ def speeds(device: str) -> dict[str, float]:
     """GFLOP/s of matrix products on a device, for each type that a model may be loaded in."""
     size = 4096 if device.startswith("cuda") else 1024
     dtypes = (torch.float32, torch.bfloat16)
-    return {name_of(dtype): matmul_gflops(dtype, device, size) for dtype in dtypes}
+    return {dtype_name(dtype): matmul_gflops(dtype, device, size) for dtype in dtypes}
 
 
 def matmul_gflops(

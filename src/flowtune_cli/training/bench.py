@@ -9,7 +9,7 @@ from typing import Any
 from ..engine.adapters import Adapters
 from ..engine.engine import ModelEngine
 from ..engine.models import check_targets, load_model
-from ..engine.probe import name_of
+from ..engine.probe import dtype_name
 from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
@@ -119,7 +119,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     }
     optimizer = registry.optimizer(settings.learning.optimizer)
     loaded = load_model(settings.model)
-    model = settings.model.model_copy(update={"dtype": name_of(loaded.dtype)})
+    model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
