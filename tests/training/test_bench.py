@@ -57,6 +57,19 @@ def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:
         make_run(learning={"optimizer": "kocob"}).bench()
 
 
+def test_options_are_for_nodes_of_the_task_whether_they_learn_or_not(make_run: MakeRun) -> None:
+    def nodes() -> list[Any]:
+        return [writer("draft", "r"), writer("fixed", "r", learn="nothing")]
+
+    def learning(node: str) -> dict[str, Any]:
+        options = {"lr": 0.1}
+        return {"optimizer": "adam", "optimizer_options": {}, "node_options": {node: options}}
+
+    assert make_run(nodes=nodes, learning=learning("fixed")).bench().adapters.nodes == ("draft",)
+    with pytest.raises(UsageError, match=r"unknown node .* 'daft'\. Did you mean 'draft'"):
+        make_run(nodes=nodes, learning=learning("daft")).bench()
+
+
 class Fixed(Generate):
     """Would learn, and has nothing to learn with."""
 

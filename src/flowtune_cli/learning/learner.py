@@ -21,7 +21,7 @@ from ..engine.adapters import reference_of
 from ..engine.likelihoods import Pair, cost, likelihoods, packed
 from ..engine.prefixes import Prefixes
 from ..engine.tokens import Tokens
-from ..flow.errors import FlowtuneError, UsageError, unknown_name
+from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
 from ..settings import LearningSettings
 from .losses import choice_loss, dpo_loss, text_loss
@@ -74,9 +74,6 @@ class Learner:
         self.tokens = tokens
         self.settings = settings
         self.tokens_per_batch = tokens_per_batch
-        for node in settings.node_options:
-            if node not in adapters.nodes:
-                raise unknown_name("node in learning.node_options", node, list(adapters.nodes))
         self.optimizers = {node: self._optimizer(node, optimizer) for node in adapters.nodes}
 
     def _optimizer(

@@ -12,7 +12,7 @@ from ..engine.models import check_targets, load_model
 from ..engine.probe import dtype_name
 from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
-from ..flow.errors import UsageError
+from ..flow.errors import UsageError, unknown_name
 from ..flow.example import Example
 from ..flow.node import Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
@@ -100,6 +100,9 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
+    for name in settings.learning.node_options:
+        if name not in task.nodes:
+            raise unknown_name("node in learning.node_options", name, list(task.nodes))
     for node in task.nodes.values():
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
