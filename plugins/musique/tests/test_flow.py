@@ -14,7 +14,8 @@ from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
 from flowtune_musique.settings import MusiqueSettings
 
 QUERIES = {0: ("T3", "T1"), 1: ("T2", "T5"), 2: ("T5", "T4"), 3: ("T6", "T0")}
-ALL_ROUNDS = ["query", "retrieve", "stop"] * 3 + ["query", "retrieve"]
+ROUND = ["query", "retrieve", "stop"]
+ALL_ROUNDS = [*ROUND[:2], *ROUND * 2, *ROUND[:2]]
 
 
 def stated(episode):
@@ -55,7 +56,7 @@ def test_searches_until_the_last_retrieval_and_does_not_ask_to_stop_after_it(wor
 def test_stops_when_told_to(world, example, learn):
     task = MusiqueAnswerable()
     trace = learn(task, example(task), world(QUERIES, stops=(2,)))
-    assert nodes_of(trace.episode) == [*ALL_ROUNDS[:6], "verbose", "concise"]
+    assert nodes_of(trace.episode) == [*ALL_ROUNDS[:5], "verbose", "concise"]
     assert trace.episode.result["predicted_support_idxs"] == [2, 3]
 
 
@@ -63,7 +64,7 @@ def test_full_judges_sufficiency_on_the_final_scratchpad(world, example, learn):
     task = MusiqueFull()
     trace = learn(task, example(task), world(QUERIES, stops=(2,)))
     last = trace.episode.steps[-1]
-    assert nodes_of(trace.episode) == [*ALL_ROUNDS[:6], "verbose", "concise", "sufficiency"]
+    assert nodes_of(trace.episode) == [*ALL_ROUNDS[:5], "verbose", "concise", "sufficiency"]
     assert [f"Title: T{n}\n" in last.shown for n in range(7)] == [n in (2, 3) for n in range(7)]
 
 
@@ -73,7 +74,16 @@ def test_retrieves_no_more_than_is_set_or_is_there(most, world, example, learn):
     episode = learn(task, example(task, documents=3, support=(1,)), world()).episode
     rounds = min(most, 3)
     assert nodes_of(episode).count("retrieve") == rounds
-    assert nodes_of(episode).count("stop") == rounds - 1
+    assert nodes_of(episode).count("stop") == max(rounds - 2, 0)
+
+
+@pytest.mark.parametrize("least", [1, 2, 3, 4, 9])
+def test_asks_to_stop_from_the_least_number_of_retrievals_on(least, world, example, learn):
+    task = MusiqueAnswerable(MusiqueSettings(min_retrievals=least))
+    episode = learn(task, example(task), world(QUERIES, stops=(1, 2, 3))).episode
+    rounds = min(least, 4)
+    asked = [*ROUND[:2]] * (rounds - 1) + (ROUND if least < 4 else ROUND[:2])
+    assert nodes_of(episode) == [*asked, "verbose", "concise"]
 
 
 @pytest.mark.parametrize("ranking", ["likelihood", "choice"])
@@ -112,11 +122,10 @@ def test_what_an_answerable_example_is_judged_by_and_teaches(task_class, world, 
     }
     taught = [
         ("retrieve", 0, [3, 5]),
-        ("stop", 0, False),
         ("retrieve", 1, [5]),
-        ("stop", 1, False),
+        ("stop", 0, False),
         ("retrieve", 2, [5]),
-        ("stop", 2, True),
+        ("stop", 1, True),
         ("concise", 0, "red"),
     ]
     if task_class is MusiqueFull:
@@ -132,11 +141,7 @@ def test_hit_is_undefined_and_retrieve_has_no_target_when_nothing_was_left_to_hi
     task = MusiqueAnswerable()
     trace = learn(task, example(task, support=(3,)), world(QUERIES, stops=(2,)))
     assert stated(trace.episode)["hit"] == [1.0, None]
-    assert targets(trace.episode)[:3] == [
-        ("retrieve", 0, [3]),
-        ("stop", 0, True),
-        ("stop", 1, True),
-    ]
+    assert targets(trace.episode)[:2] == [("retrieve", 0, [3]), ("stop", 0, True)]
     second = [deviation for deviation in trace.deviations if deviation.node == "query"][1]
     assert second.outcome is Outcome.SKIPPED
 
@@ -202,7 +207,7 @@ def test_immediate_credit_deviates_in_all_that_learns_from_preferences(world, ex
 
 
 def test_stop_learns_which_documents_are_not_worth_their_precision(world, example, learn):
-    task = MusiqueAnswerable()
+    task = MusiqueAnswerable(MusiqueSettings(min_retrievals=1))
     # After T3, which supports, come T2, T5 and T6, of which only T5 does.
     trace = learn(task, example(task), world(QUERIES))
     stops = [deviation for deviation in trace.deviations if deviation.node == "stop"]
@@ -221,7 +226,7 @@ def test_two_queries_that_both_hit_make_no_preference(world, example, learn):
 
 
 def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example, learn):
-    task = MusiqueFull(MusiqueSettings(credit="deviation"))
+    task = MusiqueFull(MusiqueSettings(credit="deviation", min_retrievals=1))
     trace = learn(task, example(task), world(QUERIES, stops=(2,)))
     assert [deviation.node for deviation in trace.deviations] == ["query", "retrieve", "stop"] * 2
     for deviation in trace.deviations:
@@ -229,7 +234,7 @@ def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example
         assert deviation.rollout.stopped_early
         assert not {"verbose", "concise", "sufficiency"} & set(nodes_of(deviation.rollout))
     # Going on after T2 and T3, which supports, finds T5 (which does, too) and then T6.
-    assert nodes_of(trace.deviations[-1].rollout) == ALL_ROUNDS
+    assert nodes_of(trace.deviations[-1].rollout) == [*ROUND * 3, *ROUND[:2]]
     assert trace.deviations[-1].alternative_reward == pytest.approx(2 / 3)
     # T1 or T0 in the place of T3 finds none that supports; T3 alone is better than with T2.
     assert [deviation.gain for deviation in trace.deviations] == pytest.approx(
@@ -332,7 +337,7 @@ def test_titles_rank_by_how_likely_they_are_looked_up_next(world, example, learn
 
 
 def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, learn):
-    task = MusiqueFull()
+    task = MusiqueFull(MusiqueSettings(min_retrievals=1))
     asked = world(QUERIES)
     learn(task, example(task), asked)
     contexts: dict[str, list[str]] = {}
@@ -414,7 +419,7 @@ def test_scores_and_key_have_the_digest_of_the_paragraphs(task_class, world, exa
 def test_where_all_documents_support_there_is_nothing_for_retrieve_to_tell_apart(
     world, example, learn
 ):
-    task = MusiqueAnswerable()
+    task = MusiqueAnswerable(MusiqueSettings(min_retrievals=1))
     trace = learn(task, example(task, documents=2, support=(0, 1)), world())
     assert stated(trace.episode)["hit"] == [1.0, 1.0]
     assert [node for node, *_ in targets(trace.episode)] == ["stop", "concise"]

@@ -71,7 +71,10 @@ class MusiqueAnswerable(Task):
     async def search(
         self, episode: Episode, example: Example, feedback: Feedback
     ) -> list[Document]:
-        """The retrieval block of Figure 1: query, retrieve, and stop or go on."""
+        """The retrieval block of Figure 1: query, retrieve, and stop or go on.
+
+        Unlike there, one does not stop before ``min_retrievals``.
+        """
         found: list[Document] = []
         unused = list(example.documents)
         rounds = min(self.settings.max_retrievals, len(unused))
@@ -90,6 +93,8 @@ class MusiqueAnswerable(Task):
             unused = [candidate for candidate in unused if candidate != document]
             if number == rounds:
                 break
+            if number < self.settings.min_retrievals:
+                continue
             stop = await self.says_yes(
                 episode, "stop", question=example.question, found=scratchpad(found)
             )

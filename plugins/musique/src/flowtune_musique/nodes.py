@@ -68,7 +68,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
         prompts.STOP_BY_CHOICE,
         text=(prompts.QUESTION_AFTER_DOCUMENTS,),
         scale=3.0,
-        threshold=-2.7,
+        threshold=-3.0,
     )
     for node in (retrieve, stop):
         node.reward = "support_f1"

@@ -15,6 +15,12 @@ class MusiqueSettings(BaseModel):
     max_retrievals: int = Field(
         4, ge=1, description="Documents that are retrieved at most for one question."
     )
+    min_retrievals: int = Field(
+        2,
+        ge=1,
+        description="Documents that are retrieved before stop is asked for the first time, as each"
+        " question needs two at least; 1 is the paper's way.",
+    )
     ranking: Literal["likelihood", "choice"] = Field(
         "likelihood",
         description="How a document is scored: by the likelihoods of question and query after it"
