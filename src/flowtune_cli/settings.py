@@ -82,7 +82,7 @@ class EngineSettings(Section):
         " computed twice, layer by layer, to need less memory.",
     )
     prefix_cache_mb: int = Field(
-        1024, ge=0, description="Memory for the keys and values of prompts used again."
+        1280, ge=0, description="Memory for the keys and values of prompts used again."
     )
 
 

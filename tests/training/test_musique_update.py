@@ -170,7 +170,7 @@ class Reference:
             right = [d for d in ranked if self.supports(d)]
             wrong = [d for d in ranked if not self.supports(d)]
             if right and wrong:
-                updates += [(step.index, right[0].idx, "Yes"), (step.index, wrong[0].idx, "No")]
+                updates += [(step.index, right[0].idx, " Yes"), (step.index, wrong[0].idx, " No")]
         return updates
 
     def stop(self) -> list[str]:
@@ -206,16 +206,18 @@ def log_odds(world: World, trace: Trace) -> dict[tuple[int, int], float]:
             continue
         for option in step.response.options:
             prompt = option.score.terms[0].prompt  # type: ignore[union-attr]
+            shown = tokens.encode(prompt, 1)
             yes, no = (
                 float(
                     likelihood(
                         adapters,
                         "retrieve",
-                        tokens.encode(prompt, 1).ids,
+                        shown.ids,
                         tokens.completion(label),
+                        shown.context,
                     ).detach()
                 )
-                for label in ("Yes", "No")
+                for label in (" Yes", " No")
             )
             found[step.index, option.value.idx] = yes - no
             assert option.logprob == pytest.approx(yes - no, abs=1e-4)
@@ -288,9 +290,9 @@ def test_retrieve_learns_yes_for_the_best_supporting_document_and_no_for_the_bes
         found = []
         for datum in choice.learned(trace).get("retrieve", []):
             prompt, choices, right = labels(datum)
-            assert choices == ["No", "Yes"]
+            assert choices == [" No", " Yes"]
             assert datum.weight == 1.0
-            (document,) = [d for d in DOCUMENTS if f"Candidate document:\n{d}\n" in prompt]
+            (document,) = [d for d in DOCUMENTS if f"\n\n{d}\n\nQuestion: " in prompt]
             (step,) = [
                 s.index
                 for s in trace.episode.steps

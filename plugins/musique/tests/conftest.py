@@ -96,14 +96,12 @@ class World:
             if "Question: " in completion:
                 return self.sufficient + 1.0
             return self.sufficient if completion == "Yes" else -1.0
-        if completion == "No":
+        if completion == " No":
             return -1.0
         if completion.startswith(("\nQuestion: ", " T")):
             return -1.0  # whatever the document and its title: the query tells them apart
-        asked = (
-            prompt.split("Looked up: ") if completion == "Yes" else completion.split("Look up: ")
-        )
-        wanted = asked[1].split("\n")[0].split()
+        asked = prompt if completion == " Yes" else completion
+        wanted = asked.split("Look up: ")[1].split("\n")[0].split()
         title = prompt.split("Title: ")[-1].split("\n")[0]
         return -float(wanted.index(title)) if title in wanted else -100.0 - int(title[1:])
 

@@ -108,6 +108,23 @@ def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content
     assert "Documents:\nTitle: T3\nContent: Fact number 3.\n\nQuestion: Which" in second
 
 
+def test_ranked_by_choice_a_document_and_the_question_are_read_once_for_all_queries(
+    world, example, learn
+):
+    task = MusiqueAnswerable(MusiqueSettings(ranking="choice"))
+    asked = world(QUERIES)
+    learn(task, example(task), asked)
+    prompts = [
+        prompt
+        for request in asked.requests
+        if request.adapter == "retrieve"
+        for prompt, _ in request.items
+    ]
+    assert len({prompt.context for prompt in prompts}) == 7  # documents
+    anew = {prompt.text.removeprefix(prompt.context) for prompt in prompts}
+    assert anew == {f" T{n}\nHelps:" for n in range(1, 7)}
+
+
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
 def test_what_an_answerable_example_is_judged_by_and_teaches(task_class, world, example, learn):
     task = task_class()
@@ -297,8 +314,8 @@ def test_retrieve_learns_the_best_supporting_document_and_the_best_other(
     else:
         assert ["Title: T5" in shown[0][0], "Title: T1" in shown[1][0]] == [True, True]
         assert [datum.options[datum.right].terms[0].completion for datum in learned] == [
-            "Yes",
-            "No",
+            " Yes",
+            " No",
         ]
 
 

@@ -61,7 +61,9 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             negatives=1,
         )
     else:
-        retrieve = Rank(name="retrieve", prompt=prompts.RETRIEVE_BY_CHOICE, score="choice")
+        retrieve = Rank(
+            name="retrieve", prompt=prompts.RETRIEVE_BY_CHOICE, labels=prompts.RETRIEVE_LABELS
+        )
     stop = _judge(
         settings,
         "stop",

@@ -69,15 +69,15 @@ RETRIEVE_FACTORS = (
     Factor(_TITLE, prompt=Template(user="Title:", chat=False), weight=-1.0),
 )
 
-# The candidate stands last, so that what comes before it is computed once for all candidates.
+# Here, too, the document and the question stand before what is looked up, which alone is read anew.
 RETRIEVE_BY_CHOICE = Template(
-    system="You pick the documents that a search should return. Reply Yes or No only.",
-    user="Documents found so far:\n{found}\n\nQuestion: {question}\nLooked up: {query}\n\n"
-    "Candidate document:\n{candidate}\n\n"
-    "Does the candidate tell something new that helps to answer the question? Yes or No only.",
-    truncate=("candidate", "found"),
-    separator="\n\n",
+    context="Does the document help to answer the question? Yes or No.\n\n{candidate}\n\n"
+    "Question: {question}\nLook up:",
+    user=" {query}\nHelps:",
+    chat=False,
+    truncate=("candidate",),
 )
+RETRIEVE_LABELS = (" Yes", " No")
 
 JUDGED_BY_LIKELIHOOD = Template(
     context="{found}", chat=False, truncate=("found",), separator="\n\n"
