@@ -20,6 +20,7 @@ from throughput_meter import PHASES, Figures, Meter, Watched, Work, needed_by_re
 from throughput_plain import PlainEngine, PlainLearner
 from throughput_records import Setup, prepare
 
+from flowtune_cli.cli.allocator import keep_freed_memory
 from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.engine.probe import dtype_name, matmul_gflops
 from flowtune_cli.flow.deviation import Trace
@@ -197,8 +198,10 @@ _SIDE: Side | None = None
 
 
 def begin(setup: Setup, plain: bool) -> None:
-    """Set this process up as a side."""
+    """Set this process up as a side; flowtune's as ``flowtune`` sets itself up."""
     global _SIDE
+    if not plain:
+        keep_freed_memory()
     _SIDE = Side(setup, plain)
 
 

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from .. import __version__
 from ..flow.errors import FlowtuneError, UsageError
+from .allocator import keep_freed_memory
 from .config import config
 from .doctor import doctor
 from .evaluate import evaluate
@@ -124,6 +125,7 @@ def flowtune(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    keep_freed_memory()
     command = get_command(app)
     try:
         try:
