@@ -177,10 +177,7 @@ class PlainLearner:
             for term, pair in members:
                 length = max(len(pair.completion), 1) if term.mean else 1
                 total = total + term.coefficient * values[pair] / length
-            if score.calibrated:
-                scale, threshold = self.adapters.calibrations[adapter]
-                total = scale * (total - threshold)
-            found.append(total)
+            found.append(score.value(total, self.adapters.calibrations.get(adapter, ())))
         return found
 
     def _values(self, adapter: str, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:

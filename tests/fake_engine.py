@@ -67,7 +67,7 @@ class FakeEngine:
         self,
         write: Callable[[str, int], str] = write_number,
         score: Callable[[str, str], float] = likelihood,
-        calibration: tuple[float, float] = (1.0, 0.0),
+        calibration: tuple[float, ...] = (),
         fail_at: int | None = None,
     ) -> None:
         self.write = write

@@ -145,6 +145,12 @@ def test_another_choice_drops_the_options_of_the_old_one(resolved: Resolve) -> N
     assert found.settings.learning.node_options == {"query": {"lr": 0.5}}
     found = resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam")
     assert found.settings.learning.node_options == {}
+    rates = rates.replace("node_options", "calibration_options")
+    found = resolved(f'[learning]\n{rates}\noptimizer = "adam"\n')
+    assert found.settings.learning.calibration_options == {"query": {"lr": 0.5}}
+    assert resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam").settings.learning == (
+        resolved("", "learning.optimizer=adam").settings.learning
+    )
     node = resolved("", f"{QUERY}.explore=multi_sample").make_task().nodes["query"]
     assert (node.explore, node.explore_options) == ("multi_sample", {})
     node = resolved("", f"{QUERY}.explore=diverse_beam").make_task().nodes["query"]

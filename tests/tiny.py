@@ -64,7 +64,7 @@ def make_adapters(
 ) -> Adapters:
     """Adapters for nodes ``a`` and ``b``, as if they had been trained: no two compute the same."""
     chosen = AdapterSettings(**{"rank": 4, **settings})
-    nodes = {"a": None, "b": None} if nodes is None else nodes
+    nodes = {"a": (), "b": ()} if nodes is None else nodes
     adapters = Adapters(loaded.model, nodes, chosen, seed)
     if randomized:
         randomize(adapters)

@@ -26,7 +26,7 @@ from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
 from .hookspecs import hookimpl
-from .nodes import Factor, Generate, Judge, Rank
+from .nodes import Factor, Generate, Judge, Measure, Rank
 from .rewards import LLMJudge, exact_match, normalize, token_f1
 
 __version__ = "0.1.0"
@@ -46,6 +46,7 @@ __all__ = [
     "Generate",
     "Judge",
     "LLMJudge",
+    "Measure",
     "MultiSample",
     "Node",
     "NodeOutput",

@@ -248,8 +248,9 @@ def _check_optimizer(learning: Any, registry: Registry, checker: Checker) -> Non
     tables: dict[tuple[str, ...], Any] = {
         ("learning", "optimizer_options"): learning.optimizer_options
     }
-    for node, options in learning.node_options.items():
-        tables["learning", "node_options", node] = options
+    for section in ("node_options", "calibration_options"):
+        for node, options in getattr(learning, section).items():
+            tables["learning", section, node] = options
     for path, options in tables.items():
         known = [".".join((*path, p.name)) for p in parameters]
         for option in options:

@@ -60,6 +60,11 @@ class LearningSettings(Section):
     node_options: dict[str, dict[str, Any]] = Field(
         {}, description="Other options for single nodes, such as {query = {lr = 1e-5}}."
     )
+    calibration_options: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Other options for what single nodes learn beside their adapters, a Judge's"
+        " scale and threshold or the weights of measures, such as {retrieve = {lr = 0.1}}.",
+    )
     beta: float = Field(1.0, gt=0, description="How strongly DPO holds to the reference.")
     clip: float = Field(1.0, gt=0, description="Gradients are clipped to this infinity norm.")
     step_per: Literal["datum", "batch"] = Field(

@@ -81,16 +81,16 @@ def test_gradients_reach_the_active_adapter_alone(tiny_model: LoadedModel) -> No
 def test_initial_weights_depend_on_the_seed_and_the_name_alone(tiny_model: LoadedModel) -> None:
     other = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
     torch.manual_seed(5)
-    one = make_adapters(tiny_model, {"a": None, "b": None}, randomized=False)
+    one = make_adapters(tiny_model, {"a": (), "b": ()}, randomized=False)
     torch.manual_seed(6)
-    two = make_adapters(other[0], {"c": (1.0, 0.0), "a": None}, randomized=False)
+    two = make_adapters(other[0], {"c": (1.0, 0.0), "a": ()}, randomized=False)
     assert same(state(one, "a"), state(two, "a"))
     assert not same(state(one, "a"), state(one, "b"))
     assert not same(state(one, "a"), state(make_adapters(other[1], seed=1, randomized=False), "a"))
 
 
 def test_rank_scaling_and_targets_are_those_asked_for(tiny_model: LoadedModel) -> None:
-    adapters = make_adapters(tiny_model, {"a": None}, rank=2, alpha=3.0, targets=["o_proj"])
+    adapters = make_adapters(tiny_model, {"a": ()}, rank=2, alpha=3.0, targets=["o_proj"])
     (down, up, *rest) = adapters.parameters("a")
     assert (len(rest), down.shape, up.shape) == (2, (2, 64), (64, 2))
     layer = adapters.model.model.layers[0].self_attn.o_proj
@@ -114,9 +114,9 @@ def test_moving_is_a_mean_of_the_weights(tiny_model: LoadedModel) -> None:
 
 
 def test_calibrations_move_with_their_adapters(tiny_model: LoadedModel) -> None:
-    adapters = make_adapters(tiny_model, {"a": (2.0, -1.0), "b": None})
+    adapters = make_adapters(tiny_model, {"a": (2.0, -1.0), "b": ()})
     assert adapters.calibration("a") == adapters.calibration(reference_of("a")) == (2.0, -1.0)
-    assert adapters.calibration("b") == adapters.calibration(None) == (1.0, 0.0)
+    assert adapters.calibration("b") == adapters.calibration(None) == ()
     with torch.no_grad():
         adapters.calibrations["a"].copy_(torch.tensor([4.0, 3.0]))
     adapters.move(reference_of("a"), "a", 0.5)
@@ -140,7 +140,7 @@ def test_saving_and_loading_gives_the_same_to_the_bit(
     tiny_model: LoadedModel, tmp_path: Path
 ) -> None:
     fresh = copy.deepcopy(tiny_model)
-    nodes = {name: (1.5, -2.5) if name == "a" else None for name in NAMES}
+    nodes = {name: (1.5, -2.5) if name == "a" else () for name in NAMES}
     adapters = make_adapters(tiny_model, nodes)
     adapters.versions["a"] = 7
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_saving_and_loading_gives_the_same_to_the_bit(
 
 def test_peft_reads_what_was_saved(tiny_model: LoadedModel, tmp_path: Path) -> None:
     base = copy.deepcopy(tiny_model.model)
-    adapters = make_adapters(tiny_model, {"a": None, "b": None}, targets=["q_proj", "down_proj"])
+    adapters = make_adapters(tiny_model, {"a": (), "b": ()}, targets=["q_proj", "down_proj"])
     adapters.save(tmp_path / "saved")
     for name in ("b", reference_of("b")):
         loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "saved" / name).eval()
@@ -180,9 +180,9 @@ def test_references_can_be_set_to_what_was_trained(tiny_model: LoadedModel, tmp_
 
 def test_an_adapter_that_is_not_there(tiny_model: LoadedModel, tmp_path: Path) -> None:
     fresh = copy.deepcopy(tiny_model)
-    make_adapters(tiny_model, {"a": None}).save(tmp_path / "saved")
+    make_adapters(tiny_model, {"a": ()}).save(tmp_path / "saved")
     with pytest.raises(UsageError, match=r"saved has no adapter 'b' .*another task or other nodes"):
-        make_adapters(fresh, {"a": None, "b": None}).load(tmp_path / "saved")
+        make_adapters(fresh, {"a": (), "b": ()}).load(tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,15 @@ def test_an_adapter_of_another_shape(
         make_adapters(fresh, **settings).load(tmp_path / "saved")
 
 
-def test_a_calibration_that_is_not_there(tiny_model: LoadedModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", [(), (1.0, 0.0)])
+def test_a_calibration_that_does_not_fit(
+    tiny_model: LoadedModel, tmp_path: Path, saved: tuple[float, ...]
+) -> None:
     fresh = copy.deepcopy(tiny_model)
-    make_adapters(tiny_model, {"a": None}).save(tmp_path / "saved")
-    with pytest.raises(UsageError, match=r"saved/a has no calibration"):
-        make_adapters(fresh, {"a": (1.0, 0.0)}).load(tmp_path / "saved")
+    make_adapters(tiny_model, {"a": saved}).save(tmp_path / "saved")
+    message = rf"saved/a has {len(saved)} learned values beside it, and 3 are needed"
+    with pytest.raises(UsageError, match=message):
+        make_adapters(fresh, {"a": (1.0, 0.0, 0.5)}).load(tmp_path / "saved")
 
 
 def test_files_hold_weights_and_no_code(tiny_model: LoadedModel, tmp_path: Path) -> None:
@@ -222,13 +226,13 @@ def test_files_hold_weights_and_no_code(tiny_model: LoadedModel, tmp_path: Path)
 
 def test_the_order_of_targets_in_a_file_is_fixed(tiny_model: LoadedModel, tmp_path: Path) -> None:
     targets = ["v_proj", "q_proj", "up_proj", "o_proj", "k_proj", "gate_proj", "down_proj"]
-    make_adapters(tiny_model, {"a": None}, targets=targets).save(tmp_path / "saved")
+    make_adapters(tiny_model, {"a": ()}, targets=targets).save(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "a" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(targets)
 
 
 def test_a_damaged_adapter_file(tiny_model: LoadedModel, tmp_path: Path) -> None:
-    adapters = make_adapters(tiny_model, {"a": None})
+    adapters = make_adapters(tiny_model, {"a": ()})
     adapters.save(tmp_path / "saved")
     file = tmp_path / "saved" / "a" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
@@ -242,7 +246,7 @@ def test_a_damaged_adapter_file(tiny_model: LoadedModel, tmp_path: Path) -> None
 def test_values_that_are_no_numbers_are_not_loaded(
     tiny_model: LoadedModel, tmp_path: Path, name: str
 ) -> None:
-    adapters = make_adapters(tiny_model, {"a": None})
+    adapters = make_adapters(tiny_model, {"a": ()})
     adapters.save(tmp_path / "saved")
     file = tmp_path / "saved" / name / "adapter_model.safetensors"
     weights = load_file(file)
@@ -255,7 +259,7 @@ def test_values_that_are_no_numbers_are_not_loaded(
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "reference-of-a"])
 def test_names_that_no_node_may_have(tiny_model: LoadedModel, name: str) -> None:
     with pytest.raises(UsageError, match="node name"):
-        make_adapters(tiny_model, {"a": None, name: None})
+        make_adapters(tiny_model, {"a": (), name: ()})
 
 
 def test_values_that_are_no_numbers_are_found(tiny_model: LoadedModel) -> None:

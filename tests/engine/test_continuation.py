@@ -40,7 +40,7 @@ def llama(**more: Any) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def prefixes() -> Prefixes:
-    adapters = Adapters(llama(), {"a": None}, AdapterSettings(), 0)
+    adapters = Adapters(llama(), {"a": ()}, AdapterSettings(), 0)
     with torch.no_grad():
         for parameter in adapters.parameters("a"):
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -99,7 +99,7 @@ def test_models_with_other_attention_get_copies(change: dict[str, Any]) -> None:
         for name, value in change.items():
             setattr(model.config, name, value)
     before = model.config._attn_implementation
-    adapters = Adapters(model, {"a": None}, AdapterSettings(), 0)
+    adapters = Adapters(model, {"a": ()}, AdapterSettings(), 0)
     prefixes = Prefixes(adapters, 4096, 0)
     read = prefixes.read("a", [(1, 2)], keep=False)
     with torch.inference_mode(), adapters.using("a") as inner:

@@ -311,7 +311,7 @@ def test_a_batch_takes_as_many_steps_as_its_longest_output(tiny: Setting) -> Non
 @pytest.mark.model
 def test_the_built_in_model_decodes_as_transformers_does() -> None:
     loaded = load_model(ModelSettings(device="cpu", dtype="float32"))
-    adapters = make_adapters(loaded, {"a": None}, randomized=False)
+    adapters = make_adapters(loaded, {"a": ()}, randomized=False)
     texts = ["1, 2, 3,", "The capital of France is"]
     prompts = [loaded.tokenizer(each).input_ids for each in texts]
     end = loaded.tokenizer.eos_token_id

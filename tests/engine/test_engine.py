@@ -171,9 +171,9 @@ def test_answers_carry_the_version_of_their_adapter(counted: Counted) -> None:
 
 
 def test_scores_carry_the_calibration_of_their_adapter(tiny_model: LoadedModel) -> None:
-    counted = Counted(tiny_model, {"a": (2.0, -1.5), "b": None})
+    counted = Counted(tiny_model, {"a": (2.0, -1.5), "b": ()})
     scored = counted.score(*(judged("one", "yes", adapter=name) for name in ("a", "b", None)))
-    assert [each.calibration for each in scored] == [(2.0, -1.5), (1.0, 0.0), (1.0, 0.0)]
+    assert [each.calibration for each in scored] == [(2.0, -1.5), (), ()]
 
 
 # What is remembered

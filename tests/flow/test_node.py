@@ -35,7 +35,7 @@ def test_nodes_that_learn_have_an_adapter() -> None:
     assert writer("a").adapter == "a"
     assert writer("a", learn="supervised").adapter == "a"
     assert writer("a", learn="nothing").adapter is None
-    assert writer("a").initial_calibration() is None
+    assert writer("a").initial_calibration() == ()
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,78 @@ def test_a_preference_between_calibrated_scores_holds_to_the_references_calibrat
     )
     update = tiny.learner().update("a", [PreferenceDatum("a", yes, no)])
     assert update.margin == pytest.approx(0.5 * (mean - 1.0) - 1.5 * (held + 2.0), abs=1e-3)
+
+
+def test_weights_of_measures_are_learned(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": (0.5, 0.0)})
+    options = (Score((), (1.0, 3.0)), Score((), (2.0, -1.0)))
+    update = tiny.learner().update("a", [ChoiceDatum("a", options, 1)])
+    # Of -log softmax of 0.5 and 1: the right one has probability p.
+    p = 1 / (1 + math.exp(-0.5))
+    assert update.loss == pytest.approx(-math.log(p))
+    expected = (0.5 - (1 - p) * -1.0, -(1 - p) * 4.0)
+    assert tiny.adapters.calibration("a") == pytest.approx(expected)
+    assert tiny.adapters.calibration(reference_of("a")) == (0.5, 0.0)
+
+
+def test_what_is_known_is_added_and_not_learned(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": (0.5,)})
+    before = state(tiny.adapters, "a")
+    options = (Score((), (1.0,), known=2.0), Score((), (2.0,), known=1.0))
+    update = tiny.learner().update("a", [ChoiceDatum("a", options, 1)])
+    assert update.loss == pytest.approx(math.log1p(math.exp(0.5)))
+    assert all(map(torch.equal, before[:-1], state(tiny.adapters, "a")[:-1]))
+    (weight,) = tiny.adapters.calibration("a")
+    assert weight == pytest.approx(0.5 + 1 / (1 + math.exp(-0.5)))
+
+
+def test_a_preference_between_measures_holds_to_the_references_weights(
+    tiny_model: LoadedModel,
+) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": (0.5,)})
+    with torch.no_grad():
+        tiny.adapters.calibrations["a"].copy_(torch.tensor([2.0]))
+    datum = PreferenceDatum("a", Score((), (3.0,)), Score((), (1.0,)))
+    assert tiny.learner().update("a", [datum]).margin == pytest.approx((2.0 - 0.5) * 2.0)
+
+
+def test_calibrations_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
+    def learned(**settings: Any) -> tuple[Tiny, list[torch.Tensor]]:
+        tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": (1.5, -2.0), "b": ()})
+        before = state(tiny.adapters, "a")
+        tiny.learner(**settings).update("a", [judged(right=1)])
+        return tiny, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
+
+    tiny, alike = learned()
+    tiny, apart = learned(calibration_options={"a": {"lr": 0.25}})
+    for one, other in zip(alike[:-1], apart[:-1], strict=True):
+        assert torch.equal(one, other)
+    assert torch.allclose(apart[-1], 0.25 * alike[-1], atol=1e-6)
+    learner = tiny.learner(adam, calibration_options={"a": {"lr": 0.25}})
+    assert [group["lr"] for group in learner.optimizers["a"].param_groups] == [1e-4, 0.25]
+    assert [group["lr"] for group in learner.optimizers["b"].param_groups] == [1e-4]
+    with pytest.raises(UsageError, match=r"learning.calibration_options.a does not fit 'cocob'"):
+        tiny.learner(calibration_options={"a": {"speed": 0.25}})
+
+
+def test_an_adapter_and_its_calibration_are_clipped_apart(tiny_model: LoadedModel) -> None:
+    datum = ChoiceDatum("a", (Score((Term(ONE, "why"),), (100.0,)), Score((Term(TWO, "so"),))), 1)
+
+    def learned(clip: float) -> tuple[float, list[torch.Tensor]]:
+        tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": (0.0,)})
+        before = state(tiny.adapters, "a")
+        learner = tiny.learner(clip=clip, calibration_options={"a": {"lr": 1.0}})
+        norm = learner.update("a", [datum]).gradient_norm
+        return norm, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
+
+    _, free = learned(1e9)
+    of_adapter, of_calibration = max(float(m.abs().max()) for m in free[:-1]), free[-1].abs().max()
+    assert of_adapter < of_calibration
+    norm, clipped = learned((of_adapter + float(of_calibration)) / 2)
+    assert norm == pytest.approx(float(of_calibration))
+    assert clipped[-1].abs().max() < of_calibration
+    for one, other in zip(free[:-1], clipped[:-1], strict=True):
+        assert torch.equal(one, other)
 
 
 # What is left alone

@@ -15,7 +15,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import ChoiceDatum, Score, Term
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
-from flowtune_cli.nodes import Factor, Rank
+from flowtune_cli.nodes import Factor, Measure, Rank
 
 CHOICE = Template(user="{candidate}? {query}", chat=False)
 PLAIN = Template(user="{candidate}.", chat=False)
@@ -54,6 +54,45 @@ def labelled(candidate: str) -> tuple[Score, Score]:
 
 def after(candidate: str) -> Score:
     return Score((Term(PLAIN.render({"candidate": candidate}, node="r"), " q"),))
+
+
+IS_B = Measure("is b", lambda inputs: float(inputs["candidate"] == "b"), 3.0)
+QUERY = Measure("long query", lambda inputs: float(len(inputs["query"])))
+
+
+@pytest.mark.parametrize("learn", ["supervised", "nothing"])
+def test_measures_are_added_by_their_weights(respond: Any, learn: Any) -> None:
+    engine = likelihoods(a=-1.0, b=-2.0, c=-3.0)
+    engine.calibration = (1.5, 0.25)
+    node = by_likelihood(measures=(IS_B, QUERY), learn=learn)
+    response = respond(engine, node, candidates=["a", "b", "c"], query="q")
+    # What the weights have become counts, or what they start from where nothing is learned.
+    b, long = (1.5, 0.25) if learn == "supervised" else (3.0, 0.0)
+    assert [o.value for o in response.options] == ["b", "a", "c"]
+    assert response.detail["scores"] == [-1.0 + long, -2.0 + b + long, -3.0 + long]
+    assert response.detail["measures"] == {"is b": b, "long query": long}
+    prompt = PLAIN.render({"candidate": "b"}, node="r")
+    assert response.outputs[0].score == Score((Term(prompt, " q"),), (1.0, 1.0))
+    assert node.initial_calibration() == (3.0, 0.0)
+
+
+def test_with_measures_all_that_are_wrong_count(respond: Any) -> None:
+    engine = likelihoods(a=-1.0, b=-2.0, c=-3.0, d=-4.0)
+    engine.calibration = (3.0,)
+    node = by_likelihood(measures=(IS_B,), negatives=1)
+    response = respond(engine, node, candidates=["a", "b", "c", "d"], query="q")
+    assert [option.value for option in response.options] == ["b", "a", "c", "d"]
+    (datum,) = node.target_data(response, ["c"])
+
+    def played(candidate: str, *measures: float) -> Score:
+        return Score(after(candidate).terms, measures)
+
+    # The best wrong one is computed again; the others stand as they were, without their measures.
+    others = (Score(measures=(0.0,), known=-1.0), Score(measures=(0.0,), known=-4.0))
+    assert datum == ChoiceDatum("r", (played("c", 0.0), played("b", 1.0), *others), 0, 1.0)
+    # Another right one is not learned against.
+    (datum,) = node.target_data(response, ["c", "d"])
+    assert datum == ChoiceDatum("r", (played("c", 0.0), played("b", 1.0), others[0]), 0, 1.0)
 
 
 def test_log_odds_of_the_first_label_rank(respond: Any) -> None:

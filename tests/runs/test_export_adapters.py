@@ -24,7 +24,7 @@ ABOUT = {"run": "letters-001", "task": "letters"}
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_model: LoadedModel) -> Path:
     """A checkpoint of nodes "a" and "b", the latter calibrated."""
-    adapters = make_adapters(tiny_model, {"a": None, "b": (2.0, -1.5)})
+    adapters = make_adapters(tiny_model, {"a": (), "b": (2.0, -1.5)})
     adapters.versions["a"] = 7
     directory = tmp_path / "checkpoints" / "0000032"
     adapters.save(directory / "adapters")

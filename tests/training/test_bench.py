@@ -66,8 +66,11 @@ def test_options_are_for_nodes_of_the_task_whether_they_learn_or_not(make_run: M
         return {"optimizer": "adam", "optimizer_options": {}, "node_options": {node: options}}
 
     assert make_run(nodes=nodes, learning=learning("fixed")).bench().adapters.nodes == ("draft",)
-    with pytest.raises(UsageError, match=r"unknown node .* 'daft'\. Did you mean 'draft'"):
-        make_run(nodes=nodes, learning=learning("daft")).bench()
+    for section in ("node_options", "calibration_options"):
+        settings = {**learning("draft"), section: {"daft": {"lr": 0.1}}}
+        message = rf"unknown node in learning\.{section} 'daft'\. Did you mean 'draft'"
+        with pytest.raises(UsageError, match=message):
+            make_run(nodes=nodes, learning=settings).bench()
 
 
 class Fixed(Generate):

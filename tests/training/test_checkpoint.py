@@ -38,7 +38,7 @@ class State:
     """All that a checkpoint holds."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self.adapters = make_adapters(loaded, {"a": (1.5, -2.0), "b": None})
+        self.adapters = make_adapters(loaded, {"a": (1.5, -2.0), "b": ()})
         tokens = Tokens(loaded.tokenizer, loaded.context)
         self.learner = Learner(
             Prefixes(self.adapters, 1000, 10**9), tokens, LearningSettings(), adam, 1000

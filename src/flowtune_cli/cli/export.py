@@ -153,8 +153,8 @@ def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     for adapter in manifest["adapters"]:
         if "calibration" in adapter:
             note(
-                f"'{adapter['node']}' judges by a likelihood with a scale and a threshold, which no"
-                " server knows of; the manifest has them"
+                f"'{adapter['node']}' learned figures beside its adapter, which no server knows of;"
+                " the manifest has them"
             )
         if "context" in adapter:
             note(

@@ -1,8 +1,8 @@
 """The adapters: one LoRA a node, and one reference LoRA for each, on the shared base model.
 
 A node's reference is an adapter of its own, never "adapters off", so that a node which goes on
-from a trained checkpoint is held to that checkpoint. A node with calibrated scores has a learned
-scale and threshold beside its adapter, and a reference copy of them too.
+from a trained checkpoint is held to that checkpoint. A node may have a calibration beside its
+adapter, such as the weights of its measures, and a reference copy of it too (see ``Score``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Adapters:
 
     Args:
         model: the base model; its weights are frozen.
-        nodes: names of the nodes that learn, with their initial (scale, threshold) if calibrated.
+        nodes: names of the nodes that learn, with what their calibration starts from.
         settings: rank, scaling and targets of the adapters.
         seed: of the initial weights; each node's depend on the seed and its name alone.
     """
@@ -57,7 +57,7 @@ class Adapters:
     def __init__(
         self,
         model: nn.Module,
-        nodes: Mapping[str, tuple[float, float] | None],
+        nodes: Mapping[str, tuple[float, ...]],
         settings: AdapterSettings,
         seed: int,
     ) -> None:
@@ -74,7 +74,7 @@ class Adapters:
                 )
             for name in (node, reference_of(node)):
                 self._add(name, settings, seed)
-                if calibration is not None:
+                if calibration:
                     self.calibrations[name] = nn.Parameter(
                         torch.tensor(calibration, dtype=torch.float32)
                     )
@@ -141,12 +141,11 @@ class Adapters:
         """How many updates an adapter has had; the base model is always at 0."""
         return 0 if name is None else self.versions[name]
 
-    def calibration(self, name: str | None) -> tuple[float, float]:
-        """An adapter's learned (scale, threshold); (1, 0) where nothing is calibrated."""
+    def calibration(self, name: str | None) -> tuple[float, ...]:
+        """What is learned beside an adapter; empty if that is nothing."""
         if name is None or name not in self.calibrations:
-            return (1.0, 0.0)
-        scale, threshold = self.calibrations[name].tolist()
-        return (scale, threshold)
+            return ()
+        return tuple(self.calibrations[name].tolist())
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
@@ -242,12 +241,14 @@ class Adapters:
                 )
             self.versions[name] = extra["version"]
             if name in self.calibrations:
-                if "calibration" not in extra:
+                held = extra.get("calibration", [])
+                if len(held) != len(self.calibrations[name]):
                     raise UsageError(
-                        f"the adapter in {source} has no calibration: its node did not judge by"
-                        " likelihood when it was trained"
+                        f"the adapter in {source} has {len(held)} learned values beside it, and"
+                        f" {len(self.calibrations[name])} are needed: its node scored in another"
+                        " way, or by other measures, when it was trained"
                     )
-                self.calibrations[name].copy_(torch.tensor(extra["calibration"]))
+                self.calibrations[name].copy_(torch.tensor(held))
             if not self._finite(name):
                 raise UsageError(f"the adapter in {source} holds values that are not numbers")
         if reset_references:

@@ -39,11 +39,35 @@ class Term:
 class Score:
     """A sum of terms: the log-policy of an output, up to a constant that its rivals share.
 
-    ``calibrated`` passes the sum x through the node's learned ``scale * (x - threshold)``.
+    Args:
+        measures: figures that need no model; each is added times its weight in the node's
+            calibration.
+        known: is added as it is: a sum of terms as it was when played, which teaches the weights
+            of measures, but not the adapter.
+        calibrated: passes the sum x through ``scale * (x - threshold)``, with the scale and
+            threshold of the node's calibration, which then stand before the weights.
     """
 
     terms: tuple[Term, ...] = ()
+    measures: tuple[float, ...] = ()
+    known: float = 0.0
     calibrated: bool = False
+
+    def value(self, likelihoods: Any, calibration: Sequence[Any]) -> Any:
+        """What it comes to.
+
+        Args:
+            likelihoods: the sum of the terms, each times its coefficient.
+            calibration: the node's; a number or tensor each, as the sum.
+        """
+        weights = calibration[2:] if self.calibrated else calibration
+        total = likelihoods + self.known
+        # Scores of rivals, such as a Judge's second label, may have no measures.
+        for weight, measure in zip(weights, self.measures, strict=False):
+            total = total + weight * measure
+        if self.calibrated:
+            total = calibration[0] * (total - calibration[1])
+        return total
 
 
 @dataclass(frozen=True)
@@ -212,9 +236,9 @@ class Node(ABC):
             UsageError: this type of node cannot learn from such a target.
         """
 
-    def initial_calibration(self) -> tuple[float, float] | None:
-        """(scale, threshold) to start from, for a node whose scores are calibrated."""
-        return None
+    def initial_calibration(self) -> tuple[float, ...]:
+        """What is learned beside the adapter starts from: see ``Score``; nothing if empty."""
+        return ()
 
 
 class SelfLearning(ABC):

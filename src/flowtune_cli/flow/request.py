@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, Union
 
 from .prompt import Prompt
@@ -113,8 +113,8 @@ class Scored:
     dropped_tokens: int
     likelihoods: tuple[tuple[Likelihood, ...], ...]
     adapter_version: int
-    calibration: tuple[float, float] = field(default=(1.0, 0.0))
-    """The node's learned (scale, threshold), for scores that are compared with a threshold."""
+    calibration: tuple[float, ...] = ()
+    """What the node has learned beside its adapter, see ``flow.node.Score``."""
 
 
 Answer = Union[Decoded, Scored]

@@ -79,16 +79,35 @@ class Learner:
     def _optimizer(
         self, node: str, factory: Callable[..., torch.optim.Optimizer]
     ) -> torch.optim.Optimizer:
+        """Of an adapter, and of its calibration, which may learn in steps of another size."""
         settings = self.settings
         own = settings.node_options.get(node, {})
+        options = {**settings.optimizer_options, **own}
+        where = f"learning.node_options.{node}" if own else "learning.optimizer_options"
+        calibration = self.adapters.calibrations.get(node)
+        others = settings.calibration_options.get(node)
+        if calibration is None or not others:
+            return self._made(factory, self.adapters.parameters(node), options, where)
+        weights = [p for p in self.adapters.parameters(node) if p is not calibration]
+        optimizer = self._made(factory, weights, options, where)
+        where = f"learning.calibration_options.{node}"
+        other = self._made(factory, [calibration], {**options, **others}, where)
+        optimizer.add_param_group(other.param_groups[0])
+        return optimizer
+
+    def _made(
+        self,
+        factory: Callable[..., torch.optim.Optimizer],
+        parameters: Sequence[Tensor],
+        options: Mapping[str, Any],
+        where: str,
+    ) -> torch.optim.Optimizer:
         try:
-            options = {**settings.optimizer_options, **own}
-            return factory(self.adapters.parameters(node), **options)
+            return factory(parameters, **options)
         except (TypeError, ValueError) as error:
-            where = f"learning.node_options.{node}" if own else "learning.optimizer_options"
             raise UsageError(
-                f"{where} does not fit '{settings.optimizer}': {error}."
-                f" See 'flowtune show {settings.optimizer}'."
+                f"{where} does not fit '{self.settings.optimizer}': {error}."
+                f" See 'flowtune show {self.settings.optimizer}'."
             ) from None
 
     def update(self, node: str, data: Sequence[Datum]) -> Update:
@@ -101,7 +120,6 @@ class Learner:
         """
         groups = [[datum] for datum in data] if self.settings.step_per == "datum" else [list(data)]
         optimizer = self.optimizers[node]
-        parameters = self.adapters.parameters(node)
         losses: list[float] = []
         margins: list[float] = []
         norms: list[float] = []
@@ -121,7 +139,8 @@ class Learner:
                     )
                 with self.adapters.using(node):
                     loss.backward()  # type: ignore[no-untyped-call]
-            norms.append(self._clip(node, parameters))
+            # An adapter and its calibration have gradients of unlike sizes.
+            norms.append(max(self._clip(node, kind["params"]) for kind in optimizer.param_groups))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self.adapters.check_finite([node])
@@ -218,9 +237,7 @@ class Learner:
             value = values[pair]
             length = max(len(pair.completion), 1)
             total = total + term.coefficient * (value / length if term.mean else value)
-        if score.calibrated:
-            scale, threshold = self.adapters.calibrations[adapter]
-            total = scale * (total - threshold)
+        total = score.value(total, self.adapters.calibrations.get(adapter, ()))
         return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
 
     def _pairs(self, datum: Datum) -> list[Pair]:

@@ -1,8 +1,8 @@
 """The built-in node types: Generate, Judge and Rank."""
 
-from .factors import Factor
+from .factors import Factor, Measure
 from .generate import Generate
 from .judge import Judge
 from .rank import Rank
 
-__all__ = ["Factor", "Generate", "Judge", "Rank"]
+__all__ = ["Factor", "Generate", "Judge", "Measure", "Rank"]

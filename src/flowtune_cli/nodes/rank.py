@@ -9,7 +9,18 @@ from typing import Any, ClassVar, Literal
 from ..flow.errors import UsageError
 from ..flow.node import Call, ChoiceDatum, Datum, Node, NodeOutput, Response, Score, Term
 from ..flow.prompt import Template
-from .factors import Factor, Texts, ask, factors_of, read_through, value
+from .factors import (
+    Factor,
+    Measure,
+    Texts,
+    added,
+    ask,
+    factors_of,
+    measured,
+    read_through,
+    value,
+    weights_of,
+)
 
 
 @dataclass(kw_only=True)
@@ -21,7 +32,8 @@ class Rank(Node):
     the log-likelihood of a text (say, the query) after the candidate: the prompt then shows the
     candidate alone, so that what the model makes of it serves every query. Of several texts the
     log-likelihoods add up, each with its ``Factor``'s weight and after its prompt; what stays the
-    same from call to call is computed once.
+    same from call to call is computed once. Measures of a candidate are added, each times its
+    weight, which is learned.
 
     Args:
         prompt: what the model is shown of one candidate.
@@ -29,8 +41,10 @@ class Rank(Node):
         labels: the two labels of ``score="choice"``.
         text: the template of the text whose likelihood scores, or of several, for
             ``score="likelihood"``; a ``Factor`` where a text has a weight or prompt of its own.
+        measures: what else scores a candidate.
         negatives: how many of the best wrong candidates the best right one is learned against,
-            from a target with ``score="likelihood"``.
+            from a target with ``score="likelihood"``. With measures it is learned against the
+            others, too, whose likelihoods then stay what they were, so that they cost nothing.
     """
 
     kind: ClassVar[str] = "rank"
@@ -39,6 +53,7 @@ class Rank(Node):
     score: Literal["choice", "likelihood"] = "choice"
     labels: tuple[str, str] = ("Yes", "No")
     text: Texts = ()
+    measures: tuple[Measure, ...] = ()
     negatives: int = 3
 
     @property
@@ -58,8 +73,11 @@ class Rank(Node):
         scored, likelihoods, rendered = await ask(
             call, self.adapter, (term for score in scores for term in score.terms)
         )
-        values = [value(score.terms, likelihoods) for score in scores]
-        order = sorted(range(len(candidates)), key=lambda i: -values[i])
+        # Without an adapter nothing is learned, and the engine knows of no weights.
+        weights = scored.calibration if self.adapter else weights_of(self.measures)
+        known = [value(score.terms, likelihoods) for score in scores]
+        values = [score.value(own, weights) for score, own in zip(scores, known, strict=True)]
+        order = _best_first(values)
         options = tuple(
             NodeOutput(
                 value=candidates[i], text=str(candidates[i]), score=scores[i], logprob=values[i]
@@ -78,8 +96,15 @@ class Rank(Node):
             adapter_version=scored.adapter_version,
             prompt_tokens=scored.prompt_tokens,
             dropped_tokens=scored.dropped_tokens,
-            detail={"scores": values},
+            detail={
+                "scores": values,
+                "likelihoods": known,
+                **added(self.measures, scores[order[0]].measures, weights),
+            },
         )
+
+    def initial_calibration(self) -> tuple[float, ...]:
+        return weights_of(self.measures)
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
         """``gold`` is the collection of the candidates that would have been right."""
@@ -99,8 +124,18 @@ class Rank(Node):
         if not right or not wrong:
             return []
         rivals = [right[0], *wrong[: self.negatives]]
-        scores = tuple(option.score for option in rivals if option.score is not None)
-        return [ChoiceDatum(self.name, scores, 0, self.weight)]
+        scores = [option.score for option in rivals if option.score is not None]
+        if self.measures:
+            scores += self._as_played(response, [*right, *wrong[: self.negatives]])
+        return [ChoiceDatum(self.name, tuple(scores), 0, self.weight)]
+
+    def _as_played(self, response: Response, apart: Sequence[NodeOutput]) -> Iterator[Score]:
+        """The scores of all other options, with the likelihoods that they had when played."""
+        known = response.detail["likelihoods"]
+        order = _best_first(response.detail["scores"])
+        for place, option in zip(order, response.options, strict=True):
+            if option.score is not None and not any(option is other for other in apart):
+                yield Score(measures=option.score.measures, known=known[place])
 
     def __post_init__(self) -> None:
         if self.score == "likelihood" and not self.factors:
@@ -116,10 +151,8 @@ class Rank(Node):
 
     def _scores(self, inputs: Mapping[str, Any]) -> list[Score]:
         """Each candidate's, in order."""
-        return [
-            Score(tuple(self._terms({**inputs, "candidate": candidate})))
-            for candidate in self._candidates(inputs)
-        ]
+        shown = [{**inputs, "candidate": each} for each in self._candidates(inputs)]
+        return [Score(tuple(self._terms(each)), measured(self.measures, each)) for each in shown]
 
     def _terms(self, inputs: Mapping[str, Any]) -> Iterator[Term]:
         own = self.prompt.render(inputs, node=self.name)
@@ -134,3 +167,7 @@ class Rank(Node):
         assert option.score is not None
         prompt = option.score.terms[0].prompt
         return tuple(Score((Term(prompt, label),)) for label in self.labels)
+
+
+def _best_first(scores: Sequence[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda i: -scores[i])

@@ -100,9 +100,10 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
-    for name in settings.learning.node_options:
-        if name not in task.nodes:
-            raise unknown_name("node in learning.node_options", name, list(task.nodes))
+    for section in ("node_options", "calibration_options"):
+        for name in getattr(settings.learning, section):
+            if name not in task.nodes:
+                raise unknown_name(f"node in learning.{section}", name, list(task.nodes))
     for node in task.nodes.values():
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
