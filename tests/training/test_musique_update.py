@@ -344,7 +344,10 @@ def test_concise_learns_the_first_gold_answer(choice: World, traces: list[Trace]
 
 
 def test_what_is_known_to_differ_with_ranking_by_likelihood(roomy_model_dir: Path) -> None:
-    """A softmax of the best supporting document against the best other, not two labels."""
+    """A softmax of the best supporting document against the others, not two labels.
+
+    Only the best of the others is computed again: the rest teach the weights of measures alone.
+    """
     world = make(roomy_model_dir, ranking="likelihood")
     trace = world.trace(example(0, Gold(("x",), frozenset({1, 3}), True)))
     first, *_ = world.learned(trace)["retrieve"]
@@ -352,8 +355,12 @@ def test_what_is_known_to_differ_with_ranking_by_likelihood(roomy_model_dir: Pat
     ranked = step.response.options
     right = [o for o in ranked if o.value.idx in (1, 3)]
     wrong = [o for o in ranked if o.value.idx not in (1, 3)]
-    assert list(first.options) == [right[0].score, wrong[0].score]
+    assert list(first.options[:2]) == [right[0].score, wrong[0].score]
     assert first.right == 0
+    rest = first.options[2:]
+    assert [score.measures for score in rest] == [o.score.measures for o in wrong[1:]]
+    assert [score.known for score in rest] == pytest.approx([o.logprob for o in wrong[1:]])
+    assert not any(score.terms for score in rest)
 
 
 def test_what_is_known_to_differ_in_the_answer(choice: World) -> None:

@@ -44,6 +44,7 @@ class World:
         verbose: the verbose answer and its alternatives.
         concise: the concise answer by verbose answer.
         sufficient: log-likelihood of Yes; that of No is -1.
+        calibrations: of nodes that score by likelihood.
     """
 
     queries: Mapping[int, Sequence[str]] = field(default_factory=dict)
@@ -51,6 +52,13 @@ class World:
     verbose: Sequence[str] = ("It is red.",)
     concise: Mapping[str, str] = field(default_factory=dict)
     sufficient: float = -0.5
+    calibrations: Mapping[str, tuple[float, ...]] = field(
+        default_factory=lambda: {
+            "retrieve": (0.0,) * 5,
+            "stop": (1.0, 0.0),
+            "sufficiency": (1.0, 0.0),
+        }
+    )
     requests: list[Request] = field(default_factory=list)
 
     def answer(self, requests: list[Request]) -> list[Answer]:
@@ -83,7 +91,9 @@ class World:
             )
             for prompt, completions in request.items
         )
-        return Scored(tuple(p.text for p, _ in request.items), 10, 0, likelihoods, 0)
+        by_likelihood = "Question: " in request.items[0][1][0]
+        learned = self.calibrations.get(str(request.adapter), ()) if by_likelihood else ()
+        return Scored(tuple(p.text for p, _ in request.items), 10, 0, likelihoods, 0, learned)
 
     def _likelihood(self, node: str, prompt: str, completion: str) -> float:
         if node == "stop":

@@ -31,6 +31,8 @@ class MusiqueAnswerable(Task):
         "learning.optimizer_options": {"lr": 1e-3},
         # They start well, and larger steps undo that: verbose answers come to be empty.
         "learning.node_options": {"retrieve": {"lr": 3e-4}, "verbose": {"lr": 1e-4}},
+        # The weights of its measures start from nothing.
+        "learning.calibration_options": {"retrieve": {"lr": 0.1}},
         # One forward pass then reads a document once for all retrievals of its example.
         "learning.step_per": "batch",
     }
@@ -152,6 +154,17 @@ class MusiqueFull(MusiqueAnswerable):
 
     name: ClassVar[str] = "musique-full"
     summary: ClassVar[str] = "MuSiQue-Full: find paragraphs, answer, and say whether they suffice"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **MusiqueAnswerable.defaults,
+        "learning.node_options": {
+            **MusiqueAnswerable.defaults["learning.node_options"],
+            "sufficiency": {"lr": 1e-4},
+        },
+        "learning.calibration_options": {
+            **MusiqueAnswerable.defaults["learning.calibration_options"],
+            "sufficiency": {"lr": 0.01},
+        },
+    }
     variant: ClassVar[str] = "full"
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 from flowtune_cli import Generate, Judge, Node, Rank, Template
 
 from . import prompts
+from .measures import RETRIEVE_MEASURES
 from .settings import MusiqueSettings
 
 # A small model goes on after the line that was asked for.
@@ -58,6 +59,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
             score="likelihood",
             text=prompts.RETRIEVE_FACTORS,
+            measures=RETRIEVE_MEASURES,
             negatives=1,
         )
     else:

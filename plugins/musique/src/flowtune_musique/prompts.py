@@ -60,13 +60,14 @@ CONCISE = replace(
 # The document stands first and alone, so that what the model makes of it serves every query.
 RETRIEVE_BY_LIKELIHOOD = Template(context="{candidate}", chat=False, truncate=("candidate",))
 # Titles count by how likely they would be looked up next, over how likely they are anyway; that by
-# half, as long titles would else win by being unlikely.
+# half, as long titles would else win by being unlikely. Sums over a whole text differ by tens of
+# nats between documents: with small weights they say how sure one can be, and measures can count.
 _TITLE = " {candidate.title}\n"
 RETRIEVE_FACTORS = (
-    "\nQuestion: {question}",
-    "\nLook up: {query}",
-    Factor(_TITLE, prompt=QUERY, weight=2.0),
-    Factor(_TITLE, prompt=Template(user="Title:", chat=False), weight=-1.0),
+    Factor("\nQuestion: {question}", weight=0.03),
+    Factor("\nLook up: {query}", weight=0.03),
+    Factor(_TITLE, prompt=QUERY, weight=0.06),
+    Factor(_TITLE, prompt=Template(user="Title:", chat=False), weight=-0.03),
 )
 
 # Here, too, the document and the question stand before what is looked up, which alone is read anew.
