@@ -95,6 +95,19 @@ def test_with_measures_all_that_are_wrong_count(respond: Any) -> None:
     assert datum == ChoiceDatum("r", (played("c", 0.0), played("b", 1.0), others[0]), 0, 1.0)
 
 
+def test_measures_count_for_the_first_label(respond: Any) -> None:
+    engine = odds(a=-1.0, b=-2.0)
+    engine.calibration = (3.0,)
+    node = by_choice(measures=(IS_B,))
+    response = respond(engine, node, candidates=["a", "b"], query="q")
+    assert [(o.value, o.logprob) for o in response.options] == [("b", 1.0), ("a", -1.0)]
+    right, wrong = node.target_data(response, ["b"])
+    assert isinstance(right, ChoiceDatum)
+    assert isinstance(wrong, ChoiceDatum)
+    assert [score.measures for score in right.options] == [(1.0,), ()]
+    assert [score.measures for score in wrong.options] == [(0.0,), ()]
+
+
 def test_log_odds_of_the_first_label_rank(respond: Any) -> None:
     engine = odds(a=-1.0, b=2.0, c=0.5)
     response = respond(engine, by_choice(), candidates=["a", "b", "c"], query="q")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from ..flow.errors import UsageError
@@ -62,14 +62,17 @@ class Rank(Node):
         return factors_of(self.text)
 
     def shown(self, inputs: Mapping[str, Any]) -> str:
-        terms = [term for score in self._scores(inputs) for term in score.terms]
+        terms = [term for each in self._offered(inputs) for term in self._terms(each)]
         texts = [] if self.score == "choice" else [str(term.completion) for term in terms]
         prompts = [term.prompt.text for term in terms]
         return "\n".join(dict.fromkeys(prompts)) + "".join(dict.fromkeys(texts))
 
     async def respond(self, call: Call) -> Response:
-        candidates = self._candidates(call.inputs)
-        scores = self._scores(call.inputs)
+        offered = self._offered(call.inputs)
+        candidates = [each["candidate"] for each in offered]
+        scores = [
+            Score(tuple(self._terms(each)), measured(self.measures, each)) for each in offered
+        ]
         scored, likelihoods, rendered = await ask(
             call, self.adapter, (term for score in scores for term in score.terms)
         )
@@ -143,16 +146,12 @@ class Rank(Node):
         if len(self.labels) != 2 or self.labels[0].strip() == self.labels[1].strip():
             raise UsageError(f"node '{self.name}' needs two different labels")
 
-    def _candidates(self, inputs: Mapping[str, Any]) -> Sequence[Any]:
+    def _offered(self, inputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The inputs with each candidate, in order."""
         candidates = inputs.get("candidates")
         if not candidates:
             raise ValueError(f"node '{self.name}' was called without any candidates")
-        return list(candidates)
-
-    def _scores(self, inputs: Mapping[str, Any]) -> list[Score]:
-        """Each candidate's, in order."""
-        shown = [{**inputs, "candidate": each} for each in self._candidates(inputs)]
-        return [Score(tuple(self._terms(each)), measured(self.measures, each)) for each in shown]
+        return [{**inputs, "candidate": candidate} for candidate in candidates]
 
     def _terms(self, inputs: Mapping[str, Any]) -> Iterator[Term]:
         own = self.prompt.render(inputs, node=self.name)
@@ -166,7 +165,8 @@ class Rank(Node):
     def _labelled(self, option: NodeOutput) -> tuple[Score, ...]:
         assert option.score is not None
         prompt = option.score.terms[0].prompt
-        return tuple(Score((Term(prompt, label),)) for label in self.labels)
+        first, second = (Score((Term(prompt, label),)) for label in self.labels)
+        return replace(first, measures=option.score.measures), second
 
 
 def _best_first(scores: Sequence[float]) -> list[int]:
