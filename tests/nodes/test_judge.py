@@ -15,7 +15,7 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Score, Term
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
-from flowtune_cli.nodes import Factor, Judge, Measure
+from flowtune_cli.nodes import Factor, Judge
 from flowtune_cli.nodes.judge import _log_softmax
 
 PROMPT = Template(user="{x}?", chat=False)
@@ -153,41 +153,9 @@ def test_a_judge_without_an_adapter_uses_its_own_calibration(respond: Any) -> No
         assert respond(engine, node, x=1).outputs[0].value == value
 
 
-ODD = Measure("odd", lambda inputs: float(inputs["x"] % 2), 5.0)
-FIVE = Measure("five", lambda inputs: 5.0, 7.0)
-
-
-@pytest.mark.parametrize("learn", ["supervised", "nothing"])
-def test_measures_speak_for_the_first_label(respond: Any, learn: Any) -> None:
-    engine = scoring({" So 1": -3.0}, calibration=(2.0, -2.0, 0.25, -0.5))
-    node = by_likelihood(scale=2.0, threshold=-2.0, measures=(ODD, FIVE), learn=learn)
-    response = respond(engine, node, x=1)
-    # What the weights have become counts, or what they start from where nothing is learned.
-    odd, five = (0.25, -2.5) if learn == "supervised" else (5.0, 35.0)
-    raw = 2.0 * (-1.5 + odd + five + 2.0)
-    assert response.detail["logprobs"]["Yes"] == pytest.approx(-math.log1p(math.exp(-raw)))
-    assert response.detail["measures"] == {"odd": odd, "five": five}
-    judged = Score((Term(rendered(), " So 1", mean=True),), (1.0, 5.0), calibrated=True)
-    assert {o.value: o.score for o in response.options} == {"Yes": judged, "No": Score()}
-
-
-def test_measures_beside_labels(respond: Any) -> None:
-    engine = scoring({"Yes": -3.0, "No": -1.0}, calibration=(2.5,))
-    response = respond(engine, judge(measures=(ODD,)), x=1)
-    assert response.outputs[0].value == "Yes"
-    raw = -3.0 + 2.5 - -1.0
-    assert response.detail["logprobs"]["Yes"] == pytest.approx(-math.log1p(math.exp(-raw)))
-    assert response.outputs[0].score == Score((Term(rendered(), "Yes"),), (1.0,))
-    assert respond(engine, judge(measures=(ODD,)), x=2).outputs[0].value == "No"
-
-
 def test_initial_calibration() -> None:
     assert by_likelihood(scale=3.0, threshold=-1.0).initial_calibration() == (3.0, -1.0)
     assert judge(scale=3.0, threshold=-1.0).initial_calibration() == ()
-    measures = (Measure("long", lambda inputs: 1.0, 0.5), Measure("odd", lambda inputs: 2.0))
-    more = by_likelihood(scale=3.0, threshold=-1.0, measures=measures)
-    assert more.initial_calibration() == (3.0, -1.0, 0.5, 0.0)
-    assert judge(measures=measures).initial_calibration() == (0.5, 0.0)
 
 
 def test_shown_is_all_that_the_model_sees() -> None:

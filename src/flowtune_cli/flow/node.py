@@ -44,8 +44,8 @@ class Score:
             calibration.
         known: is added as it is: a sum of terms as it was when played, which teaches the weights
             of measures, but not the adapter.
-        calibrated: passes the sum x through ``scale * (x - threshold)``, with the scale and
-            threshold of the node's calibration, which then stand before the weights.
+        calibrated: the sum x becomes ``scale * (x - threshold)``, and these two are what the
+            node's calibration holds.
     """
 
     terms: tuple[Term, ...] = ()
@@ -60,13 +60,13 @@ class Score:
             likelihoods: the sum of the terms, each times its coefficient.
             calibration: the node's; a number or tensor each, as the sum.
         """
-        weights = calibration[2:] if self.calibrated else calibration
         total = likelihoods + self.known
-        # Scores of rivals, such as a Judge's second label, may have no measures.
-        for weight, measure in zip(weights, self.measures, strict=False):
-            total = total + weight * measure
         if self.calibrated:
-            total = calibration[0] * (total - calibration[1])
+            scale, threshold = calibration
+            return scale * (total - threshold)
+        # A rival, such as a Judge's second label, may have no measures.
+        for weight, measure in zip(calibration, self.measures, strict=False):
+            total = total + weight * measure
         return total
 
 

@@ -1,8 +1,8 @@
-"""What a node scores by: factors, likelihoods of texts; and measures, which need no model."""
+"""Factors: likelihoods of texts, by which a node scores what it is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,45 +47,6 @@ def factors_of(texts: Texts) -> tuple[Factor, ...]:
     """The factors; none if there is no text."""
     several = (texts,) if isinstance(texts, str) else texts
     return tuple(Factor(text) if isinstance(text, str) else text for text in several if text)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a call's inputs, such as how many words a document shares with the question.
-
-    Its weight is learned beside the node's adapter. It should be of the size of one.
-
-    Args:
-        name: by which a person sees it.
-        of: computes it from the inputs alone, so that it is the same when a flow is replayed; a
-            ``Rank`` gives it the ``candidate``, too.
-        weight: where learning starts, in nats for each unit of the measure.
-    """
-
-    name: str
-    of: Callable[[Mapping[str, Any]], float]
-    weight: float = 0.0
-
-
-def weights_of(measures: Iterable[Measure]) -> tuple[float, ...]:
-    """Where learning the weights starts."""
-    return tuple(measure.weight for measure in measures)
-
-
-def measured(measures: Iterable[Measure], inputs: Mapping[str, Any]) -> tuple[float, ...]:
-    """Each measure's figure."""
-    return tuple(float(measure.of(inputs)) for measure in measures)
-
-
-def added(
-    measures: Iterable[Measure], figures: Iterable[float], weights: Iterable[float]
-) -> dict[str, Any]:
-    """What each measure added to a score, for a response's detail; nothing where there are none."""
-    found = {
-        measure.name: weight * figure
-        for measure, figure, weight in zip(measures, figures, weights, strict=True)
-    }
-    return {"measures": found} if found else {}
 
 
 class Asked(NamedTuple):

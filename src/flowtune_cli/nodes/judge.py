@@ -10,18 +10,7 @@ from typing import Any, ClassVar, Literal
 from ..flow.errors import UsageError
 from ..flow.node import Call, ChoiceDatum, Datum, Node, NodeOutput, Response, Score, Term
 from ..flow.prompt import Template
-from .factors import (
-    Factor,
-    Measure,
-    Texts,
-    added,
-    ask,
-    factors_of,
-    measured,
-    read_through,
-    value,
-    weights_of,
-)
+from .factors import Factor, Texts, ask, factors_of, read_through, value
 
 
 @dataclass(kw_only=True)
@@ -33,8 +22,7 @@ class Judge(Node):
     ``scale * (mean log-likelihood of the text per token - threshold)`` is not below zero, where the
     text (say, the question) stands after what is judged (say, the documents); scale and threshold
     are learned with the adapter. Of several texts the means add up, each with its ``Factor``'s
-    weight and after its prompt. Measures are added to what speaks for the first label, each times
-    its weight, which is learned, too. Of labels that score the same, the first is chosen.
+    weight and after its prompt. Of labels that score the same, the first is chosen.
 
     Args:
         prompt: what the model is shown.
@@ -42,7 +30,6 @@ class Judge(Node):
         score: how the labels are scored.
         text: the template of the text whose likelihood judges, or of several, for
             ``score="likelihood"``; a ``Factor`` where a text has a weight or prompt of its own.
-        measures: what else judges.
         scale, threshold: where learning them starts; threshold in nats per token.
     """
 
@@ -52,7 +39,6 @@ class Judge(Node):
     labels: tuple[str, ...] = ("Yes", "No")
     score: Literal["choice", "likelihood"] = "choice"
     text: Texts = ()
-    measures: tuple[Measure, ...] = ()
     scale: float = 1.0
     threshold: float = -2.0
 
@@ -70,17 +56,16 @@ class Judge(Node):
     async def respond(self, call: Call) -> Response:
         terms = self._terms(call.inputs)
         scored, likelihoods, rendered = await ask(call, self.adapter, terms)
-        figures = measured(self.measures, call.inputs)
         if self.score == "choice":
             prompt = rendered[terms[0].prompt]
             scores = [Score((term,)) for term in terms]
-            scores[0] = Score((terms[0],), figures)
+            raw = [value(score.terms, likelihoods) for score in scores]
         else:
             prompt = read_through(terms, rendered)
-            scores = [Score(terms, figures, calibrated=True), Score()]
-        # Without an adapter nothing is learned, and the engine knows of no calibration.
-        learned = scored.calibration if self.adapter else self.initial_calibration()
-        raw = [score.value(value(score.terms, likelihoods), learned) for score in scores]
+            # Without an adapter nothing is learned, and the engine knows of no calibration.
+            learned = scored.calibration if self.adapter else self.initial_calibration()
+            scores = [Score(terms, calibrated=True), Score()]
+            raw = [scores[0].value(value(terms, likelihoods), learned), 0.0]
         logprobs = _log_softmax(raw)
         options = tuple(
             NodeOutput(value=label.strip(), text=label.strip(), score=score, logprob=logprob)
@@ -99,8 +84,7 @@ class Judge(Node):
                 "logprobs": {
                     label.strip(): logprob
                     for label, logprob in zip(self.labels, logprobs, strict=True)
-                },
-                **added(self.measures, figures, learned[len(learned) - len(figures) :]),
+                }
             },
         )
 
@@ -116,8 +100,7 @@ class Judge(Node):
         return [ChoiceDatum(self.name, scores, values.index(label), self.weight)]
 
     def initial_calibration(self) -> tuple[float, ...]:
-        weights = weights_of(self.measures)
-        return (self.scale, self.threshold, *weights) if self.score == "likelihood" else weights
+        return (self.scale, self.threshold) if self.score == "likelihood" else ()
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len({label.strip() for label in self.labels}) < len(self.labels):

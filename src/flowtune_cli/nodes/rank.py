@@ -9,18 +9,8 @@ from typing import Any, ClassVar, Literal
 from ..flow.errors import UsageError
 from ..flow.node import Call, ChoiceDatum, Datum, Node, NodeOutput, Response, Score, Term
 from ..flow.prompt import Template
-from .factors import (
-    Factor,
-    Measure,
-    Texts,
-    added,
-    ask,
-    factors_of,
-    measured,
-    read_through,
-    value,
-    weights_of,
-)
+from .factors import Factor, Texts, ask, factors_of, read_through, value
+from .measure import Measure
 
 
 @dataclass(kw_only=True)
@@ -71,13 +61,14 @@ class Rank(Node):
         offered = self._offered(call.inputs)
         candidates = [each["candidate"] for each in offered]
         scores = [
-            Score(tuple(self._terms(each)), measured(self.measures, each)) for each in offered
+            Score(tuple(self._terms(each)), tuple(float(m.of(each)) for m in self.measures))
+            for each in offered
         ]
         scored, likelihoods, rendered = await ask(
             call, self.adapter, (term for score in scores for term in score.terms)
         )
         # Without an adapter nothing is learned, and the engine knows of no weights.
-        weights = scored.calibration if self.adapter else weights_of(self.measures)
+        weights = scored.calibration if self.adapter else self.initial_calibration()
         known = [value(score.terms, likelihoods) for score in scores]
         values = [score.value(own, weights) for score, own in zip(scores, known, strict=True)]
         order = _best_first(values)
@@ -99,15 +90,21 @@ class Rank(Node):
             adapter_version=scored.adapter_version,
             prompt_tokens=scored.prompt_tokens,
             dropped_tokens=scored.dropped_tokens,
-            detail={
-                "scores": values,
-                "likelihoods": known,
-                **added(self.measures, scores[order[0]].measures, weights),
-            },
+            detail={"scores": values, **self._parts(known, scores[order[0]], weights)},
         )
 
+    def _parts(
+        self, likelihoods: Sequence[float], best: Score, weights: Sequence[float]
+    ) -> Mapping[str, Any]:
+        """What scores are made of, where that is more than likelihoods: of the best, all of it."""
+        if not self.measures:
+            return {}
+        added = [weight * figure for weight, figure in zip(weights, best.measures, strict=True)]
+        names = [measure.name for measure in self.measures]
+        return {"likelihoods": likelihoods, "measures": dict(zip(names, added, strict=True))}
+
     def initial_calibration(self) -> tuple[float, ...]:
-        return weights_of(self.measures)
+        return tuple(measure.weight for measure in self.measures)
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
         """``gold`` is the collection of the candidates that would have been right."""
