@@ -502,6 +502,30 @@ def test_a_learner_goes_on_exactly(
     assert optimizer_state(fresh.learner(optimizer), "a") == []
 
 
+@pytest.mark.parametrize(("optimizer", "options"), [(cocob, {"alpha": 10.0}), (adam, {"lr": 0.1})])
+def test_a_calibration_with_steps_of_its_own_goes_on_exactly(
+    tiny_model: LoadedModel,
+    tmp_path: Path,
+    optimizer: Callable[..., Any],
+    options: dict[str, float],
+) -> None:
+    data: list[Datum] = [*MIXED, ChoiceDatum("a", (Score((), (3.0,)), Score((), (1.0,))), 1)]
+    tiny, fresh = (Tiny(copy.deepcopy(tiny_model), nodes={"a": (0.5,)}) for _ in range(2))
+    learner, again = (
+        each.learner(optimizer, calibration_options={"a": options}) for each in (tiny, fresh)
+    )
+    for _ in range(3):
+        learner.update("a", data)
+    learner.save(tmp_path / "optimizers")
+    tiny.adapters.save(tmp_path / "adapters")
+    fresh.adapters.load(tmp_path / "adapters")
+    again.load(tmp_path / "optimizers")
+    for each in (learner, again):
+        each.update("a", data)
+    assert same(state(tiny.adapters, "a"), state(fresh.adapters, "a"))
+    assert same(optimizer_state(again, "a"), optimizer_state(learner, "a"))
+
+
 def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
     learner = tiny.learner(cocob)
     learner.save(tmp_path / "optimizers")

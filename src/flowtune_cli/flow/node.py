@@ -64,7 +64,7 @@ class Score:
         if self.calibrated:
             scale, threshold = calibration
             return scale * (total - threshold)
-        # A rival, such as a Judge's second label, may have no measures.
+        # A rival, such as the second label of a Rank by choice, may have no measures.
         for weight, measure in zip(calibration, self.measures, strict=False):
             total = total + weight * measure
         return total
