@@ -25,6 +25,7 @@ from throughput_records import Setup, prepare
 from throughput_side import check_episodes
 from torch import Tensor
 
+from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.node import Datum
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request, Scored
@@ -149,7 +150,7 @@ def _gap(
     cache = read_context(bench.adapters, prompt) if context else None
     with torch.no_grad(), bench.adapters.using(request.adapter) as model:
         ids = torch.tensor([[*prompt.ids[context:], *tokens[:place]]], device=model.device)
-        read = model(ids, past_key_values=cache, use_cache=bool(context))
+        read = model(ids, **with_cache(model, cache))
     scores = read.logits[0, -1].float().log_softmax(-1)
     for above in other.generations[:row]:
         if len(above.tokens) > place:
