@@ -25,6 +25,7 @@ from throughput_records import Setup, prepare
 from throughput_side import check_episodes
 from torch import Tensor
 
+from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.node import Datum
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request, Scored
@@ -61,11 +62,14 @@ class Report:
 
 def check(setup: Setup) -> Report:
     """Compare both sides on a setup's records, with one state of the adapters."""
-    bench, examples = prepare(setup.with_overrides("model.dtype=float32"))
-    perturb(bench)
+    setup = setup.with_overrides("model.dtype=float32")
+    bench, examples = prepare(setup)
+    plainly, _ = prepare(setup.with_overrides("engine.blocked_weights=false"))
+    for side in (bench, plainly):
+        perturb(side)
     report = Report()
-    tokens = bench.engine.tokens
-    plain = PlainEngine(bench.adapters, tokens.tokenizer, tokens.context)
+    tokens = plainly.engine.tokens
+    plain = PlainEngine(plainly.adapters, tokens.tokenizer, tokens.context)
     bench.engine.forget()
     (fast_traces, fast), (plain_traces, slow) = (
         _explore(bench, engine, examples) for engine in (bench.engine, plain)
@@ -77,7 +81,7 @@ def check(setup: Setup) -> Report:
     for mine, others in zip(fast_traces, plain_traces, strict=True):
         report.same("preferences", _preferences(mine), _preferences(others))
     data = {name: mine.data for name, mine in collect(bench.task.nodes, fast_traces).items()}
-    compare_gradients(report, bench, plain, data)
+    compare_gradients(report, bench, plainly, data)
     return report
 
 
@@ -149,7 +153,7 @@ def _gap(
     cache = read_context(bench.adapters, prompt) if context else None
     with torch.no_grad(), bench.adapters.using(request.adapter) as model:
         ids = torch.tensor([[*prompt.ids[context:], *tokens[:place]]], device=model.device)
-        read = model(ids, past_key_values=cache, use_cache=bool(context))
+        read = model(ids, **with_cache(model, cache))
     scores = read.logits[0, -1].float().log_softmax(-1)
     for above in other.generations[:row]:
         if len(above.tokens) > place:
@@ -158,7 +162,7 @@ def _gap(
 
 
 def compare_gradients(
-    report: Report, bench: Bench, plain: PlainEngine, data: Mapping[str, Sequence[Datum]]
+    report: Report, bench: Bench, plainly: Bench, data: Mapping[str, Sequence[Datum]]
 ) -> None:
     """Compare the gradients of every step, without taking any."""
     settings = bench.settings.learning.model_copy(
@@ -166,12 +170,12 @@ def compare_gradients(
     )
     size = bench.settings.engine.learning_tokens_per_batch
     learners = [
-        Learner(bench.engine.prefixes, bench.engine.tokens, settings, _Gradients, size)
-        for _ in range(2)
+        Learner(side.engine.prefixes, side.engine.tokens, settings, _Gradients, size)
+        for side in (bench, plainly)
     ]
     updates: list[Callable[..., Any]] = [
         learners[0].update,
-        PlainLearner(learners[1], plain.tokens).update,
+        PlainLearner(learners[1], plainly.engine.tokens).update,
     ]
     for node, mine in data.items():
         if not mine:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from flowtune_cli.engine.forward import cache_argument
 from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request
@@ -104,7 +105,7 @@ class Meter:
     def _before_decoder(self, module: Any, args: Any, kwargs: Any) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
         rows, columns = (ids if ids is not None else kwargs["inputs_embeds"]).shape[:2]
-        past = kwargs.get("past_key_values")
+        past = kwargs.get(cache_argument(module))
         looked_at = getattr(past, "looked_at", None)
         if looked_at is None:
             width = columns + (past.get_seq_length() if past is not None else 0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
 from flowtune_cli.engine.adapters import Adapters, reference_of
+from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.engine.tokens import Encoded, Tokens
 from flowtune_cli.flow.node import Datum, PreferenceDatum, Score, TextDatum
@@ -77,7 +78,7 @@ class PlainEngine:
         if request.adapter is not None and prompt.context:
             cache = read_context(self.adapters, prompt)
             cache.batch_repeat_interleave(request.decoding.groups)
-            begun = {"past_key_values": cache}
+            begun = with_cache(self.adapters.model, cache)
         with self.adapters.using(request.adapter) as model:
             ids = torch.tensor([prompt.ids] * request.decoding.groups, device=model.device)
             found = model.generate(
@@ -124,7 +125,7 @@ def read_context(adapters: Adapters, prompt: Encoded) -> DynamicCache:
     cache = DynamicCache()
     with adapters.using(None) as model:
         ids = torch.tensor([prompt.ids[: prompt.context]], device=model.device)
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, **with_cache(model, cache))
     return cache
 
 
@@ -258,11 +259,10 @@ def _read(
                     input_ids=ids[:, :longest],
                     attention_mask=mask[:, :longest],
                     position_ids=places[:, :longest],
-                    past_key_values=cache,
-                    use_cache=True,
+                    **with_cache(model, cache),
                 ).logits
             ]
-        more = {**more, "past_key_values": cache, "use_cache": True}
+        more = {**more, **with_cache(adapters.model, cache)}
     with adapters.using(adapter) as model:
         parts += [
             model(input_ids=ids[:, longest:], position_ids=places[:, longest:], **more).logits

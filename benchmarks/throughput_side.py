@@ -43,7 +43,7 @@ class Side:
 
     def __init__(self, setup: Setup, plain: bool) -> None:
         if plain:
-            setup = setup.with_overrides("engine.in_flight=1")
+            setup = setup.with_overrides("engine.in_flight=1", "engine.blocked_weights=false")
         bench, self.examples = prepare(setup)
         self.fast = None if plain else bench.engine
         self.tokens = bench.engine.tokens

@@ -11,6 +11,7 @@ import transformers
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
+from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.settings import AdapterSettings, EngineSettings
@@ -112,11 +113,11 @@ def logits(
     with torch.no_grad(), adapters.using(None) as model:
         if context:
             begin = torch.tensor([list(ids[:context])])
-            parts.append(model(begin, past_key_values=cache, use_cache=True).logits[0])
+            parts.append(model(begin, **with_cache(model, cache)).logits[0])
     with adapters.using(name) as model:
         if ids[context:]:
             rest = torch.tensor([list(ids[context:])])
-            parts.append(model(rest, past_key_values=cache, use_cache=True).logits[0])
+            parts.append(model(rest, **with_cache(model, cache)).logits[0])
     return torch.cat(parts).float()
 
 

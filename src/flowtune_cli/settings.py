@@ -89,6 +89,10 @@ class EngineSettings(Section):
     prefix_cache_mb: int = Field(
         1280, ge=0, description="Memory for the keys and values of prompts used again."
     )
+    blocked_weights: bool = Field(
+        True,
+        description="Lay weights out as the processor's matrix products read them: faster there.",
+    )
 
 
 class TrainingSettings(Section):

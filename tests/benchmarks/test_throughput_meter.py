@@ -11,7 +11,9 @@ from throughput_meter import Meter, Watched, prefixes
 from tiny import make_adapters, make_engine
 from tiny import plain as prompt
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers import DynamicCache
 
+from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.engine.likelihoods import Pair
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.flow.scheduler import Scheduler, ask
@@ -77,9 +79,9 @@ def test_attention_looks_at_the_past(tiny_model: Any) -> None:
         torch.no_grad(),
         FlopCounterMode(display=False, custom_mapping={KERNEL: attention}) as flops,
     ):
-        past = model(torch.randint(0, 250, (2, 400)), use_cache=True).past_key_values
-        for _ in range(3):
-            model(torch.randint(0, 250, (2, 30)), past_key_values=past, use_cache=True)
+        past = with_cache(model, DynamicCache())
+        for columns in (400, 30, 30, 30):
+            model(torch.randint(0, 250, (2, columns)), **past)
     assert meter.work.flops == pytest.approx(flops.get_total_flops(), rel=1e-3)
 
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.continuation import side_by_side
-from flowtune_cli.engine.forward import check_layers, windowed
+from flowtune_cli.engine.forward import check_layers, windowed, with_cache
 from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes, common_beginning, common_beginnings
 from flowtune_cli.flow.errors import UsageError
@@ -46,7 +46,7 @@ def test_prompts_are_read_as_each_alone(
         assert torch.allclose(prefix.logits, logits(adapters, adapter, ids)[-1], atol=1e-4)
         cache = DynamicCache()
         with adapters.using(adapter) as model:
-            model(torch.tensor([ids]), past_key_values=cache)
+            model(torch.tensor([ids]), **with_cache(model, cache))
         alone = torch.stack(
             [torch.stack([layer.keys, layer.values])[:, 0] for layer in cache.layers]
         )

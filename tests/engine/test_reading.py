@@ -63,7 +63,7 @@ def test_each_text_is_read_as_if_alone(
 def check(adapters, begin, ids, found, row) -> None:
     cache = DynamicCache()
     with torch.inference_mode(), adapters.using("a") as model:
-        alone = hidden_states(model, torch.tensor([[*begin, *ids]]), past_key_values=cache)
+        alone = hidden_states(model, torch.tensor([[*begin, *ids]]), cache=cache)
     torch.testing.assert_close(found.hidden[row], alone[0, len(begin) :], rtol=1e-4, atol=1e-4)
     keys_values = torch.stack([torch.stack([x.keys, x.values])[:, 0] for x in cache.layers])
     torch.testing.assert_close(

@@ -95,8 +95,7 @@ class _Shared(Cache):
             # Four dimensions: the model makes no mask of its own.
             attention_mask=tokens.new_ones((1, 1, 1, 1), dtype=torch.bool),
             position_ids=self.positions[:, None],
-            past_key_values=self,
-            use_cache=True,
+            cache=self,
             looking=self,
         )
         self.filled += 1
@@ -179,8 +178,7 @@ class _SideBySide:
             ids,
             attention_mask=self.mask,
             position_ids=self.positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
+            cache=self.cache,
         )
         self.positions = self.positions + 1
         return hidden[:, 0]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache as remembered
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from ..flow.errors import UsageError
 
@@ -36,9 +39,25 @@ def _layer_types(config: Any) -> set[str]:
     return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
 
 
-def hidden_states(model: Any, ids: Tensor, **more: Any) -> Tensor:
-    """The decoder's last hidden states, shape (rows, columns, hidden size)."""
-    states: Tensor = model.get_decoder()(input_ids=ids, **more).last_hidden_state
+def cache_argument(model: Any) -> str:
+    """What a model calls its cache: "cache" since transformers 5.24, "past_key_values" before."""
+    return _cache_argument(type(model).forward)
+
+
+@remembered
+def _cache_argument(forward: Any) -> str:
+    return "cache" if "cache" in signature(forward).parameters else "past_key_values"
+
+
+def with_cache(model: Any, cache: Cache | None) -> dict[str, Any]:
+    """The arguments with which a model goes on from a cache, or, given None, makes none."""
+    return {cache_argument(model): cache, "use_cache": cache is not None}
+
+
+def hidden_states(model: Any, ids: Tensor, *, cache: Cache | None = None, **more: Any) -> Tensor:
+    """The decoder's last hidden states behind what a cache holds: (rows, columns, hidden size)."""
+    decoder = model.get_decoder()
+    states: Tensor = decoder(input_ids=ids, **with_cache(decoder, cache), **more).last_hidden_state
     return states
 
 

@@ -146,14 +146,14 @@ def _behind(
     apart = {name: tensor.to(model.device) for name, tensor in apart.items()}
     different = list({id(begin): begin for begin in begins if begin is not None}.values())
     if not different:
-        return {"use_cache": False, **apart}
+        return dict(apart)
     nothing = different[0].beginning(0)
     laid = [*different, nothing]
     number = {id(begin): place for place, begin in enumerate(different)}
     places = [len(different) if begin is None else number[id(begin)] for begin in begins]
     cache, seen = side_by_side(laid, places)
     lengths = torch.tensor([laid[place].length for place in places], device=model.device)
-    more: dict[str, Any] = {"past_key_values": Before(cache), "use_cache": True}
+    more: dict[str, Any] = {"cache": Before(cache)}
     if apart:
         more["position_ids"] = apart["position_ids"] + lengths[:, None]
         hidden = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)

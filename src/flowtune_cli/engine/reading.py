@@ -147,8 +147,7 @@ class _Packed(Cache):
             # Four dimensions: the model makes no mask of its own.
             attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
             position_ids=torch.tensor([self.positions], device=self.device),
-            past_key_values=self,
-            use_cache=True,
+            cache=self,
             looking=self,
         )[0]
         spans = list(zip(self.begins, self.ends, strict=True))
@@ -320,8 +319,7 @@ def _read_side_by_side(model: Any, texts: Sequence[Text]) -> Read:
         # What stands behind a text's end is never looked at by what is before it.
         attention_mask=torch.cat([seen, torch.ones_like(ids)], dim=1),
         position_ids=lengths.to(ids.device)[:, None] + columns,
-        past_key_values=cache,
-        use_cache=True,
+        cache=cache,
     )
 
     def keys_values(text: int) -> Tensor:

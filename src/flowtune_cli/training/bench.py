@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine.adapters import Adapters
+from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
 from ..engine.models import check_targets, load_model
 from ..engine.probe import dtype_name
@@ -125,6 +126,8 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     loaded = load_model(settings.model)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
+    if settings.engine.blocked_weights:
+        block_weights(loaded.model)
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
         loaded.model,
