@@ -29,8 +29,9 @@ class MusiqueAnswerable(Task):
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning.optimizer": "adam",
         "learning.optimizer_options": {"lr": 1e-3},
-        # They start well, and larger steps undo that: verbose answers come to be empty.
-        "learning.node_options": {"retrieve": {"lr": 3e-4}, "verbose": {"lr": 1e-4}},
+        # They start well, and larger steps undo that: verbose answers come to be empty, and what a
+        # likelihood tells of a document is lost before the weights of measures are found.
+        "learning.node_options": {"retrieve": {"lr": 1e-5}, "verbose": {"lr": 1e-4}},
         # The weights of its measures start from nothing.
         "learning.calibration_options": {"retrieve": {"lr": 0.1}},
         # One forward pass then reads a document once for all retrievals of its example.
