@@ -166,7 +166,7 @@ def compare_gradients(
 ) -> None:
     """Compare the gradients of every step, without taking any."""
     settings = bench.settings.learning.model_copy(
-        update={"clip": 1e9, "optimizer_options": {}, "node_options": {}}
+        update={"clip": 1e9, "optimizer_options": {}, "node_options": {}, "calibration_options": {}}
     )
     size = bench.settings.engine.learning_tokens_per_batch
     learners = [

@@ -20,6 +20,7 @@ from flowtune_cli.flow.request import (
     Request,
     ScoreRequest,
 )
+from flowtune_cli.nodes import Measure
 from flowtune_cli.registry import load_registry
 from flowtune_cli.settings import ModelSettings, Settings
 from flowtune_cli.training.bench import Bench, set_up
@@ -28,8 +29,14 @@ from flowtune_cli.training.data import collect
 
 @pytest.fixture
 def bench(tiny_settings: ModelSettings) -> Bench:
-    settings = Settings.model_validate({"model": tiny_settings, "adapter": {"rank": 2}})
-    bench = set_up(Small(), settings, load_registry())
+    learning = {"optimizer": "adam", "calibration_options": {"retrieve": {"lr": 0.1}}}
+    settings = Settings.model_validate(
+        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": learning}
+    )
+    task = Small()
+    long = Measure("long", lambda given: len(given["candidate"]) / 20, 0.5)
+    task.nodes["retrieve"] = replace(task.nodes["retrieve"], measures=(long,))
+    bench = set_up(task, settings, load_registry())
     perturb(bench, 0.1)
     return bench
 
