@@ -128,10 +128,12 @@ class Side:
         found = dict(self.bench.explore(examples))
         traces = [found[position] for position in range(len(examples))]
         check_episodes(trace.episode for trace in traces)
-        self.watched.forget(contexts=False)
         nodes = collect(self.bench.task.nodes, traces)
         data = {name: mine.data for name, mine in nodes.items() if mine.data}
         with self.watched.timed("learn"):
+            if self.fast is not None:
+                held = self.learner.contexts(datum for mine in data.values() for datum in mine)
+                self.watched.forget(keep=held)
             for name, mine in data.items():
                 self.update(name, mine)
         return traces, data

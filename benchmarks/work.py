@@ -139,6 +139,8 @@ def _train(model: Path) -> Work:
         return result
 
     def learn(data: Mapping[str, Any]) -> None:
+        held = learner.contexts(datum for mine in data.values() for datum in mine.data)
+        bench.engine.forget(keep=held)
         for name, mine in data.items():
             if mine.data:
                 learner.update(name, mine.data)

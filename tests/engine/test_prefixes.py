@@ -246,15 +246,17 @@ def test_layers_that_keep_something_else_are_refused(tiny_model: LoadedModel) ->
         check_layers(config)
 
 
-def test_contexts_outlast_what_adapters_made_of_them(adapters: Adapters) -> None:
+def test_contexts_that_will_be_needed_outlast_all_else(adapters: Adapters) -> None:
     prefixes = make_prefixes(adapters)
-    prompt = PROMPTS[4]
+    one, other = PROMPTS[4], PROMPTS[2]
     for adapter in ("a", "b"):
-        prefixes.read(adapter, [prompt], keep=True, contexts=[len(prompt) - 2])
-    assert (prefixes.hits, prefixes.misses) == (1, 3)
-    prefixes.clear(contexts=False)
-    prefixes.read("a", [prompt], keep=True, contexts=[len(prompt) - 2])
-    assert (prefixes.hits, prefixes.misses) == (2, 4)
+        lengths = [len(one) - 2, len(other) - 2]
+        prefixes.read(adapter, [one, other], keep=True, contexts=lengths)
+    prefixes.clear(keep={one[:-2]})
+    assert [(space[0], ids) for space, ids in prefixes._kept] == [(None, one[:-2])]
     assert prefixes._bytes == sum(prefix.bytes for prefix in prefixes._kept.values())
+    hits = prefixes.hits
+    prefixes.read("a", [one], keep=True, contexts=[len(one) - 2])
+    assert prefixes.hits == hits + 1
     prefixes.clear()
     assert (prefixes._kept, prefixes._sorted, prefixes._bytes) == ({}, {}, 0)

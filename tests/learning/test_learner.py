@@ -25,7 +25,7 @@ from flowtune_cli.flow.node import (
     Term,
     TextDatum,
 )
-from flowtune_cli.flow.prompt import Prompt
+from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.settings import LearningSettings
@@ -123,6 +123,12 @@ class Tiny:
 @pytest.fixture
 def tiny(tiny_model: LoadedModel) -> Tiny:
     return Tiny(tiny_model)
+
+
+def behind(context: str) -> Prompt:
+    """A text behind a context, which the base model reads."""
+    parts = (("context", context), ("text", "and so "))
+    return Prompt(tuple(Message(role, (Segment(text),)) for role, text in parts), chat=False)
 
 
 def assert_near(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
@@ -532,3 +538,27 @@ def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "optimizers" / "b.safetensors").unlink()
     with pytest.raises(UsageError, match=r"no optimizer state of node 'b'"):
         learner.load(tmp_path / "optimizers")
+
+
+# Memory
+
+
+def test_where_the_contexts_of_the_data_are_remembered_nothing_is_read_anew(tiny: Tiny) -> None:
+    learner = tiny.learner()
+    prefixes = learner.prefixes
+    read = [tiny.tokens.encode(behind(f"a fact, number {n}. ")) for n in range(4)]
+    contexts = [encoded.context for encoded in read]
+    prefixes.read("a", [encoded.ids for encoded in read], keep=True, contexts=contexts)
+    data: list[Datum] = [
+        choice(behind("a fact, number 1. ")),
+        TextDatum("a", behind("a fact, number 3. "), "gold", 1.0),
+        choice(ONE),
+    ]
+    fresh = tiny.copy()
+    expected = fresh.change(data, fresh.learner())
+    prefixes.clear(learner.contexts(data))
+    kept = [(space[0], ids) for space, ids in prefixes._kept]
+    assert sorted(kept) == sorted((None, read[n].ids[: contexts[n]]) for n in (1, 3))
+    misses = prefixes.misses
+    assert_near(tiny.change(data, learner), expected)
+    assert prefixes.misses == misses

@@ -9,6 +9,7 @@ import pytest
 from fake_engine import writer
 from tiny_training import Run, written
 
+from flowtune_cli.engine import blocked_weights
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.learning.optimizers import adam
@@ -50,6 +51,14 @@ def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], messa
     run = make_run(nodes=lambda: [writer("draft", **node)])
     with pytest.raises(UsageError, match=message):
         run.bench()
+
+
+@pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
+def test_weights_lie_in_blocks_where_the_settings_say_so(make_run: MakeRun) -> None:
+    for wanted in (True, False):
+        model = make_run(engine={"blocked_weights": wanted}).bench().adapters.model
+        blocked = [m for m in model.modules() if isinstance(m, blocked_weights.BlockedLinear)]
+        assert bool(blocked) is wanted
 
 
 def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:

@@ -313,7 +313,9 @@ def test_what_a_batch_left_is_released_before_the_next_but_one(make_run: MakeRun
         left.append([weakref.ref(thing) for thing in things])
         gc.collect()
         alive.append(sum(ref() is not None for refs in left[:-1] for ref in refs))
-        sizes.append(len(trainer.bench.engine._generations) + len(trainer.bench.engine._scores))
+        engine = trainer.bench.engine
+        remembered = (engine._generations, engine._scores, engine.prefixes._kept)
+        sizes.append(sum(len(things) for things in remembered))
 
     trainer.on_report = note
     trainer.train()

@@ -7,7 +7,7 @@ so that what a mini-batch computes depends on its adapters and examples alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..settings import EngineSettings
 from .adapters import Adapters
 from .decoding import Decoder, Job
 from .likelihoods import Pair
+from .packing import Ids
 from .prefixes import Prefixes
 from .scoring import score
 from .tokens import Encoded, Tokens
@@ -75,11 +76,11 @@ class ModelEngine:
         self._generations: dict[tuple[Any, ...], tuple[Generation, ...]] = {}
         self._scores: dict[tuple[Any, ...], float] = {}
 
-    def forget(self, *, contexts: bool = True) -> None:
-        """Forget every answer and every prefix; contexts too, or only what adapters made."""
+    def forget(self, keep: Container[Ids] = ()) -> None:
+        """Forget every answer, and every prefix but for these contexts."""
         self._generations.clear()
         self._scores.clear()
-        self.prefixes.clear(contexts=contexts)
+        self.prefixes.clear(keep)
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Answer requests, in order; those of one kind and adapter are computed together."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -50,10 +50,10 @@ class Prefixes:
         self._bytes = 0
         check_layers(adapters.model.config)
 
-    def clear(self, *, contexts: bool = True) -> None:
-        """Forget every remembered prefix; or those alone that some adapter had read."""
+    def clear(self, keep: Container[Ids] = ()) -> None:
+        """Forget every remembered prefix, but for these contexts."""
         for space, ids in list(self._kept):
-            if contexts or space[0] is not None:
+            if space[0] is not None or ids not in keep:
                 self._drop(space, ids)
 
     def read(

@@ -7,7 +7,7 @@ evaluated with gradients under the node's adapter and, for preferences, without 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..engine.adapters import reference_of
 from ..engine.likelihoods import Pair, cost, likelihoods, packed
+from ..engine.packing import Ids
 from ..engine.prefixes import Prefixes
 from ..engine.tokens import Tokens
 from ..flow.errors import FlowtuneError, UsageError
@@ -109,6 +110,10 @@ class Learner:
                 f"{where} does not fit '{self.settings.optimizer}': {error}."
                 f" See 'flowtune show {self.settings.optimizer}'."
             ) from None
+
+    def contexts(self, data: Iterable[Datum]) -> set[Ids]:
+        """What the base model read before the prompts of these data, and need not read again."""
+        return {pair.begin for datum in data for pair in self._pairs(datum) if pair.context}
 
     def update(self, node: str, data: Sequence[Datum]) -> Update:
         """Learn from a node's data of one mini-batch: a step a datum, or one for all.

@@ -164,7 +164,6 @@ class Trainer:
         with clock.phase("play and deviate"):
             self.bench.engine.forget()
             traces = self._explore(batch)
-            self.bench.engine.forget(contexts=False)  # learning needs the memory, and these
         self._count_failures(traces)
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())
@@ -213,6 +212,8 @@ class Trainer:
     def _learn(self, traces: Sequence[Trace]) -> list[UpdateRecord]:
         """Update every node that got data; the others stay as they are, to the bit."""
         collected = self.collect(self.bench.task.nodes, traces)
+        data = [datum for mine in collected.values() for datum in mine.data]
+        self.bench.engine.forget(keep=self.learner.contexts(data))  # learning needs the memory
         return [self._update(name, collected[name]) for name in collected]
 
     def _update(self, name: str, mine: NodeData) -> UpdateRecord:
