@@ -87,7 +87,7 @@ class EngineSettings(Section):
         " computed twice, layer by layer, to need less memory.",
     )
     prefix_cache_mb: int = Field(
-        1280, ge=0, description="Memory for the keys and values of prompts used again."
+        1536, ge=0, description="Memory for the keys and values of prompts used again."
     )
     blocked_weights: bool = Field(
         True,

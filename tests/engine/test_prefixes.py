@@ -12,9 +12,9 @@ from tiny import WINDOW, logits, make_adapters, make_model, text
 from transformers import DynamicCache
 
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.continuation import side_by_side
 from flowtune_cli.engine.forward import check_layers, windowed, with_cache
 from flowtune_cli.engine.models import LoadedModel
+from flowtune_cli.engine.prefix import Prefix, side_by_side
 from flowtune_cli.engine.prefixes import Prefixes, common_beginning, common_beginnings
 from flowtune_cli.flow.errors import UsageError
 
@@ -29,6 +29,11 @@ def adapters(tiny_model: LoadedModel) -> Adapters:
 
 def make_prefixes(adapters: Adapters, cache_bytes: int = 10**9, tokens: int = 4096) -> Prefixes:
     return Prefixes(adapters, tokens, cache_bytes)
+
+
+def whole(prefix: Prefix) -> torch.Tensor:
+    """The keys and values of all tokens and both layers."""
+    return torch.stack([prefix.keys_values(layer) for layer in range(2)])
 
 
 # What is read
@@ -50,8 +55,8 @@ def test_prompts_are_read_as_each_alone(
         alone = torch.stack(
             [torch.stack([layer.keys, layer.values])[:, 0] for layer in cache.layers]
         )
-        assert prefix.keys_values.shape == (2, 2, 2, len(ids), 16)
-        assert torch.allclose(prefix.keys_values, alone, atol=1e-4)
+        assert whole(prefix).shape == (2, 2, 2, len(ids), 16)
+        assert torch.allclose(whole(prefix), alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
@@ -68,7 +73,7 @@ def test_a_beginning_that_all_prompts_share_changes_nothing(
         assert (prefix.own is not None) == keys_values
         if prefix.own is not None:
             (alone,) = make_prefixes(adapters).read("a", [ids], keep=False)
-            assert torch.allclose(prefix.keys_values, alone.keys_values, atol=1e-4)
+            assert torch.allclose(whole(prefix), whole(alone), atol=1e-4)
 
 
 def test_the_common_beginning_leaves_each_prompt_a_token() -> None:
@@ -117,7 +122,7 @@ def test_prompts_that_begin_alike_are_read_as_each_alone(
             assert prefix.length == len(ids)
             assert prefix.logits is not None
             assert torch.allclose(prefix.logits, alone.logits, atol=1e-4)
-            assert torch.allclose(prefix.keys_values, alone.keys_values, atol=1e-4)
+            assert torch.allclose(whole(prefix), whole(alone), atol=1e-4)
         assert prefixes._bytes == sum(prefix.bytes for prefix in prefixes._kept.values())
         assert prefixes._bytes <= bytes_kept
         held = [key for key, prefix in prefixes._kept.items() if prefix.own is not None]
@@ -219,7 +224,7 @@ def test_prefixes_are_padded_on_the_left_and_repeated_as_wanted(adapters: Adapte
     cache, mask = side_by_side(read, [1, 0, 1])
     assert mask.tolist() == [[1] * 9, [0] * 5 + [1] * 4, [1] * 9]
     keys = cache.layers[1].keys
-    first, second = (prefix.keys_values for prefix in read)
+    first, second = (whole(prefix) for prefix in read)
     assert keys.shape == (3, 2, 9, 16)
     assert torch.equal(keys[0], second[1, 0])
     assert torch.equal(keys[2], second[1, 0])

@@ -38,23 +38,26 @@ class Prefix:
         """What it holds beside its parent."""
         return sum(t.nbytes for t in (self.logits, self.own) if t is not None)
 
-    @property
-    def keys_values(self) -> Tensor:
-        """Of all its tokens: shape (layers, 2, key-value heads, length, head size)."""
+    def keys_values(self, layer: int) -> Tensor:
+        """Of all its tokens: shape (2, key-value heads, length, head size)."""
         assert self.own is not None
+        own = self.own[layer]
         if self.parent is None:
-            return self.own
-        layers, two, heads, _, size = self.own.shape
-        whole = self.own.new_empty((layers, two, heads, self.length, size))
-        self.lay(whole)
+            return own
+        whole = own.new_empty((*own.shape[:2], self.length, own.shape[-1]))
+        self.lay(whole, layer)
         return whole
 
-    def lay(self, into: Tensor) -> None:
-        """Write the keys and values of all its tokens, shape (..., length, head size)."""
+    def lay(self, into: Tensor, layer: int | slice = slice(None)) -> None:
+        """Write the keys and values of all its tokens, of one layer or all.
+
+        Args:
+            into: shape (..., length, head size), what comes before as in ``own[layer]``.
+        """
         assert self.own is not None
         if self.parent is not None:
-            self.parent.beginning(self.shared).lay(into[..., : self.shared, :])
-        into[..., self.shared :, :] = self.own
+            self.parent.beginning(self.shared).lay(into[..., : self.shared, :], layer)
+        into[..., self.shared :, :] = self.own[layer]
 
     def beginning(self, length: int) -> Prefix:
         """Its first tokens; nothing is copied."""

@@ -29,7 +29,7 @@ _CALL = 48
 
 
 _LAYING = 0.25
-"""What laying out a prefix's token takes, in tokens: its keys and values are held anew."""
+"""What laying out a prefix's token takes, in tokens: its keys and values are copied."""
 
 
 class Text(NamedTuple):
@@ -161,7 +161,7 @@ class _Packed(Cache):
     def looked_at(self) -> int:
         """Columns that the tokens look at, prefixes and what comes after them included."""
         own = sum((end - begin) ** 2 for begin, end in zip(self.begins, self.ends, strict=True))
-        return own + sum((end - begin) * kv.shape[-2] for begin, end, kv in self.prefixes)
+        return own + sum((end - begin) * behind.length for begin, end, behind in self.prefixes)
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
         return 0
@@ -215,8 +215,8 @@ class _Packed(Cache):
         """Shapes (columns, heads, head size) and (columns, heads, 1)."""
         heads, _, size = query.shape
         found, lse = [], []
-        for begin, end, keys_values in self.prefixes:
-            keys, values = keys_values[layer].unbind(0)
+        for begin, end, behind in self.prefixes:
+            keys, values = behind.keys_values(layer).unbind(0)
             # The heads of a group become more queries to it.
             mine = query[:, begin:end].reshape(1, keys.shape[0], -1, size)
             here, here_lse = look(mine, keys[None], values[None], scale)
@@ -275,17 +275,14 @@ class _Group:
 
 def _prefixes(
     texts: Sequence[Text], begins: Sequence[int], ends: Sequence[int]
-) -> list[tuple[int, int, Tensor]]:
-    """The columns behind each prefix, and its keys and values."""
-    laid: dict[int, Tensor] = {}
+) -> list[tuple[int, int, Prefix]]:
+    """The columns behind each prefix."""
     found = []
     for _, group in groupby(range(len(texts)), key=lambda i: id(texts[i].behind)):
         members = list(group)
         behind = texts[members[0]].behind
         if behind is not None:
-            if id(behind) not in laid:
-                laid[id(behind)] = behind.keys_values
-            found.append((begins[members[0]], ends[members[-1]], laid[id(behind)]))
+            found.append((begins[members[0]], ends[members[-1]], behind))
     return found
 
 
