@@ -78,7 +78,7 @@ class LearningSettings(Section):
 class EngineSettings(Section):
     """How much is computed at once. None of this changes results in float32."""
 
-    in_flight: int = Field(16, ge=1, description="Examples played side by side.")
+    in_flight: int = Field(8, ge=1, description="Examples played side by side.")
     tokens_per_batch: int = Field(4096, ge=1, description="Tokens in one forward pass.")
     learning_tokens_per_batch: int = Field(
         1024,

@@ -100,7 +100,7 @@ class Scheduler:
         batch_requests: the most requests handed to the engine at once.
     """
 
-    def __init__(self, engine: Engine, in_flight: int = 16, batch_requests: int = 256) -> None:
+    def __init__(self, engine: Engine, in_flight: int = 8, batch_requests: int = 256) -> None:
         self.engine = engine
         self.in_flight = in_flight
         self.batch_requests = batch_requests
