@@ -17,6 +17,8 @@ from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.prompt import Template
+from flowtune_cli.nodes import Judge
 from flowtune_cli.training.checkpoint import checkpoints, load_checkpoint
 from flowtune_cli.training.loop import training_order
 
@@ -323,3 +325,36 @@ def test_what_a_batch_left_is_released_before_the_next_but_one(make_run: MakeRun
     assert alive == [0] * 6
     # The engine remembers nothing of a batch that was played.
     assert sizes == [0] * 6
+
+
+def test_of_what_was_played_the_contexts_of_the_data_alone_are_left_to_learn(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nodes() -> list[Any]:
+        shown = Template(" is it?", context="{x}.", chat=False)
+        judges = {"learns": "supervised", "still": "nothing"}
+        return [Judge(name=name, prompt=shown, learn=learn) for name, learn in judges.items()]
+
+    async def judged(episode: Episode, example: Example) -> dict[str, Any]:
+        for node in ("learns", "still"):
+            await episode.call(node, x=f"{example.question} to what {node}")
+        episode.target("learns", True)
+        episode.reward("end", 1.0)
+        return {}
+
+    trainer = make_run(flow=judged, nodes=nodes, count=4).trainer()
+    prefixes, tokens = trainer.learner.prefixes, trainer.learner.tokens
+    update = trainer.learner.update
+    left: list[list[Any]] = []
+
+    def noted(node: str, data: Any) -> Any:
+        left.append(sorted((space[0], ids) for space, ids in prefixes._kept))
+        return update(node, data)
+
+    monkeypatch.setattr(trainer.learner, "update", noted)
+    trainer.train()
+    assert len(left) == 2
+    for number, mine in enumerate(left):
+        played = trainer.order[2 * number : 2 * number + 2]
+        contexts = [f"{example.question} to what learns." for example in played]
+        assert mine == sorted((None, tokens.completion(context)) for context in contexts)
