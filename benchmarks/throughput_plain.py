@@ -54,7 +54,7 @@ class PlainEngine:
         ends = configured if isinstance(configured, list) else [configured]
         self.ends = sorted({tokenizer.eos_token_id, *ends} - {None})
 
-    def forget(self, keep: object = ()) -> None:
+    def forget(self) -> None:
         """Nothing is remembered."""
 
     def answer(self, requests: list[Request]) -> list[Answer]:
