@@ -16,6 +16,7 @@ from treatments_table import FIGURES
 
 from flowtune_cli.cli.postprocessors import explorations
 from flowtune_cli.cli.predict import write_predictions
+from flowtune_cli.cli.stored_settings import describe, to_store
 from flowtune_cli.config import resolve
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.postprocessing import PostProcessor, post_process
@@ -147,19 +148,22 @@ class Treatments:
         run = RunDirectory(runs / name)
         if (run.path / "run.json").exists() and run.info.state == "finished":
             return run
-        resolved = self._resolved(seed, dev=source is not None)
         bench = self._bench(seed, dev=source is not None)
+        split = "dev" if source else "train"
+        examples = self._dev if source else list(bench.task.examples(self.data, split))
         if not (run.path / "run.json").exists():
+            resolved = dataclasses.replace(
+                self._resolved(seed, dev=source is not None), settings=bench.settings
+            )
+            data = describe(bench.task, self.data, split, examples, resolved)
             run = RunDirectory.create(
                 runs,
                 name,
                 task=self.task_name,
                 model=resolved.settings.model.name,
-                settings=dataclasses.replace(resolved, settings=bench.settings).stored,
+                settings=to_store(resolved, None, source, data),
             )
         with run.lock():
-            split = "dev" if source else "train"
-            examples = self._dev if source else list(bench.task.examples(self.data, split))
             trainer = Trainer(bench, run, examples, on_report=_show(time.perf_counter()))
             if checkpoints(run.checkpoints):
                 trainer.resume()

@@ -13,6 +13,8 @@ import treatments_rows
 from cli.runs_compared import press_ctrl_c
 from treatments_table import mean_rows, paper, table
 
+from flowtune_cli.cli.main import main
+
 pytest.importorskip("flowtune_musique")
 
 Bench = Callable[..., Any]
@@ -117,6 +119,21 @@ def test_dev_is_cut_between_pairs(bench: Bench, tmp_path: Path) -> None:
     assert (run["state"], run["episodes"]) == ("finished", 4)
     settings = json.loads((tmp_path / "out/runs/musique-full-seed-1-dev/settings.json").read_text())
     assert settings["settings"]["training"]["seed"] == 666
+
+
+def test_commands_go_on_from_its_runs(bench: Bench, tmp_path: Path) -> None:
+    bench("musique-full", "out", "--seeds", "1", "--limit", "2")
+    out = tmp_path / "out"
+    for run in ("musique-full-seed-1", "musique-full-seed-1-dev"):
+        assert main(["train", "--resume", str(out / "runs" / run)]) == 0
+    trained = ("--run", str(out / "runs" / "musique-full-seed-1"), "--data", str(tmp_path))
+    again = tmp_path / "again.jsonl"
+    assert main(["predict", "musique-full", *trained, "--split", "dev", "--out", str(again)]) == 0
+    lines, stored = (
+        [json.loads(line) for line in file.read_text().splitlines()]
+        for file in (again, out / "seed-1-train.jsonl")
+    )
+    assert lines == [{name: line[name] for name in lines[0]} for line in stored]
 
 
 def test_interrupted_anywhere_it_goes_on_to_the_same_rows(

@@ -11,7 +11,8 @@ import pytest
 from installed_plugins import Site
 
 from flowtune_cli.cli import options
-from flowtune_cli.cli.run_settings import RunSettings, find_run, stored_settings
+from flowtune_cli.cli.run_settings import RunSettings, find_run
+from flowtune_cli.cli.stored_settings import stored_settings
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.runs.directory import RunDirectory

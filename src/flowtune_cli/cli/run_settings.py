@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..flow.errors import UsageError
 from ..runs.directory import RunDirectory
 from . import options
+from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
     from ..config import Resolved
@@ -228,19 +229,6 @@ def find_run(
     """The run of that name, where the settings say that runs are, or at that path."""
     found = options.settings(registry, config=config, overrides=overrides)
     return RunDirectory.open(name, Path(found.settings.run.directory))
-
-
-def stored_settings(run: RunDirectory) -> dict[str, Any]:
-    """What a run's settings.json says: settings, origins, config, from, data.
-
-    Raises:
-        UsageError: it was not written by ``flowtune train``.
-    """
-    stored = run.settings
-    needed = ("settings", "origins", "config", "from", "data")
-    if not isinstance(stored, dict) or not stored.keys() >= set(needed):
-        raise UsageError(f"{run.path / 'settings.json'} lacks some of: {', '.join(needed)}")
-    return stored
 
 
 def _value(values: Mapping[str, Any], path: Sequence[str]) -> Any:

@@ -15,8 +15,6 @@ from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOptio
 
 if TYPE_CHECKING:
     from ..config import Resolved
-    from ..flow.example import Example
-    from ..flow.task import Task
     from ..registry import Registry
     from ..runs.directory import RunDirectory
 
@@ -87,6 +85,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
     from ..runs.directory import RunDirectory
     from .examples import chosen_split, read_examples
     from .run_settings import RunSettings, find_run
+    from .stored_settings import describe, to_store
     from .trained import newest_checkpoint
     from .training_run import TrainingRun
 
@@ -104,7 +103,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
         RunDirectory.check_name(parent, name)
     split = chosen_split(task, order.split)
     examples = list(read_examples(task, order.data, split))
-    described = _described(task, order.data, split, examples, resolved)
+    described = describe(task, order.data, split, examples, resolved)
 
     def create(resolved: Resolved) -> RunDirectory:
         """Only when everything else is there, so that no run is left which never began."""
@@ -113,7 +112,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
             name,
             task=task.name,
             model=resolved.settings.model.name,
-            settings=_stored(resolved, order.config, checkpoint, described),
+            settings=to_store(resolved, order.config, checkpoint, described),
         )
 
     training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
@@ -123,6 +122,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
 def _resume(order: _Order, task_name: str | None, name: str) -> int:
     from .examples import read_examples
     from .run_settings import RunSettings, find_run
+    from .stored_settings import describe, to_store
     from .training_run import TrainingRun, say_finished
 
     run = find_run(order.registry, name, order.config, order.overrides)
@@ -138,7 +138,7 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
         data = order.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
         split = order.split or stored["data"]["split"]
         examples = list(read_examples(task, data, split))
-        then = _described(task, data, split, examples, settings.old)
+        then = describe(task, data, split, examples, settings.old)
         if then["sha256"] != stored["data"]["sha256"]:
             raise UsageError(
                 f"the data has changed since run '{run.path.name}' began: split '{split}' of"
@@ -147,40 +147,11 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
                 " Bring the data back, or begin a new run with what this one has learned, by"
                 f" --from {run.path.name}."
             )
-        described = _described(task, data, split, examples, resolved) if grows else then
+        described = describe(task, data, split, examples, resolved) if grows else then
         checkpoint = stored["from"] and Path(stored["from"])
         config = order.config or (stored["config"] and Path(stored["config"]))
-        now = _stored(resolved, config, checkpoint, described)
+        now = to_store(resolved, config, checkpoint, described)
         if now != stored:
             run.change_settings(now)
         training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
         return training.go_on(run, name)
-
-
-def _described(
-    task: Task, data: Path | None, split: str, examples: list[Example], resolved: Resolved
-) -> dict[str, Any]:
-    """What a run stores of its examples: enough to tell whether they have changed."""
-    from ..training.loop import training_order
-    from .examples import fingerprint
-
-    training = resolved.settings.training
-    order = training_order(examples, training.seed, training.limit, training.passes)
-    return {
-        "path": None if data is None else str(data.absolute()),
-        "split": split,
-        "examples": len(order),
-        "sha256": fingerprint(task, order),
-    }
-
-
-def _stored(
-    resolved: Resolved, config: Path | None, checkpoint: Path | None, data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What settings.json holds."""
-    return {
-        **resolved.stored,
-        "config": None if config is None else str(config.absolute()),
-        "from": None if checkpoint is None else str(checkpoint.absolute()),
-        "data": dict(data),
-    }

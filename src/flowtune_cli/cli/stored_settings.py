@@ -1,0 +1,63 @@
+"""What settings.json holds: how a run was made, so that commands can go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..flow.errors import UsageError
+from ..runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from ..config import Resolved
+    from ..flow.example import Example
+    from ..flow.task import Task
+
+
+def to_store(
+    resolved: Resolved, config: Path | None, checkpoint: Path | None, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What settings.json holds.
+
+    Args:
+        config: the settings file.
+        checkpoint: what the run goes on from.
+        data: as ``describe`` gives it.
+    """
+    return {
+        **resolved.stored,
+        "config": None if config is None else str(config.absolute()),
+        "from": None if checkpoint is None else str(checkpoint.absolute()),
+        "data": dict(data),
+    }
+
+
+def describe(
+    task: Task, data: Path | None, split: str, examples: Sequence[Example], resolved: Resolved
+) -> dict[str, Any]:
+    """What a run stores of its examples: enough to tell whether they have changed."""
+    from ..training.loop import training_order
+    from .examples import fingerprint
+
+    training = resolved.settings.training
+    order = training_order(examples, training.seed, training.limit, training.passes)
+    return {
+        "path": None if data is None else str(data.absolute()),
+        "split": split,
+        "examples": len(order),
+        "sha256": fingerprint(task, order),
+    }
+
+
+def stored_settings(run: RunDirectory) -> dict[str, Any]:
+    """What a run's settings.json says: settings, origins, config, from, data.
+
+    Raises:
+        UsageError: it lacks some of these.
+    """
+    stored = run.settings
+    needed = ("settings", "origins", "config", "from", "data")
+    if not isinstance(stored, dict) or not stored.keys() >= set(needed):
+        raise UsageError(f"{run.path / 'settings.json'} lacks some of: {', '.join(needed)}")
+    return stored
