@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowtune_cli import DataError
 from flowtune_musique.evaluation import report
 from flowtune_musique.intervals import intervals
 from flowtune_musique.metrics import Scored, figures
@@ -26,6 +27,12 @@ def pairs(draw, at_least=1):
             values = [draw(units) for _ in range(3)]
             rows.append(Scored(name, answerable, *values, draw(st.booleans())))
     return rows
+
+
+def test_an_id_without_a_pair_is_one_of_all_ids():
+    whole = [scored("4hop1__1"), scored("4hop1__1", answerable=False)]
+    with pytest.raises(DataError, match="1 of 2 ids: '2hop__2'"):
+        report([*whole, scored("2hop__2", answerable=False)])
 
 
 def test_a_report_worked_out_by_hand():

@@ -18,9 +18,10 @@ def report(rows: Sequence[Scored]) -> dict[str, Any]:
     Raises:
         DataError: an id has no pair, in MuSiQue-Full.
     """
+    whole = _part(rows)  # first, so that an error is of all ids
     hops = sorted({_hops(row) for row in rows})
     parts = {name: _part([row for row in rows if _hops(row) == name]) for name in hops}
-    return {**_part(rows), "by_hops": parts}
+    return {**whole, "by_hops": parts}
 
 
 def _part(rows: Sequence[Scored]) -> dict[str, Any]:
