@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from installed_plugins import Site
 
 from flowtune_cli.cli import options
 from flowtune_cli.cli.run_settings import RunSettings, find_run
-from flowtune_cli.cli.stored_settings import stored_settings
+from flowtune_cli.cli.stored_settings import stored_settings, to_store
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.runs.directory import RunDirectory
@@ -33,13 +34,8 @@ def begin(registry: Registry) -> Begin:
     def call(*overrides: str, config: Path | None = None, origins: Any = None) -> RunDirectory:
         task = registry.task("hop-qa")
         resolved = options.settings(registry, task, config=config, overrides=overrides)
-        stored = {
-            "settings": resolved.settings.model_dump(mode="json"),
-            "origins": {**resolved.origins, **(origins or {})},
-            "config": None if config is None else str(config.absolute()),
-            "from": None,
-            "data": {},
-        }
+        resolved = replace(resolved, origins={**resolved.origins, **(origins or {})})
+        stored = to_store(resolved, config, None, {})
         return RunDirectory.create(Path("runs"), task="hop-qa", model="m", settings=stored)
 
     return call
