@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cli.runs_compared import learned, press_ctrl_c, rows
 from installed_plugins import Site
+from safetensors.torch import load_file
 
 Run = Callable[..., Any]
 FILE = "adapter_model.safetensors"
@@ -27,7 +28,7 @@ def state(path: str) -> Any:
     return json.loads(Path(path, "state.json").read_text())
 
 
-def test_only_the_adapters_are_taken_over(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_averages_begin_anew(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     old = state("runs/a/checkpoints/0000004")
     assert old["progressive"]["best"] is not None
     before = learned(Path("runs/a")), rows(Path("runs/a"))
@@ -39,6 +40,29 @@ def test_only_the_adapters_are_taken_over(train: Run, monkeypatch: pytest.Monkey
     assert (new["progressive"]["best"], new["progressive"]["overall"]) == (None, {})
     assert new["progressive"]["gate"] == old["progressive"]["gate"]
     assert (learned(Path("runs/a")), rows(Path("runs/a"))) == before
+
+
+def forget_the_kind(source: Path) -> None:
+    """As if it were an older checkpoint."""
+    kept = {key: value for key, value in state(str(source)).items() if key != "optimizer"}
+    (source / "state.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_optimizers_of_another_kind_begin_anew_and_that_is_said(
+    train: Run, monkeypatch: pytest.MonkeyPatch, *, older: bool
+) -> None:
+    other = ("--set", "learning.optimizer=adam")
+    if older:
+        forget_the_kind(Path("runs/a/checkpoints/0000004"))
+        other = ()
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 1)
+        result = train("letters", "--split", "test", "--from", "a", "--name", "b", *other)
+    assert result.code == 130
+    assert "the optimizers begin anew" in result.err
+    for node in ("draft", "write"):
+        assert load_file(Path(f"runs/b/checkpoints/0000000/optimizers/{node}.safetensors")) == {}
 
 
 def test_the_new_run_needs_the_old_one_no_more_and_learns_on(

@@ -70,8 +70,8 @@ class TrainingRun:
             if checkpoints(run.checkpoints):
                 trainer.resume()
                 note(f"going on after {trainer.position.episodes} of {len(trainer.order)} episodes")
-            elif self.source is not None:
-                trainer.start_from(self.source)
+            elif self.source is not None and not trainer.start_from(self.source):
+                note("the optimizers begin anew: the checkpoint has none of this kind")
             run.update(state="training", episodes=trainer.position.episodes)
             shown = progress(trainer.position.episodes, len(trainer.order))
             with shown, StopRequest(shown.stopping) as stop:

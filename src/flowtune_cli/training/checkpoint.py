@@ -55,6 +55,7 @@ def save_checkpoint(
         learner.save(partial / "optimizers")
         state: dict[str, Any] = {
             "position": vars(position),
+            "optimizer": learner.settings.optimizer,
             "progressive": progressive.state(),
             "nodes": {
                 name: node.state() for name, node in nodes.items() if isinstance(node, SelfLearning)
@@ -98,10 +99,7 @@ def load_checkpoint(
         learner: None when nothing will be learned, or optimizers start anew.
         reset_references: set every reference to its node's trained adapter.
     """
-    try:
-        state = json.loads((directory / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{directory} is not a checkpoint: {error}") from None
+    state = _state(directory)
     adapters.load(directory / "adapters", reset_references=reset_references)
     if learner is not None:
         learner.load(directory / "optimizers")
@@ -110,6 +108,20 @@ def load_checkpoint(
         if isinstance(node, SelfLearning):
             node.load_state(node_state)
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
+
+
+def optimizer_of(directory: Path) -> str | None:
+    """The name of the optimizers whose state a checkpoint holds; older ones do not say it."""
+    name: str | None = _state(directory).get("optimizer")
+    return name
+
+
+def _state(directory: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((directory / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{directory} is not a checkpoint: {error}") from None
+    return state
 
 
 def is_checkpoint(directory: Path) -> bool:

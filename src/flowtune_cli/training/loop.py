@@ -26,7 +26,13 @@ from ..runs.directory import RunDirectory
 from ..runs.store import Store
 from ..trackers.tracking import Trackers
 from .bench import Bench
-from .checkpoint import Position, checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    Position,
+    checkpoints,
+    load_checkpoint,
+    optimizer_of,
+    save_checkpoint,
+)
 from .data import NodeData, collect
 from .progressive import Progressive
 
@@ -118,19 +124,25 @@ class Trainer:
                 nodes=self.bench.task.nodes,
             )
 
-    def start_from(self, checkpoint: Path) -> None:
+    def start_from(self, checkpoint: Path) -> bool:
         """Begin with what another run has learned, and every reference set to that.
 
-        This is a checkpoint of its own, so that the other run is not needed again.
+        Its optimizers go on, unless this run's are of another kind. This is a checkpoint of its
+        own, so that the other run is not needed again.
+
+        Returns:
+            Whether the optimizers go on.
         """
+        same = optimizer_of(checkpoint) == self.bench.settings.learning.optimizer
         load_checkpoint(
             checkpoint,
             adapters=self.bench.adapters,
-            learner=None,
+            learner=self.learner if same else None,
             nodes=self.bench.task.nodes,
             reset_references=True,
         )
         self._checkpoint()
+        return same
 
     def train(self) -> Progressive:
         """Play, deviate, prefer and update until every example was played.
