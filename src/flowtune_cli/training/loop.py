@@ -26,13 +26,7 @@ from ..runs.directory import RunDirectory
 from ..runs.store import Store
 from ..trackers.tracking import Trackers
 from .bench import Bench
-from .checkpoint import (
-    Position,
-    checkpoints,
-    load_checkpoint,
-    optimizer_of,
-    save_checkpoint,
-)
+from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_of, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
 
