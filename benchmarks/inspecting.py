@@ -1,6 +1,6 @@
 """How quick ``flowtune inspect`` is on a big run: opening, scrolling, searching, memory.
 
-    python benchmarks/inspecting.py --episodes 20000
+    python -m benchmarks.inspecting --episodes 20000
 
 builds a run in a temporary directory (about 80 kB an episode) and prints seconds, milliseconds and
 megabytes; ``--run DIR`` measures a run that is there. The application runs without a terminal.
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import big_run
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from benchmarks import big_run
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.tui.app import InspectApp

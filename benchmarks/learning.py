@@ -1,7 +1,7 @@
 """Does a flow learn from its deviations? Untrained against trained, on questions it never saw.
 
-    python benchmarks/learning.py toyqa --seeds 1 2 3 --limit 96 --questions 200
-    python benchmarks/learning.py toyqa --seeds 1 --limit 96 --questions 200 --control
+    python -m benchmarks.learning toyqa --seeds 1 2 3 --limit 96 --questions 200
+    python -m benchmarks.learning toyqa --seeds 1 --limit 96 --questions 200 --control
 
 With ``--control`` the two outputs of every preference change places by the toss of a coin, so that
 all is the same but what there is to learn. Each row is stored in ``--out`` as soon as it is known;
@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flowtune_cli.config import resolve
+from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Node, PreferenceDatum
@@ -33,9 +33,9 @@ from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.atomic import write_json
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.training.assess import assess
-from flowtune_cli.training.bench import set_up
 from flowtune_cli.training.data import NodeData, collect
 from flowtune_cli.training.loop import Report, Trainer
+from flowtune_cli.training.session import set_up
 
 
 def say(text: str) -> None:

@@ -1,6 +1,6 @@
 """Does a mini-batch take longer as a run goes on?
 
-    python benchmarks/steady.py --episodes 500
+    python -m benchmarks.steady --episodes 500
 
 ToyQA is trained on a tiny random model, so that nearly all time is flowtune's own, where whatever
 grew with the run would show. The first mini-batches, those half-way and the last are compared by
@@ -22,15 +22,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from work import save_tiny_model
 
-from flowtune_cli.config import resolve
+from benchmarks.work import save_tiny_model
+from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.directory import RunDirectory
-from flowtune_cli.training.bench import set_up
 from flowtune_cli.training.loop import Report, Trainer
+from flowtune_cli.training.session import set_up
 
 COMPARED = 10
 """Mini-batches of which a figure is the mean."""

@@ -1,7 +1,7 @@
 """How much work does a training take? Operations, not seconds, so that every machine agrees.
 
-    python benchmarks/work.py             fails if any figure grew by more than 5 % since work.json
-    python benchmarks/work.py --update    writes the figures of now to work.json
+    python -m benchmarks.work             fails if any figure grew by more than 5 % since work.json
+    python -m benchmarks.work --update    writes the figures of now to work.json
 
 A few episodes of a small flow (its nodes write with diverse beams, rank by likelihood and judge)
 are played, deviated from and learned from, in two mini-batches on a tiny random Llama. It is the
@@ -103,13 +103,13 @@ def measure() -> Work:
 
 def _train(model: Path) -> Work:
     import torch
-    from throughput_meter import Meter
-    from throughput_meter import Work as Counts
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    from flowtune_cli.settings import Settings
-    from flowtune_cli.training.bench import set_up
+    from benchmarks.throughput.meter import Meter
+    from benchmarks.throughput.meter import Work as Counts
+    from flowtune_cli.config.settings import Settings
     from flowtune_cli.training.data import collect
+    from flowtune_cli.training.session import set_up
 
     settings = Settings.model_validate(
         {
@@ -168,7 +168,7 @@ def save_tiny_model(directory: Path, context: int = 512) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from flowtune_cli.engine.quiet import quiet
+    from flowtune_cli.models.quiet import quiet
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     numbers = {letter: number for number, letter in enumerate(letters)}
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in found:
         print(f"more work than before: {line}", file=sys.stderr)
     if found:
-        print("If that is meant: python benchmarks/work.py --update", file=sys.stderr)
+        print("If that is meant: python -m benchmarks.work --update", file=sys.stderr)
     return bool(found)
 
 

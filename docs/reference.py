@@ -17,10 +17,10 @@ from typer.main import get_command
 import flowtune_cli
 from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
 from flowtune_cli.cli.main import COMMANDS, app
-from flowtune_cli.config import SECTIONS
-from flowtune_cli.hookspecs import GROUP, Hooks
-from flowtune_cli.plugin_checks import CHECKS
+from flowtune_cli.config.resolve import SECTIONS
 from flowtune_cli.registry import Entry, Kind, Registry, load_registry
+from flowtune_cli.registry.checks import CHECKS
+from flowtune_cli.registry.hookspecs import GROUP, Hooks
 
 FILE = Path(__file__).with_name("reference.md")
 BUILTIN: dict[str, Sequence[Kind]] = {

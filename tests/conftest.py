@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from flowtune_cli.engine.models import LoadedModel
-    from flowtune_cli.settings import ModelSettings
+    from flowtune_cli.config.settings import ModelSettings
+    from flowtune_cli.models.loading import LoadedModel
 
 # Read when huggingface_hub is imported, which may be before any fixture runs.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -119,15 +119,15 @@ def roomy_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def tiny_settings(tiny_model_dir: Path) -> ModelSettings:
     """The tiny model on the processor in float32, where fast and slow paths agree to 1e-4."""
-    from flowtune_cli.settings import ModelSettings
+    from flowtune_cli.config.settings import ModelSettings
 
     return ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")
 def _loaded(tiny_model_dir: Path) -> LoadedModel:
-    from flowtune_cli.engine.models import load_model
-    from flowtune_cli.settings import ModelSettings
+    from flowtune_cli.config.settings import ModelSettings
+    from flowtune_cli.models.loading import load_model
 
     return load_model(ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32"))
 

@@ -10,16 +10,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, run_deviate
-from installed_plugins import Site
-from markdown_blocks import PAGES, REPOSITORY, anchors, blocks, commands, links
 from typer.main import get_command
 
 from flowtune_cli.cli.ls import KINDS
 from flowtune_cli.cli.main import app, main
-from flowtune_cli.config import resolve
-from flowtune_cli.config_template import toml_value
+from flowtune_cli.config.resolve import resolve
+from flowtune_cli.config.template import toml_value
 from flowtune_cli.registry import Registry, load_registry
+from support.fake_engine import FakeEngine, run_deviate
+from support.installed_plugins import Site
+from support.markdown_blocks import PAGES, REPOSITORY, anchors, blocks, commands, links
 
 README = REPOSITORY / "README.md"
 TUTORIAL = REPOSITORY / "docs" / "write-a-plugin.md"  # test_example_plugin.py runs its commands

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, run_deviate
-from markdown_blocks import REPOSITORY, blocks, commands
 
 from flowtune_cli import DataError, Example, Task, UsageError
 from flowtune_cli.cli.main import main
-from flowtune_cli.config import resolve
-from flowtune_cli.config_sources import tomllib
+from flowtune_cli.config.resolve import resolve
+from flowtune_cli.config.sources import tomllib
 from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.postprocessing import post_process
-from flowtune_cli.plugin_checks import postprocessor
 from flowtune_cli.registry import Registry, load_registry
+from flowtune_cli.registry.checks import postprocessor
 from flowtune_cli.training.data import collect
+from support.fake_engine import FakeEngine, run_deviate
+from support.markdown_blocks import REPOSITORY, blocks, commands
 
 PACKAGE = REPOSITORY / "tests" / "example_plugin"
 TUTORIAL = REPOSITORY / "docs" / "write-a-plugin.md"

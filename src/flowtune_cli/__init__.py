@@ -25,8 +25,8 @@ from .flow.postprocessing import PostProcessor
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
-from .hookspecs import hookimpl
 from .nodes import Factor, Generate, Judge, Measure, Rank
+from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
 
 __version__ = "0.1.0"

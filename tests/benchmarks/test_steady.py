@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import steady
 
+from benchmarks import steady
 from flowtune_cli.flow.errors import FlowtuneError
-from flowtune_cli.training.bench import Bench
+from flowtune_cli.training.session import Bench
 
 
 def test_every_mini_batch_is_measured(tmp_path: Path) -> None:

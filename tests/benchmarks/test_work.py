@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-import work
+
+from benchmarks import work
 
 STORED = json.loads(work.STORED.read_text())
 

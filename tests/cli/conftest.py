@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli.letters_task import LETTERS
-from installed_plugins import HOPQA, Site
 
 from flowtune_cli.cli.main import main
+from support.installed_plugins import HOPQA, Site
+from support.letters_task import LETTERS
 
 COMMAND = """
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli.config_template import template
-from flowtune_cli.settings import Settings
+from flowtune_cli.config.settings import Settings
+from flowtune_cli.config.template import template
 
 Run = Callable[..., Any]
 

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from installed_plugins import Site
 
-from flowtune_cli.engine import probe
+from flowtune_cli.models import devices as probe
+from support.installed_plugins import Site
 
 Run = Callable[..., Any]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.letters_task import LETTERS
-from installed_plugins import Site
+
+from support.installed_plugins import Site
+from support.letters_task import LETTERS
 
 Run = Callable[..., Any]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_plugins import Site
+
+from support.installed_plugins import Site
 
 Run = Callable[..., Any]
 

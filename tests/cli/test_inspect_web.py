@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from report.stored_runs import sums_run
 
 pytest.importorskip("textual_serve", reason="needs the extra 'web'")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_plugins import Site
 
 from flowtune_cli.runs.directory import RunDirectory
+from support.installed_plugins import Site
 
 Run = Callable[..., Any]
 

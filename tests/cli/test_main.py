@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from installed_plugins import Site
 from typer.testing import CliRunner
 
 import flowtune_cli
 from flowtune_cli.cli import main as main_module
 from flowtune_cli.cli.main import app
+from support.installed_plugins import Site
 
 Run = Callable[..., Any]
 START = "import sys; from flowtune_cli.cli.main import main; sys.exit(main())"

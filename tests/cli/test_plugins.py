@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from installed_plugins import Site
-
-from flowtune_cli.hookspecs import Hooks
+from flowtune_cli.registry.hookspecs import Hooks
+from support.installed_plugins import Site
 
 Run = Callable[..., Any]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.runs_compared import press_ctrl_c
-from cli.scored_task import SCORED
-from installed_plugins import Site
+
+from support.installed_plugins import Site
+from support.runs_compared import press_ctrl_c
+from support.scored_task import SCORED
 
 Run = Callable[..., Any]
 FIELDS = {"id", "text", "good"}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.runs_compared import press_ctrl_c
-from installed_plugins import Site
+
+from support.installed_plugins import Site
+from support.runs_compared import press_ctrl_c
 
 Run = Callable[..., Any]
 OUT = ("--out", "out.jsonl")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_plugins import Site
 
 from flowtune_cli.cli import options
 from flowtune_cli.cli.run_settings import RunSettings, find_run
@@ -17,6 +16,7 @@ from flowtune_cli.cli.stored_settings import stored_settings, to_store
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.runs.directory import RunDirectory
+from support.installed_plugins import Site
 
 Begin = Callable[..., RunDirectory]
 QUERY = "tasks.hop-qa.nodes.query"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from installed_plugins import HOPQA, Site
+from support.installed_plugins import HOPQA, Site
 
 Run = Callable[..., Any]
 

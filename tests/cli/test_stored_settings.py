@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installed_plugins import Site
 
 from flowtune_cli import Example
 from flowtune_cli.cli import options
 from flowtune_cli.cli.stored_settings import describe, stored_settings, to_store
-from flowtune_cli.config import Resolved
+from flowtune_cli.config.resolve import Resolved
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.directory import RunDirectory
+from support.installed_plugins import Site
 
 DATA = {"path": None, "split": "train", "examples": 1, "sha256": "0"}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from event_files import scalars
-from installed_plugins import Site
+
+from support.event_files import scalars
+from support.installed_plugins import Site
 
 Run = Callable[..., Any]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from cli.runs_compared import learned, press_ctrl_c, rows
-from installed_plugins import Site
 from safetensors.torch import load_file
 
-from flowtune_cli.engine import models
 from flowtune_cli.learning import learner
+from flowtune_cli.models import loading as models
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
+from support.installed_plugins import Site
+from support.runs_compared import learned, press_ctrl_c, rows
 
 Run = Callable[..., Any]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.runs_compared import learned, press_ctrl_c, rows
-from installed_plugins import Site
 from safetensors.torch import load_file
+
+from support.installed_plugins import Site
+from support.runs_compared import learned, press_ctrl_c, rows
 
 Run = Callable[..., Any]
 FILE = "adapter_model.safetensors"

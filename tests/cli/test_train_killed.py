@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.runs_compared import learned, rows
-from installed_plugins import Site
 
 from flowtune_cli.runs.directory import RunDirectory
+from support.installed_plugins import Site
+from support.runs_compared import learned, rows
 
 Run = Callable[..., Any]
 START = "import sys; from flowtune_cli.cli.main import main; sys.exit(main())"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny import likelihood, logits, make_adapters, randomize, same, state, text
 
 from flowtune_cli.engine.adapters import reference_of
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import likelihood, logits, make_adapters, randomize, same, state, text
 
 IDS = text(12)
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, make_adapters, make_engine, make_model, text
-from tiny import plain as prompt
 
 from flowtune_cli.engine import blocked_weights
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.blocked_weights import block_weights
 from flowtune_cli.engine.likelihoods import Pair, likelihoods
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.flow.request import DecodeRequest, Decoding
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import ARCHITECTURES, make_adapters, make_engine, make_model, text
+from support.tiny import plain as prompt
 
 PAIRS = [Pair(text(60, 0), 0, text(6, 10)), Pair(text(30, 1), 20, text(5, 12))]
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine import attention
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.attention import can_look_apart
 from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on
 from flowtune_cli.engine.forward import hidden_states
 from flowtune_cli.engine.prefixes import Prefixes
-from flowtune_cli.settings import AdapterSettings
 
 WORDS = 60
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from tiny import WINDOW, likelihood, logits, make_adapters, make_model, text
 
+from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.engine import decoding
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.decoding import Decoder, Job
-from flowtune_cli.engine.models import LoadedModel, load_model
 from flowtune_cli.engine.prefixes import Prefixes
-from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.request import GREEDY, Decoding, Generation
-from flowtune_cli.settings import ModelSettings
+from flowtune_cli.models.loading import LoadedModel, load_model
+from flowtune_cli.models.tokens import Tokens
+from support.tiny import WINDOW, likelihood, logits, make_adapters, make_model, text
 
 LENGTHS = (5, 1, 19, 12, 12, 30, 2)
 PROMPTS = [text(length, seed) for seed, length in enumerate(LENGTHS)]

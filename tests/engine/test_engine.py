@@ -7,11 +7,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from tiny import likelihood, make_adapters, make_engine, plain
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import (
     GREEDY,
@@ -23,6 +21,8 @@ from flowtune_cli.flow.request import (
     Scored,
     ScoreRequest,
 )
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import likelihood, make_adapters, make_engine, plain
 
 DIVERSE = Decoding(groups=2, diversity_penalty=5.0)
 SAMPLED = Decoding(samples=2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import text
 
 from flowtune_cli.engine.packing import SHORTEST, Ids, masks, pack
+from support.tiny import text
 
 COMMON = text(SHORTEST, 1)
 beginnings = st.sampled_from([(), COMMON, COMMON[:5], text(40, 2)])

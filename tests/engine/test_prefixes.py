@@ -8,15 +8,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import WINDOW, logits, make_adapters, make_model, text
 from transformers import DynamicCache
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.forward import check_layers, windowed, with_cache
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefix import Prefix, side_by_side
 from flowtune_cli.engine.prefixes import Prefixes, common_beginning, common_beginnings
 from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import WINDOW, logits, make_adapters, make_model, text
 
 LENGTHS = (4, 1, 9, 9, 17, 2)
 PROMPTS = [text(length, seed) for seed, length in enumerate(LENGTHS)]

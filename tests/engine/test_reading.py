@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import make_adapters, make_model, text
 from transformers import DynamicCache
 
 from flowtune_cli.engine import attention
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.forward import hidden_states
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.engine.reading import Text, _alike, passes, read
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import make_adapters, make_model, text
 
 ARCHITECTURES = ("Llama", "Qwen3", "Gemma2", "Mistral")
 """The latter two read side by side: soft caps, windows."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, make_adapters, make_model, text
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.likelihoods import Pair, likelihoods
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.engine.recomputing import recomputing
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import ARCHITECTURES, make_adapters, make_model, text
 
 PAIRS = [
     Pair(text(60, 0), 0, text(6, 10)),

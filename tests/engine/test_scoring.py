@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES, WINDOW, likelihood, make_adapters, make_model, text
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.likelihoods import Pair, likelihoods, packed
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
 from flowtune_cli.engine.scoring import score
+from flowtune_cli.models.loading import LoadedModel
+from support.tiny import ARCHITECTURES, WINDOW, likelihood, make_adapters, make_model, text
 
 
 def pair(prompt: tuple[int, ...], completion: tuple[int, ...], context: int = 0) -> Pair:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_engine import (
+
+from flowtune_cli.exploration import DiverseBeam
+from flowtune_cli.flow.deviation import Outcome, deviate
+from flowtune_cli.flow.episode import Episode
+from flowtune_cli.flow.example import Example
+from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
     FlowTask,
@@ -17,11 +22,6 @@ from fake_engine import (
     write_letters,
     writer,
 )
-
-from flowtune_cli.exploration import DiverseBeam
-from flowtune_cli.flow.deviation import Outcome, deviate
-from flowtune_cli.flow.episode import Episode
-from flowtune_cli.flow.example import Example
 
 # How rollouts compare
 

@@ -7,7 +7,14 @@ import math
 from typing import Any
 
 import pytest
-from fake_engine import (
+
+from flowtune_cli.exploration import DiverseBeam, MultiSample
+from flowtune_cli.flow.deviation import Outcome, deviate, play
+from flowtune_cli.flow.episode import Episode, Stated, Target
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.request import GREEDY, DecodeRequest
+from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
     FlowTask,
@@ -17,13 +24,6 @@ from fake_engine import (
     write_letters,
     writer,
 )
-
-from flowtune_cli.exploration import DiverseBeam, MultiSample
-from flowtune_cli.flow.deviation import Outcome, deviate, play
-from flowtune_cli.flow.episode import Episode, Stated, Target
-from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.flow.example import Example
-from flowtune_cli.flow.request import GREEDY, DecodeRequest
 
 
 def empty_episode() -> Episode:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from flowtune_cli.flow.errors import (
-    DataError,
-    FlowtuneError,
-    ReplayError,
-    UsageError,
-    unknown_name,
-)
+from flowtune_cli.flow.errors import DataError, FlowtuneError, ReplayError, UsageError, unknown_name
 
 
 def test_exit_codes() -> None:

@@ -7,7 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_engine import (
+
+from flowtune_cli.flow.deviation import Outcome, deviate, play
+from flowtune_cli.flow.episode import Episode, Plan
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.example import Example
+from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
     FlowTask,
@@ -19,11 +24,6 @@ from fake_engine import (
     write_letters,
     writer,
 )
-
-from flowtune_cli.flow.deviation import Outcome, deviate, play
-from flowtune_cli.flow.episode import Episode, Plan
-from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.flow.example import Example
 
 # Flows that do not replay
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, FlowTask, run_deviate, writer
 
 from flowtune_cli.flow.deviation import Outcome, Preference
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Call, Datum, Node, NodeOutput, Response, SelfLearning
+from support.fake_engine import FakeEngine, FlowTask, run_deviate, writer
 
 
 @pytest.mark.parametrize(

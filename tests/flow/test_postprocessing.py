@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from fake_engine import EXAMPLE, FakeEngine, FlowTask, explored, run, run_play, two_stages, writer
-from fake_engine import write_letters as letters
 
 from flowtune_cli.exploration import DiverseBeam
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.flow.postprocessing import PostProcessor, play_with_rollouts, post_process
+from support.fake_engine import (
+    EXAMPLE,
+    FakeEngine,
+    FlowTask,
+    explored,
+    run,
+    run_play,
+    two_stages,
+    writer,
+)
+from support.fake_engine import write_letters as letters
 
 
 def task(log: list[str] | None = None, **more: Any) -> FlowTask:

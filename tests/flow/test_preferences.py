@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_engine import (
+
+from flowtune_cli.flow.deviation import Deviation, Outcome, prefer
+from flowtune_cli.flow.episode import Episode, Step
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.node import NodeOutput, Response
+from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
     FlowTask,
@@ -14,12 +20,6 @@ from fake_engine import (
     write_letters,
     writer,
 )
-
-from flowtune_cli.flow.deviation import Deviation, Outcome, prefer
-from flowtune_cli.flow.episode import Episode, Step
-from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.flow.example import Example
-from flowtune_cli.flow.node import NodeOutput, Response
 
 # Evaluators
 

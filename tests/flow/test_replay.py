@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
 from hypothesis import given, settings
-from random_flows import Program, RandomTask, programs, random_nodes
 
 from flowtune_cli.flow.deviation import Outcome, Trace, deviate
 from flowtune_cli.flow.episode import Episode, Plan
 from flowtune_cli.flow.node import Call, Node, NodeOutput, Response
+from support.fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
+from support.random_flows import Program, RandomTask, programs, random_nodes
 
 few = settings(max_examples=40, deadline=None)
 

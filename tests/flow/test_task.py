@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import writer
 from pydantic import BaseModel
 
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.task import Task
+from support.fake_engine import writer
 
 
 class Small(Task):

@@ -10,25 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import likelihood, make_adapters, make_model, plain, same, state, text
 
+from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import Adapters, reference_of
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
-from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
-from flowtune_cli.flow.node import (
-    ChoiceDatum,
-    Datum,
-    PreferenceDatum,
-    Score,
-    Term,
-    TextDatum,
-)
+from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.optimizers import adam, cocob
-from flowtune_cli.settings import LearningSettings
+from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.models.tokens import Tokens
+from support.tiny import likelihood, make_adapters, make_model, plain, same, state, text
 
 ONE, TWO = plain("one "), plain("two and more ")
 

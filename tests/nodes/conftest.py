@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, run
 
 from flowtune_cli.flow.node import Call, Exploration, Node, Response
-from flowtune_cli.flow.scheduler import ask
+from flowtune_cli.runtime.scheduler import ask
+from support.fake_engine import FakeEngine, run
 
 Respond = Callable[..., Response]
 

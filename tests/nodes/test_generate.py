@@ -6,7 +6,6 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from fake_engine import FakeEngine, writer
 
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.errors import UsageError
@@ -14,6 +13,7 @@ from flowtune_cli.flow.node import Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
 from flowtune_cli.nodes import Generate
+from support.fake_engine import FakeEngine, writer
 
 
 def writes(*texts: str) -> FakeEngine:

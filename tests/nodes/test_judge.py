@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
 from flowtune_cli.nodes import Factor, Judge
 from flowtune_cli.nodes.judge import _log_softmax
+from support.fake_engine import FakeEngine
 
 PROMPT = Template(user="{x}?", chat=False)
 

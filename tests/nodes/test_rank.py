@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, FlowTask, run_play
 
 from flowtune_cli.exploration import DiverseBeam
 from flowtune_cli.flow.episode import Episode
@@ -16,6 +15,7 @@ from flowtune_cli.flow.node import ChoiceDatum, Score, Term
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
 from flowtune_cli.nodes import Factor, Measure, Rank
+from support.fake_engine import FakeEngine, FlowTask, run_play
 
 CHOICE = Template(user="{candidate}? {query}", chat=False)
 PLAIN = Template(user="{candidate}.", chat=False)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runs.random_batches import played, question_of
-
 from flowtune_cli.flow.deviation import Deviation, Outcome, Preference, Trace
 from flowtune_cli.flow.episode import Episode, Stated, Step
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import NodeOutput, Response
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import BatchRecord, MetricRecord, Store, UpdateRecord
+from support.random_batches import played, question_of
 
 
 def make_run(

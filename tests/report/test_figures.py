@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report.stored_runs import sums_run
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.report.figures import as_json, run_figures
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
+from report.stored_runs import sums_run
 
 
 def test_they_are_those_of_the_store(tmp_path: Path) -> None:

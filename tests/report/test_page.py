@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.stored_runs import make_run, preference_batch, sums_run
 
 from flowtune_cli.report.figures import RunFigures, run_figures
 from flowtune_cli.report.page import render
 from flowtune_cli.runs.directory import RunDirectory
+from report.stored_runs import make_run, preference_batch, sums_run
 
 HOSTILE = (
     "</td></style></script><script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_engine import EXAMPLE, FakeEngine, FlowTask, run, run_deviate, writer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +14,9 @@ from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.episode import Episode, Failure
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import ScoreRequest
-from flowtune_cli.flow.scheduler import ask
 from flowtune_cli.rewards import LLMJudge
+from flowtune_cli.runtime.scheduler import ask
+from support.fake_engine import EXAMPLE, FakeEngine, FlowTask, run, run_deviate, writer
 
 
 async def answer(episode: Episode, example: Example) -> Any:

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from runs.processes import python
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.runs.directory import RunDirectory, list_runs
 from flowtune_cli.runs.lock import try_lock
+from support.processes import python
 
 SETTINGS = {"settings": {"seed": 42, "word": "süß\ud800"}, "origins": {"seed": "flowtune.toml"}}
 

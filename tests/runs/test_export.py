@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from report.stored_runs import make_run, preference_batch, sums_run
-from runs.random_batches import batches, played, question_of
 
 from flowtune_cli.runs.batch import BatchRecord
 from flowtune_cli.runs.export import RunExport, has_begun
 from flowtune_cli.runs.store import Store
 from flowtune_cli.runs.stored_text import storable
+from report.stored_runs import make_run, preference_batch, sums_run
+from support.random_batches import batches, played, question_of
 
 
 def as_stored(records: list[BatchRecord], node: str | None = None) -> list[tuple[Any, ...]]:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny import logits, make_adapters, text
 
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.runs.export_adapters import Base, export_adapters, serve_command
+from support.tiny import logits, make_adapters, text
 
 BASE = Base("some/model", "main", "some/model")
 ABOUT = {"run": "letters-001", "task": "letters"}

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs.random_batches import played, question_of
-from runs.version_1 import downgrade
 
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.runs import older
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.store import Store
 from flowtune_cli.runs.stored import Order
+from support.random_batches import played, question_of
+from support.version_1 import downgrade
 
 
 def write(path: Path, first: int, last: int) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs.processes import python
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.runs.predictions import PredictionFile, write_lines
+from support.processes import python
 
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n\u2028\x00"), max_size=5

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from runs.random_batches import batches, played, question_of
 
 from flowtune_cli.flow.deviation import Outcome, Trace
 from flowtune_cli.flow.episode import Episode, Step
@@ -30,6 +29,7 @@ from flowtune_cli.runs.stored import (
     StoredRollout,
     StoredStep,
 )
+from support.random_batches import batches, played, question_of
 
 
 def escaped(text: str) -> str:

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs.processes import python
-from runs.random_batches import batches, dump, played, question_of
 
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.episode import Episode, Stated
@@ -23,6 +21,8 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.runs import schema
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.store import BatchRecord, Store, UpdateRecord
+from support.processes import python
+from support.random_batches import batches, dump, played, question_of
 
 
 def write(path: Path, records: Iterable[BatchRecord]) -> None:
@@ -163,8 +163,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from flowtune_cli.runs.store import Store
-from runs.processes import python
-from runs.random_batches import played, question_of
+from support.processes import python
+from support.random_batches import played, question_of
 
 def killed(example):
     if example.id == "e16":
@@ -193,8 +193,8 @@ STEADY = """
 import sys, time
 from pathlib import Path
 from flowtune_cli.runs.store import Store
-from runs.processes import python
-from runs.random_batches import played, question_of
+from support.processes import python
+from support.random_batches import played, question_of
 
 with Store(Path(sys.argv[1]), question_of) as store:
     print("open", flush=True)
@@ -246,8 +246,8 @@ import resource, sys
 from pathlib import Path
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.runs.store import Store
-from runs.processes import python
-from runs.random_batches import played, question_of
+from support.processes import python
+from support.random_batches import played, question_of
 
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 with Store(Path(sys.argv[1]), question_of) as store:

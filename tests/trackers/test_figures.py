@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from report.stored_runs import preference_batch
-
 from flowtune_cli.runs.batch import MetricRecord
 from flowtune_cli.trackers.figures import figures
+from report.stored_runs import preference_batch
 
 RECORD = preference_batch([("a", "b"), ("c", "d")])
 

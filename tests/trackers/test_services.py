@@ -8,11 +8,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from report.stored_runs import sums_run
-from runs.random_batches import played
 
 from flowtune_cli.trackers.figures import figures
 from flowtune_cli.trackers.tracking import Trackers
+from report.stored_runs import sums_run
+from support.random_batches import played
 
 SETTINGS = {"training": {"seed": 7}}
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from event_files import scalars
-from report.stored_runs import sums_run
-from runs.random_batches import played
 
 from flowtune_cli.trackers.figures import figures
 from flowtune_cli.trackers.tracking import Trackers
+from report.stored_runs import sums_run
+from support.event_files import scalars
+from support.random_batches import played
 
 
 def test_every_figure_with_its_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

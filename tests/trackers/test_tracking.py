@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from report.stored_runs import sums_run
-from runs.random_batches import played
 
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.trackers.tracking import Factory, TrackedRun, Trackers
+from report.stored_runs import sums_run
+from support.random_batches import played
 
 SETTINGS = {"training": {"seed": 7}}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_training import Run
 
-from flowtune_cli.settings import ModelSettings
+from flowtune_cli.config.settings import ModelSettings
+from support.tiny_training import Run
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_engine import digest
-from tiny_training import Run, adapters_of, letters
 
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.training.assess import assess
+from support.fake_engine import digest
+from support.tiny_training import Run, adapters_of, letters
 
 
 def test_it_averages_rewards_and_changes_nothing(make_run: Callable[..., Run]) -> None:

@@ -12,18 +12,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from tiny import make_adapters, plain, randomize, same, state
-from tiny_training import Urn
 
+from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import reference_of
-from flowtune_cli.engine.models import LoadedModel
 from flowtune_cli.engine.prefixes import Prefixes
-from flowtune_cli.engine.tokens import Tokens
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import TextDatum
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.optimizers import adam
-from flowtune_cli.settings import LearningSettings
+from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.models.tokens import Tokens
 from flowtune_cli.training.checkpoint import (
     Position,
     checkpoints,
@@ -32,6 +30,8 @@ from flowtune_cli.training.checkpoint import (
     save_checkpoint,
 )
 from flowtune_cli.training.progressive import Progressive
+from support.tiny import make_adapters, plain, randomize, same, state
+from support.tiny_training import Urn
 
 
 class State:

@@ -5,17 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fake_engine import (
-    EXAMPLE,
-    FakeEngine,
-    FlowTask,
-    explored,
-    run,
-    run_deviate,
-    write_letters,
-    writer,
-)
-
 from flowtune_cli.flow.deviation import Trace, deviate
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
@@ -31,6 +20,16 @@ from flowtune_cli.flow.node import (
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.nodes import Judge
 from flowtune_cli.training.data import collect
+from support.fake_engine import (
+    EXAMPLE,
+    FakeEngine,
+    FlowTask,
+    explored,
+    run,
+    run_deviate,
+    write_letters,
+    writer,
+)
 
 
 class Coin(Node):

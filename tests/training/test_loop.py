@@ -9,9 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fake_engine import digest, writer
-from tiny import same
-from tiny_training import Run, adapters_of, examples, selected, written
 
 from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.flow.episode import Episode
@@ -21,6 +18,9 @@ from flowtune_cli.flow.prompt import Template
 from flowtune_cli.nodes import Judge
 from flowtune_cli.training.checkpoint import checkpoints, load_checkpoint
 from flowtune_cli.training.loop import training_order
+from support.fake_engine import digest, writer
+from support.tiny import same
+from support.tiny_training import Run, adapters_of, examples, selected, written
 
 MakeRun = Callable[..., Run]
 

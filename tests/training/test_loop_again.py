@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.runs_compared import learned, rows
-from tiny_training import Run, adapters_of, written
 
-from flowtune_cli.settings import ModelSettings
+from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.training.checkpoint import checkpoints
 from flowtune_cli.training.loop import Stopped
+from support.runs_compared import learned, rows
+from support.tiny_training import Run, adapters_of, written
 
 MakeRun = Callable[..., Run]
 

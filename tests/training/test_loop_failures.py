@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_engine import digest, writer
-from tiny_training import Run, selected
 
 from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.training.checkpoint import checkpoints
+from support.fake_engine import digest, writer
+from support.tiny_training import Run, selected
 
 MakeRun = Callable[..., Run]
 

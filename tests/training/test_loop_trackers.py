@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from event_files import scalars
-from tiny_training import Run, selected
 
-from flowtune_cli.settings import ModelSettings, RunSettings, Settings
+from flowtune_cli.config.settings import ModelSettings, RunSettings, Settings
+from support.event_files import scalars
+from support.tiny_training import Run, selected
 
 
 def tracked(run: Run, *names: str) -> Run:

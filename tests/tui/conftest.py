@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs.random_batches import played, question_of
 from textual.pilot import Pilot
 
 from flowtune_cli.runs.batch import BatchRecord, MetricRecord
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import Store
 from flowtune_cli.tui.app import InspectApp
+from support.random_batches import played, question_of
 
 BATCHES = 12
 """Of three episodes each."""

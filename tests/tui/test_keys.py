@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static, TextArea
-from tui.conftest import press, text_of, until
 
 from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.runs.stored import Filter, StoredRollout
@@ -24,6 +23,7 @@ from flowtune_cli.tui.screens.raw import RawScreen
 from flowtune_cli.tui.screens.runs import RunsScreen
 from flowtune_cli.tui.widgets.pane import Pane
 from flowtune_cli.tui.widgets.rows import Rows
+from tui.conftest import press, text_of, until
 
 Script = Callable[[Pilot[None]], Awaitable[None]]
 

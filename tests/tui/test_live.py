@@ -6,24 +6,24 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from runs.processes import python
-from runs.random_batches import played, question_of
-from runs.version_1 import downgrade
 from textual.pilot import Pilot
-from tui.conftest import make_run, press, text_of, until
 
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import Store
 from flowtune_cli.tui.app import InspectApp
 from flowtune_cli.tui.screens.episodes import EpisodesScreen
 from flowtune_cli.tui.widgets.rows import Rows
+from support.processes import python
+from support.random_batches import played, question_of
+from support.version_1 import downgrade
+from tui.conftest import make_run, press, text_of, until
 
 WRITER = """
 import sys
 from pathlib import Path
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import Store
-from runs.random_batches import played, question_of
+from support.random_batches import played, question_of
 
 run = RunDirectory(Path(sys.argv[1]))
 with run.lock():

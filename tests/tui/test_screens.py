@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from tui.conftest import press
 
 from flowtune_cli.tui.app import InspectApp
+from tui.conftest import press
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 LIBRARIES = ("rich", "textual", "textual-plot", "textual-hires-canvas")

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from report.stored_runs import sums_run
 
 from flowtune_cli.tui.dialogs.ask_path import AskPath
 from flowtune_cli.tui.screens.overview import OverviewScreen
 from flowtune_cli.tui.web_app import WebInspectApp, refuse
+from report.stored_runs import sums_run
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from report.stored_runs import sums_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

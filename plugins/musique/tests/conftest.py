@@ -24,7 +24,7 @@ from flowtune_cli.flow.request import (
     Scored,
     ScoreRequest,
 )
-from flowtune_cli.flow.scheduler import Scheduler
+from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_musique.records import read_examples
 
 Record = dict[str, Any]

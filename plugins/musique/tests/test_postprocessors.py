@@ -6,7 +6,7 @@ import pytest
 
 from flowtune_cli import DataError, DiverseBeam
 from flowtune_cli.flow.postprocessing import play_with_rollouts
-from flowtune_cli.flow.scheduler import Scheduler
+from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
 from flowtune_musique.postprocessors import Grounded, Pairwise
 from flowtune_musique.records import read_examples

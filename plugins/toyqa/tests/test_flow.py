@@ -6,7 +6,7 @@ import pytest
 
 from flowtune_cli import DataError, DiverseBeam
 from flowtune_cli.flow.deviation import Outcome, deviate, play
-from flowtune_cli.flow.scheduler import Scheduler
+from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_toyqa.flow import support_f1
 
 

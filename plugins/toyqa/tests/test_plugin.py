@@ -9,7 +9,7 @@ import pluggy
 
 import flowtune_cli
 import flowtune_toyqa
-from flowtune_cli.hookspecs import GROUP, Hooks
+from flowtune_cli.registry.hookspecs import GROUP, Hooks
 from flowtune_toyqa import plugin
 from flowtune_toyqa.flow import ToyQA
 

@@ -21,7 +21,7 @@ def config(
     set_: SetOption = None,
 ) -> None:
     """Show every setting, its value, and where the value comes from."""
-    from .. import config_template
+    from ..config import template as config_template
     from ..registry import load_registry
 
     if template:

@@ -32,7 +32,8 @@ def summary(thing: Any) -> str:
 
 def options(thing: Any) -> list[Option]:
     """The options of a dataclass, a pydantic model or a function (whose first argument is none)."""
-    from .. import config_checks, config_template
+    from ..config import checks as config_checks
+    from ..config import template as config_template
 
     def shown(default: Any) -> str:
         if default is _REQUIRED:

@@ -58,7 +58,7 @@ def _packages() -> dict[str, str]:
 
 def _devices() -> dict[str, Any]:
     """What torch finds, and how fast it multiplies."""
-    from ..engine import probe
+    from ..models import devices as probe
 
     found: dict[str, Any] = {"cuda": probe.cuda_version() or "this torch is built without it"}
     for device in probe.devices():
@@ -83,7 +83,7 @@ def _models() -> dict[str, str]:
     """Where models are kept, how much that is, and how much room is left."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from ..engine import builtin_model
+    from ..models import builtin_model
 
     converted = builtin_model.cached_directory()
     hub = Path(HF_HUB_CACHE)

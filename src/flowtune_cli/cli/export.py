@@ -113,8 +113,8 @@ def _preferences(
 
 
 def _splitter(run: RunDirectory) -> Split:
-    from ..engine.chat import ChatSplitter, load_tokenizer
-    from ..settings import ModelSettings
+    from ..config.settings import ModelSettings
+    from ..models.chat import ChatSplitter, load_tokenizer
 
     model = ModelSettings.model_validate(_settings(run)["model"])
     return ChatSplitter(load_tokenizer(model)).split
@@ -165,7 +165,7 @@ def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
 
 
 def _loaded_from(name: str) -> str:
-    from ..engine import builtin_model
+    from ..models import builtin_model
 
     if name == builtin_model.NAME:
         return str(builtin_model.cached_directory())

@@ -80,7 +80,7 @@ def _models() -> Rows:
     """The built-in model, and those in the cache of the Hugging Face hub."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
-    from ..engine import builtin_model
+    from ..models import builtin_model
 
     ready = builtin_model.is_converted()
     directory = builtin_model.cached_directory()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..config import Resolved
+    from ..config.resolve import Resolved
     from ..flow.task import Task
     from ..registry import Registry
 
@@ -68,7 +68,7 @@ def settings(
     flags: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """The settings of a command, from the file, the environment and its options."""
-    from ..config import resolve
+    from ..config.resolve import resolve
 
     return resolve(
         task_class,

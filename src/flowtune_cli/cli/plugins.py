@@ -63,7 +63,7 @@ def plugins(
 
 
 def _hooks() -> list[dict[str, Any]]:
-    from ..hookspecs import Hooks
-    from ..plugin_checks import CHECKS
+    from ..registry.checks import CHECKS
+    from ..registry.hookspecs import Hooks
 
     return [{"hook": name, "help": inspect.getdoc(getattr(Hooks, name)) or ""} for name in CHECKS]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..flow.postprocessing import PostProcessor
     from ..flow.task import Task
     from ..runs.predictions import PredictionFile
-    from ..training.bench import Bench
+    from ..training.session import Bench
     from .trained import Player
 
 Played = tuple["Episode", list[dict[str, Any]]]
@@ -248,7 +248,7 @@ def _lines(
 
 def _evaluate(player: Player, out: Path, **given: Any) -> str:
     """The command that evaluates the predictions, with the task set as it was played."""
-    from ..config_template import toml_value
+    from ..config.template import toml_value
 
     task, config = player.task.name, given["config"]
     command = ["flowtune", "evaluate", task, str(out)]

@@ -15,7 +15,7 @@ from . import options
 from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
-    from ..config import Resolved
+    from ..config.resolve import Resolved
     from ..flow.task import Task
     from ..registry import Registry
 
@@ -43,7 +43,7 @@ class Difference:
     origin: str
 
     def __str__(self) -> str:
-        from ..config_template import toml_value
+        from ..config.template import toml_value
 
         stored, now = toml_value(self.stored), toml_value(self.now)
         return f"{self.key} = {stored} in the run, and {now} now ({self.origin})"
@@ -71,7 +71,7 @@ class RunSettings:
         overrides: Sequence[str] | None = None,
         flags: Mapping[str, Any] | None = None,
     ) -> None:
-        from ..config import restore
+        from ..config.resolve import restore
 
         self.run = run
         self.stored = stored_settings(run)
@@ -162,7 +162,7 @@ class RunSettings:
 
     def _changed(self, old: Resolved, sections: Mapping[str, Any] | None = None) -> Resolved:
         """The run's settings with some sections replaced, and then with what is set now."""
-        from ..config_sources import CHOICES
+        from ..config.sources import CHOICES
 
         values = old.settings.model_dump(mode="json")
         values |= {name: s.model_dump(mode="json") for name, s in (sections or {}).items()}

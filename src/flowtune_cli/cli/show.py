@@ -36,7 +36,7 @@ def show(
     ],
 ) -> None:
     """Show all options of a task, node type, reward, optimizer, section and the like."""
-    from ..config import SECTIONS
+    from ..config.resolve import SECTIONS
     from ..registry import load_registry
 
     registry = load_registry()
@@ -104,7 +104,7 @@ def _task(entry: Entry) -> None:
 
 def _node(task: str, node: Node) -> None:
     """A node of a task: its settings with the values that the task gives them."""
-    from ..config_checks import field_types
+    from ..config.checks import field_types
     from ..flow.prompt import Template
 
     _heading(f"node [tasks.{task}.nodes.{node.name}]", f"{node.kind}: {summary(type(node))}")
@@ -148,6 +148,6 @@ def _table(rows: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    from ..config_template import toml_value
+    from ..config.template import toml_value
 
     return toml_value(value)

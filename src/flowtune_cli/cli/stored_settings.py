@@ -10,7 +10,7 @@ from ..flow.errors import UsageError
 from ..runs.directory import RunDirectory
 
 if TYPE_CHECKING:
-    from ..config import Resolved
+    from ..config.resolve import Resolved
     from ..flow.example import Example
     from ..flow.task import Task
 

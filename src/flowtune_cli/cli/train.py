@@ -14,7 +14,7 @@ from . import options
 from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOption
 
 if TYPE_CHECKING:
-    from ..config import Resolved
+    from ..config.resolve import Resolved
     from ..registry import Registry
     from ..runs.directory import RunDirectory
 

@@ -17,9 +17,9 @@ from .output import note
 from .run_settings import RunSettings, find_run
 
 if TYPE_CHECKING:
-    from ..config import Resolved
+    from ..config.resolve import Resolved
     from ..registry import Registry
-    from ..training.bench import Bench
+    from ..training.session import Bench
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Player:
 
     def set_up(self) -> Bench:
         """Load the model, and the adapters of the checkpoint."""
-        from ..training.bench import set_up
         from ..training.checkpoint import load_checkpoint
+        from ..training.session import set_up
 
         note(f"loading {self.resolved.settings.model.name}")
         bench = set_up(self.task, self.resolved.settings, self.registry)

@@ -12,16 +12,16 @@ from typing import Any
 
 import typer
 
-from ..config import Resolved
+from ..config.resolve import Resolved
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
 from ..flow.task import Task
 from ..registry import Registry
 from ..runs.directory import RunDirectory
 from ..runs.reader import RunReader
-from ..training.bench import Bench, set_up
 from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
+from ..training.session import Bench, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows
 from .progress import progress

@@ -28,8 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError, UsageError
-from ..settings import AdapterSettings
 
 REFERENCE = "reference-of-"
 

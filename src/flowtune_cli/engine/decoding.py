@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..flow.request import Decoding, Generation
+from ..models.tokens import Tokens
 from .continuation import Continuation, go_on
 from .forward import head
 from .prefix import Prefix
 from .prefixes import Prefixes
-from .tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.settings import EngineSettings
 from ..flow.prompt import Prompt
 from ..flow.request import (
     Answer,
@@ -22,14 +23,13 @@ from ..flow.request import (
     Scored,
     ScoreRequest,
 )
-from ..settings import EngineSettings
+from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
 from .decoding import Decoder, Job
 from .likelihoods import Pair
 from .packing import Ids
 from .prefixes import Prefixes
 from .scoring import score
-from .tokens import Encoded, Tokens
 
 
 @dataclass

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from ..runtime.scheduler import ask, gather, until_parked
 from .episode import Effects, Episode, Failure, Plan, Step
 from .errors import FlowtuneError, ReplayError, unknown_name
 from .example import Example
 from .node import Ask, Exploration, NodeOutput
-from .scheduler import ask, gather, until_parked
 from .task import Task
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..runtime.scheduler import ask, park
 from .errors import ReplayError, UsageError, unknown_name
 from .example import Example
 from .node import Call, Exploration, Node, NodeOutput, Response
-from .scheduler import ask, park
 
 
 @dataclass(frozen=True)

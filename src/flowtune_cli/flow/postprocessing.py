@@ -10,12 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..runtime.scheduler import gather
 from .deviation import play
 from .episode import Episode, Plan, Step
 from .errors import FlowtuneError
 from .example import Example
 from .node import Exploration
-from .scheduler import gather
 
 if TYPE_CHECKING:
     from .task import Task

@@ -17,14 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..config.settings import LearningSettings
 from ..engine.adapters import reference_of
 from ..engine.likelihoods import Pair, cost, likelihoods, packed
 from ..engine.packing import Ids
 from ..engine.prefixes import Prefixes
-from ..engine.tokens import Tokens
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
-from ..settings import LearningSettings
+from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
 
 

@@ -8,13 +8,7 @@ from typing import Any, TypeVar
 
 from ..flow.deviation import Outcome
 from ..flow.episode import Stated, Target
-from .stored import (
-    StoredAlternative,
-    StoredEpisode,
-    StoredPreference,
-    StoredRollout,
-    StoredStep,
-)
+from .stored import StoredAlternative, StoredEpisode, StoredPreference, StoredRollout, StoredStep
 from .stored_text import from_json
 
 T = TypeVar("T")

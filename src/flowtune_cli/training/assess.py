@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..flow.example import Example
-from .bench import Bench
 from .progressive import Average
+from .session import Bench
 
 
 def assess(bench: Bench, examples: Sequence[Example]) -> dict[str, Average]:

@@ -25,10 +25,10 @@ from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.store import Store
 from ..trackers.tracking import Trackers
-from .bench import Bench
 from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_of, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
+from .session import Bench
 
 
 class Stopped(Exception):

@@ -15,13 +15,7 @@ from ...flow.errors import FlowtuneError
 from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
 from ...runs.stored_text import to_json, visible
 from ..badges import CHOSEN, gained
-from ..export import (
-    Export,
-    alternative_text,
-    episode_markdown,
-    rollout_markdown,
-    step_markdown,
-)
+from ..export import Export, alternative_text, episode_markdown, rollout_markdown, step_markdown
 from ..figures import number, one_line
 from ..watched import Watched
 from ..why import preference_of

@@ -1,0 +1,1 @@
+"""The paper's table: untrained, trained, grounded, pairwise, trained on dev."""

@@ -1,0 +1,1 @@
+"""How fast flowtune is beside a plain implementation of the same method."""

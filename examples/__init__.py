@@ -1,0 +1,1 @@
+"""Small, real programs, run from the repository root: ``python -m examples.NAME``."""

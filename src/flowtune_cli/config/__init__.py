@@ -1,0 +1,1 @@
+"""Settings: their schema, the layers that set them, and where each value came from."""

@@ -1,0 +1,115 @@
+"""Takes prompts out of a model's chat template again, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from ..config.settings import ModelSettings
+from ..flow.errors import UsageError
+from ..flow.prompt import Message, Prompt, Segment
+from . import builtin_model
+from .quiet import quiet
+from .tokens import Tokens
+
+_SYSTEM, _USER = "\x02system\x03", "\x02user\x03"
+
+
+Chat = tuple[list[dict[str, str]], str]
+"""Messages, each with role and content, and how the answer begins."""
+
+
+class ChatSplitter:
+    """Finds the messages in prompts that a model's chat template was put around.
+
+    What it gives, put into the template again, is the prompt to the letter: messages that would
+    not be are not given.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokens = Tokens(tokenizer, context=0)
+        self._shapes: list[tuple[tuple[str, ...], list[str]]] = []
+        if getattr(tokenizer, "chat_template", None):
+            for roles in (("system", "user"), ("user",)):
+                shape = self._shape(roles)
+                if shape is not None:
+                    self._shapes.append((roles, shape))
+
+    def split(self, text: str) -> Chat | None:
+        """The chat that a prompt shows; None if it is not in the model's template."""
+        for roles, shape in self._shapes:
+            found = _contents(text, shape)
+            if found is None:
+                continue
+            *contents, prefill = found
+            if self._render(roles, contents, prefill) == text:
+                pairs = zip(roles, contents, strict=True)
+                return [{"role": role, "content": content} for role, content in pairs], prefill
+        return None
+
+    def _shape(self, roles: tuple[str, ...]) -> list[str] | None:
+        """What the template writes before, between and after messages of these roles."""
+        signs = [_SYSTEM if role == "system" else _USER for role in roles]
+        rest = self._render(roles, signs)
+        shape = []
+        for sign in signs:
+            before, found, rest = rest.partition(sign)
+            if not found:
+                return None
+            shape.append(before)
+        # Nothing tells where the system's part ends in a template that has it in the user's.
+        merged = any(not before.strip() for before in shape[1:])
+        return None if merged else [*shape, rest]
+
+    def _render(self, roles: Sequence[str], contents: Sequence[str], prefill: str = "") -> str:
+        pairs = zip(roles, contents, strict=True)
+        messages = tuple(Message(role, (Segment(content),)) for role, content in pairs)
+        return self._tokens.render(Prompt(messages, prefill))
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """A base model's tokenizer alone; that of a Hugging Face id is fetched if it is not cached.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    name = settings.name
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    source: str | Path = name
+    if name == builtin_model.NAME:
+        source = builtin_model.ensure_converted()
+    elif name.lower().endswith(".gguf"):
+        path = Path(name).expanduser()
+        source, options["gguf_file"] = path.parent, path.name
+    elif not Path(name).expanduser().is_dir():
+        options["revision"] = settings.revision
+    else:
+        source = Path(name).expanduser()
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"the tokenizer of '{name}', whose chat template the prompts are in, cannot be loaded:"
+            f" {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _contents(text: str, shape: list[str]) -> list[str] | None:
+    """What stands between the parts of a shape, and after its last; None where it does not fit."""
+    first, *between, last = shape
+    if not text.startswith(first):
+        return None
+    rest = text[len(first) :]
+    contents = []
+    for part in between:
+        content, found, rest = rest.partition(part)
+        if not found:
+            return None
+        contents.append(content)
+    content, found, prefill = rest.rpartition(last)
+    return [*contents, content, prefill] if found else None

@@ -1,0 +1,165 @@
+"""Where a base model's files are: built in, a local directory, a GGUF file, or from a hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
+from huggingface_hub.utils import SafetensorsRepoMetadata
+
+from ..config.settings import ModelSettings
+from ..flow.errors import UsageError, unknown_name
+from . import builtin_model
+from .memory import Weight
+
+CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
+Check = Callable[[list[Weight]], None]
+GENERIC_WEIGHTS = ["model.safetensors", "model-*.safetensors"]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A directory that transformers can load from, or the name of a GGUF file in it."""
+
+    directory: Path
+    gguf: str | None = None
+
+
+def find_model(settings: ModelSettings, check: Check) -> ModelFiles:
+    """Find the files of ``settings.name``; fetch those of a Hugging Face id that are not cached.
+
+    Args:
+        check: is given all tensors before any large file is fetched or read; may raise.
+
+    Raises:
+        UsageError: there is no such model, it cannot be reached, or it has no safe weights.
+    """
+    name = settings.name
+    if name.startswith("builtin:"):
+        if name != builtin_model.NAME:
+            raise unknown_name("built-in model", name, [builtin_model.NAME])
+        return _local(builtin_model.ensure_converted(), name, check)
+    path = Path(name).expanduser()
+    if name.lower().endswith(".gguf"):
+        if not path.is_file():
+            raise UsageError(f"there is no GGUF file {path.absolute()} (model.name)")
+        return _gguf(path, check)
+    if path.is_dir():
+        return _local(path, name, check)
+    if path.exists():
+        raise UsageError(f"{path} is neither a model directory nor a GGUF file (model.name)")
+    if re.match(r"[./~\\]", name) or "\\" in name or name.count("/") > 1:
+        raise UsageError(f"there is no model directory {path.absolute()} (model.name)")
+    return _local(_fetch(settings, check), name, check)
+
+
+def _local(directory: Path, name: str, check: Check) -> ModelFiles:
+    if not (directory / "config.json").is_file():
+        raise UsageError(
+            f"{directory} is not a model directory: it has no config.json (model.name)"
+        )
+    try:
+        headers = get_local_safetensors_metadata(directory)
+    except NotASafetensorsRepoError:
+        raise _no_safetensors(name) from None
+    except FileNotFoundError as error:
+        raise UsageError(f"a weights file of '{name}' is missing: {error.filename}") from None
+    except SafetensorsParsingError as error:
+        raise UsageError(f"the weights of '{name}' are damaged: {error}") from None
+    check(_weights(headers))
+    return ModelFiles(directory)
+
+
+def _gguf(path: Path, check: Check) -> ModelFiles:
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as GGUF: {error}") from error
+    check([Weight(tensor.name, [int(n) for n in tensor.shape]) for tensor in reader.tensors])
+    return ModelFiles(path.parent, path.name)
+
+
+def _fetch(settings: ModelSettings, check: Check) -> Path:
+    """The snapshot directory of a Hugging Face id, as complete as loading needs it."""
+    name, revision = settings.name, settings.revision
+    wanted = GENERIC_WEIGHTS
+    try:
+        try:
+            api = HfApi()
+            api.model_info(name, revision=revision)
+            headers = api.get_safetensors_metadata(name, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except (OfflineModeIsEnabled, HTTPError):
+            pass  # Perhaps it has been fetched before: snapshot_download goes by its cache then.
+        else:
+            check(_weights(headers))
+            wanted = sorted(headers.files_metadata)
+        patterns = wanted + CONFIG_AND_TOKENIZER + ["*.py"] * settings.trust_remote_code
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except HFValidationError:
+        raise UsageError(
+            f"'{name}' is not a model: no such directory, and no Hugging Face id (model.name)"
+        ) from None
+    except GatedRepoError:
+        raise UsageError(
+            f"the hub gives '{name}' only to those who accepted its terms. Accept them on the"
+            " model's page, then log in with 'hf auth login' or set HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise UsageError(
+            f"there is no model '{name}': no such directory here, and no such public model on the"
+            " hub. For a private one log in with 'hf auth login' or set HF_TOKEN."
+        ) from None
+    except RevisionNotFoundError:
+        raise UsageError(
+            f"the model '{name}' has no revision '{revision}' (model.revision)"
+        ) from None
+    except NotASafetensorsRepoError:
+        raise _no_safetensors(name) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise UsageError(
+            f"the model '{name}' is not (wholly) on this machine, and the hub is out of reach"
+            f" ({_reason(error)}). Connect, unset HF_HUB_OFFLINE, or set model.name to a local"
+            f" directory or to '{builtin_model.NAME}'."
+        ) from error
+    except (HfHubHTTPError, HTTPError) as error:
+        raise UsageError(f"the hub did not give '{name}': {_reason(error)}") from error
+
+
+def _weights(headers: SafetensorsRepoMetadata) -> list[Weight]:
+    return [
+        Weight(name, tensor.shape, 0 if "F" in tensor.dtype else end - start)
+        for file in headers.files_metadata.values()
+        for name, tensor in file.tensors.items()
+        for start, end in [tensor.data_offsets]
+    ]
+
+
+def _no_safetensors(name: str) -> UsageError:
+    return UsageError(
+        f"the model '{name}' has no model.safetensors (or model.safetensors.index.json). flowtune"
+        " loads no pickled weights, which can run code: convert them to safetensors or GGUF."
+    )
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no details'}"

@@ -1,0 +1,1 @@
+"""How flows run: scheduling, batching and replay. Pure Python, no torch."""

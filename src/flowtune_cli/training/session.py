@@ -1,0 +1,143 @@
+"""The bench: a task with the model, adapters, strategies and evaluators that its nodes name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.settings import Settings
+from ..engine.adapters import Adapters
+from ..engine.blocked_weights import block_weights
+from ..engine.engine import ModelEngine
+from ..flow.deviation import Evaluator, Trace, deviate, play
+from ..flow.episode import Episode
+from ..flow.errors import UsageError, unknown_name
+from ..flow.example import Example
+from ..flow.node import Exploration, SelfLearning
+from ..flow.request import Answer, Engine, Request
+from ..flow.task import Task
+from ..learning.learner import Learner
+from ..models.devices import dtype_name
+from ..models.loading import check_targets, load_model
+from ..runtime.scheduler import Scheduler
+
+
+@dataclass
+class Bench:
+    """Everything that plays and learns, set up for one task.
+
+    Args:
+        settings: the dtype is the one that the model is computed in, and never "auto".
+        explorations: the strategy of each node that deviates, by node name.
+        evaluators: those that nodes name, by their own name.
+        optimizer: the factory that ``learning.optimizer`` names.
+    """
+
+    task: Task
+    settings: Settings
+    adapters: Adapters
+    engine: ModelEngine
+    explorations: Mapping[str, Exploration]
+    evaluators: Mapping[str, Evaluator]
+    optimizer: Any
+
+    def learner(self) -> Learner:
+        """A learner with fresh optimizers."""
+        return Learner(
+            self.engine.prefixes,
+            self.engine.tokens,
+            self.settings.learning,
+            self.optimizer,
+            self.settings.engine.learning_tokens_per_batch,
+        )
+
+    def scheduler(self, between: Callable[[], None] = lambda: None) -> Scheduler:
+        """Args: ``between`` is called before each of the engine's batches, and may raise."""
+        engine = _Watched(self.engine, between)
+        return Scheduler(engine, in_flight=self.settings.engine.in_flight)
+
+    def explore(
+        self, examples: Sequence[Example], between: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Trace]]:
+        """Play examples, deviate and prefer; yields (position, trace) as each is done."""
+        return self.scheduler(between).stream(
+            deviate(
+                self.task,
+                example,
+                explore=self.explorations,
+                evaluators=self.evaluators,
+                seed=self.settings.training.seed,
+            )
+            for example in examples
+        )
+
+    def play(
+        self, examples: Iterable[Example], between: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Episode]]:
+        """Play examples greedily; yields (position, episode) as each is done."""
+        seed = self.settings.training.seed
+        return self.scheduler(between).stream(play(self.task, e, seed=seed) for e in examples)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """An engine that calls a function before each batch."""
+
+    engine: Engine
+    between: Callable[[], None]
+
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        self.between()
+        return self.engine.answer(requests)
+
+
+def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
+    """Load the model and put the task's adapters on it.
+
+    Args:
+        registry: finds exploration strategies, evaluators and the optimizer by name.
+
+    Raises:
+        UsageError: a name or model is not there, or a node is to learn and has nothing to.
+    """
+    for section in ("node_options", "calibration_options"):
+        for name in getattr(settings.learning, section):
+            if name not in task.nodes:
+                raise unknown_name(f"node in learning.{section}", name, list(task.nodes))
+    for node in task.nodes.values():
+        learns = node.deviates or node.learn == "supervised"
+        if learns and node.adapter is None and not isinstance(node, SelfLearning):
+            raise UsageError(
+                f"node '{node.name}' has neither an adapter nor a way to learn by itself: give its"
+                " class SelfLearning, or set learn = 'nothing'"
+            )
+    explorations = {
+        node.name: registry.exploration(node.explore)(**node.explore_options)
+        for node in task.nodes.values()
+        if node.deviates
+    }
+    evaluators = {
+        node.evaluator: registry.evaluator(node.evaluator)
+        for node in task.nodes.values()
+        if node.evaluator
+    }
+    optimizer = registry.optimizer(settings.learning.optimizer)
+    loaded = load_model(settings.model)
+    model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
+    settings = settings.model_copy(update={"model": model})
+    if settings.engine.blocked_weights:
+        block_weights(loaded.model)
+    check_targets(loaded.model, settings.adapter.targets)
+    adapters = Adapters(
+        loaded.model,
+        {
+            node.name: node.initial_calibration()
+            for node in task.nodes.values()
+            if node.adapter is not None
+        },
+        settings.adapter,
+        settings.training.seed,
+    )
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, settings.engine)
+    return Bench(task, settings, adapters, engine, explorations, evaluators, optimizer)

@@ -1,0 +1,167 @@
+"""The plain baseline and flowtune agree on the tiny model, and a wrong baseline is found out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.throughput.check import Report, compare_gradients, perturb
+from benchmarks.throughput.check import _compare as compare_answers
+from benchmarks.throughput.plain import PlainEngine
+from benchmarks.work import Small
+from flowtune_cli.config.settings import ModelSettings, Settings
+from flowtune_cli.flow.prompt import Prompt, Template
+from flowtune_cli.flow.request import Decoded, DecodeRequest, Decoding, Request, ScoreRequest
+from flowtune_cli.nodes import Measure
+from flowtune_cli.registry import load_registry
+from flowtune_cli.training.data import collect
+from flowtune_cli.training.session import Bench, set_up
+from support.tiny import plain as prompt
+
+
+@pytest.fixture
+def bench(tiny_settings: ModelSettings) -> Bench:
+    learning = {"optimizer": "adam", "calibration_options": {"retrieve": {"lr": 0.1}}}
+    settings = Settings.model_validate(
+        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": learning}
+    )
+    task = Small()
+    long = Measure("long", lambda given: len(given["candidate"]) / 20, 0.5)
+    task.nodes["retrieve"] = replace(task.nodes["retrieve"], measures=(long,))
+    bench = set_up(task, settings, load_registry())
+    perturb(bench, 0.1)
+    return bench
+
+
+@pytest.fixture
+def plain(bench: Bench) -> PlainEngine:
+    tokens = bench.engine.tokens
+    return PlainEngine(bench.adapters, tokens.tokenizer, tokens.context)
+
+
+REQUESTS: list[Request] = [
+    DecodeRequest("query", prompt("one and two"), 12),
+    DecodeRequest("query", prompt("one"), 12, stop=("a", "e", "t")),
+    DecodeRequest("answer", prompt("two"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)),
+    DecodeRequest(
+        "answer", prompt("two"), 20, tuple("abcdefgh"), Decoding(groups=6, diversity_penalty=2.0)
+    ),
+    DecodeRequest(None, prompt("three"), 5),
+    ScoreRequest("enough", ((prompt("yes or no?"), ("Y", "N")), (prompt("a"), ("Y", "N")))),
+    ScoreRequest(
+        "retrieve", tuple((prompt("text " * n), ("ab", "", "wordy end")) for n in range(1, 7))
+    ),
+]
+
+
+def compared(bench: Bench, plain: PlainEngine, requests: list[Request]) -> Report:
+    report = Report()
+    answers = zip(bench.engine.answer(requests), plain.answer(requests), strict=True)
+    for request, (mine, other) in zip(requests, answers, strict=True):
+        compare_answers(report, bench, request, mine, other)
+    return report
+
+
+def test_answers_agree(bench: Bench, plain: PlainEngine) -> None:
+    report = compared(bench, plain, REQUESTS)
+    assert report.errors == []
+    assert report.ties == []
+    assert report.counts["texts"] == 1 + 1 + 5 + 6 + 1
+    assert report.counts["score"] == 2 * 2 + 6 * 3
+
+
+def behind(context: str, shown: str = "") -> Prompt:
+    template = Template(context=context, user=shown, chat=False)
+    return template.render({}, node="n", reserve=0)
+
+
+BEHIND_CONTEXTS: list[Request] = [
+    DecodeRequest("query", behind("one and two", " three"), 12),
+    DecodeRequest(
+        "answer", behind("two", " one"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)
+    ),
+    DecodeRequest(None, behind("three", " one"), 5),
+    # Contexts of unlike lengths in one micro-batch, with and without a text behind them.
+    ScoreRequest(
+        "retrieve",
+        tuple((behind("text " * n, "?" * (n % 3)), ("ab", "wordy end")) for n in range(1, 7)),
+    ),
+]
+
+
+def test_answers_behind_contexts_agree(bench: Bench, plain: PlainEngine) -> None:
+    report = compared(bench, plain, BEHIND_CONTEXTS)
+    assert (report.errors, report.ties) == ([], [])
+    assert (report.counts["texts"], report.counts["score"]) == (1 + 5 + 1, 6 * 2)
+
+
+def test_rows_end_at_different_places(plain: PlainEngine) -> None:
+    (answer,) = plain.answer([REQUESTS[3]])
+    assert isinstance(answer, Decoded)
+    lengths = {len(generation.tokens) for generation in answer.generations}
+    assert len(lengths) > 2
+    assert not all(generation.truncated for generation in answer.generations)
+
+
+def test_whole_answers_agree_but_for_rounding(bench: Bench, plain: PlainEngine) -> None:
+    for mine, other in zip(bench.engine.answer(REQUESTS), plain.answer(REQUESTS), strict=True):
+        for name in ("prompt", "prompts", "prompt_tokens", "dropped_tokens", "adapter_version"):
+            assert getattr(mine, name, None) == getattr(other, name, None)
+        for a, b in zip(
+            getattr(mine, "generations", ()), getattr(other, "generations", ()), strict=True
+        ):
+            assert (a.text, a.truncated) == (b.text, b.truncated)
+
+
+@pytest.mark.parametrize("number", [0, 2, 6])
+def test_another_adapter_is_found_out(bench: Bench, plain: PlainEngine, number: int) -> None:
+    right = plain.answer
+    plain.answer = lambda requests: right(  # type: ignore[method-assign]
+        [replace(request, adapter="shorten") for request in requests]
+    )
+    assert compared(bench, plain, [REQUESTS[number]]).errors
+
+
+def test_gradients_agree(bench: Bench, plain: PlainEngine) -> None:
+    report = Report()
+    compare_gradients(report, bench, bench, data_of(bench))
+    assert report.errors == []
+    assert report.counts["gradient"] > 5
+
+
+def test_a_wrong_gradient_is_found_out(
+    bench: Bench, plain: PlainEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(bench)
+    monkeypatch.setattr("throughput_plain.dpo_loss", lambda a, b, c, d, beta: a - b)
+    report = Report()
+    compare_gradients(report, bench, bench, data)
+    assert report.errors
+
+
+def data_of(bench: Bench) -> dict[str, Any]:
+    """What every node of the small flow learns from two examples."""
+    examples = list(bench.task.examples(None, "train"))[:2]
+    found = dict(bench.explore(examples))
+    return {
+        name: mine.data for name, mine in collect(bench.task.nodes, [found[0], found[1]]).items()
+    }
+
+
+def test_samples_are_refused(plain: PlainEngine) -> None:
+    request = DecodeRequest("query", prompt("one"), 3, decoding=Decoding(samples=1))
+    with pytest.raises(NotImplementedError, match="sample"):
+        plain.answer([request])
+
+
+def test_a_difference_that_is_no_tie_is_an_error(bench: Bench, plain: PlainEngine) -> None:
+    request = REQUESTS[0]
+    (mine,), (other,) = bench.engine.answer([request]), plain.answer([request])
+    first = mine.generations[0]
+    wrong = replace(mine, generations=(replace(first, tokens=(1, *first.tokens[1:])),))
+    report = Report()
+    compare_answers(report, bench, request, wrong, other)
+    assert len(report.errors) == 1
+    assert "token 0" in report.errors[0]

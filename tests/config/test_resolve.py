@@ -1,0 +1,455 @@
+"""Layers of settings, where each value is from, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowtune_cli import Factor, Rank, Template
+from flowtune_cli.config.resolve import Resolved, resolve, restore
+from flowtune_cli.config.settings import Settings
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.registry import Registry, load_registry
+from support.installed_plugins import HOPQA, Site
+
+Resolve = Callable[..., Resolved]
+QUERY = "tasks.hop-qa.nodes.query"
+TEXT = "tasks.plain.nodes.best.text"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.chdir(tmp_path)
+    site = Site(tmp_path, monkeypatch)
+    site.install("hop", HOPQA)
+    return site
+
+
+@pytest.fixture
+def registry(site: Site) -> Registry:
+    registry = load_registry()
+    # What else is installed where the tests run is left out, which makes unknown tasks excusable.
+    registry.left_out.clear()
+    return registry
+
+
+@pytest.fixture
+def resolved(registry: Registry, tmp_path: Path) -> Resolve:
+    """``resolved(toml text, *overrides, task=, environ=, **flags)``."""
+
+    def call(
+        text: str | None = None,
+        *overrides: str,
+        task: str | None = "hop-qa",
+        environ: Mapping[str, str] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Resolved:
+        if text is not None:
+            (tmp_path / "flowtune.toml").write_text(text, encoding="utf-8")
+        return resolve(
+            None if task is None else registry.task(task),
+            environ=environ or {},
+            overrides=overrides,
+            flags=flags,
+            registry=registry,
+        )
+
+    return call
+
+
+def test_without_anything_the_defaults_hold(resolved: Resolve) -> None:
+    found = resolved(task=None)
+    assert found.settings == Settings()
+    assert set(found.origins.values()) == {"default"}
+    assert found.origins["training.seed"] == "default"
+
+
+def test_later_layers_win(resolved: Resolve) -> None:
+    text = "[training]\nbatch_size = 16\n\nseed = 1\nlimit = 1\npasses = 1\n"
+    environ = {"FLOWTUNE_TRAINING__SEED": "2", "FLOWTUNE_TRAINING__LIMIT": "2"}
+    found = resolved(
+        text,
+        "training.limit=3",
+        "training.save_every=3",
+        environ=environ,
+        flags={"training.save_every": 4, "training.seed": None},
+    )
+    training = found.settings.training
+    assert training.batch_size == 16  # the task says 4
+    assert (training.seed, training.limit, training.save_every) == (2, 3, 4)
+    origins = {key: found.origins[f"training.{key}"] for key in type(training).model_fields}
+    assert origins == {
+        "batch_size": "flowtune.toml:2",
+        "seed": "environment FLOWTUNE_TRAINING__SEED",
+        "limit": "--set",
+        "save_every": "--save-every",
+        "passes": "flowtune.toml:6",
+        "keep_checkpoints": "default",
+        "max_failures": "default",
+    }
+
+
+def test_the_tasks_preferences_come_before_the_file(resolved: Resolve) -> None:
+    found = resolved()
+    assert found.settings.training.batch_size == 4
+    assert found.origins["training.batch_size"] == "task hop-qa"
+    assert resolved(task="plain").settings.training.batch_size == 8
+
+
+def test_an_explicit_file_replaces_the_one_here(
+    resolved: Resolve, registry: Registry, tmp_path: Path
+) -> None:
+    resolved("[training]\nseed = 1\n")
+    other = tmp_path / "other.toml"
+    other.write_text("[training]\nlimit = 5\n")
+    found = resolve(None, file=other, environ={}, registry=registry)
+    assert (found.settings.training.seed, found.settings.training.limit) == (42, 5)
+    assert found.origins["training.limit"] == f"{other}:2"
+    with pytest.raises(UsageError, match="cannot read the settings file"):
+        resolve(None, file=tmp_path / "none.toml", environ={}, registry=registry)
+
+
+def test_typed_texts_stay_texts_where_a_text_is_wanted(resolved: Resolve) -> None:
+    environ = {"FLOWTUNE_MODEL__REVISION": "1234567"}
+    found = resolved(None, "model.name=2024", f"{QUERY}.prompt.prefill=7", environ=environ)
+    assert found.settings.model.name == "2024"
+    assert found.settings.model.revision == "1234567"
+    assert found.make_task().nodes["query"].prompt.prefill == "7"
+
+
+def test_the_empty_text_unsets_what_may_be_unset(resolved: Resolve) -> None:
+    found = resolved(
+        '[model]\nrevision = "x"\n[tasks.hop-qa.nodes.query]\nreward = ""\n', "model.revision="
+    )
+    assert found.settings.model.revision is None
+    assert found.make_task().nodes["query"].reward is None
+    with pytest.raises(UsageError, match=r"training\.seed should be"):
+        resolved('[training]\nseed = ""\n')
+
+
+def test_tables_are_merged_key_by_key(resolved: Resolve) -> None:
+    found = resolved("[learning.optimizer_options]\neps = 1e-6\n")
+    assert found.settings.learning.optimizer_options == {"alpha": 10.0, "eps": 1e-6}
+    assert found.origins["learning.optimizer_options"] == "task hop-qa, flowtune.toml:2"
+
+
+def test_another_choice_drops_the_options_of_the_old_one(resolved: Resolve) -> None:
+    found = resolved('[learning]\noptimizer_options = {lr = 0.5}\noptimizer = "adam"\n')
+    assert found.settings.learning.optimizer_options == {"lr": 0.5}
+    rates = "node_options = {query = {lr = 0.5}}"
+    found = resolved(f'[learning]\n{rates}\noptimizer = "adam"\n')
+    assert found.settings.learning.node_options == {"query": {"lr": 0.5}}
+    found = resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam")
+    assert found.settings.learning.node_options == {}
+    rates = rates.replace("node_options", "calibration_options")
+    found = resolved(f'[learning]\n{rates}\noptimizer = "adam"\n')
+    assert found.settings.learning.calibration_options == {"query": {"lr": 0.5}}
+    assert resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam").settings.learning == (
+        resolved("", "learning.optimizer=adam").settings.learning
+    )
+    node = resolved("", f"{QUERY}.explore=multi_sample").make_task().nodes["query"]
+    assert (node.explore, node.explore_options) == ("multi_sample", {})
+    node = resolved("", f"{QUERY}.explore=diverse_beam").make_task().nodes["query"]
+    assert node.explore_options == {"penalty": 2.0}
+    node = resolved("", f"{QUERY}.explore_options.beams=3").make_task().nodes["query"]
+    assert node.explore_options == {"penalty": 2.0, "beams": 3}
+
+
+def test_nodes_take_their_settings(resolved: Resolve) -> None:
+    found = resolved(
+        """
+[tasks.hop-qa]
+hops = 3
+[tasks.hop-qa.nodes.query]
+stop = ["\\n", "."]
+weight = 2
+prompt.user = "Say {question}"
+[tasks.hop-qa.nodes.stop.prompt]
+truncate = ["found"]
+"""
+    )
+    task = found.make_task()
+    assert task.settings.hops == 3
+    query, stop = task.nodes["query"], task.nodes["stop"]
+    assert query.max_new_tokens == 60  # the task's default for three hops
+    assert query.stop == ("\n", ".")
+    assert query.weight == 2.0
+    assert (query.prompt.user, query.prompt.system) == ("Say {question}", "Be brief.")
+    assert (stop.prompt.user, stop.prompt.truncate) == ("Enough? {found}", ("found",))
+    assert found.origins["tasks.hop-qa.hops"] == "flowtune.toml:3"
+    assert found.origins[f"{QUERY}.prompt.user"] == "flowtune.toml:7"
+    assert found.origins[f"{QUERY}.prompt.system"] == "task hop-qa"
+    assert found.origins["tasks.hop-qa.style"] == "task hop-qa"
+    shown = found.settings.tasks["hop-qa"]
+    assert shown["hops"] == 3
+    assert shown["nodes"]["query"]["stop"] == ["\n", "."]
+    assert "name" not in shown["nodes"]["query"]
+
+
+def test_variables_know_no_case_and_no_hyphens(resolved: Resolve) -> None:
+    found = resolved(
+        environ={
+            "FLOWTUNE_TASKS__HOP_QA__HOPS": "5",
+            "FLOWTUNE_TASKS__HOP_QA__NODES__QUERY__MAX_NEW_TOKENS": "7",
+            "FLOWTUNE_TASKS__HOP_QA__NODES__QUERY__PROMPT__USER": "Go {question}",
+        }
+    )
+    task = found.make_task()
+    assert task.settings.hops == 5
+    assert task.nodes["query"].max_new_tokens == 7
+    assert task.nodes["query"].prompt.user == "Go {question}"
+    assert found.origins["tasks.hop-qa.hops"] == "environment FLOWTUNE_TASKS__HOP_QA__HOPS"
+
+
+def test_every_task_made_has_nodes_of_its_own(resolved: Resolve) -> None:
+    found = resolved()
+    first, second = found.make_task(), found.make_task()
+    assert first.nodes == second.nodes
+    assert first.nodes["query"] is not second.nodes["query"]
+    with pytest.raises(ValueError, match="without a task"):
+        resolved(task=None).make_task()
+
+
+def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> None:
+    found = resolved(
+        '[model]\nname = "m"\n[tasks.hop-qa]\nhops = 4\n[tasks.plain.nodes.best]\nnegatives = 2\n',
+        f"{QUERY}.explore=multi_sample",
+        f"{QUERY}.evaluator=llm_judge",
+        f"{QUERY}.reward=",
+        "learning.clip=inf",
+    )
+    stored = found.settings.model_dump(mode="json")
+    again = restore(registry.task("hop-qa"), stored, "run x", registry)
+    assert again.make_task().nodes == found.make_task().nodes
+    assert again.make_task().settings == found.make_task().settings
+    assert again.settings.tasks == {"hop-qa": found.settings.tasks["hop-qa"]}
+    assert again.settings.model_copy(update={"tasks": found.settings.tasks}) == found.settings
+    assert again.origins["model.name"] == "run x"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainig.seed=1", "unknown section 'trainig'. Did you mean 'training'?"),
+        ("training.sed=1", "unknown setting 'training.sed'. Did you mean 'training.seed'?"),
+        ("learning.seed=1", "unknown setting 'learning.seed'. Did you mean 'training.seed'?"),
+        ("training.seed=x", "training.seed should be a valid integer, not 'x'"),
+        ("training.seed=true", "training.seed should be a valid integer, not True"),
+        ("training.seed=1.0", "training.seed should be a valid integer, not 1.0"),
+        ("training.seed.deeper=1", "training.seed should be a valid integer"),
+        ("training.limit=-1", "training.limit should be greater than or equal to 0, not -1"),
+        ("model.dtype=int8", "model.dtype should be 'auto', 'float32', 'bfloat16' or 'float16'"),
+        ("adapter.targets=q_proj", "adapter.targets should be a valid array, not 'q_proj'"),
+        ("learning.optimizer_options=3", "learning.optimizer_options should be a table, not 3"),
+        (
+            "learning.node_options.query.alfa=1",
+            "unknown setting 'learning.node_options.query.alfa'. Did you mean"
+            " 'learning.node_options.query.alpha'?",
+        ),
+        ("learning.optimizer=adm", "unknown optimizer 'adm'. Did you mean 'adam'?"),
+        (
+            "learning.optimizer_options.alfa=1",
+            "unknown setting 'learning.optimizer_options.alfa'. Did you mean"
+            " 'learning.optimizer_options.alpha'?",
+        ),
+        ("tasks.hop-qa=1", "'tasks.hop-qa' sets nothing"),
+        ("tasks.hopqa.hops=1", "unknown task 'hopqa'. Did you mean 'hop-qa'?"),
+        ("tasks.zzz.hops=1", "unknown task 'zzz'. Known: hop-qa, plain"),
+        ("tasks.hop-qa.hop=1", "'tasks.hop-qa.hop'. Did you mean 'tasks.hop-qa.hops'?"),
+        ("tasks.hop-qa.hops=0", "tasks.hop-qa.hops should be greater than or equal to 1, not 0"),
+        ("tasks.hop-qa.style=even", "tasks.hop-qa.style should be 'plain' or 'odd', not 'even'"),
+        ("tasks.plain.hops=1", "unknown setting 'tasks.plain.hops'"),
+        ("tasks.plain.nodes.best.negatives=x", "best.negatives should be a valid integer"),
+        (f"{TEXT}=[{{text='x', weigt=1.0}}]", f"{TEXT}.0.weigt is not a setting"),
+        (
+            f"{TEXT}=['y', {{text='x', prompt={{usr='x'}}}}]",
+            f"{TEXT}.1.prompt.usr is not a setting",
+        ),
+        (f"{TEXT}=['y', {{text='x', weight='y'}}]", f"{TEXT}.1.weight should be a valid number"),
+        (f"{TEXT}=[{{weight=1.0}}]", f"{TEXT}.0.text must be set"),
+        ("tasks.hop-qa.nodes=1", "'tasks.hop-qa.nodes' sets nothing"),
+        ("tasks.hop-qa.nodes.qury.weight=1", f"'tasks.hop-qa.nodes.qury'. Did you mean '{QUERY}'?"),
+        (f"{QUERY}=1", f"'{QUERY}' sets nothing"),
+        (f"{QUERY}.name=x", f"unknown setting '{QUERY}.name'"),
+        (f"{QUERY}.wait=1", f"'{QUERY}.wait'. Did you mean '{QUERY}.weight'?"),
+        (f"{QUERY}.weight=x", f"{QUERY}.weight should be a valid number, not 'x'"),
+        (f"{QUERY}.learn=preference", f"{QUERY}.learn should be 'preferences', 'supervised' or"),
+        (f"{QUERY}.stop=['a', 3]", f"{QUERY}.stop.1 should be a valid string, not 3"),
+        (f"{QUERY}.prompt=hello", f"{QUERY}.prompt should be a table, not 'hello'"),
+        (f"{QUERY}.prompt.usr=x", f"'{QUERY}.prompt.usr'. Did you mean '{QUERY}.prompt.user'?"),
+        (f"{QUERY}.prompt.user=a {{b", f"{QUERY}.prompt is not a template: expected '}}'"),
+        (f"{QUERY}.explore=beam", "unknown exploration 'beam'. Known: diverse_beam, multi_sample"),
+        (
+            f"{QUERY}.explore_options.penality=1",
+            f"'{QUERY}.explore_options.penality'. Did you mean '{QUERY}.explore_options.penalty'?",
+        ),
+        (f"{QUERY}.explore_options.beams=x", "explore_options.beams should be a valid integer"),
+        ("run.trackers=['tensorbord']", "trackers cannot be used: unknown tracker 'tensorbord'"),
+        (f"{QUERY}.evaluator=llm", "unknown evaluator 'llm'. Known: llm_judge"),
+        (
+            "tasks.hop-qa.nodes.stop.score=likelihood",
+            "tasks.hop-qa.nodes.stop cannot be set so: node 'stop' judges by likelihood",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_origin(resolved: Resolve, override: str, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolved(None, override)
+    assert str(error.value).startswith("--set: ")
+    assert said in str(error.value)
+
+
+def test_a_value_of_several_types_is_complained_about_as_the_one_that_it_is(
+    resolved: Resolve,
+) -> None:
+    with pytest.raises(UsageError) as error:
+        resolved(None, f"{TEXT}=['{{query}}', {{text='x', weigt=1.0}}]")
+    assert str(error.value) == f"--set: {TEXT}.1.weigt is not a setting"
+
+
+def test_factors_are_settings(resolved: Resolve) -> None:
+    given = f"{TEXT}=['{{query}}', {{text='x', prompt={{user='a', chat=false}}, weight=2.0}}]"
+    found = resolved(None, given, task="plain").make_task().nodes["best"]
+    assert isinstance(found, Rank)
+    prompt = Template("a", chat=False)
+    assert found.factors == (Factor("{query}"), Factor("x", prompt=prompt, weight=2.0))
+
+
+def test_all_that_is_wrong_is_said_at_once(resolved: Resolve) -> None:
+    text = (
+        '[model]\nnam = "x"\n\n[training]\nseed = "x"\n[tasks.hop-qa.nodes.query]\nweight = "y"\n'
+    )
+    with pytest.raises(UsageError) as error:
+        resolved(text, environ={"FLOWTUNE_MODEL__DTYP": "float32"})
+    head, *lines = str(error.value).split("\n")
+    assert head == "4 settings cannot be used:"
+    assert sorted(re.sub(r" .*", "", line.strip()) for line in lines) == [
+        "environment",
+        "flowtune.toml:2:",
+        "flowtune.toml:5:",
+        "flowtune.toml:7:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model = 3\n", "flowtune.toml:1: 'model' is a section"),
+        ("[tasks.hop-q]\n", "flowtune.toml:1: unknown task 'hop-q'. Did you mean 'hop-qa'?"),
+        ("[tasks.hop-qa.nodes.quer]\n", "flowtune.toml:1: unknown setting 'tasks.hop-qa.nodes.qu"),
+        ("[training]\n\nseed = [\n 1]\n", "flowtune.toml:3: training.seed should be"),
+    ],
+)
+def test_what_is_wrong_with_tables(resolved: Resolve, text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        resolved(text)
+
+
+def test_empty_tables_set_nothing(resolved: Resolve) -> None:
+    text = "[model]\n[tasks]\n[tasks.plain]\n[tasks.hop-qa.nodes]\n[tasks.hop-qa.nodes.query]\n"
+    assert resolved(text).make_task().nodes == resolved("").make_task().nodes
+
+
+DEFAULTS = HOPQA.replace('"training.batch_size": 4', '"training.batch_sise": 4')
+
+
+def test_a_tasks_own_mistakes_name_the_task(site: Site) -> None:
+    site.install("wrong", DEFAULTS.replace('"hop-qa"', '"wrong"').replace('"plain"', '"also"'))
+    registry = load_registry()
+    with pytest.raises(UsageError, match=r"^task wrong: unknown setting 'training.batch_sise'"):
+        resolve(registry.task("wrong"), environ={}, registry=registry)
+    resolve(registry.task("hop-qa"), environ={}, registry=registry)
+
+
+def test_a_default_that_is_refused_names_its_place(site: Site) -> None:
+    wrong = HOPQA.replace('"hop-qa"', '"wrong"').replace('"plain"', '"also"')
+    assert "hops: int = Field(" in wrong
+    field = (
+        'model_config = {"validate_default": True}\n    many: list[list[int]] = [[1, "x"]]\n'
+        "    hops: int = Field("
+    )
+    site.install("wrong", wrong.replace("hops: int = Field(", field))
+    registry = load_registry()
+    with pytest.raises(UsageError, match=r"^task wrong: .*1 should be a valid integer"):
+        resolve(registry.task("wrong"), environ={}, registry=registry)
+
+
+STRANGE = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+from pydantic import BaseModel, ConfigDict
+from flowtune_cli import Generate, Task, Template, hookimpl
+
+class Strange(BaseModel):
+    model_config = ConfigDict(validate_default=True)
+    path: Path = Path("here")
+    needed: int
+
+class Handle: ...
+
+@dataclass(kw_only=True)
+class Custom(Generate):
+    call: Callable[..., Any] = print
+    handle: Handle | None = None
+    second: Template | None = None
+
+class T(Task):
+    name = "strange"
+    Settings = Strange
+    nodes = [Custom(name="n", prompt=Template("x"))]
+    def examples(self, source, split): return []
+    async def run(self, episode, example): return {}
+
+@hookimpl
+def register_tasks(register):
+    register(T)
+"""
+
+
+def test_settings_that_no_file_can_hold(site: Site) -> None:
+    site.install("strange", STRANGE)
+    registry = load_registry()
+    task = registry.task("strange")
+
+    def call(*overrides: str, run: Any = task) -> Resolved:
+        return resolve(run, environ={}, overrides=overrides, registry=registry)
+
+    with pytest.raises(UsageError, match=r"^task strange: tasks.strange.needed must be set$"):
+        call()
+    found = call("tasks.strange.needed=1")
+    assert found.make_task().settings.path == Path("here")
+    assert "call" not in found.settings.tasks["strange"]["nodes"]["n"]
+    found = call("tasks.strange.needed=1", "tasks.strange.path=7", "tasks.strange.nodes.n.stop=[]")
+    assert found.make_task().settings.path == Path("7")
+    with pytest.raises(UsageError, match=r"n.handle cannot be set: its type is"):
+        call("tasks.strange.needed=1", "tasks.strange.nodes.n.handle=1")
+    found = call("tasks.strange.needed=1", "tasks.strange.nodes.n.second.user='hello'")
+    assert found.make_task().nodes["n"].second.user == "hello"
+    # What another task still needs is no business of the one that is run.
+    assert call("tasks.strange.path=x", run=registry.task("plain")).settings.tasks["strange"]
+    with pytest.raises(UsageError, match=r"tasks\.strange\.needed should be"):
+        call("tasks.strange.needed=x", run=registry.task("plain"))
+
+
+@pytest.mark.parametrize("why", ["failed", "left out"])
+def test_settings_of_a_task_whose_plugin_is_not_there_wait(
+    site: Site, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    site.install("gone", "raise ImportError" if why == "failed" else HOPQA)
+    if why == "left out":
+        monkeypatch.setenv("FLOWTUNE_PLUGINS", "hop")
+    registry = load_registry()
+    registry.left_out = [name for name in registry.left_out if name == "gone"]
+
+    def call(*overrides: str) -> Resolved:
+        task = registry.task("plain")
+        return resolve(task, environ={}, overrides=overrides, registry=registry)
+
+    assert call("tasks.gone-task.x=1").settings.tasks["gone-task"] == {"x": 1}
+    with pytest.raises(UsageError, match="Did you mean 'hop-qa'"):
+        call("tasks.hop-q.x=1")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.models import memory
+from flowtune_cli.models.memory import Weight, check_memory, weight_bytes
+
+WEIGHTS = [
+    Weight("model.embed_tokens.weight", [100, 10]),
+    Weight("model.layers.0.q_proj.weight", [10, 10]),
+    Weight("model.norm.weight", [10]),
+]
+
+
+def test_weights_take_the_bytes_of_the_dtype() -> None:
+    assert weight_bytes(WEIGHTS, torch.float32, quantized=False) == 4 * 1110
+    assert weight_bytes(WEIGHTS, torch.bfloat16, quantized=False) == 2 * 1110
+
+
+def test_only_the_matrices_of_layers_are_quantised() -> None:
+    assert weight_bytes(WEIGHTS, torch.bfloat16, quantized=True) == int(2 * 1010 + 0.516 * 100)
+
+
+def test_packed_integers_stay_as_they_are() -> None:
+    assert weight_bytes([Weight("q_proj.weight", [50, 1], 50)], torch.float32, False) == 50
+
+
+def test_a_model_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 3_000_000_000)
+    cpu = torch.device("cpu")
+    check_memory("some/model", 3_000_000_000, cpu, torch.float32)
+    with pytest.raises(UsageError, match=r"'some/model' need 28\.0 GB in float32 on cpu.*3\.0 GB"):
+        check_memory("some/model", 28_000_000_000, cpu, torch.float32)
+
+
+def test_the_machine_has_memory() -> None:
+    assert memory.available_bytes(torch.device("cpu")) > 1_000_000

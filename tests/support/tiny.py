@@ -1,0 +1,141 @@
+"""Adapters and an engine on the tiny model, and the slow way to what they compute fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+
+from flowtune_cli.config.settings import AdapterSettings, EngineSettings
+from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.engine import ModelEngine
+from flowtune_cli.engine.forward import with_cache
+from flowtune_cli.flow.prompt import Message, Prompt, Segment
+from flowtune_cli.models.loading import LoadedModel
+
+Calibrations = Mapping[str, tuple[float, float] | None]
+
+WINDOW = 8
+"""Tokens that windowed layers of the tiny models look back over, the present one included."""
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Mistral": {"sliding_window": WINDOW},
+    "Gemma2": {"sliding_window": WINDOW, "final_logit_softcapping": 2.0},
+    "Granite": {"logits_scaling": 3.0},
+    "Cohere": {"logit_scale": 0.25},
+    "Qwen3": {},
+}
+"""Models that differ in attention, or in what they do with logits."""
+
+
+def make_model(architecture: str, tiny_model: LoadedModel) -> LoadedModel:
+    """A tiny random model of an architecture, in the place of the tiny model."""
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=258,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=257,
+        **ARCHITECTURES[architecture],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+    return replace(tiny_model, model=model.eval().requires_grad_(False))
+
+
+def make_adapters(
+    loaded: LoadedModel,
+    nodes: Calibrations | None = None,
+    *,
+    seed: int = 0,
+    randomized: bool = True,
+    **settings: Any,
+) -> Adapters:
+    """Adapters for nodes ``a`` and ``b``, as if they had been trained: no two compute the same."""
+    chosen = AdapterSettings(**{"rank": 4, **settings})
+    nodes = {"a": (), "b": ()} if nodes is None else nodes
+    adapters = Adapters(loaded.model, nodes, chosen, seed)
+    if randomized:
+        randomize(adapters)
+    return adapters
+
+
+def randomize(adapters: Adapters, seed: int = 0) -> None:
+    """Give every adapter weights of its own, large enough to change what the model says."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name in adapters.versions:
+            for parameter in adapters.parameters(name):
+                if parameter.dim() > 1:  # not a calibration
+                    parameter.normal_(0, 0.1, generator=generator)
+
+
+def make_engine(loaded: LoadedModel, adapters: Adapters, **settings: Any) -> ModelEngine:
+    return ModelEngine(adapters, loaded.tokenizer, loaded.context, EngineSettings(**settings))
+
+
+def plain(text: str, reserve: int = 16) -> Prompt:
+    """A prompt without a chat template."""
+    return Prompt((Message("text", (Segment(text),)),), chat=False, reserve=reserve)
+
+
+def state(adapters: Adapters, name: str) -> list[torch.Tensor]:
+    """A copy of an adapter's weights."""
+    return [parameter.detach().clone() for parameter in adapters.parameters(name)]
+
+
+def same(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
+    """Whether all weights are equal, to the bit."""
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def logits(
+    adapters: Adapters, name: str | None, ids: Sequence[int], context: int = 0
+) -> torch.Tensor:
+    """The model's logits at every position of one text, shape (tokens, vocabulary).
+
+    The first ``context`` tokens are read by the base model, in a pass before the adapter's.
+    """
+    cache = transformers.DynamicCache()
+    parts = []
+    with torch.no_grad(), adapters.using(None) as model:
+        if context:
+            begin = torch.tensor([list(ids[:context])])
+            parts.append(model(begin, **with_cache(model, cache)).logits[0])
+    with adapters.using(name) as model:
+        if ids[context:]:
+            rest = torch.tensor([list(ids[context:])])
+            parts.append(model(rest, **with_cache(model, cache)).logits[0])
+    return torch.cat(parts).float()
+
+
+def likelihood(
+    adapters: Adapters,
+    name: str | None,
+    prompt: Sequence[int],
+    completion: Sequence[int],
+    context: int = 0,
+) -> torch.Tensor:
+    """The log-likelihood of a completion, by forward passes of its own over the whole text."""
+    ids = [*prompt, *completion]
+    logprobs = logits(adapters, name, ids, context).log_softmax(-1)
+    places = range(len(prompt) - 1, len(ids) - 1)
+    return torch.stack([logprobs[place, ids[place + 1]] for place in places]).sum()
+
+
+def text(length: int, seed: int = 0) -> tuple[int, ...]:
+    """Random token ids of the tiny model, special tokens left out."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(0, 256, (length,), generator=generator).tolist())
