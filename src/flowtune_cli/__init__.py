@@ -25,7 +25,7 @@ from .flow.postprocessing import PostProcessor
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
-from .nodes import Factor, Generate, Judge, Measure, Rank
+from .nodes import Factor, Feature, Generate, Judge, Rank
 from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
 
@@ -42,11 +42,11 @@ __all__ = [
     "Example",
     "Exploration",
     "Factor",
+    "Feature",
     "FlowtuneError",
     "Generate",
     "Judge",
     "LLMJudge",
-    "Measure",
     "MultiSample",
     "Node",
     "NodeOutput",

@@ -86,7 +86,7 @@ def test_a_rollout_that_fails_is_not_shown_to_the_evaluator() -> None:
 
 def test_an_unknown_evaluator_is_named() -> None:
     task = FlowTask([writer("a", None, evaluator="langer")], echo)
-    task.nodes["b"] = writer("b", None)
+    task.nodes_by_name["b"] = writer("b", None)
     with pytest.raises(UsageError, match=r"unknown evaluator 'langer'\. Did you mean 'longer'"):
         run_deviate(FakeEngine(write_letters), task, {"longer": Longer()})
 

@@ -31,8 +31,8 @@ class Small(Task):
 
 def test_each_instance_has_its_own_nodes() -> None:
     first, second = Small(), Small()
-    first.nodes["a"].alternatives = 9
-    assert second.nodes["a"].alternatives == 1
+    first.node("a").alternatives = 9
+    assert second.node("a").alternatives == 1
     assert Small.nodes[0].alternatives == 1
     assert list(first.nodes) == ["a", "b"]
 

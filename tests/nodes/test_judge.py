@@ -159,8 +159,8 @@ def test_initial_calibration() -> None:
 
 
 def test_shown_is_all_that_the_model_sees() -> None:
-    assert judge().shown({"x": 1}) == "1?"
-    assert by_likelihood().shown({"x": 1}) == "1? So 1"
+    assert judge().prompt_text({"x": 1}) == "1?"
+    assert by_likelihood().prompt_text({"x": 1}) == "1? So 1"
 
 
 # Learning from targets

@@ -153,7 +153,7 @@ def test_likelihoods_of_several_texts_add_up(respond: Any) -> None:
     assert best.logprob == -2.5
     assert best.score is not None
     assert [term.completion for term in best.score.terms] == [" q", " and q"]
-    assert node.shown({"candidates": ("a", "b"), "query": "q"}) == "a.\nb. q and q"
+    assert node.prompt_text({"candidates": ("a", "b"), "query": "q"}) == "a.\nb. q and q"
 
 
 def test_factors_have_weights_and_prompts_of_their_own(respond: Any) -> None:
@@ -191,7 +191,7 @@ def test_factors_have_weights_and_prompts_of_their_own(respond: Any) -> None:
         ("Find:", " A", -1.0),
     ]
     assert response.prompt == f"<{a}.> q\n\n<Find q:> A\n\n<Find:> A"
-    shown = node.shown({"candidates": (a, b), "query": "q"})
+    shown = node.prompt_text({"candidates": (a, b), "query": "q"})
     assert all(text in shown for text in (f"{a}.", f"{b}.", "Find q:", " q", " A", " B"))
 
 
@@ -223,8 +223,8 @@ def test_candidates_may_be_anything(respond: Any) -> None:
 
 def test_shown_is_every_candidate_and_the_text() -> None:
     inputs = {"candidates": ["a", "b"], "query": "q"}
-    assert by_choice().shown(inputs) == "a? q\nb? q"
-    assert by_likelihood().shown(inputs) == "a.\nb. q"
+    assert by_choice().prompt_text(inputs) == "a? q\nb? q"
+    assert by_likelihood().prompt_text(inputs) == "a.\nb. q"
 
 
 @pytest.mark.parametrize("inputs", [{}, {"candidates": []}, {"candidates": None}])

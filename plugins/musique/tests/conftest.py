@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from flowtune_cli import DiverseBeam, Example, Task
-from flowtune_cli.flow.deviation import Trace, deviate
+from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.request import (
     Answer,
     Decoded,
@@ -24,6 +24,7 @@ from flowtune_cli.flow.request import (
     Scored,
     ScoreRequest,
 )
+from flowtune_cli.runtime.deviation import deviate
 from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_musique.records import read_examples
 
@@ -185,12 +186,12 @@ def learn() -> Callable[[Task, Example, World], Trace]:
     """Play an example with all its deviations."""
 
     def learn(task: Task, example: Example, world: World) -> Trace:
-        explore = {
-            node.name: DiverseBeam(**node.explore_options)
-            for node in task.nodes.values()
-            if node.deviates
+        explorations = {
+            node.name: DiverseBeam(**node.explore_options) for node in task.nodes if node.deviates
         }
-        (trace,) = Scheduler(world).run([deviate(task, example, explore=explore, evaluators={})])
+        (trace,) = Scheduler(world).run(
+            [deviate(task, example, explorations=explorations, evaluators={})]
+        )
         return trace
 
     return learn

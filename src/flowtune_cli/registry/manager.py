@@ -17,6 +17,7 @@ import pluggy
 
 from ..flow.deviation import Evaluator
 from ..flow.errors import UsageError, unknown_name
+from ..flow.named import name_and_options
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
 from ..flow.task import Task
@@ -119,6 +120,11 @@ class Registry:
 
     def exploration(self, name: str) -> type[Exploration]:
         return cast("type[Exploration]", self.get("exploration", name))
+
+    def make_exploration(self, setting: str | Mapping[str, Any]) -> Exploration:
+        """The exploration strategy that a node's setting ``exploration`` describes."""
+        name, options = name_and_options(setting)
+        return self.exploration(name)(**options)
 
     def reward(self, name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", self.get("reward", name))

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on exactly, written whole or not at all."""
+"""Checkpoints: everything that a run needs to resume exactly, written atomically."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from ..engine.adapters import Adapters
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Node, SelfLearning
-from ..learning.learner import Learner
+from ..learning.learner import Learner, WriteError
 from .progressive import Progressive
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where in the training data a run stands: all before it was played and learned from."""
+    """How far a run is: everything before this was played and learned from."""
 
     episodes: int = 0
     batches: int = 0
@@ -65,21 +65,15 @@ def save_checkpoint(
         _flush(partial)
         os.replace(partial, target)
         _flush_directory(directory)
-    except OSError as error:
+    except (OSError, WriteError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise FlowtuneError(
             f"the checkpoint {target} could not be written: {error}. Older checkpoints are"
             " untouched; make room and go on with --resume."
         ) from error
-    except Exception as error:
-        # safetensors has an error of its own for a failed write.
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise FlowtuneError(
-            f"the checkpoint {target} could not be written: {error}. Older checkpoints are"
-            " untouched; make room and go on with --resume."
-        ) from error
+        raise
     for old in checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -110,10 +104,9 @@ def load_checkpoint(
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
 
 
-def optimizer_of(directory: Path) -> str | None:
-    """The name of the optimizers whose state a checkpoint holds; older ones do not say it."""
-    name: str | None = _state(directory).get("optimizer")
-    return name
+def optimizer_of(directory: Path) -> str:
+    """The name of the optimizer whose state a checkpoint holds."""
+    return str(_state(directory)["optimizer"])
 
 
 def _state(directory: Path) -> dict[str, Any]:
