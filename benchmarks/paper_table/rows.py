@@ -119,7 +119,7 @@ class Treatments:
         """Predictions of dev with scores and rollouts, from their file or played now."""
         file = self._file(name)
         if not file.exists():
-            session = self._bench(seed)
+            session = self._session(seed)
             made_by = "untrained"
             if run is not None:
                 newest = checkpoints(run.checkpoints)[-1]
@@ -147,7 +147,7 @@ class Treatments:
         run = RunDirectory(runs / name)
         if (run.path / "run.json").exists() and run.info.state == "finished":
             return run
-        session = self._bench(seed, dev=source is not None)
+        session = self._session(seed, dev=source is not None)
         split = "dev" if source else "train"
         examples = self._dev if source else list(session.task.examples(self.data, split))
         if not (run.path / "run.json").exists():
@@ -190,7 +190,7 @@ class Treatments:
         task: Task = self._resolved(seed).make_task()
         return task
 
-    def _bench(self, seed: int, *, dev: bool = False) -> Session:
+    def _session(self, seed: int, *, dev: bool = False) -> Session:
         resolved = self._resolved(seed, dev=dev)
         say(f"loading {resolved.settings.model.name}")
         return set_up(resolved.make_task(), resolved.settings, self.registry)

@@ -44,12 +44,12 @@ class State:
             Prefixes(self.adapters, 1000, 10**9), tokens, LearningSettings(), adam, 1000
         )
         self.progressive = Progressive(gate="f1")
-        self.nodes = {"urn": Urn()}
+        self.nodes = [Urn()]
 
     def learn(self) -> None:
         self.learner.update("a", [TextDatum("a", plain("x"), "y")])
         self.progressive.add({"f1": 0.3, "em": None})
-        self.nodes["urn"].likes["red"] += 0.1
+        self.nodes[0].likes["red"] += 0.1
 
     def save(self, directory: Path, episodes: int, keep: int = 2) -> Path:
         return save_checkpoint(

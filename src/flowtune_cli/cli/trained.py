@@ -49,7 +49,7 @@ class Player:
                 self.checkpoint,
                 adapters=session.adapters,
                 learner=None,
-                nodes=self.task.nodes_by_name,
+                nodes=self.task.nodes,
             )
         return session
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def save_checkpoint(
     position: Position,
     adapters: Adapters,
     learner: Learner,
-    nodes: Mapping[str, Node],
+    nodes: Sequence[Node],
     progressive: Progressive,
     keep: int,
 ) -> Path:
@@ -57,9 +57,7 @@ def save_checkpoint(
             "position": vars(position),
             "optimizer": learner.settings.optimizer,
             "progressive": progressive.state(),
-            "nodes": {
-                name: node.state() for name, node in nodes.items() if isinstance(node, SelfLearning)
-            },
+            "nodes": {node.name: node.state() for node in nodes if isinstance(node, SelfLearning)},
         }
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
         _flush(partial)
@@ -84,7 +82,7 @@ def load_checkpoint(
     *,
     adapters: Adapters,
     learner: Learner | None,
-    nodes: Mapping[str, Node],
+    nodes: Sequence[Node],
     reset_references: bool = False,
 ) -> tuple[Position, Progressive]:
     """Read a checkpoint into the adapters, optimizers and self-learning nodes.
@@ -97,10 +95,9 @@ def load_checkpoint(
     adapters.load(directory / "adapters", reset_references=reset_references)
     if learner is not None:
         learner.load(directory / "optimizers")
-    for name, node_state in state["nodes"].items():
-        node = nodes.get(name)
-        if isinstance(node, SelfLearning):
-            node.load_state(node_state)
+    for node in nodes:
+        if isinstance(node, SelfLearning) and node.name in state["nodes"]:
+            node.load_state(state["nodes"][node.name])
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
 
 

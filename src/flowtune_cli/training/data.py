@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,18 +24,19 @@ class NodeData:
     targets: list[tuple[Response, Any]] = field(default_factory=list)
 
 
-def collect(nodes: Mapping[str, Node], traces: Sequence[Trace]) -> dict[str, NodeData]:
+def collect(nodes: Sequence[Node], traces: Sequence[Trace]) -> dict[str, NodeData]:
     """Each node's data, in the order of the traces; nodes without data are omitted.
 
     Preferences go to nodes that learn from them and targets to supervised ones. An episode that
     failed contributes neither.
     """
+    by_name = {node.name: node for node in nodes}
     found: dict[str, NodeData] = {}
     for trace in traces:
         if trace.episode.failure is not None:
             continue
         for preference in trace.preferences:
-            node = nodes[preference.node]
+            node = by_name[preference.node]
             node_data = found.setdefault(preference.node, NodeData())
             node_data.preferences.append(preference)
             chosen, rejected = preference.chosen.score, preference.rejected.score
@@ -44,10 +45,10 @@ def collect(nodes: Mapping[str, Node], traces: Sequence[Trace]) -> dict[str, Nod
                 node_data.data.append(PreferenceDatum(node.name, chosen, rejected, weight))
         for target in trace.episode.targets:
             step = trace.episode.steps[target.step]
-            node = nodes[step.node]
+            node = by_name[step.node]
             if node.learn != "supervised":
                 continue
             node_data = found.setdefault(step.node, NodeData())
             node_data.targets.append((step.response, target.gold))
             node_data.data += node.target_data(step.response, target.gold)
-    return {name: found[name] for name in nodes if name in found}
+    return {name: found[name] for name in by_name if name in found}

@@ -115,7 +115,7 @@ class Trainer:
                 found[-1],
                 adapters=self.session.adapters,
                 learner=self.learner,
-                nodes=self.session.task.nodes_by_name,
+                nodes=self.session.task.nodes,
             )
 
     def start_from(self, checkpoint: Path) -> bool:
@@ -132,7 +132,7 @@ class Trainer:
             checkpoint,
             adapters=self.session.adapters,
             learner=self.learner if same else None,
-            nodes=self.session.task.nodes_by_name,
+            nodes=self.session.task.nodes,
             reset_references=True,
         )
         self._checkpoint()
@@ -219,7 +219,7 @@ class Trainer:
 
     def _learn(self, traces: Sequence[Trace]) -> list[UpdateRecord]:
         """Update every node that has data; the others stay bit-identical."""
-        collected = collect(self.session.task.nodes_by_name, traces)
+        collected = collect(self.session.task.nodes, traces)
         data = [datum for node_data in collected.values() for datum in node_data.data]
         self.session.engine.forget(keep=self.learner.contexts(data))  # frees memory for learning
         return [self._update(name, collected[name]) for name in collected]
@@ -283,7 +283,7 @@ class Trainer:
             position=self.position,
             adapters=self.session.adapters,
             learner=self.learner,
-            nodes=self.session.task.nodes_by_name,
+            nodes=self.session.task.nodes,
             progressive=self.progressive,
             keep=self.settings.keep_checkpoints,
         )
