@@ -60,7 +60,7 @@ class Small(Task):
             prompt=Template(system="Be brief.", user="{found} {enough} {question}"),
             reward="f1",
             alternatives=3,
-            explore_options={"beams": 6},
+            exploration={"name": "diverse_beam", "beams": 6},
             pairs="best",
             max_new_tokens=10,
         ),

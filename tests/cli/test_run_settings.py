@@ -178,9 +178,9 @@ def test_what_was_learned_can_be_used_with_other_settings_but_not_adapters(
     begin: Begin, now: Now
 ) -> None:
     run = begin("learning.beta=0.7", "model.name=m", "training.seed=1")
-    trained = now(run, f"{QUERY}.explore=multi_sample", "learning.optimizer=adam").trained()
+    trained = now(run, f"{QUERY}.exploration=multi_sample", "learning.optimizer=adam").trained()
     query = trained.make_task().node("query")
-    assert (query.explore, query.explore_options) == ("multi_sample", {})
+    assert query.exploration == "multi_sample"
     assert (trained.settings.learning.optimizer, trained.settings.learning.beta) == ("adam", 0.7)
     assert trained.settings.learning.optimizer_options == {}
     assert trained.settings.training.seed == 1

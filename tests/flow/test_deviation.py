@@ -93,7 +93,7 @@ def test_reward_never_stated() -> None:
 
     (deviation,) = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow)).deviations
     assert deviation.outcome is Outcome.SKIPPED
-    assert deviation.reason == "reward is not stated here"
+    assert deviation.reason == "reward is not reported here"
 
 
 def test_reward_not_stated_in_the_rollout() -> None:
@@ -104,7 +104,7 @@ def test_reward_not_stated_in_the_rollout() -> None:
     trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.UNDEFINED
-    assert deviation.reason == "reward is not stated in the rollout"
+    assert deviation.reason == "reward is not reported in the rollout"
     assert trace.preferences == []
 
 

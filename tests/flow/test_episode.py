@@ -16,6 +16,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
 from flowtune_cli.runtime.deviation import deviate
 from flowtune_cli.runtime.play import play
+from flowtune_cli.runtime.replay import Effects, Plan, Replay
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -28,8 +29,9 @@ from support.fake_engine import (
 )
 
 
-def empty_episode() -> Episode:
-    return Episode(EXAMPLE, {"a": writer("a")})
+def empty_episode(effects: Effects | None = None) -> Episode:
+    replay = Replay(Plan(), seed=0, effects={} if effects is None else effects)
+    return Episode(EXAMPLE, {"a": writer("a")}, replay)
 
 
 # Calls
@@ -56,7 +58,10 @@ def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() ->
 
     engine = FakeEngine()
     task = FlowTask([writer("a"), writer("b")], flow)
-    run(engine, play(task, EXAMPLE, explorations={"a": MultiSample(temperature=2.0)}, seed=9))
+    run(
+        engine,
+        play(task, EXAMPLE, plan=Plan(explorations={"a": MultiSample(temperature=2.0)}), seed=9),
+    )
     first, second, third = engine.requests
     assert isinstance(first, DecodeRequest)
     assert isinstance(second, DecodeRequest)
@@ -98,7 +103,7 @@ def test_no_rewards_no_means() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_reward_must_be_finite(value: float) -> None:
-    with pytest.raises(ValueError, match="'f1' was stated as"):
+    with pytest.raises(ValueError, match="reward 'f1' is"):
         empty_episode().reward("f1", value)
 
 
@@ -138,7 +143,7 @@ def test_a_target_for_a_node_that_was_not_called_fails_that_episode_alone() -> N
     assert good.failure is None
     assert bad.failure is not None
     assert bad.failure.error == (
-        "ValueError: a target was given for node 'a', which was not called before"
+        "ValueError: a target was reported for node 'a', which has not been called yet"
     )
 
 
@@ -174,13 +179,14 @@ class Tool:
 
 
 def test_effects_are_told_apart_by_function_arguments_and_occurrence() -> None:
-    tool, episode = Tool(), empty_episode()
+    effects: Effects = {}
+    tool, episode = Tool(), empty_episode(effects)
     assert episode.effect(tool.search, "x") == [1, "x"]
     assert episode.effect(tool.search, "y") == [2, "y"]
     assert episode.effect(tool.search, "x") == [3, "x"]
     assert episode.effect(tool.search, {"k": [1, None]}, 2) == [4, {"k": [1, None]}, 2]
 
-    again = Episode(EXAMPLE, {}, effects=episode.effects)
+    again = empty_episode(effects)
     assert again.effect(tool.search, "x") == [1, "x"]
     assert again.effect(tool.search, "x") == [3, "x"]
     assert again.effect(tool.search, "y") == [2, "y"]
@@ -271,5 +277,5 @@ def test_a_flow_without_calls() -> None:
 
     engine = FakeEngine()
     task = FlowTask([writer("a")], flow)
-    (episode,) = run(engine, play(task, EXAMPLE, explorations={"a": DiverseBeam()}))
+    (episode,) = run(engine, play(task, EXAMPLE, plan=Plan(explorations={"a": DiverseBeam()})))
     assert (episode.steps, episode.result, engine.batches) == ([], {"done": True}, [])

@@ -51,7 +51,7 @@ def test_another_prompt_on_replay_names_step_node_and_both_prompts() -> None:
     assert "step 1, node 'b'" in second.reason
     assert "--- recorded prompt ---\nb:run 0\n" in second.reason
     assert "--- prompt now ---\nb:run 2" in second.reason
-    assert "_check_replay" in second.rollout.failure.traceback
+    assert "_check_same_call" in second.rollout.failure.traceback
 
 
 def test_a_replayed_step_before_the_deviation_is_checked_too() -> None:

@@ -35,7 +35,7 @@ def test_nodes_that_learn_have_an_adapter() -> None:
     assert writer("a").adapter == "a"
     assert writer("a", learn="supervised").adapter == "a"
     assert writer("a", learn="nothing").adapter is None
-    assert writer("a").initial_calibration() == ()
+    assert writer("a").initial_head() == {}
 
 
 @dataclass(kw_only=True)

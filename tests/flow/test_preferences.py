@@ -68,7 +68,7 @@ def test_an_evaluator_that_cannot_say() -> None:
     trace = run_deviate(engine, FlowTask(nodes, echo), {"longer": judge})
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.UNDEFINED
-    assert deviation.reason == "longer cannot say"
+    assert deviation.reason == "longer cannot tell"
     assert trace.preferences == []
 
 
@@ -129,7 +129,7 @@ def test_the_best_alternative_alone_makes_a_pair(
 def test_pairs_are_made_step_by_step_whatever_the_order() -> None:
     nodes = [writer("a", pairs="best", alternatives=2), writer("b", alternatives=2)]
     task = FlowTask(nodes, echo)
-    episode = Episode(EXAMPLE, task.nodes)
+    episode = Episode(EXAMPLE, task.nodes_by_name)
     outputs = tuple(NodeOutput(value=v, text=v) for v in "ABC")
     for index, name in enumerate("ab"):
         response = Response("", outputs)

@@ -11,7 +11,7 @@ from flowtune_cli.flow.deviation import Outcome, Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.node import Call, Node, NodeOutput, Response
 from flowtune_cli.runtime.deviation import deviate
-from flowtune_cli.runtime.replay import Plan
+from flowtune_cli.runtime.replay import Effects, Plan, Replay
 from support.fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
 from support.random_flows import Program, RandomTask, programs, random_nodes
 
@@ -147,6 +147,11 @@ def test_a_flow_costs_as_many_rollouts_as_it_has_alternatives(program: Program) 
         ]
 
 
+def effects_of(episode: Episode) -> Effects:
+    assert isinstance(episode.runner, Replay)
+    return episode.runner.effects
+
+
 @few
 @given(programs)
 def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> None:
@@ -158,8 +163,9 @@ def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> No
     # The episode's own runs come first; then only runs that no one did before are added.
     assert task.tool_runs[: len(alone.tool_runs)] == alone.tool_runs
     rollouts = [d.rollout for d in trace.deviations if d.rollout]
-    assert len(trace.episode.effects) == len(task.tool_runs)
-    assert all(rollout.effects is trace.episode.effects for rollout in rollouts)
+    effects = effects_of(trace.episode)
+    assert len(effects) == len(task.tool_runs)
+    assert all(effects_of(rollout) is effects for rollout in rollouts)
 
 
 @few

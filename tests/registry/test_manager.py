@@ -190,7 +190,7 @@ class T(Task):
             "\nregister(T)",
             "may not have a field 'nodes'",
         ),
-        ("node_types", "register(Node)", "does not define respond, shown, target_data"),
+        ("node_types", "register(Node)", "does not define prompt_text, respond, target_data"),
         (
             "node_types",
             "class N(Generate):\n    kind = 'my kind'\nregister(N)",

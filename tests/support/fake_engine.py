@@ -122,7 +122,7 @@ class FakeEngine:
                 for prompt, completions in request.items
             ),
             adapter_version=7,
-            head=self.head,
+            head=self.head if request.adapter is not None else {},
         )
 
 
@@ -171,7 +171,7 @@ def run_play(
 
 def explored(task: Task) -> dict[str, Exploration]:
     """Diverse beam search for each node of a task that deviates."""
-    return {name: DiverseBeam() for name, node in task.nodes_by_name.items() if node.deviates}
+    return {node.name: DiverseBeam() for node in task.nodes if node.deviates}
 
 
 def run_deviate(

@@ -38,7 +38,7 @@ class HopQA(Task):
                 name="query",
                 prompt=Template("Ask about {question}", system="Be brief."),
                 reward="f1",
-                explore_options={"penalty": 2.0},
+                exploration={"name": "diverse_beam", "penalty": 2.0},
                 max_new_tokens=20 * settings.hops,
             ),
             Judge(name="stop", prompt=Template("Enough? {found}"), reward="f1"),

@@ -60,7 +60,7 @@ def letters_nodes() -> list[Node]:
     """Learning from preferences, with and without samples, supervised, by itself, and not."""
     return [
         writer("draft", "draft", alternatives=2, max_new_tokens=4),
-        writer("wild", "end", explore="multi_sample", max_new_tokens=3),
+        writer("wild", "end", exploration="multi_sample", max_new_tokens=3),
         Judge(name="judge", prompt=Template("{x}", chat=False), learn="supervised"),
         Urn(reward="end"),
         writer("idle", "never", max_new_tokens=2),

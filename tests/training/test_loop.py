@@ -331,7 +331,7 @@ def test_of_what_was_played_the_contexts_of_the_data_alone_are_left_to_learn(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nodes() -> list[Any]:
-        shown = Template(" is it?", context="{x}.", chat=False)
+        shown = Template(" is it?", frozen_prefix="{x}.", chat=False)
         judges = {"learns": "supervised", "still": "nothing"}
         return [Judge(name=name, prompt=shown, learn=learn) for name, learn in judges.items()]
 

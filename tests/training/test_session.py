@@ -23,9 +23,9 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
         text = writer("x").prompt
         return [
-            writer("draft", "r", explore_options={"penalty": 9.0}),
-            writer("wild", None, evaluator="llm_judge", explore="multi_sample"),
-            writer("still", None, explore="unknown to all"),
+            writer("draft", "r", exploration={"name": "diverse_beam", "penalty": 9.0}),
+            writer("wild", None, evaluator="llm_judge", exploration="multi_sample"),
+            writer("still", None, exploration="unknown to all"),
             writer("fixed", "r", learn="nothing"),
             Judge(name="judge", prompt=text, score="likelihood", text="{x}", scale=2.0),
         ]
@@ -38,14 +38,17 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
     assert isinstance(session.evaluators["llm_judge"], LLMJudge)
     assert session.optimizer is adam
     assert session.adapters.nodes == ("draft", "wild", "still", "judge")
-    assert session.adapters.calibration("judge") == (2.0, -2.0)
+    assert session.adapters.head("judge") == {"likelihood": 2.0, "bias": 0.0}
     assert session.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
 
 
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"explore": "diverse_bean"}, r"exploration 'diverse_bean'\. Did you mean 'diverse_beam'"),
+        (
+            {"exploration": "diverse_bean"},
+            r"exploration 'diverse_bean'\. Did you mean 'diverse_beam'",
+        ),
         ({"evaluator": "llm_jugde"}, r"evaluator 'llm_jugde'\. Did you mean 'llm_judge'"),
     ],
 )

@@ -23,7 +23,7 @@ def run(task, example, script):
 
 
 def trace(task, example, script):
-    explorations = {name: DiverseBeam() for name in task.nodes}
+    explorations = {name: DiverseBeam() for name in task.nodes_by_name}
     [made] = Scheduler(script.engine()).run(
         [deviate(task, example, explorations=explorations, evaluators={})]
     )

@@ -144,22 +144,22 @@ def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     model = _settings(run)["model"]
     base = Base(model["name"], model["revision"], _loaded_from(model["name"]))
     about = {"run": run.path.name, "task": run.info.task}
-    contexts = {name: _context(settings) for name, settings in _nodes(run).items()}
+    frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
     manifest = export_adapters(
-        path, newest_checkpoint(run), base, about, contexts, overwrite=overwrite
+        path, newest_checkpoint(run), base, about, frozen_prefixes, overwrite=overwrite
     )
     names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
     note(f"{path}: the adapters of {names}, after {manifest['episode']} episodes")
     for adapter in manifest["adapters"]:
-        if "calibration" in adapter:
+        if "head" in adapter:
             note(
-                f"'{adapter['node']}' learned figures beside its adapter, which no server knows of;"
-                " the manifest has them"
+                f"'{adapter['node']}' has a head beside its adapter, which no server applies; the"
+                " manifest has its parameters"
             )
-        if "context" in adapter:
+        if "frozen_prefix" in adapter:
             note(
-                f"'{adapter['node']}' goes on from a context that the base model reads without its"
-                " adapter; a server, which reads all of a prompt with it, gives other outputs"
+                f"'{adapter['node']}' has a frozen prefix, which the base model encodes without the"
+                " adapter; a server uses the adapter on the whole prompt, and gives other outputs"
             )
     return {"path": path, **manifest}
 
@@ -192,6 +192,6 @@ def _is_chat_node(settings: Mapping[str, Any]) -> bool:
     return not isinstance(prompt, Mapping) or bool(prompt.get("chat", True))
 
 
-def _context(settings: Mapping[str, Any]) -> str:
+def _frozen_prefix(settings: Mapping[str, Any]) -> str:
     prompt = settings.get("prompt")
-    return str(prompt.get("context", "")) if isinstance(prompt, Mapping) else ""
+    return str(prompt.get("frozen_prefix", "")) if isinstance(prompt, Mapping) else ""

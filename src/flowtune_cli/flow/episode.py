@@ -79,7 +79,7 @@ class Episode:
 
     Args:
         nodes: the task's nodes, by name.
-        runner: answers the calls.
+        runner: answers the calls; None for a record that no flow runs in.
         is_rollout: one step's output was substituted, so nothing is learned from targets.
     """
 
@@ -87,7 +87,7 @@ class Episode:
         self,
         example: Example,
         nodes: Mapping[str, Node],
-        runner: Runner,
+        runner: Runner | None = None,
         *,
         is_rollout: bool = False,
     ) -> None:
@@ -101,7 +101,7 @@ class Episode:
         self.failure: Failure | None = None
         self.stopped_early = False
         self.undefined_rewards: set[str] = set()
-        self._runner = runner
+        self.runner = runner
 
     # For flows
 
@@ -112,7 +112,8 @@ class Episode:
             UsageError: the task has no such node, or an input of its prompt is missing.
             ReplayError: a replayed flow did not make the same call again.
         """
-        self.steps.append(await self._runner.call(self, node, inputs))
+        assert self.runner is not None
+        self.steps.append(await self.runner.call(self, node, inputs))
         return self.steps[-1].output.value
 
     def reward(self, name: str, value: float | None) -> None:
@@ -170,7 +171,8 @@ class Episode:
         Raises:
             UsageError: the arguments are not JSON values.
         """
-        return self._runner.effect(function, args)
+        assert self.runner is not None
+        return self.runner.effect(function, args)
 
     # The record
 

@@ -14,6 +14,7 @@ from benchmarks.work import Small
 from flowtune_cli.config.settings import ModelSettings, Settings
 from flowtune_cli.flow.prompt import Prompt, Template
 from flowtune_cli.flow.request import Decoded, DecodeRequest, Decoding, Request, ScoreRequest
+from flowtune_cli.nodes import Feature
 from flowtune_cli.registry import load_registry
 from flowtune_cli.training.data import collect
 from flowtune_cli.training.session import Session, set_up
@@ -72,7 +73,7 @@ def test_answers_agree(session: Session, plain: PlainEngine) -> None:
 
 
 def behind(context: str, shown: str = "") -> Prompt:
-    template = Template(context=context, user=shown, chat=False)
+    template = Template(frozen_prefix=context, user=shown, chat=False)
     return template.render({}, node="n", reserve=0)
 
 
