@@ -136,7 +136,8 @@ def about(name: str) -> str:
         return summary(public)
     if text := _text_below_assignment(name):
         return text
-    return f"One of {', '.join(getattr(kind, '__name__', repr(kind)) for kind in get_args(public))}."
+    kinds = [getattr(kind, "__name__", repr(kind)) for kind in get_args(public)]
+    return f"One of {', '.join(kinds)}."
 
 
 def _text_below_assignment(name: str) -> str:
