@@ -17,6 +17,7 @@ import pluggy
 
 from ..flow.deviation import Evaluator
 from ..flow.errors import UsageError, unknown_name
+from ..flow.model_source import ModelSource
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
 from ..flow.task import Task
@@ -31,6 +32,7 @@ HOOKS: dict[Kind, str] = {
     "evaluator": "register_rewards",
     "optimizer": "register_optimizers",
     "post-processor": "register_postprocessors",
+    "model": "register_models",
     "tracker": "register_trackers",
     "command": "register_commands",
 }
@@ -133,6 +135,9 @@ class Registry:
 
     def postprocessor(self, name: str) -> type[PostProcessor]:
         return cast("type[PostProcessor]", self.get("post-processor", name))
+
+    def model(self, name: str) -> ModelSource:
+        return cast(ModelSource, self.get("model", name))
 
     def tracker(self, name: str) -> Callable[..., Any]:
         """The factory of that name: ``factory(run)``."""
