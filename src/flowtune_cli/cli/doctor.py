@@ -12,7 +12,7 @@ import typer
 
 from .options import JsonOption
 from .output import print_json
-from .plugin_commands import registry_with_all_problems
+from .plugin_commands import fully_loaded_registry
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -23,6 +23,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "bitsandbytes",
+    "gguf",
     "parameterfree",
     "tomli",
     "textual",
@@ -33,7 +34,7 @@ PACKAGES = (
 
 def doctor(context: typer.Context, json: JsonOption = False) -> None:
     """Describe the installation and the machine, to be pasted where help is asked for."""
-    registry = registry_with_all_problems(context)
+    registry = fully_loaded_registry(context)
     report = {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),

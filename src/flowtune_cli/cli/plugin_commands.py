@@ -33,8 +33,8 @@ def plugin_commands(registry: Registry, own: Collection[str]) -> dict[str, Any]:
     return commands
 
 
-def registry_with_all_problems(context: typer.Context) -> Registry:
-    """The registry with everything loaded, commands too, so that its problems are complete."""
+def fully_loaded_registry(context: typer.Context) -> Registry:
+    """The registry with every hook called and every command made, so its problems are complete."""
     from ..registry import load_registry
 
     registry = load_registry()

@@ -9,7 +9,7 @@ import typer
 
 from .options import JsonOption
 from .output import print_json, print_rows
-from .plugin_commands import registry_with_all_problems
+from .plugin_commands import fully_loaded_registry
 
 
 def plugins(
@@ -27,7 +27,7 @@ def plugins(
         else:
             print_rows(["hook", "help"], rows)
         return
-    registry = registry_with_all_problems(context)
+    registry = fully_loaded_registry(context)
     shown: list[dict[str, Any]] = []
     for plugin in registry.plugins:
         brings: dict[str, list[str]] = {}

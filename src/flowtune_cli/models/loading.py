@@ -84,7 +84,7 @@ def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device that is asked for; for 'auto' a GPU if there is one, else the processor.
+    """The device that the setting names; 'auto' is a GPU if there is one, else the CPU.
 
     Raises:
         UsageError: there is no such device.
