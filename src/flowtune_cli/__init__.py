@@ -7,6 +7,7 @@ from .exploration import DiverseBeam, MultiSample
 from .flow.episode import Episode
 from .flow.errors import DataError, FlowtuneError, UsageError
 from .flow.example import Example
+from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
     Call,
     ChoiceDatum,
@@ -47,6 +48,7 @@ __all__ = [
     "Generate",
     "Judge",
     "LLMJudge",
+    "ModelSource",
     "MultiSample",
     "Node",
     "NodeOutput",
@@ -62,6 +64,7 @@ __all__ = [
     "Term",
     "TextDatum",
     "UsageError",
+    "cache_directory",
     "exact_match",
     "hookimpl",
     "normalize",
