@@ -10,6 +10,7 @@ from .flow.deviation import Deviation, Evaluator, Outcome, Preference, Trace
 from .flow.episode import Episode, Failure, RewardEvent, Step, Target
 from .flow.errors import DataError, FlowtuneError, ReplayError, UsageError
 from .flow.example import Example
+from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
     LIKELIHOOD,
     Ask,
@@ -82,6 +83,7 @@ __all__ = [
     "Learn",
     "Likelihood",
     "Message",
+    "ModelSource",
     "MultiSample",
     "Node",
     "NodeOutput",
@@ -111,6 +113,7 @@ __all__ = [
     "Tracker",
     "TrackerFactory",
     "UsageError",
+    "cache_directory",
     "exact_match",
     "hookimpl",
     "normalize",

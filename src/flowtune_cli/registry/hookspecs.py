@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from ..flow.model_source import ModelSource
     from ..flow.node import Exploration, Node
     from ..flow.postprocessing import PostProcessor
     from ..flow.task import Task
@@ -61,6 +62,13 @@ class Hooks:
     @hookspec
     def register_postprocessors(self, register: Callable[[type[PostProcessor]], None]) -> None:
         """``register(class)``: subclasses of ``PostProcessor``, offered by their ``name``."""
+
+    @hookspec
+    def register_models(self, register: Callable[[ModelSource], None]) -> None:
+        """``register(source)``: objects of subclasses of ``ModelSource``, known by their ``name``.
+
+        ``model.name`` in the settings selects one.
+        """
 
     @hookspec
     def register_trackers(self, register: Callable[[str, TrackerFactory], None]) -> None:

@@ -17,6 +17,7 @@ import pluggy
 
 from ..flow.deviation import Evaluator
 from ..flow.errors import UsageError, unknown_name
+from ..flow.model_source import ModelSource
 from ..flow.named import name_and_options
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
@@ -32,6 +33,7 @@ HOOKS: dict[Kind, str] = {
     "evaluator": "register_rewards",
     "optimizer": "register_optimizers",
     "post-processor": "register_postprocessors",
+    "model": "register_models",
     "tracker": "register_trackers",
     "command": "register_commands",
 }
@@ -139,6 +141,9 @@ class Registry:
 
     def postprocessor(self, name: str) -> type[PostProcessor]:
         return cast("type[PostProcessor]", self.get("post-processor", name))
+
+    def model(self, name: str) -> ModelSource:
+        return cast(ModelSource, self.get("model", name))
 
     def tracker(self, name: str) -> Callable[..., Any]:
         """The factory of that name: ``factory(run)``."""

@@ -98,7 +98,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     """Load the model and put the task's adapters on it.
 
     Args:
-        registry: finds exploration strategies, evaluators and the optimizer by name.
+        registry: finds models, exploration strategies, evaluators and the optimizer by name.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
@@ -123,7 +123,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
         node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
     }
     optimizer = registry.optimizer(settings.learning.optimizer)
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, registry)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     if settings.engine.blocked_weights:
