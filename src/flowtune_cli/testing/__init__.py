@@ -4,6 +4,7 @@ None of it needs pytest. Only ``make_tiny_model``, ``TinySession`` and ``train``
 they are called.
 """
 
+from ..flow.deviation import prefer
 from .checks import check_task
 from .engine import ScriptedEngine
 from .episodes import deviate, play, play_with_rollouts, training_data
@@ -19,6 +20,7 @@ __all__ = [
     "make_tiny_model",
     "play",
     "play_with_rollouts",
+    "prefer",
     "train",
     "training_data",
 ]
