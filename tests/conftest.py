@@ -26,6 +26,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# The tutorial's own tests need its plugin to be installed: test_example_plugin.py runs them so.
+collect_ignore = ["example_plugin"]
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("model") is None:
         return

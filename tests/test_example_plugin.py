@@ -87,14 +87,15 @@ def test_setuptools_builds_it(tmp_path: Path) -> None:
 def test_the_tutorial_shows_it_as_it_is() -> None:
     [project] = blocks(TUTORIAL, "toml")
     assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
-    plugin, _ = blocks(TUTORIAL, "python")
+    plugin, tests, _ = blocks(TUTORIAL, "python")
+    assert tests == (PACKAGE / "tests/test_mailroom.py").read_text(encoding="utf-8")
     assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
     [records] = blocks(TUTORIAL, "json")
     assert (PACKAGE / "data/train.jsonl").read_text(encoding="utf-8").startswith(records)
 
 
 def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
-    _, source = blocks(TUTORIAL, "python")
+    *_, source = blocks(TUTORIAL, "python")
     names: dict[str, Any] = {}
     exec(source, names)
     register: list[Any] = []
@@ -109,6 +110,28 @@ def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
     ]
     done = post_process([processor], task, [], lines, print)
     assert [line["team"] for line in done] == ["repairs", "billing"]
+
+
+def test_the_tutorial_s_tests_pass_and_can_fail(registry: Registry, tmp_path: Path) -> None:
+    """Run as an author would, in a copy of the package, and once more with a mistake in it."""
+    folder = shutil.copytree(PACKAGE, tmp_path / "package")
+    plugin = folder / "src/mailroom/plugin.py"
+
+    def run_tests() -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "src"), *sys.path])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout
+
+    assert "3 passed" in run_tests()
+    source = plugin.read_text(encoding="utf-8")
+    plugin.write_text(source.replace('reward="certainty"', 'reward="certianty"'), encoding="utf-8")
+    assert "Did you mean 'certainty'?" in run_tests()
 
 
 def test_the_better_summary_is_preferred_and_the_team_gets_its_target(
