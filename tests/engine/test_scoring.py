@@ -23,7 +23,7 @@ def pair(prompt: tuple[int, ...], completion: tuple[int, ...], context: int = 0)
     return Pair(prompt, context, completion)
 
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 PAIRS: list[Pair] = [
     pair(text(9, 0), text(4, 10)),
     pair(text(3, 1), text(1, 11)),

@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from flowtune_cli import Example, Task
 from flowtune_cli.testing import ScriptedEngine
 from flowtune_musique.records import read_examples
 
 Record = dict[str, Any]
-
-# How long an example takes depends on what else the machine does.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 
 # They cancel the thresholds of the nodes that judge by likelihood.
