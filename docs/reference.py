@@ -18,6 +18,7 @@ from typing import Any, get_args
 from typer.main import get_command
 
 import flowtune_cli
+from flowtune_cli import testing
 from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
 from flowtune_cli.cli.main import COMMANDS, GROUPS, app
 from flowtune_cli.config.resolve import SECTIONS
@@ -75,6 +76,15 @@ def reference() -> str:
     episode = flowtune_cli.Episode
     for method in (episode.call, episode.reward, episode.target, episode.effect):
         lines.append(f"- `episode.{method.__name__}{_call(method)}`: {_inline(summary(method))}")
+    lines += [
+        "",
+        "## What a plugin's tests import",
+        "",
+        "All of it from `flowtune_cli.testing`.",
+        "",
+    ]
+    helpers = {name: summary(getattr(testing, name)) for name in testing.__all__}
+    lines += _table(["name", "what"], ([f"`{n}`", _inline(text)] for n, text in helpers.items()))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 

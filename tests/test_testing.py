@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ from flowtune_cli.testing import (
     train,
     training_data,
 )
+from support.markdown_blocks import REPOSITORY
 
 PLAIN = Template("{question}", chat=False)
 PROMPT = PLAIN.render({"question": "why so long"}, node="test")
@@ -508,6 +510,28 @@ def test_training_is_real(tiny_model_dir: Path, tmp_path: Path) -> None:
     assert figures[0]["node/check/gradient_norm"] > 0
     with pytest.raises(UsageError, match="run"):
         train(task, examples, tiny_model_dir, tmp_path / "run", settings)
+
+
+def test_the_tests_of_plugins_need_nothing_else_of_flowtune() -> None:
+    """But for the one that looks at the default of a setting."""
+    imported: dict[str, set[str]] = {}
+    for folder in ("plugins/*/tests", "tests/*_plugin"):
+        for file in REPOSITORY.glob(f"{folder}/**/*.py"):
+            modules = re.findall(
+                r"^(?:from|import) (flowtune_cli\S*|support\S*)", file.read_text(), re.MULTILINE
+            )
+            imported.setdefault(str(file.relative_to(REPOSITORY)), set()).update(modules)
+    assert len(imported) > 20
+    others = {
+        file: modules - {"flowtune_cli", "flowtune_cli.testing"}
+        for file, modules in imported.items()
+    }
+    assert {file: modules for file, modules in others.items() if modules} == {
+        "plugins/smollm2/tests/test_plugin.py": {
+            "flowtune_cli.config.settings",
+            "flowtune_cli.registry",
+        }
+    }
 
 
 def test_importing_it_takes_no_heavy_library() -> None:
