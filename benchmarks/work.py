@@ -60,7 +60,7 @@ class Small(Task):
             prompt=Template(system="Be brief.", user="{found} {enough} {question}"),
             reward="f1",
             alternatives=3,
-            explore_options={"beams": 6},
+            exploration={"name": "diverse_beam", "beams": 6},
             pairs="best",
             max_new_tokens=10,
         ),
@@ -115,7 +115,7 @@ def _train(model: Path) -> Work:
         {
             "model": {"name": str(model), "device": "cpu", "dtype": "float32"},
             "adapter": {"rank": 2},
-            "learning": {"optimizer": "adam", "optimizer_options": {"lr": 1e-3}},
+            "learning": {"optimizer": {"name": "adam", "lr": 1e-3}},
             "training": {"batch_size": BATCH_SIZE},
         }
     )

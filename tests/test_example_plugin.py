@@ -16,8 +16,8 @@ import pytest
 
 from flowtune_cli import DataError, Example, Task, UsageError
 from flowtune_cli.cli.main import main
+from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import resolve
-from flowtune_cli.config.sources import tomllib
 from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.postprocessing import post_process
 from flowtune_cli.registry import Registry, load_registry

@@ -22,6 +22,7 @@ from .flow.node import (
     TextDatum,
 )
 from .flow.postprocessing import PostProcessor
+from .flow.preset import Preset
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
@@ -52,6 +53,7 @@ __all__ = [
     "NodeOutput",
     "PostProcessor",
     "PreferenceDatum",
+    "Preset",
     "Prompt",
     "Rank",
     "Response",

@@ -23,7 +23,19 @@ def test_a_task_with_its_settings_and_nodes(run: Run) -> None:
     assert 'prompt.system\tstr\t"Be brief."\tthe system message' in before_stop
     assert "prompt shows: question" in before_stop
     assert 'reward\tstr | None\t"f1"\tthe stated reward' in before_stop
-    assert "explore_options\tMapping[str, Any]\t{penalty = 2.0}\t" in before_stop
+    exploration = '{name = "diverse_beam", penalty = 2.0}'
+    assert f"exploration\tstr | Mapping[str, Any]\t{exploration}\t" in before_stop
+    assert "optimizer\tMapping[str, Any] | str | None\t" in before_stop
+
+
+def test_the_presets_of_a_task(run: Run) -> None:
+    out = run("show", "hop-qa").out
+    small = out.partition("\npreset small (the default with little, smaller)\n")[2]
+    small, _, large = small.partition("\npreset large\n")
+    assert small.startswith("  for little models\n")
+    assert 'learning.optimizer\t{name = "adam", lr = 0.01}\n' in small
+    assert "nodes.query.optimizer\t{lr = 0.001}\n" in small
+    assert large.startswith("  for large models\n")
 
 
 def test_a_node_type(run: Run) -> None:

@@ -58,7 +58,7 @@ def letters_nodes() -> list[Node]:
     """Learning from preferences, with and without samples, supervised, by itself, and not."""
     return [
         writer("draft", "draft", alternatives=2, max_new_tokens=4),
-        writer("wild", "end", explore="multi_sample", max_new_tokens=3),
+        writer("wild", "end", exploration="multi_sample", max_new_tokens=3),
         Judge(name="judge", prompt=Template("{x}", chat=False), learn="supervised"),
         Urn(reward="end"),
         writer("idle", "never", max_new_tokens=2),
@@ -109,7 +109,7 @@ class Run:
                 "adapter": {"rank": 2},
                 "engine": dict(engine or {}),
                 # Large steps, so that every update changes what is written.
-                "learning": {"optimizer_options": {"alpha": 2.0}, **(learning or {})},
+                "learning": {"optimizer": {"name": "cocob", "alpha": 2.0}, **(learning or {})},
                 "training": {"batch_size": 2, "save_every": 4, **training},
             }
         )

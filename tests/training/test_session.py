@@ -10,7 +10,7 @@ import pytest
 from flowtune_cli.engine import blocked_weights
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.learning.optimizers import adam
+from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.nodes import Generate, Judge
 from flowtune_cli.rewards import LLMJudge
 from support.fake_engine import writer
@@ -23,18 +23,18 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
         text = writer("x").prompt
         return [
-            writer("draft", "r", explore_options={"penalty": 9.0}),
-            writer("wild", None, evaluator="llm_judge", explore="multi_sample"),
-            writer("still", None, explore="unknown to all"),
+            writer("draft", "r", exploration={"name": "diverse_beam", "penalty": 9.0}),
+            writer("wild", None, evaluator="llm_judge", exploration="multi_sample"),
+            writer("still", None, exploration="unknown to all"),
             writer("fixed", "r", learn="nothing"),
             Judge(name="judge", prompt=text, score="likelihood", text="{x}", scale=2.0),
         ]
 
-    bench = make_run(nodes=nodes, learning={"optimizer": "adam", "optimizer_options": {}}).bench()
+    bench = make_run(nodes=nodes, learning={"optimizer": "adam"}).bench()
     assert bench.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
     assert list(bench.evaluators) == ["llm_judge"]
     assert isinstance(bench.evaluators["llm_judge"], LLMJudge)
-    assert bench.optimizer is adam
+    assert bench.optimizers == {"adam": adam}
     assert bench.adapters.nodes == ("draft", "wild", "still", "judge")
     assert bench.adapters.calibration("judge") == (2.0, -2.0)
     assert bench.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
@@ -43,7 +43,10 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"explore": "diverse_bean"}, r"exploration 'diverse_bean'\. Did you mean 'diverse_beam'"),
+        (
+            {"exploration": "diverse_bean"},
+            r"exploration 'diverse_bean'\. Did you mean 'diverse_beam'",
+        ),
         ({"evaluator": "llm_jugde"}, r"evaluator 'llm_jugde'\. Did you mean 'llm_judge'"),
     ],
 )
@@ -66,20 +69,21 @@ def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:
         make_run(learning={"optimizer": "kocob"}).bench()
 
 
-def test_options_are_for_nodes_of_the_task_whether_they_learn_or_not(make_run: MakeRun) -> None:
+def test_a_node_may_have_an_optimizer_of_its_own(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
-        return [writer("draft", "r"), writer("fixed", "r", learn="nothing")]
+        return [writer("draft", "r"), writer("write", "r", optimizer={"name": "adam", "lr": 0.1})]
 
-    def learning(node: str) -> dict[str, Any]:
-        options = {"lr": 0.1}
-        return {"optimizer": "adam", "optimizer_options": {}, "node_options": {node: options}}
+    bench = make_run(nodes=nodes).bench()
+    assert bench.optimizers == {"cocob": cocob, "adam": adam}
+    learner = bench.learner()
+    assert learner.optimizer_names == {"draft": "cocob", "write": "adam"}
+    assert learner.optimizers["write"].param_groups[0]["lr"] == 0.1
 
-    assert make_run(nodes=nodes, learning=learning("fixed")).bench().adapters.nodes == ("draft",)
-    for section in ("node_options", "calibration_options"):
-        settings = {**learning("draft"), section: {"daft": {"lr": 0.1}}}
-        message = rf"unknown node in learning\.{section} 'daft'\. Did you mean 'draft'"
-        with pytest.raises(UsageError, match=message):
-            make_run(nodes=nodes, learning=settings).bench()
+    def unknown() -> list[Any]:
+        return [writer("draft", "r", optimizer="adm")]
+
+    with pytest.raises(UsageError, match=r"optimizer 'adm'\. Did you mean 'adam'"):
+        make_run(nodes=unknown).bench()
 
 
 class Fixed(Generate):

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from flowtune_cli import DiverseBeam, Example, Task
 from flowtune_cli.flow.deviation import Trace, deviate
+from flowtune_cli.flow.named import named
 from flowtune_cli.flow.request import (
     Answer,
     Decoded,
@@ -186,7 +187,7 @@ def learn() -> Callable[[Task, Example, World], Trace]:
 
     def learn(task: Task, example: Example, world: World) -> Trace:
         explore = {
-            node.name: DiverseBeam(**node.explore_options)
+            node.name: DiverseBeam(**named(node.exploration)[1])
             for node in task.nodes.values()
             if node.deviates
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..config.layers import Setting
     from ..config.resolve import Resolved
     from ..flow.task import Task
     from ..registry import Registry
@@ -24,6 +25,12 @@ SetOption = Annotated[
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Set one setting; can be given many times. The value is TOML or a text.",
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="A preset of the task, see 'flowtune show'; or 'none'."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -66,8 +73,13 @@ def settings(
     config: Path | None = None,
     overrides: Sequence[str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    preset: Setting | None = None,
 ) -> Resolved:
-    """The settings of a command, from the file, the environment and its options."""
+    """The settings of a command, from the file, the environment and its options.
+
+    Args:
+        preset: the preset unless another is chosen; None is the model's default one.
+    """
     from ..config.resolve import resolve
 
     return resolve(
@@ -77,4 +89,5 @@ def settings(
         overrides=overrides or (),
         flags=flags,
         registry=registry,
+        preset=preset,
     )

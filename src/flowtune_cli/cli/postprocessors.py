@@ -66,15 +66,15 @@ def explorations(
     Raises:
         UsageError: the task has no such node.
     """
+    from ..config.names import make_exploration
+
     wanted = {}
     for processor in processors:
         for name in processor.nodes:
             if name not in task.nodes:
                 error = unknown_name(f"node of task '{task.name}'", name, list(task.nodes))
                 raise UsageError(f"post-processor '{processor.name}': {error}")
-            node = task.nodes[name]
-            strategy = registry.exploration(node.explore)
-            wanted[name] = strategy(**node.explore_options)
+            wanted[name] = make_exploration(task.nodes[name], registry)
     return dict(sorted(wanted.items()))
 
 

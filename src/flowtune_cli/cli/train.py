@@ -11,7 +11,14 @@ import typer
 
 from ..flow.errors import UsageError
 from . import options
-from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOption
+from .options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+    SplitOption,
+)
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -46,13 +53,14 @@ def train(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
     json: JsonOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
     """Train all nodes of a task's flow, online."""
     from ..registry import load_registry
 
-    flags = {"training.limit": limit, "training.seed": seed, "model.name": model}
+    flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
     order = _Order(load_registry(), data, split, json, config, set_ or (), flags)
     if resume is not None:
         if name is not None or from_ is not None:
@@ -84,7 +92,7 @@ class _Order:
 def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -> int:
     from ..runs.directory import RunDirectory
     from .examples import chosen_split, read_examples
-    from .run_settings import RunSettings, find_run
+    from .run_overrides import RunOverrides, find_run
     from .stored_settings import describe, to_store
     from .trained import newest_checkpoint
     from .training_run import TrainingRun
@@ -95,7 +103,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
         resolved = options.settings(order.registry, task_class, **order.given)
     else:
         source = find_run(order.registry, from_, order.config, order.overrides)
-        resolved = RunSettings(order.registry, task_class, source, **order.given).continued()
+        resolved = RunOverrides(order.registry, task_class, source, **order.given).continued()
         checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
     parent = Path(resolved.settings.run.directory)
@@ -121,14 +129,14 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
 
 def _resume(order: _Order, task_name: str | None, name: str) -> int:
     from .examples import read_examples
-    from .run_settings import RunSettings, find_run
+    from .run_overrides import RunOverrides, find_run
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun, say_finished
 
     run = find_run(order.registry, name, order.config, order.overrides)
     with run.lock():
         task_class = order.registry.task(task_name or run.info.task)
-        settings = RunSettings(order.registry, task_class, run, **order.given)
+        settings = RunOverrides(order.registry, task_class, run, **order.given)
         resolved, stored = settings.resumed(), settings.stored
         grows = resolved.settings.training.limit != settings.old.settings.training.limit
         if run.info.state == "finished" and not grows:

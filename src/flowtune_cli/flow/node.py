@@ -189,11 +189,14 @@ class Node(ABC):
         reward: the stated reward that its outputs are judged by.
         evaluator: an evaluator to judge by instead, where there is no reward.
         learn: from preferences (by deviations), supervised (by ``episode.target``), or not.
-        explore: the exploration strategy that finds alternatives.
-        explore_options: settings of that strategy for this node.
+        exploration: the strategy that finds alternatives: its name, or {name = ...} with options.
         alternatives: how many alternative outputs are tried at each step.
         pairs: compare the episode with each alternative, or with the best of them alone.
         weight: multiplies this node's losses.
+        optimizer: options that replace single ones of learning.optimizer for this node, or another
+            optimizer: {name = ...} with its options.
+        head_optimizer: the same for the parameters that are learned beside the adapter, over the
+            node's own optimizer.
     """
 
     kind: ClassVar[str]
@@ -203,11 +206,12 @@ class Node(ABC):
     reward: str | None = None
     evaluator: str | None = None
     learn: Learn = "preferences"
-    explore: str = "diverse_beam"
-    explore_options: Mapping[str, Any] = field(default_factory=dict)
+    exploration: str | Mapping[str, Any] = "diverse_beam"
     alternatives: int = 1
     pairs: Literal["each", "best"] = "each"
     weight: float = 1.0
+    optimizer: Mapping[str, Any] | str | None = None
+    head_optimizer: Mapping[str, Any] | str | None = None
 
     @property
     def deviates(self) -> bool:

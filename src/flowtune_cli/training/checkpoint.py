@@ -55,7 +55,7 @@ def save_checkpoint(
         learner.save(partial / "optimizers")
         state: dict[str, Any] = {
             "position": vars(position),
-            "optimizer": learner.settings.optimizer,
+            "optimizers": learner.optimizer_names,
             "progressive": progressive.state(),
             "nodes": {
                 name: node.state() for name, node in nodes.items() if isinstance(node, SelfLearning)
@@ -110,10 +110,10 @@ def load_checkpoint(
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
 
 
-def optimizer_of(directory: Path) -> str | None:
-    """The name of the optimizers whose state a checkpoint holds; older ones do not say it."""
-    name: str | None = _state(directory).get("optimizer")
-    return name
+def optimizer_names(directory: Path) -> dict[str, str]:
+    """The names of the optimizers whose states a checkpoint holds, by node."""
+    names: dict[str, str] = _state(directory)["optimizers"]
+    return names
 
 
 def _state(directory: Path) -> dict[str, Any]:

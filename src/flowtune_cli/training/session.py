@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.names import make_exploration
+from ..config.optimizers import optimizer_choices
 from ..config.settings import Settings
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
 from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
-from ..flow.errors import UsageError, unknown_name
+from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.node import Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
@@ -31,7 +33,7 @@ class Bench:
         settings: the dtype is the one that the model is computed in, and never "auto".
         explorations: the strategy of each node that deviates, by node name.
         evaluators: those that nodes name, by their own name.
-        optimizer: the factory that ``learning.optimizer`` names.
+        optimizers: the factories of the optimizers that the nodes learn with, by name.
     """
 
     task: Task
@@ -40,7 +42,7 @@ class Bench:
     engine: ModelEngine
     explorations: Mapping[str, Exploration]
     evaluators: Mapping[str, Evaluator]
-    optimizer: Any
+    optimizers: Mapping[str, Any]
 
     def learner(self) -> Learner:
         """A learner with fresh optimizers."""
@@ -48,7 +50,8 @@ class Bench:
             self.engine.prefixes,
             self.engine.tokens,
             self.settings.learning,
-            self.optimizer,
+            self.task.nodes,
+            self.optimizers.__getitem__,
             self.settings.engine.learning_tokens_per_batch,
         )
 
@@ -96,15 +99,11 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     """Load the model and put the task's adapters on it.
 
     Args:
-        registry: finds exploration strategies, evaluators and the optimizer by name.
+        registry: finds exploration strategies, evaluators and optimizers by name.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
-    for section in ("node_options", "calibration_options"):
-        for name in getattr(settings.learning, section):
-            if name not in task.nodes:
-                raise unknown_name(f"node in learning.{section}", name, list(task.nodes))
     for node in task.nodes.values():
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
@@ -113,16 +112,15 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
                 " class SelfLearning, or set learn = 'nothing'"
             )
     explorations = {
-        node.name: registry.exploration(node.explore)(**node.explore_options)
-        for node in task.nodes.values()
-        if node.deviates
+        node.name: make_exploration(node, registry) for node in task.nodes.values() if node.deviates
     }
     evaluators = {
         node.evaluator: registry.evaluator(node.evaluator)
         for node in task.nodes.values()
         if node.evaluator
     }
-    optimizer = registry.optimizer(settings.learning.optimizer)
+    choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes.values()]
+    optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
     loaded = load_model(settings.model)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
@@ -140,4 +138,4 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
         settings.training.seed,
     )
     engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, settings.engine)
-    return Bench(task, settings, adapters, engine, explorations, evaluators, optimizer)
+    return Bench(task, settings, adapters, engine, explorations, evaluators, optimizers)

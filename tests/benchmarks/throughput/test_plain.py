@@ -23,13 +23,13 @@ from support.tiny import plain as prompt
 
 @pytest.fixture
 def bench(tiny_settings: ModelSettings) -> Bench:
-    learning = {"optimizer": "adam", "calibration_options": {"retrieve": {"lr": 0.1}}}
     settings = Settings.model_validate(
-        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": learning}
+        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": {"optimizer": "adam"}}
     )
     task = Small()
     long = Measure("long", lambda given: len(given["candidate"]) / 20, 0.5)
-    task.nodes["retrieve"] = replace(task.nodes["retrieve"], measures=(long,))
+    head = {"lr": 0.1}
+    task.nodes["retrieve"] = replace(task.nodes["retrieve"], measures=(long,), head_optimizer=head)
     bench = set_up(task, settings, load_registry())
     perturb(bench, 0.1)
     return bench

@@ -1,0 +1,56 @@
+"""Which optimizer a node learns with: ``learning.optimizer``, changed by its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..flow.errors import UsageError
+from ..flow.named import named
+from ..flow.node import Node
+from .settings import LearningSettings
+
+
+@dataclass(frozen=True)
+class OptimizerChoice:
+    """An optimizer by its registered name.
+
+    Args:
+        where: the setting that decided last, as an error names it.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    where: str = "learning.optimizer"
+
+
+def optimizer_choices(
+    learning: LearningSettings, node: Node
+) -> tuple[OptimizerChoice, OptimizerChoice]:
+    """The optimizers of a node's adapter and of its head, the parameters learned beside it.
+
+    Raises:
+        UsageError: a choice has no name, or the head's is another optimizer than the adapter's:
+            they are groups of parameters of one optimizer.
+    """
+    shared = OptimizerChoice(*named(learning.optimizer))
+    adapter = _changed(shared, node.optimizer, f"optimizer of node '{node.name}'")
+    head = _changed(adapter, node.head_optimizer, f"head_optimizer of node '{node.name}'")
+    if head.name != adapter.name:
+        raise UsageError(
+            f"the head of node '{node.name}' cannot learn with '{head.name}', as its adapter learns"
+            f" with '{adapter.name}': they have one optimizer, with options of their own"
+        )
+    return adapter, head
+
+
+def _changed(
+    base: OptimizerChoice, value: Mapping[str, Any] | str | None, where: str
+) -> OptimizerChoice:
+    """A choice with a node's setting applied: a whole optimizer, or single options."""
+    if value is None:
+        return base
+    if isinstance(value, str) or "name" in value:
+        return OptimizerChoice(*named(value), where)
+    return OptimizerChoice(base.name, {**base.options, **value}, where)
