@@ -19,28 +19,28 @@ def choices(shared: Any, /, **node: Any) -> tuple[OptimizerChoice, OptimizerChoi
 
 
 def test_without_settings_of_its_own_a_node_learns_as_all_do() -> None:
-    shared = OptimizerChoice("cocob", {}, "learning.optimizer")
+    shared = OptimizerChoice("cocob", {})
     assert choices("cocob") == (shared, shared)
-    shared = OptimizerChoice("adam", {"lr": 0.1, "eps": 1e-6}, "learning.optimizer")
+    shared = OptimizerChoice("adam", {"lr": 0.1, "eps": 1e-6})
     assert choices(ADAM) == (shared, shared)
 
 
 def test_options_replace_single_ones() -> None:
-    own = OptimizerChoice("adam", {"lr": 0.2, "eps": 1e-6}, "optimizer of node 'a'")
+    own = OptimizerChoice("adam", {"lr": 0.2, "eps": 1e-6}, "a", "optimizer")
     assert choices(ADAM, optimizer={"lr": 0.2}) == (own, own)
-    head = OptimizerChoice("adam", {"lr": 0.2, "eps": 1e-3}, "head_optimizer of node 'a'")
+    head = OptimizerChoice("adam", {"lr": 0.2, "eps": 1e-3}, "a", "head_optimizer")
     assert choices(ADAM, optimizer={"lr": 0.2}, head_optimizer={"eps": 1e-3}) == (own, head)
-    head = OptimizerChoice("adam", {"lr": 0.1, "eps": 1e-3}, "head_optimizer of node 'a'")
+    head = OptimizerChoice("adam", {"lr": 0.1, "eps": 1e-3}, "a", "head_optimizer")
     assert choices(ADAM, head_optimizer={"eps": 1e-3})[1] == head
 
 
 def test_a_name_makes_it_another_optimizer() -> None:
-    own = OptimizerChoice("cocob", {"alpha": 3}, "optimizer of node 'a'")
+    own = OptimizerChoice("cocob", {"alpha": 3}, "a", "optimizer")
     assert choices(ADAM, optimizer={"name": "cocob", "alpha": 3}) == (own, own)
-    own = OptimizerChoice("cocob", {}, "optimizer of node 'a'")
+    own = OptimizerChoice("cocob", {}, "a", "optimizer")
     assert choices(ADAM, optimizer="cocob") == (own, own)
     _, head = choices(ADAM, head_optimizer="adam")
-    assert head == OptimizerChoice("adam", {}, "head_optimizer of node 'a'")
+    assert head == OptimizerChoice("adam", {}, "a", "head_optimizer")
 
 
 def test_a_head_cannot_have_another_optimizer_than_its_node() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from ..flow.errors import UsageError, unknown_name
@@ -12,47 +13,57 @@ from ..flow.named import named
 from ..flow.node import Exploration, Node
 from ..flow.prompt import Template
 from ..registry import Registry
+from .checker import Checker, message, validated
 from .layers import Key
 from .optimizers import optimizer_choices
-from .schema import Checker, field_types, message, table, validated
-from .settings import LearningSettings, RunSettings
+from .schema import field_types, table
+from .settings import LearningSettings, Settings
 
 
-def check_sections(
-    learning: LearningSettings, run: RunSettings, registry: Registry, checker: Checker
-) -> None:
+def check_sections(settings: Settings, checker: Checker) -> None:
     """Check the trackers and the optimizer that the sections name."""
-    for name in run.trackers:
-        checker.attempt(("run", "trackers"), lambda name=name: registry.tracker(name))
+    registry = checker.registry
+    for tracker in settings.run.trackers:
+        checker.attempt(("run", "trackers"), partial(registry.tracker, tracker))
     key = ("learning", "optimizer")
     # Only if it was chosen: a plugin's optimizers may import torch, which takes seconds.
     if checker.origin(key).layer != "default":
-        checker.attempt(key, lambda: _optimizer(*named(learning.optimizer), registry))
+        checker.attempt(key, lambda: _fits(*named(settings.learning.optimizer), registry))
 
 
-def check_node(
-    node: Node, key: Key, learning: LearningSettings | None, registry: Registry, checker: Checker
+def check_nodes(
+    nodes: Iterable[Node], key: Key, learning: LearningSettings | None, checker: Checker
 ) -> None:
-    """Check what a node names, and its templates.
+    """Check what nodes name, and their templates.
 
     Args:
-        key: of the node's table.
-        learning: what the node's optimizers are based on; None if they are not checked.
+        key: of the table that holds the nodes' tables.
+        learning: what their optimizers are based on; None if these are not checked.
     """
-    checker.attempt((*key, "exploration"), lambda: make_exploration(node, registry))
-    if node.evaluator is not None:
-        checker.attempt((*key, "evaluator"), lambda: registry.evaluator(str(node.evaluator)))
-    for field in dataclasses.fields(node):
-        template = getattr(node, field.name)
-        if isinstance(template, Template):
-            checker.attempt((*key, field.name), lambda t=template: t.fields, "is not a template")
-    choices = None
-    if learning is not None and (node.optimizer, node.head_optimizer) != (None, None):
-        field = "optimizer" if node.head_optimizer is None else "head_optimizer"
-        choices = checker.attempt((*key, field), lambda: optimizer_choices(learning, node))
-    for field, choice in zip(("optimizer", "head_optimizer"), choices or (), strict=False):
-        if getattr(node, field) is not None:
-            checker.attempt((*key, field), lambda c=choice: _optimizer(c.name, c.options, registry))
+    registry = checker.registry
+    for node in nodes:
+        own = (*key, node.name)
+        checker.attempt((*own, "exploration"), partial(make_exploration, node, registry))
+        if node.evaluator is not None:
+            checker.attempt((*own, "evaluator"), partial(registry.evaluator, node.evaluator))
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            if isinstance(value, Template):
+                fields = partial(getattr, value, "fields")
+                checker.attempt((*own, field.name), fields, "is not a template")
+        if learning is not None:
+            _check_optimizers(node, own, learning, checker)
+
+
+def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker: Checker) -> None:
+    settings = [name for name in ("optimizer", "head_optimizer") if getattr(node, name) is not None]
+    if settings:
+        last = (*key, settings[-1])
+        choices = checker.attempt(last, partial(optimizer_choices, learning, node))
+        for choice in choices or ():
+            if choice.setting in settings:
+                fits = partial(_fits, choice.name, choice.options, checker.registry)
+                checker.attempt((*key, choice.setting), fits)
 
 
 def make_exploration(node: Node, registry: Registry) -> Exploration:
@@ -72,7 +83,7 @@ def make_exploration(node: Node, registry: Registry) -> Exploration:
     return strategy(**options)
 
 
-def _optimizer(name: str, options: Mapping[str, Any], registry: Registry) -> None:
+def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
     """The values of the options are checked when the optimizer is made."""
     parameters = list(inspect.signature(registry.optimizer(name)).parameters.values())[1:]
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -17,12 +17,19 @@ class OptimizerChoice:
     """An optimizer by its registered name.
 
     Args:
-        where: the setting that decided last, as an error names it.
+        node: whose own setting changed it; "" if it is that of all nodes.
+        setting: which one it is, "optimizer" or "head_optimizer".
     """
 
     name: str
     options: Mapping[str, Any]
-    where: str = "learning.optimizer"
+    node: str = ""
+    setting: str = "learning.optimizer"
+
+    @property
+    def where(self) -> str:
+        """The setting, as an error names it."""
+        return f"{self.setting} of node '{self.node}'" if self.node else self.setting
 
 
 def optimizer_choices(
@@ -35,8 +42,8 @@ def optimizer_choices(
             they are groups of parameters of one optimizer.
     """
     shared = OptimizerChoice(*named(learning.optimizer))
-    adapter = _changed(shared, node.optimizer, f"optimizer of node '{node.name}'")
-    head = _changed(adapter, node.head_optimizer, f"head_optimizer of node '{node.name}'")
+    adapter = _changed(shared, node, "optimizer")
+    head = _changed(adapter, node, "head_optimizer")
     if head.name != adapter.name:
         raise UsageError(
             f"the head of node '{node.name}' cannot learn with '{head.name}', as its adapter learns"
@@ -45,12 +52,11 @@ def optimizer_choices(
     return adapter, head
 
 
-def _changed(
-    base: OptimizerChoice, value: Mapping[str, Any] | str | None, where: str
-) -> OptimizerChoice:
+def _changed(base: OptimizerChoice, node: Node, setting: str) -> OptimizerChoice:
     """A choice with a node's setting applied: a whole optimizer, or single options."""
+    value: Mapping[str, Any] | str | None = getattr(node, setting)
     if value is None:
         return base
     if isinstance(value, str) or "name" in value:
-        return OptimizerChoice(*named(value), where)
-    return OptimizerChoice(base.name, {**base.options, **value}, where)
+        return OptimizerChoice(*named(value), node.name, setting)
+    return OptimizerChoice(base.name, {**base.options, **value}, node.name, setting)

@@ -13,10 +13,10 @@ Each layer overrides those before it:
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,11 @@ from ..flow.preset import NO_PRESET
 from ..flow.task import Task
 from ..registry import Registry
 from . import layers
-from .layers import Key, Layer, Origin, Setting
-from .names import check_node, check_sections
-from .schema import (
-    Checker,
-    build,
-    field_types,
-    fields_of,
-    message,
-    record,
-    schema,
-    set_values,
-    task_table,
-    validated,
-)
-from .settings import LearningSettings, Section, Settings
+from .checker import Checker, message, validated
+from .layers import DEFAULT, Layer, Origin, Setting
+from .names import check_nodes, check_sections
+from .schema import build, field_types, schema, set_values, task_table
+from .settings import Section, Settings
 
 FILE = Path("flowtune.toml")
 SECTIONS: dict[str, type[Section]] = {
@@ -64,15 +54,13 @@ class Resolved:
 
     settings: Settings
     origins: Mapping[str, Origin]
-    task_class: type[Task] | None = None
-    task_settings: Any = None
-    nodes: Sequence[Node] = ()
+    task: ResolvedTask | None = None
 
     def make_task(self) -> Task:
         """A new instance of the task, with nodes of its own."""
-        if self.task_class is None:
+        if self.task is None:
             raise ValueError("these settings were resolved without a task")
-        return self.task_class(self.task_settings, copy.deepcopy(list(self.nodes)))
+        return self.task.task_class(self.task.settings, copy.deepcopy(self.task.nodes))
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -117,7 +105,7 @@ def resolve(
     if task_class is not None:
         name = task_class.name
         defaults = layers.from_task(name, task_class.defaults, Origin("task", f"task {name}"))
-        given = [defaults, *_preset(task_class, [defaults, *given], preset), *given]
+        given = [defaults, *_preset(task_class, [defaults, *given], preset, registry), *given]
     return _resolve(task_class, given, registry)
 
 
@@ -135,10 +123,13 @@ def restore(
 
 
 def _preset(
-    task_class: type[Task], given: Sequence[Layer], default: Setting | None
+    task_class: type[Task],
+    given: Sequence[Layer],
+    default: Setting | None,
+    registry: Registry,
 ) -> Sequence[Layer]:
     """The layer of the preset that is chosen, or that is the default with the model."""
-    checker = Checker(lambda name: None)
+    checker = Checker(registry)
     checker.merge(schema({}), given)
     presets = {preset.name: preset for preset in task_class.presets}
     chosen = checker.settings.get(("preset",))
@@ -165,71 +156,67 @@ def _resolve(task_class: type[Task] | None, given: Sequence[Layer], registry: Re
     if task_class is not None:
         installed[task_class.name] = task_class
     tables: dict[str, Any] = dict.fromkeys(installed, Any)
-
-    def unknown_task(name: str) -> UsageError | None:
-        # A task of a plugin that failed, or is left out, cannot be told from a misspelt one,
-        # unless it looks like one that is installed. Until then its settings are kept.
-        missing = registry.left_out or registry.failed("task")
-        if missing and not difflib.get_close_matches(name, installed):
-            return None
-        return registry.unknown("task", name)
-
-    checker = Checker(unknown_task)
+    checker = Checker(registry)
     checker.merge(schema(tables), given)
-    mentioned = {key[1] for key in checker.settings if key[0] == "tasks"} & installed.keys()
-    task, others = None, sorted(mentioned)
+    others = {key[1] for key in checker.settings if key[0] == "tasks"} & installed.keys()
+    task = None
     if task_class is not None:
         task = _task(task_class, tables, given, checker)
-        others = [name for name in others if name != task_class.name]
-    for name in others:
+        others.discard(task_class.name)
+    for name in sorted(others):
         with suppress(Exception):  # Whoever runs that task will see what is wrong with it.
             if other := _task(installed[name], tables, given, checker):
-                other.check_names(None, registry, checker)
+                check_nodes(other.nodes, ("tasks", name, "nodes"), None, checker)
     settings: Settings | None = checker.validate(Settings)
-    if task is not None:
-        task.check_names(settings and settings.learning, registry, checker)
     if settings is not None:
-        check_sections(settings.learning, settings.run, registry, checker)
-    checker.finish(task_class and task_class.name)
+        check_sections(settings, checker)
+        if task is not None:
+            key = ("tasks", task.name, "nodes")
+            check_nodes(task.nodes, key, settings.learning, checker)
+    checker.finish(None if task_class is None else task_class.name)
     assert settings is not None
-    if task is None:
-        return Resolved(settings, _origins(settings, None, checker))
-    name = task.key[1]
-    settings = settings.model_copy(update={"tasks": {**settings.tasks, name: task.values}})
-    origins = _origins(settings, task, checker)
-    return Resolved(settings, origins, task_class, task.settings, task.nodes)
+    if task is not None:
+        tasks = {**settings.tasks, task.name: task.values}
+        settings = settings.model_copy(update={"tasks": tasks})
+    complete = Checker(registry)
+    stored = layers.from_stored(settings.model_dump(mode="json"), DEFAULT)
+    complete.merge(schema(tables), [stored])
+    origins = {".".join(key): checker.origin(key) for key in complete.settings}
+    return Resolved(settings, origins, task)
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A task's settings, and its nodes with theirs."""
+class ResolvedTask:
+    """A task with its settings, and its nodes with theirs."""
 
-    key: Key
+    task_class: type[Task]
     settings: Any
     nodes: Sequence[Node]
+
+    @property
+    def name(self) -> str:
+        return self.task_class.name
 
     @property
     def values(self) -> dict[str, Any]:
         """All settings as JSON values; those that no settings file can hold are left out."""
         values = {} if self.settings is None else self.settings.model_dump(mode="json")
-        nodes: dict[str, dict[str, Any]] = {node.name: {} for node in self.nodes}
-        for node in self.nodes:
-            for field in field_types(type(node)).keys() - {"name"}:
-                with suppress(PydanticSerializationError):
-                    nodes[node.name][field] = to_jsonable_python(getattr(node, field))
-        return {**values, "nodes": nodes}
+        return {**values, "nodes": {node.name: _json_values(node) for node in self.nodes}}
 
-    def check_names(
-        self, learning: LearningSettings | None, registry: Registry, checker: Checker
-    ) -> None:
-        for node in self.nodes:
-            check_node(node, (*self.key, "nodes", node.name), learning, registry, checker)
+
+def _json_values(node: Node) -> dict[str, Any]:
+    values = {}
+    for field in field_types(type(node)):
+        with suppress(PydanticSerializationError):
+            values[field] = to_jsonable_python(getattr(node, field))
+    del values["name"]
+    return values
 
 
 def _task(
     task_class: type[Task], tables: dict[str, Any], given: Sequence[Layer], checker: Checker
-) -> _Task | None:
-    """A task with its settings; None after a complaint. Completes the task's table."""
+) -> ResolvedTask | None:
+    """A task with its settings; None after a complaint. Puts the task's model into ``tables``."""
     name, key = task_class.name, ("tasks", task_class.name)
     # Which nodes there are may depend on the task's own settings, so these come first.
     tables[name] = task_table(task_class)
@@ -245,33 +232,15 @@ def _task(
             checker.complain((*key, *place), message(details))
         if settings is None:
             return None
-    nodes = {node.name: node for node in task_class.default_nodes(settings)}
-    tables[name] = task_table(task_class, nodes.values())
+    nodes = list(task_class.default_nodes(settings))
+    tables[name] = task_table(task_class, nodes)
     checker.merge(schema(tables), given)
     table = checker.validate(tables[name], key)
     if table is None:
         return None
-    for node, values in set_values(set_values(table).get("nodes")).items():
-        nodes[node] = checker.attempt(
-            (*key, "nodes", node),
-            lambda node=nodes[node], values=values: build(type(node), node, values),
-            "cannot be set so",
-        )
-    return None if None in nodes.values() else _Task(key, settings, list(nodes.values()))
-
-
-def _origins(settings: Settings, task: _Task | None, checker: Checker) -> dict[str, Origin]:
-    """Where each setting was set, down to the fields of each node's prompt."""
-    keys: list[Key] = [("preset",)]
-    keys += [(name, key) for name in SECTIONS for key in getattr(settings, name).model_dump()]
-    run = () if task is None else task.key
-    keys += [key for key in checker.settings if key[0] == "tasks" and key[:2] != run]
-    if task is not None:
-        keys += [(*run, key) for key in task.values if key != "nodes"]
-        for node in task.nodes:
-            fields = fields_of(record(type(node))) or {}
-            for field, value in task.values["nodes"][node.name].items():
-                key = (*run, "nodes", node.name, field)
-                is_table = fields_of(fields[field]) is not None and isinstance(value, dict)
-                keys += [(*key, part) for part in value] if is_table else [key]
-    return {".".join(key): checker.origin(key) for key in keys}
+    given_nodes = set_values(set_values(table).get("nodes"))
+    for number, node in enumerate(nodes):
+        if node.name in given_nodes:
+            make = partial(build, type(node), node, given_nodes[node.name])
+            nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
+    return None if None in nodes else ResolvedTask(task_class, settings, nodes)

@@ -170,7 +170,8 @@ def _settings(stored: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], ..
     """(setting, value, origin): those that somebody set, and those left as flowtune has them."""
     values = stored.get("settings", stored)
     origins = stored.get("origins", {})
-    chosen, untouched = [], []
+    chosen: list[tuple[str, str, str]] = []
+    untouched: list[tuple[str, str, str]] = []
     for key, shown in _flat(values, origins):
         origin = origins.get(key, {"layer": "", "text": ""})
         text = origin["text"] + (f" (run {origin['run']})" if "run" in origin else "")
