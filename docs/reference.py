@@ -44,8 +44,8 @@ file (`flowtune.toml` here, or `--config FILE`); the preset that is chosen by `-
 task's defaults; flowtune's own. `flowtune config TASK` prints the effective settings and their
 sources.
 
-Tables are merged key by key. A choice with options, such as `learning.optimizer = {name = "adam", lr =
-1e-4}`, is replaced as a whole; its name alone, `"adam"`, is short for one without options.
+Tables are merged key by key. A choice with options, such as `learning.optimizer = {name = "adam",
+lr = 1e-4}`, is replaced as a whole; its name alone, `"adam"`, is short for one without options.
 """
 
 

@@ -92,15 +92,15 @@ class Checker:
                 return Any
             error = self.registry.unknown("task", name)
         else:
-            error = unknown_setting(key, fields)
+            error = _unknown_setting(key, fields)
         self.problems.append((setting.origin, str(error)))
         return None
 
-    def tree(self, where: Key = ()) -> dict[str, Any]:
-        """The values below a key, as nested tables."""
+    def tree(self, where: Key, without: str = "") -> dict[str, Any]:
+        """The values below a key, as nested tables; without the table of this name."""
         tree: dict[str, Any] = {}
         for key, setting in self.settings.items():
-            if key[: len(where)] == where and len(key) > len(where):
+            if key[: len(where)] == where and key[len(where)] != without:
                 *tables, last = key[len(where) :]
                 parent = tree
                 for name in tables:
@@ -108,13 +108,15 @@ class Checker:
                 parent[last] = setting.value
         return tree
 
+    def origins(self, key: Key) -> list[Origin]:
+        """Where a setting, or those in a table, were set; nothing if they have their defaults."""
+        above = [key[:depth] for depth in range(len(key), 0, -1) if key[:depth] in self.settings]
+        below = (k for k in self.settings if k[: len(key)] == key)
+        return [self.settings[k].origin for k in above or below]
+
     def origin(self, key: Key) -> Origin:
         """Where a setting was set, or the strongest origin in a table."""
-        for depth in range(len(key), 0, -1):
-            if key[:depth] in self.settings:
-                return self.settings[key[:depth]].origin
-        below = [s.origin for k, s in self.settings.items() if k[: len(key)] == key]
-        return max(below, key=lambda origin: origin.rank, default=_default(key))
+        return max(self.origins(key), key=lambda origin: origin.rank, default=_default(key))
 
     def complain(self, key: Key, text: str) -> None:
         self.problems.append((self.origin(key), f"{'.'.join(key)} {text}"))
@@ -127,9 +129,13 @@ class Checker:
             self.complain(key, f"{what}: {error}")
             return None
 
-    def validate(self, model: type[BaseModel], where: Key = ()) -> Any:
-        """The settings below a key as an instance of a model; None after a complaint."""
-        problems, result = validated(model, self.tree(where))
+    def validate(self, model: type[BaseModel], where: Key = (), without: str = "") -> Any:
+        """The settings below a key as an instance of a model; None after a complaint.
+
+        Args:
+            without: a table below the key that is left out.
+        """
+        problems, result = validated(model, tree := self.tree(where, without))
         typed = False
         for place, details in problems.items():
             setting = self.settings.get(key := (*where, *place))
@@ -138,7 +144,10 @@ class Checker:
                 self.settings[key] = replace(setting, value=setting.text)
                 typed = True
         if typed:
-            problems, result = validated(model, self.tree(where))
+            problems, result = validated(model, tree := self.tree(where, without))
+        if problems and not any(self.origins((*where, *place)) for place in problems):
+            # Only defaults were refused. They may be Python objects that JSON does not have.
+            problems, result = validated(model, tree, as_json=False)
         for place, details in problems.items():
             self.complain((*where, *place), message(details))
         return result
@@ -156,7 +165,7 @@ def _matching(name: str, known: Iterable[str], origin: Origin) -> str:
     return next((k for k in known if k.lower().replace("-", "_") == name), name)
 
 
-def unknown_setting(key: Key, fields: Iterable[str]) -> UsageError:
+def _unknown_setting(key: Key, fields: Iterable[str]) -> UsageError:
     """The error for a setting that does not exist.
 
     Args:
@@ -173,6 +182,7 @@ def unknown_setting(key: Key, fields: Iterable[str]) -> UsageError:
     return unknown_name("setting" if len(key) > 1 else "section", name, known)
 
 
+_SHOULD = "Input should be "
 Problems = dict[Key, list[Mapping[str, Any]]]
 """What pydantic says about a value: the errors of each place in it."""
 
@@ -224,8 +234,10 @@ def message(details: Iterable[Mapping[str, Any]]) -> str:
         if kind == "needs_python_object":
             return "cannot be set: only Python has such values"
         if kind in ("value_error", "assertion_error"):
-            return f"is refused: {text.partition(', ')[2]}"
+            text = text.partition(", ")[2]
         if kind in ("dict_type", "model_type", "dataclass_type"):
-            text = "a table"
-        texts.append(text.removeprefix("Input should be "))
+            text = f"{_SHOULD}a table"
+        if not text.startswith(_SHOULD):
+            return f"is refused: {text}"
+        texts.append(text.removeprefix(_SHOULD))
     return f"should be {' or '.join(dict.fromkeys(texts))}, not {detail['input']!r}"

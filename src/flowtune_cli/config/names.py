@@ -28,7 +28,8 @@ def check_sections(settings: Settings, checker: Checker) -> None:
     key = ("learning", "optimizer")
     # Only if it was chosen: a plugin's optimizers may import torch, which takes seconds.
     if checker.origin(key).layer != "default":
-        checker.attempt(key, lambda: _fits(*named(settings.learning.optimizer), registry))
+        optimizer = settings.learning.optimizer
+        checker.attempt(key, lambda: _fits(*named(optimizer), registry))
 
 
 def check_nodes(
@@ -56,6 +57,7 @@ def check_nodes(
 
 
 def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker: Checker) -> None:
+    """Check what a node changes about ``learning.optimizer``, if anything."""
     settings = [name for name in ("optimizer", "head_optimizer") if getattr(node, name) is not None]
     if settings:
         last = (*key, settings[-1])
@@ -63,7 +65,8 @@ def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker:
         for choice in choices or ():
             if choice.setting in settings:
                 fits = partial(_fits, choice.name, choice.options, checker.registry)
-                checker.attempt((*key, choice.setting), fits)
+                what = f"cannot be used with optimizer '{choice.name}'"
+                checker.attempt((*key, choice.setting), fits, what)
 
 
 def make_exploration(node: Node, registry: Registry) -> Exploration:
@@ -76,7 +79,7 @@ def make_exploration(node: Node, registry: Registry) -> Exploration:
     strategy = registry.exploration(name)
     if dataclasses.is_dataclass(strategy):
         types: dict[str, Any] = field_types(strategy)
-        _check_names(name, options, types)
+        _check_options(options, types)
         problems, _ = validated(table(name, {o: types[o] for o in options}), options)
         for place, details in problems.items():
             raise UsageError(f"{'.'.join(place)} {message(details)}")
@@ -87,10 +90,10 @@ def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
     """The values of the options are checked when the optimizer is made."""
     parameters = list(inspect.signature(registry.optimizer(name)).parameters.values())[1:]
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        _check_names(name, options, [parameter.name for parameter in parameters])
+        _check_options(options, [parameter.name for parameter in parameters])
 
 
-def _check_names(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
+def _check_options(options: Iterable[str], known: Iterable[str]) -> None:
     for option in options:
         if option not in known:
-            raise unknown_name(f"option of '{owner}':", option, list(known))
+            raise unknown_name("option", option, list(known))

@@ -28,10 +28,10 @@ from ..flow.preset import NO_PRESET
 from ..flow.task import Task
 from ..registry import Registry
 from . import layers
-from .checker import Checker, message, validated
+from .checker import Checker
 from .layers import DEFAULT, Layer, Origin, Setting
 from .names import check_nodes, check_sections
-from .schema import build, field_types, schema, set_values, task_table
+from .schema import build, field_types, nodes_table, schema, set_values, task_table
 from .settings import Section, Settings
 
 FILE = Path("flowtune.toml")
@@ -221,26 +221,20 @@ def _task(
     # Which nodes there are may depend on the task's own settings, so these come first.
     tables[name] = task_table(task_class)
     checker.merge(schema(tables), given)
-    own = checker.validate(tables[name], key)
-    if own is None:
-        return None
     settings = None
     if task_class.Settings is not None:
-        values = {field: value for field, value in set_values(own).items() if field != "nodes"}
-        problems, settings = validated(task_class.Settings, values, as_json=False)
-        for place, details in problems.items():
-            checker.complain((*key, *place), message(details))
+        settings = checker.validate(task_class.Settings, key, without="nodes")
         if settings is None:
             return None
     nodes = list(task_class.default_nodes(settings))
-    tables[name] = task_table(task_class, nodes)
+    table = nodes_table(nodes)
+    tables[name] = task_table(task_class, table)
     checker.merge(schema(tables), given)
-    table = checker.validate(tables[name], key)
-    if table is None:
+    values = checker.validate(table, (*key, "nodes"))
+    if values is None:
         return None
-    given_nodes = set_values(set_values(table).get("nodes"))
     for number, node in enumerate(nodes):
-        if node.name in given_nodes:
-            make = partial(build, type(node), node, given_nodes[node.name])
+        if node.name in (changes := set_values(values)):
+            make = partial(build, type(node), node, changes[node.name])
             nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
     return None if None in nodes else ResolvedTask(task_class, settings, nodes)

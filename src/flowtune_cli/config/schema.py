@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.errors import PydanticUserError
 
 from ..flow.errors import UsageError
 from ..flow.node import Node
@@ -22,33 +24,44 @@ def schema(tasks: Mapping[str, Any]) -> type[BaseModel]:
     return create_model("Schema", __base__=Settings, tasks=(table("tasks", tasks), None))
 
 
-def task_table(task: type[Task], nodes: Iterable[Node] | None = None) -> type[BaseModel]:
-    """The model of ``[tasks.NAME]``: the task's own settings, and those of its nodes.
-
-    Args:
-        nodes: None before they are known; then anything is accepted for them.
-    """
-    kind: Any = Any
-    if nodes is not None:
-        kind = table("nodes", {node.name: record(type(node), ("name",)) for node in nodes})
+def task_table(task: type[Task], nodes: Any = Any) -> type[BaseModel]:
+    """The model of ``[tasks.NAME]``: the task's own settings, and the model of its nodes."""
     if task.Settings is None:
-        return table(task.name, {"nodes": kind})
-    # Defaults are checked when the task's own model is made: JSON cannot hold all of them.
-    lenient = {"validate_default": False}
-    extended: type[BaseModel] = create_model(
-        task.name, __base__=task.Settings, __cls_kwargs__=lenient, nodes=(kind, None)
-    )
+        return table(task.name, {"nodes": nodes})
+    extended: type[BaseModel] = create_model(task.name, __base__=task.Settings, nodes=(nodes, None))
     return extended
 
 
-def record(kind: type, hidden: Sequence[str] = ()) -> type[BaseModel]:
+def nodes_table(nodes: Iterable[Node]) -> type[BaseModel]:
+    """The model of ``[tasks.NAME.nodes]``."""
+    return table("nodes", {node.name: _record(type(node), ("name",)) for node in nodes})
+
+
+@cache
+def _record(kind: type, hidden: Sequence[str] = ()) -> type[BaseModel]:
     """The model of a table that holds a dataclass's fields; dataclasses in it are tables, too."""
     fields = {name: t for name, t in field_types(kind).items() if name not in hidden}
     for name, annotation in fields.items():
         inner = without_none(annotation)
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            fields[name] = record(inner) | None if is_optional(annotation) else record(inner)
-    return table(kind.__name__, fields)
+            fields[name] = _record(inner) | None if is_optional(annotation) else _record(inner)
+    try:
+        return table(kind.__name__, fields)
+    except PydanticUserError:
+        checked = {name: t if _can_be_checked(t) else _PythonOnly for name, t in fields.items()}
+        return table(kind.__name__, checked)
+
+
+class _PythonOnly:
+    """The type of a setting that pydantic cannot check."""
+
+
+def _can_be_checked(kind: Any) -> bool:
+    try:
+        table("one", {"value": kind})
+    except PydanticUserError:
+        return False
+    return True
 
 
 def table(name: str, fields: Mapping[str, Any]) -> type[BaseModel]:
@@ -61,10 +74,8 @@ def table(name: str, fields: Mapping[str, Any]) -> type[BaseModel]:
     return create_model(name, __config__=_TABLE, **aliased)
 
 
-def set_values(values: BaseModel | None) -> dict[str, Any]:
+def set_values(values: BaseModel) -> dict[str, Any]:
     """The values in a table that were set, by the names of their settings."""
-    if values is None:
-        return {}
     names = {name: field.alias or name for name, field in type(values).model_fields.items()}
     return {names.get(name, name): getattr(values, name) for name in values.model_fields_set}
 
