@@ -576,6 +576,10 @@ def test_a_preset_that_does_not_exist(resolved: Resolve) -> None:
         "flowtune.toml: unknown preset of task 'hop-qa' 'smal'. Did you mean 'small'?"
         " Known: large, none, small."
     )
+    with pytest.raises(
+        UsageError, match=r"flowtune\.toml: unknown preset of task 'hop-qa' '\[1\]'"
+    ):
+        resolved("preset = [1]\n")
     with pytest.raises(UsageError, match="unknown preset of task 'plain' 'small'"):
         resolved("", task="plain", flags={"preset": "small"})
     # A command without a task leaves it to those that have one.

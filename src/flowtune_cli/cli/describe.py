@@ -1,4 +1,4 @@
-"""What options a thing has: each with its type, default and help, as its author wrote them."""
+"""The options of a class or function: types, defaults and help, as their author wrote them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Set one setting; can be given many times. The value is TOML or a text.",
+        help="Set one setting; may be repeated. The value is TOML or a string.",
     ),
 ]
 PresetOption = Annotated[
@@ -41,7 +41,7 @@ DataOption = Annotated[
 ]
 SplitOption = Annotated[
     str | None,
-    typer.Option("--split", metavar="NAME", help="The split; the task's first one if not given."),
+    typer.Option("--split", metavar="NAME", help="The split; by default the task's first one."),
 ]
 PredictionsArgument = Annotated[
     Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
@@ -61,7 +61,7 @@ RunOption = Annotated[
     typer.Option(
         "--run",
         metavar="RUN",
-        help="Play as this run learned to, up to its newest checkpoint; untrained if not given.",
+        help="Play the flow as of this run's newest checkpoint; by default, untrained.",
     ),
 ]
 

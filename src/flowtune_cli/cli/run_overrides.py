@@ -37,7 +37,7 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is set now, and not to what it was in the run."""
+    """A setting that has another value now than in the run."""
 
     key: str
     path: tuple[str, ...]
@@ -57,8 +57,8 @@ class RunOverrides:
 
     Args:
         run: of the task ``task_class``.
-        config, overrides, flags: what the command was given. Without ``config`` the run's own
-            settings file is read again, be it ./flowtune.toml or another.
+        config, overrides, flags: the command's options. Without ``config`` the run's own settings
+            file is read again, be it ./flowtune.toml or another.
 
     Raises:
         UsageError: the run is of another task, or its settings no longer fit.
@@ -88,7 +88,7 @@ class RunOverrides:
             config = config if config.is_file() else Path(os.devnull)
         self._restore = lambda values: restore(task_class, values, run.path.name, registry)
         self.old = self._restore(self.stored["settings"])
-        self.origins = {key: Origin(**given) for key, given in self.stored["origins"].items()}
+        self.origins = {key: Origin(**origin) for key, origin in self.stored["origins"].items()}
         preset = self.old.settings.preset or NO_PRESET
         self.now = options.settings(
             registry,
@@ -202,9 +202,8 @@ class RunOverrides:
     def _overrides(self, key: str, origin: Origin) -> bool:
         """Whether a setting's origin now overrides the one it had in the run.
 
-        What a run was given on its command line holds when it is not given again: then the
-        settings file, which it overrode, does not count as a change. A preset's settings count if
-        another preset is chosen.
+        What a run's command line set stays without being repeated: the settings file, which it
+        overrode, is no change then. A preset's settings count if another preset is chosen.
         """
         before = self.origins.get(key)
         if origin.layer == "preset":

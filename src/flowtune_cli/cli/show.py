@@ -1,4 +1,4 @@
-"""``flowtune show``: everything that can be set about one thing, with its meaning."""
+"""``flowtune show``: all settings of one task, node type, strategy and the like, with help."""
 
 from __future__ import annotations
 

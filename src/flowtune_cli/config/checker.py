@@ -158,11 +158,11 @@ def _default(key: Key) -> Origin:
     return Origin("task", f"task {key[1]}") if key[0] == "tasks" else DEFAULT
 
 
-def _matching(name: str, known: Iterable[str], origin: Origin) -> str:
-    """The known name that a variable's stands for: case and hyphens are lost in variables."""
+def _matching(name: str, names: Iterable[str], origin: Origin) -> str:
+    """The one of these names that a variable's means: it has lost case and hyphens."""
     if origin.layer != "environment":
         return name
-    return next((k for k in known if k.lower().replace("-", "_") == name), name)
+    return next((n for n in names if n.lower().replace("-", "_") == name), name)
 
 
 def _unknown_setting(key: Key, fields: Iterable[str]) -> UsageError:
@@ -174,12 +174,12 @@ def _unknown_setting(key: Key, fields: Iterable[str]) -> UsageError:
     name, instead = ".".join(key), renamed(key)
     if instead is not None:
         return UsageError(f"there is no setting '{name}' any more: {instead}")
-    known = [".".join((*key[:-1], field)) for field in fields]
+    names = [".".join((*key[:-1], field)) for field in fields]
     if len(key) == 2:  # It may have been meant for another section.
         sections = (fields_of(Settings) or {}).items()
         same = [f"{s}.{key[1]}" for s, kind in sections if key[1] in (fields_of(kind) or ())]
-        known = same or known
-    return unknown_name("setting" if len(key) > 1 else "section", name, known)
+        names = same or names
+    return unknown_name("setting" if len(key) > 1 else "section", name, names)
 
 
 _SHOULD = "Input should be "

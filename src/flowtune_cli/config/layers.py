@@ -34,8 +34,8 @@ class Origin:
 
     Args:
         layer: "run" is a run's settings.json.
-        text: as a person is told: "flowtune.toml", "--seed", "environment FLOWTUNE_MODEL__NAME".
-        run: the run that was set there, when its settings were continued in another run.
+        text: as it is printed: "flowtune.toml", "--seed", "environment FLOWTUNE_MODEL__NAME".
+        run: the run for which it was set there, when another run continues that one.
     """
 
     layer: LayerName

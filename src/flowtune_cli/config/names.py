@@ -93,7 +93,7 @@ def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
         _check_options(options, [parameter.name for parameter in parameters])
 
 
-def _check_options(options: Iterable[str], known: Iterable[str]) -> None:
+def _check_options(options: Iterable[str], names: Iterable[str]) -> None:
     for option in options:
-        if option not in known:
-            raise unknown_name("option", option, list(known))
+        if option not in names:
+            raise unknown_name("option", option, list(names))

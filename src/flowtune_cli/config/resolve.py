@@ -27,9 +27,19 @@ from ..flow.node import Node
 from ..flow.preset import NO_PRESET
 from ..flow.task import Task
 from ..registry import Registry
-from . import layers
 from .checker import Checker
-from .layers import DEFAULT, Layer, Origin, Setting
+from .layers import (
+    DEFAULT,
+    Layer,
+    Origin,
+    Setting,
+    from_environment,
+    from_file,
+    from_flags,
+    from_overrides,
+    from_stored,
+    from_task,
+)
 from .names import check_nodes, check_sections
 from .schema import build, field_types, nodes_table, schema, set_values, task_table
 from .settings import Section, Settings
@@ -96,17 +106,17 @@ def resolve(
     Raises:
         UsageError: with a line for each setting that is unknown or has a wrong value.
     """
-    given = [
-        layers.from_file(file or FILE) if file or FILE.is_file() else {},
-        layers.from_environment(environ),
-        layers.from_overrides(overrides),
-        layers.from_flags(flags or {}),
+    layers = [
+        from_file(file or FILE) if file or FILE.is_file() else {},
+        from_environment(environ),
+        from_overrides(overrides),
+        from_flags(flags or {}),
     ]
     if task_class is not None:
         name = task_class.name
-        defaults = layers.from_task(name, task_class.defaults, Origin("task", f"task {name}"))
-        given = [defaults, *_preset(task_class, [defaults, *given], preset, registry), *given]
-    return _resolve(task_class, given, registry)
+        defaults = from_task(name, task_class.defaults, Origin("task", f"task {name}"))
+        layers = [defaults, *_preset(task_class, [defaults, *layers], preset, registry), *layers]
+    return _resolve(task_class, layers, registry)
 
 
 def restore(
@@ -118,19 +128,19 @@ def restore(
         UsageError: they no longer fit flowtune or the task, as it is installed.
     """
     tasks = {task_class.name: stored.get("tasks", {}).get(task_class.name, {})}
-    layer = layers.from_stored({**stored, "tasks": tasks}, Origin("run", f"run {run}"))
+    layer = from_stored({**stored, "tasks": tasks}, Origin("run", f"run {run}"))
     return _resolve(task_class, [layer], registry)
 
 
 def _preset(
     task_class: type[Task],
-    given: Sequence[Layer],
+    layers: Sequence[Layer],
     default: Setting | None,
     registry: Registry,
 ) -> Sequence[Layer]:
     """The layer of the preset that is chosen, or that is the default with the model."""
     checker = Checker(registry)
-    checker.merge(schema({}), given)
+    checker.merge(schema({}), layers)
     presets = {preset.name: preset for preset in task_class.presets}
     chosen = checker.settings.get(("preset",))
     if chosen is None or chosen.value is None:
@@ -140,32 +150,34 @@ def _preset(
         chosen = default or Setting(name, Origin("default", f"default with {model}"))
         if chosen.value not in presets:
             return []
-    if chosen.value == NO_PRESET:
+    name = str(chosen.value)
+    if name == NO_PRESET:
         return []
-    if chosen.value not in presets:
-        known = [*presets, NO_PRESET]
-        error = unknown_name(f"preset of task '{task_class.name}'", str(chosen.value), known)
+    if name not in presets:
+        kind = f"preset of task '{task_class.name}'"
+        error = unknown_name(kind, name, [*presets, NO_PRESET])
         raise UsageError(f"{chosen.origin}: {error}")
-    origin = Origin("preset", f"preset {chosen.value}")
-    settings = layers.from_task(task_class.name, presets[chosen.value].settings, origin)
-    return [{("preset",): chosen}, settings]
+    origin = Origin("preset", f"preset {name}")
+    return [{("preset",): chosen}, from_task(task_class.name, presets[name].settings, origin)]
 
 
-def _resolve(task_class: type[Task] | None, given: Sequence[Layer], registry: Registry) -> Resolved:
+def _resolve(
+    task_class: type[Task] | None, layers: Sequence[Layer], registry: Registry
+) -> Resolved:
     installed = {name: entry.thing for name, entry in registry.entries("task").items()}
     if task_class is not None:
         installed[task_class.name] = task_class
     tables: dict[str, Any] = dict.fromkeys(installed, Any)
     checker = Checker(registry)
-    checker.merge(schema(tables), given)
+    checker.merge(schema(tables), layers)
     others = {key[1] for key in checker.settings if key[0] == "tasks"} & installed.keys()
     task = None
     if task_class is not None:
-        task = _task(task_class, tables, given, checker)
+        task = _task(task_class, tables, layers, checker)
         others.discard(task_class.name)
     for name in sorted(others):
         with suppress(Exception):  # Whoever runs that task will see what is wrong with it.
-            if other := _task(installed[name], tables, given, checker):
+            if other := _task(installed[name], tables, layers, checker):
                 check_nodes(other.nodes, ("tasks", name, "nodes"), None, checker)
     settings: Settings | None = checker.validate(Settings)
     if settings is not None:
@@ -179,7 +191,7 @@ def _resolve(task_class: type[Task] | None, given: Sequence[Layer], registry: Re
         tasks = {**settings.tasks, task.name: task.values}
         settings = settings.model_copy(update={"tasks": tasks})
     complete = Checker(registry)
-    stored = layers.from_stored(settings.model_dump(mode="json"), DEFAULT)
+    stored = from_stored(settings.model_dump(mode="json"), DEFAULT)
     complete.merge(schema(tables), [stored])
     origins = {".".join(key): checker.origin(key) for key in complete.settings}
     return Resolved(settings, origins, task)
@@ -214,13 +226,13 @@ def _json_values(node: Node) -> dict[str, Any]:
 
 
 def _task(
-    task_class: type[Task], tables: dict[str, Any], given: Sequence[Layer], checker: Checker
+    task_class: type[Task], tables: dict[str, Any], layers: Sequence[Layer], checker: Checker
 ) -> ResolvedTask | None:
     """A task with its settings; None after a complaint. Puts the task's model into ``tables``."""
     name, key = task_class.name, ("tasks", task_class.name)
     # Which nodes there are may depend on the task's own settings, so these come first.
     tables[name] = task_table(task_class)
-    checker.merge(schema(tables), given)
+    checker.merge(schema(tables), layers)
     settings = None
     if task_class.Settings is not None:
         settings = checker.validate(task_class.Settings, key, without="nodes")
@@ -229,7 +241,7 @@ def _task(
     nodes = list(task_class.default_nodes(settings))
     table = nodes_table(nodes)
     tables[name] = task_table(task_class, table)
-    checker.merge(schema(tables), given)
+    checker.merge(schema(tables), layers)
     values = checker.validate(table, (*key, "nodes"))
     if values is None:
         return None
