@@ -598,6 +598,17 @@ def test_a_preset_that_is_wrong_is_named(site: Site) -> None:
     resolve(task, environ={}, registry=registry)
 
 
+def test_a_preset_that_does_not_fit_other_settings_can_be_left_out(resolved: Resolve) -> None:
+    small = {"preset": "small"}
+    with pytest.raises(UsageError) as error:
+        resolved("", "learning.optimizer=cocob", flags=small)
+    assert str(error.value) == (
+        f"preset small: {QUERY}.optimizer cannot be used with optimizer 'cocob': unknown option"
+        " 'lr'. Known: alpha, eps.\n  '--preset none' leaves the preset out"
+    )
+    resolved("", "learning.optimizer=cocob", f"{QUERY}.optimizer=", flags=small)
+
+
 def test_a_preset_cannot_be_made_that_chooses_itself() -> None:
     with pytest.raises(ValueError, match=r"preset 'x' cannot set model\.name"):
         Preset("x", "", {"model.name": "y"})

@@ -42,10 +42,12 @@ class Checker:
             for origin, text in dict.fromkeys(self.problems)
             if origin.layer != "task" or origin == _default(("tasks", str(task)))
         ]
-        if len(lines) == 1:
-            raise UsageError(lines[0])
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} settings cannot be used:")
+        if any(origin.layer == "preset" for origin, _ in self.problems):
+            lines.append("'--preset none' leaves the preset out")
         if lines:
-            raise UsageError("\n  ".join([f"{len(lines)} settings cannot be used:", *lines]))
+            raise UsageError("\n  ".join(lines))
 
     def merge(self, schema: type[BaseModel], layers: Iterable[Layer]) -> None:
         """Merge layers of this schema."""
