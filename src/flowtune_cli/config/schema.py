@@ -43,13 +43,17 @@ def _record(kind: type, hidden: Sequence[str] = ()) -> type[BaseModel]:
     fields = {name: t for name, t in field_types(kind).items() if name not in hidden}
     for name, annotation in fields.items():
         inner = without_none(annotation)
-        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+        if _is_record(inner):
             fields[name] = _record(inner) | None if is_optional(annotation) else _record(inner)
     try:
         return table(kind.__name__, fields)
     except PydanticUserError:
         checked = {name: t if _can_be_checked(t) else _PythonOnly for name, t in fields.items()}
         return table(kind.__name__, checked)
+
+
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 class _PythonOnly:
@@ -75,9 +79,9 @@ def table(name: str, fields: Mapping[str, Any]) -> type[BaseModel]:
 
 
 def set_values(values: BaseModel) -> dict[str, Any]:
-    """The values in a table that were set, by the names of their settings."""
-    names = {name: field.alias or name for name, field in type(values).model_fields.items()}
-    return {names.get(name, name): getattr(values, name) for name in values.model_fields_set}
+    """The values that were set in a model made by ``table``, by the names of their settings."""
+    fields = type(values).model_fields
+    return {str(fields[name].alias): getattr(values, name) for name in values.model_fields_set}
 
 
 def build(kind: type, current: Any, values: BaseModel) -> Any:
@@ -89,7 +93,7 @@ def build(kind: type, current: Any, values: BaseModel) -> Any:
     changes = set_values(values)
     for name, value in changes.items():
         inner = without_none(field_types(kind)[name])
-        if isinstance(value, BaseModel) and not issubclass(inner, BaseModel):
+        if isinstance(value, BaseModel) and _is_record(inner):
             changes[name] = build(inner, getattr(current, name, None), value)
     if current is None:
         return kind(**changes)
