@@ -135,7 +135,7 @@ def test_a_wrong_gradient_is_found_out(
     session: Session, plain: PlainEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = data_of(session)
-    monkeypatch.setattr("throughput_plain.dpo_loss", lambda a, b, c, d, beta: a - b)
+    monkeypatch.setattr("benchmarks.throughput.plain.dpo_loss", lambda a, b, c, d, beta: a - b)
     report = Report()
     compare_gradients(report, session, session, data)
     assert report.errors
