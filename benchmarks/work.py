@@ -119,9 +119,9 @@ def _train(model: Path) -> Work:
             "training": {"batch_size": BATCH_SIZE},
         }
     )
-    bench = set_up(Small(), settings, load_registry())
-    learner = bench.learner()
-    meter = Meter(bench.adapters.model)
+    session = set_up(Small(), settings, load_registry())
+    learner = session.learner()
+    meter = Meter(session.adapters.model)
     work: Work = {}
 
     def attention(query: Any, key: Any, value: Any, *args: Any, **more: Any) -> int:
@@ -140,17 +140,17 @@ def _train(model: Path) -> Work:
 
     def learn(data: Mapping[str, Any]) -> None:
         held = learner.contexts(datum for mine in data.values() for datum in mine.data)
-        bench.engine.forget(keep=held)
+        session.engine.forget(keep=held)
         for name, mine in data.items():
             if mine.data:
                 learner.update(name, mine.data)
 
-    every = list(bench.task.examples(None, "train"))
+    every = list(session.task.examples(None, "train"))
     for start in range(0, len(every), BATCH_SIZE):
         batch = every[start : start + BATCH_SIZE]
-        bench.engine.forget()
-        found = dict(counted("play and deviate", lambda batch=batch: list(bench.explore(batch))))
-        data = collect(bench.task.nodes, [found[place] for place in range(len(batch))])
+        session.engine.forget()
+        found = dict(counted("play and deviate", lambda batch=batch: list(session.deviate(batch))))
+        data = collect(session.task.nodes, [found[place] for place in range(len(batch))])
         for kind in ("preferences", "targets"):
             given = sum(len(getattr(mine, kind)) for mine in data.values())
             work.setdefault("data", {})[kind] = work.get("data", {}).get(kind, 0) + given

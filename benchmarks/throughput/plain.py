@@ -117,7 +117,7 @@ class PlainEngine:
                 for pairs in items
             ),
             adapter_version=self.adapters.version(request.adapter),
-            calibration=self.adapters.calibration(request.adapter),
+            head=self.adapters.head(request.adapter),
         )
 
 
@@ -180,7 +180,9 @@ class PlainLearner:
             for term, pair in members:
                 length = max(len(pair.completion), 1) if term.mean else 1
                 total = total + term.coefficient * values[pair] / length
-            found.append(score.value(total, self.adapters.calibrations.get(adapter, ())))
+            heads = self.adapters.heads
+            head = heads[adapter].tensors() if adapter in heads else {}
+            found.append(score.value(total, head))
         return found
 
     def _values(self, adapter: str, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:

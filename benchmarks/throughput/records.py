@@ -14,7 +14,7 @@ from pathlib import Path
 from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.example import Example
 from flowtune_cli.registry import load_registry
-from flowtune_cli.training.session import Bench, set_up
+from flowtune_cli.training.session import Session, set_up
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Setup:
         return dataclasses.replace(self, overrides=(*self.overrides, *overrides))
 
 
-def prepare(setup: Setup) -> tuple[Bench, list[Example]]:
-    """The bench of a setup, and its records: as many of each number of hops, by a hash."""
+def prepare(setup: Setup) -> tuple[Session, list[Example]]:
+    """The session of a setup, and its records: as many of each number of hops, by a hash."""
     registry = load_registry()
     resolved = resolve(
         registry.task(setup.task),

@@ -52,5 +52,5 @@ def test_a_head_cannot_have_another_optimizer_than_its_node() -> None:
 
 @pytest.mark.parametrize("wrong", [{}, {"lr": 1}, {"name": 3}])
 def test_a_table_needs_a_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="needs a name and its options"):
+    with pytest.raises(ValueError, match="has no name: write"):
         choices(wrong)

@@ -85,6 +85,36 @@ def register_tasks(register):
     register(Plain)
 '''
 
+MODEL = """
+from pathlib import Path
+from flowtune_cli import ModelSource, hookimpl
+
+
+class Small(ModelSource):
+    name = "small"
+    summary = "a small model"
+    directory = Path(r"{directory}")
+
+    def is_ready(self):
+        return (self.directory / "config.json").is_file()
+
+    def fetch(self, *, verify=False):
+        print("verified" if verify else "fetched")
+        return self.directory
+
+
+class Missing(Small):
+    name = "missing"
+    directory = Path("nowhere")
+
+
+@hookimpl
+def register_models(register):
+    register(Small())
+    register(Missing())
+"""
+"""Two models: "small" is ready once ``directory`` has a configuration, "missing" never is."""
+
 
 class Site:
     """A directory on ``sys.path``. Only what is installed here, and flowtune itself, is loaded."""

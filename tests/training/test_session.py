@@ -1,4 +1,4 @@
-"""Setting a task up, and playing on its bench."""
+"""Setting a task up, and playing on its session."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
             Judge(name="judge", prompt=text, score="likelihood", text="{x}", scale=2.0),
         ]
 
-    bench = make_run(nodes=nodes, learning={"optimizer": "adam"}).bench()
-    assert bench.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
-    assert list(bench.evaluators) == ["llm_judge"]
-    assert isinstance(bench.evaluators["llm_judge"], LLMJudge)
-    assert bench.optimizers == {"adam": adam}
-    assert bench.adapters.nodes == ("draft", "wild", "still", "judge")
-    assert bench.adapters.calibration("judge") == (2.0, -2.0)
-    assert bench.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
+    session = make_run(nodes=nodes, learning={"optimizer": "adam"}).session()
+    assert session.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
+    assert list(session.evaluators) == ["llm_judge"]
+    assert isinstance(session.evaluators["llm_judge"], LLMJudge)
+    assert session.optimizers == {"adam": adam}
+    assert session.adapters.nodes == ("draft", "wild", "still", "judge")
+    assert session.adapters.head("judge") == {"likelihood": 2.0, "bias": 0.0}
+    assert session.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
 
 
 @pytest.mark.parametrize(
@@ -53,29 +53,29 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
 def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], message: str) -> None:
     run = make_run(nodes=lambda: [writer("draft", **node)])
     with pytest.raises(UsageError, match=message):
-        run.bench()
+        run.session()
 
 
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
 def test_weights_lie_in_blocks_where_the_settings_say_so(make_run: MakeRun) -> None:
     for wanted in (True, False):
-        model = make_run(engine={"blocked_weights": wanted}).bench().adapters.model
+        model = make_run(engine={"blocked_weights": wanted}).session().adapters.model
         blocked = [m for m in model.modules() if isinstance(m, blocked_weights.BlockedLinear)]
         assert bool(blocked) is wanted
 
 
 def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:
     with pytest.raises(UsageError, match=r"optimizer 'kocob'\. Did you mean 'cocob'"):
-        make_run(learning={"optimizer": "kocob"}).bench()
+        make_run(learning={"optimizer": "kocob"}).session()
 
 
 def test_a_node_may_have_an_optimizer_of_its_own(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
         return [writer("draft", "r"), writer("write", "r", optimizer={"name": "adam", "lr": 0.1})]
 
-    bench = make_run(nodes=nodes).bench()
-    assert bench.optimizers == {"cocob": cocob, "adam": adam}
-    learner = bench.learner()
+    session = make_run(nodes=nodes).session()
+    assert session.optimizers == {"cocob": cocob, "adam": adam}
+    learner = session.learner()
     assert learner.optimizer_names == {"draft": "cocob", "write": "adam"}
     assert learner.optimizers["write"].param_groups[0]["lr"] == 0.1
 
@@ -83,7 +83,7 @@ def test_a_node_may_have_an_optimizer_of_its_own(make_run: MakeRun) -> None:
         return [writer("draft", "r", optimizer="adm")]
 
     with pytest.raises(UsageError, match=r"optimizer 'adm'\. Did you mean 'adam'"):
-        make_run(nodes=unknown).bench()
+        make_run(nodes=unknown).session()
 
 
 class Fixed(Generate):
@@ -99,15 +99,15 @@ def test_a_node_without_an_adapter_that_cannot_learn(make_run: MakeRun) -> None:
     for more in ({"reward": "r"}, {"learn": "supervised"}):
         run = make_run(nodes=nodes(**more))
         with pytest.raises(UsageError, match=r"node 'draft' .* or set learn = 'nothing'"):
-            run.bench()
-    assert make_run(nodes=nodes(reward="r", learn="nothing")).bench().adapters.nodes == ()
+            run.session()
+    assert make_run(nodes=nodes(reward="r", learn="nothing")).session().adapters.nodes == ()
 
 
 def test_playing_is_the_greedy_part_of_exploring(make_run: MakeRun) -> None:
     run = make_run(count=5)
-    bench = run.bench()
-    played = dict(bench.play(run.examples))
-    explored = dict(bench.explore(run.examples))
+    session = run.session()
+    played = dict(session.play(run.examples))
+    explored = dict(session.deviate(run.examples))
     assert sorted(played) == sorted(explored) == list(range(5))
     for position, trace in explored.items():
         assert trace.example == run.examples[position]
@@ -117,15 +117,15 @@ def test_playing_is_the_greedy_part_of_exploring(make_run: MakeRun) -> None:
 
 def test_something_can_be_done_before_each_batch_of_the_engine(make_run: MakeRun) -> None:
     run = make_run(count=2)
-    bench = run.bench()
+    session = run.session()
     calls: list[int] = []
 
     def between() -> None:
-        calls.append(bench.engine.counts.requests)
+        calls.append(session.engine.counts.requests)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dict(bench.play(run.examples, between))
+        dict(session.play(run.examples, between))
     assert calls[0] == 0
     assert calls == sorted(set(calls))

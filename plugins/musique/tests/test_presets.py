@@ -32,8 +32,8 @@ def test_paper_is_what_these_options_were(task: str) -> None:
     assert (settings.training.save_every, settings.training.passes) == (100, 1)
     assert (made.settings.ranking, made.settings.judging) == ("choice", "choice")
     assert (made.settings.min_retrievals, made.settings.max_retrievals) == (1, 4)
-    assert all(node.optimizer is node.head_optimizer is None for node in made.nodes.values())
-    learn = {name: node.learn for name, node in made.nodes.items()}
+    assert all(node.optimizer is node.head_optimizer is None for node in made.nodes)
+    learn = {node.name: node.learn for node in made.nodes}
     assert learn.pop("sufficiency", "supervised") == "supervised"
     assert learn == {
         "query": "preferences",
@@ -51,8 +51,8 @@ def test_small_is_the_default_with_the_bundled_model_alone(task: str) -> None:
     assert found.settings.learning.optimizer == {"name": "adam", "lr": 1e-3}
     assert found.settings.learning.step_per == "batch"
     rates = {
-        name: (node.optimizer, node.head_optimizer)
-        for name, node in found.make_task().nodes.items()
+        node.name: (node.optimizer, node.head_optimizer)
+        for node in found.make_task().nodes
         if (node.optimizer, node.head_optimizer) != (None, None)
     }
     if task == "musique-full":

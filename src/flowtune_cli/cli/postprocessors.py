@@ -66,15 +66,14 @@ def explorations(
     Raises:
         UsageError: the task has no such node.
     """
-    from ..config.names import make_exploration
-
     wanted = {}
     for processor in processors:
         for name in processor.nodes:
-            if name not in task.nodes:
-                error = unknown_name(f"node of task '{task.name}'", name, list(task.nodes))
+            if name not in task.nodes_by_name:
+                error = unknown_name(f"node of task '{task.name}'", name, list(task.nodes_by_name))
                 raise UsageError(f"post-processor '{processor.name}': {error}")
-            wanted[name] = make_exploration(task.nodes[name], registry)
+            node = task.node(name)
+            wanted[name] = registry.make_exploration(node.exploration)
     return dict(sorted(wanted.items()))
 
 

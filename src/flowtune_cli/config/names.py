@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from ..flow.errors import UsageError, unknown_name
-from ..flow.named import named
-from ..flow.node import Exploration, Node
+from ..flow.named import name_and_options
+from ..flow.node import Node
 from ..flow.prompt import Template
 from ..registry import Registry
 from .checker import Checker, message, validated
@@ -29,7 +29,7 @@ def check_sections(settings: Settings, checker: Checker) -> None:
     # Only if it was chosen: a plugin's optimizers may import torch, which takes seconds.
     if checker.origin(key).layer != "default":
         optimizer = settings.learning.optimizer
-        checker.attempt(key, lambda: _fits(*named(optimizer), registry))
+        checker.attempt(key, lambda: _fits(*name_and_options(optimizer), registry))
 
 
 def check_nodes(
@@ -44,7 +44,9 @@ def check_nodes(
     registry = checker.registry
     for node in nodes:
         own = (*key, node.name)
-        checker.attempt((*own, "exploration"), partial(make_exploration, node, registry))
+        checker.attempt(
+            (*own, "exploration"), partial(_check_exploration, node.exploration, registry)
+        )
         if node.evaluator is not None:
             checker.attempt((*own, "evaluator"), partial(registry.evaluator, node.evaluator))
         for field in dataclasses.fields(node):
@@ -69,13 +71,8 @@ def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker:
                 checker.attempt((*key, choice.setting), fits, what)
 
 
-def make_exploration(node: Node, registry: Registry) -> Exploration:
-    """The exploration strategy that a node names, with its options.
-
-    Raises:
-        UsageError: there is no such strategy, or its options do not fit.
-    """
-    name, options = named(node.exploration)
+def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> None:
+    name, options = name_and_options(setting)
     strategy = registry.exploration(name)
     if dataclasses.is_dataclass(strategy):
         types: dict[str, Any] = field_types(strategy)
@@ -83,7 +80,7 @@ def make_exploration(node: Node, registry: Registry) -> Exploration:
         problems, _ = validated(table(name, {o: types[o] for o in options}), options)
         for place, details in problems.items():
             raise UsageError(f"{'.'.join(place)} {message(details)}")
-    return strategy(**options)
+    registry.make_exploration(setting)
 
 
 def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..flow.errors import UsageError
-from ..flow.named import named
+from ..flow.named import name_and_options
 from ..flow.node import Node
 from .settings import LearningSettings
 
@@ -38,10 +38,11 @@ def optimizer_choices(
     """The optimizers of a node's adapter and of its head, the parameters learned beside it.
 
     Raises:
-        UsageError: a choice has no name, or the head's is another optimizer than the adapter's:
-            they are groups of parameters of one optimizer.
+        ValueError: a choice has no name.
+        UsageError: the head's is another optimizer than the adapter's: they are groups of
+            parameters of one optimizer.
     """
-    shared = OptimizerChoice(*named(learning.optimizer))
+    shared = OptimizerChoice(*name_and_options(learning.optimizer))
     adapter = _changed(shared, node, "optimizer")
     head = _changed(adapter, node, "head_optimizer")
     if head.name != adapter.name:
@@ -58,5 +59,5 @@ def _changed(base: OptimizerChoice, node: Node, setting: str) -> OptimizerChoice
     if value is None:
         return base
     if isinstance(value, str) or "name" in value:
-        return OptimizerChoice(*named(value), node.name, setting)
+        return OptimizerChoice(*name_and_options(value), node.name, setting)
     return OptimizerChoice(base.name, {**base.options, **value}, node.name, setting)

@@ -169,7 +169,7 @@ class ModelEngine:
                 values = score(self.prefixes, adapter, pairs, keep=keep)
                 self._scores.update(zip(chosen, values, strict=True))
         self.counts.scored_completions += len(wanted)
-        calibration = self.adapters.calibration(adapter)
+        head = self.adapters.head(adapter)
         answers = []
         for encoded_prompts, request_keys in zip(prompts, keys, strict=True):
             answers.append(
@@ -182,7 +182,7 @@ class ModelEngine:
                         for item in request_keys
                     ),
                     adapter_version=version,
-                    calibration=calibration,
+                    head=head,
                 )
             )
         return answers

@@ -1,23 +1,21 @@
-"""A choice by name with options: ``"adam"``, or ``{"name": "adam", "lr": 0.001}``."""
+"""Settings that name a thing and its options: ``"adam"`` or ``{name = "adam", lr = 1e-3}``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import UsageError
 
-
-def named(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the options of a choice; a string is short for a name without options.
+def name_and_options(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options. A string is a name without options.
 
     Raises:
-        UsageError: a table has no name, or one that is not a string.
+        ValueError: a table has no name.
     """
     if isinstance(value, str):
         return value, {}
     options = dict(value)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise UsageError('needs a name and its options, such as {name = "adam", lr = 0.001}')
+        raise ValueError(f'{value!r} has no name: write {{name = "...", ...}}')
     return name, options

@@ -28,6 +28,9 @@ from ..flow.node import Datum, Node, PreferenceDatum, Score, Term, TextDatum
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
 
+WriteError = SafetensorError
+"""What a failed write of weights raises, besides OSError."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -86,13 +89,13 @@ class Learner:
     def _optimizer(
         self, node: str, choice: OptimizerChoice, head_choice: OptimizerChoice
     ) -> torch.optim.Optimizer:
-        """Of an adapter, and of its calibration, which may learn in steps of another size."""
-        calibration = self.adapters.calibrations.get(node)
-        if calibration is None or head_choice == choice:
+        """Of an adapter, and of its head in a parameter group of its own."""
+        head = self.adapters.heads.get(node)
+        if head is None:
             return self._made(self.adapters.parameters(node), choice)
-        weights = [p for p in self.adapters.parameters(node) if p is not calibration]
+        weights = [p for p in self.adapters.parameters(node) if p is not head.weights]
         optimizer = self._made(weights, choice)
-        optimizer.add_param_group(self._made([calibration], head_choice).param_groups[0])
+        optimizer.add_param_group(self._made([head.weights], head_choice).param_groups[0])
         return optimizer
 
     def _made(self, parameters: Sequence[Tensor], choice: OptimizerChoice) -> torch.optim.Optimizer:
@@ -137,8 +140,8 @@ class Learner:
                     )
                 with self.adapters.using(node):
                     loss.backward()  # type: ignore[no-untyped-call]
-            # An adapter and its calibration have gradients of unlike sizes.
-            norms.append(max(self._clip(node, kind["params"]) for kind in optimizer.param_groups))
+            # The gradients of an adapter and of its head differ in size.
+            norms.append(max(self._clip(node, g["params"]) for g in optimizer.param_groups))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self.adapters.check_finite([node])
@@ -228,14 +231,15 @@ class Learner:
         return choice_loss(scores, datum.right), None
 
     def _score(self, score: Score, values: Mapping[Pair, Tensor], adapter: str) -> Tensor:
-        """The value of a score's expression under an adapter."""
-        total: Any = 0.0
+        """A score under an adapter and its head."""
+        likelihood: Any = 0.0
         for term in score.terms:
             pair = self._pair(term)
             value = values[pair]
             length = max(len(pair.completion), 1)
-            total = total + term.coefficient * (value / length if term.mean else value)
-        total = score.value(total, self.adapters.calibrations.get(adapter, ()))
+            likelihood = likelihood + term.coefficient * (value / length if term.mean else value)
+        head = self.adapters.heads[adapter].tensors() if adapter in self.adapters.heads else {}
+        total = score.value(likelihood, head)
         return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
 
     def _pairs(self, datum: Datum) -> list[Pair]:

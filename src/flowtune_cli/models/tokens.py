@@ -109,7 +109,7 @@ class Tokens:
         # A chat template writes the model's special tokens itself; a plain text has none yet.
         special = not prompt.chat or not self._has_template
         context: tuple[int, ...] = ()
-        begin = prompt.context
+        begin = prompt.frozen_prefix
         if begin:
             # On its own, so that its tokens are the same whatever stands behind it.
             context = tuple(self.tokenizer(begin, add_special_tokens=True)["input_ids"])

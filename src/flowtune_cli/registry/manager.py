@@ -17,6 +17,8 @@ import pluggy
 
 from ..flow.deviation import Evaluator
 from ..flow.errors import UsageError, unknown_name
+from ..flow.model_source import ModelSource
+from ..flow.named import name_and_options
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
 from ..flow.task import Task
@@ -31,6 +33,7 @@ HOOKS: dict[Kind, str] = {
     "evaluator": "register_rewards",
     "optimizer": "register_optimizers",
     "post-processor": "register_postprocessors",
+    "model": "register_models",
     "tracker": "register_trackers",
     "command": "register_commands",
 }
@@ -120,6 +123,11 @@ class Registry:
     def exploration(self, name: str) -> type[Exploration]:
         return cast("type[Exploration]", self.get("exploration", name))
 
+    def make_exploration(self, setting: str | Mapping[str, Any]) -> Exploration:
+        """The exploration strategy that a node's setting ``exploration`` describes."""
+        name, options = name_and_options(setting)
+        return self.exploration(name)(**options)
+
     def reward(self, name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", self.get("reward", name))
 
@@ -133,6 +141,9 @@ class Registry:
 
     def postprocessor(self, name: str) -> type[PostProcessor]:
         return cast("type[PostProcessor]", self.get("post-processor", name))
+
+    def model(self, name: str) -> ModelSource:
+        return cast(ModelSource, self.get("model", name))
 
     def tracker(self, name: str) -> Callable[..., Any]:
         """The factory of that name: ``factory(run)``."""

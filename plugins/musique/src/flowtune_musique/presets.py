@@ -44,7 +44,7 @@ _SMALL: dict[str, Any] = {
     # likelihoods count for 0.03 of a nat, so to lower its loss they would be moved by many.
     "nodes.retrieve.optimizer": {"lr": 1e-5},
     "nodes.verbose.optimizer": {"lr": 1e-4},
-    # The weights of its measures start from zero.
+    # The weights of its features start from zero.
     "nodes.retrieve.head_optimizer": {"lr": 0.1},
 }
 
@@ -60,7 +60,7 @@ SMALL, SMALL_FULL = (
         "small",
         "learning rates for a model of about a hundred million parameters",
         settings,
-        models=("smollm2-135m", "builtin:smollm2-135m"),
+        models=("smollm2-135m",),
     )
     for settings in (_SMALL, _SMALL_FULL)
 )

@@ -84,7 +84,7 @@ class ToyQA(Task):
                 "nodes.retrieve.optimizer": {"lr": 1e-3},
                 "nodes.stop.optimizer": {"lr": 1e-3},
             },
-            models=("smollm2-135m", "builtin:smollm2-135m"),
+            models=("smollm2-135m",),
         ),
     )
     nodes = (
