@@ -1,9 +1,9 @@
-"""A node of a flow: turns a call's inputs into an output, and says how that output is learned.
+"""A node of a flow: turns a call's inputs into an output, and defines how that output is learned.
 
-Every output of a node that uses a language model carries its *score*: an expression over
-log-likelihoods whose value orders the node's possible outputs. Preferences between two outputs
-then need nothing else, whatever the node's type: DPO raises the score of the chosen output over
-that of the rejected one, relative to the reference.
+Every output of a node that uses a language model carries its *score*: a linear model over
+log-likelihoods and features that ranks the node's possible outputs. Preferences between two outputs
+need nothing else, whatever the node's type: DPO raises the score of the chosen output over that of
+the rejected one, relative to the reference.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class NodeOutput:
 
     Args:
         value: what the flow gets.
-        text: what a person sees.
+        text: how it is displayed.
         score: what learning raises or lowers; None for a node that learns by itself.
         logprob: the model's log-probability of it, in nats, where there is one.
         tokens: how many tokens were decoded for it.
-        truncated: it was cut off before it ended by itself.
+        truncated: it reached the token limit before it ended.
     """
 
     value: Any

@@ -1,4 +1,4 @@
-"""A task: examples, the nodes, and the flow that connects them. What a plugin's author writes."""
+"""A task: its examples, its nodes, and the flow that connects them."""
 
 from __future__ import annotations
 
