@@ -167,4 +167,4 @@ def test_every_setting_of_musique_is_described(registry: Registry, name: str) ->
     described = re.findall(
         r"^\| `(\w+)`(?: \(Full\))? \| ", MUSIQUE.read_text(encoding="utf-8"), re.M
     )
-    assert set(nodes) <= set(described)
+    assert {node.name for node in nodes} <= set(described)

@@ -18,6 +18,7 @@ from flowtune_cli.config.renamed import renamed
         ("engine.prefix_cache_mb", "finds it out by itself"),
         ("engine.blocked_weights", "finds it out by itself"),
         ("tasks.a.nodes.b.explore", "'exploration'"),
+        ("tasks.a.nodes.b.prompt.context", "'prompt.frozen_prefix'"),
         ("tasks.a.nodes.b.explore_options", "exploration = {name ="),
     ],
 )

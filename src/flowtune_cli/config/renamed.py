@@ -17,6 +17,7 @@ _RENAMED = {
     "engine.blocked_weights": _DERIVED,
 }
 _RENAMED_OF_NODES = {
+    "prompt.context": "it is called 'prompt.frozen_prefix'",
     "explore": "it is called 'exploration'",
     "explore_options": "'exploration' holds the name and its options, such as"
     ' exploration = {name = "multi_sample", temperature = 1.2}',
@@ -25,6 +26,6 @@ _RENAMED_OF_NODES = {
 
 def renamed(key: tuple[str, ...]) -> str | None:
     """What to use instead of a setting that was renamed or removed; None for any other."""
-    if len(key) == 5 and key[0] == "tasks" and key[2] == "nodes":
-        return _RENAMED_OF_NODES.get(key[4])
+    if len(key) > 4 and key[0] == "tasks" and key[2] == "nodes":
+        return _RENAMED_OF_NODES.get(".".join(key[4:]))
     return _RENAMED.get(".".join(key))
