@@ -16,8 +16,8 @@ import pytest
 
 from flowtune_cli import DataError, Example, Outcome, Task, UsageError
 from flowtune_cli.cli.main import main
+from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import resolve
-from flowtune_cli.config.sources import tomllib
 from flowtune_cli.flow.postprocessing import post_process
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.registry.checks import postprocessor
@@ -87,7 +87,7 @@ def test_setuptools_builds_it(tmp_path: Path) -> None:
 def test_the_tutorial_shows_it_as_it_is() -> None:
     [project] = blocks(TUTORIAL, "toml")
     assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
-    plugin, tests, _ = blocks(TUTORIAL, "python")
+    plugin, _, tests, _ = blocks(TUTORIAL, "python")
     assert tests == (PACKAGE / "tests/test_mailroom.py").read_text(encoding="utf-8")
     assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
     [records] = blocks(TUTORIAL, "json")

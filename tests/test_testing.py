@@ -20,6 +20,7 @@ from flowtune_cli import (
     Generate,
     Judge,
     Outcome,
+    Preset,
     Rank,
     ScoreRequest,
     Task,
@@ -449,6 +450,24 @@ def test_what_registration_would_refuse_is_noticed() -> None:
     assert "needs a name of letters and digits" in problems(Unnamed())
 
 
+def test_settings_that_are_not_there_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Defaulted(Answering):
+        defaults = {"training.batch_sise": 2}  # noqa: RUF012
+
+    class Bundled(Answering):
+        presets = (Preset("tiny", "for tests", {"training.batch_size": "many"}),)
+
+    assert "its defaults: " in problems(Defaulted())
+    assert "'training.batch_sise'" in problems(Defaulted())
+    assert "preset 'tiny': " in problems(Bundled())
+
+    monkeypatch.chdir(tmp_path)
+    Path("flowtune.toml").write_text("[training]\nnothing = 1\n")
+    check_task(Answering())
+
+
 def test_a_flow_that_fails_is_shown_with_its_traceback() -> None:
     async def body(episode: Episode) -> Any:
         raise KeyError("lost")
@@ -513,7 +532,7 @@ def test_training_is_real(tiny_model_dir: Path, tmp_path: Path) -> None:
 
 
 def test_the_tests_of_plugins_need_nothing_else_of_flowtune() -> None:
-    """But for the one that looks at the default of a setting."""
+    """But for those that look at settings."""
     imported: dict[str, set[str]] = {}
     for folder in ("plugins/*/tests", "tests/*_plugin"):
         for file in REPOSITORY.glob(f"{folder}/**/*.py"):
@@ -527,10 +546,14 @@ def test_the_tests_of_plugins_need_nothing_else_of_flowtune() -> None:
         for file, modules in imported.items()
     }
     assert {file: modules for file, modules in others.items() if modules} == {
+        "plugins/musique/tests/test_presets.py": {
+            "flowtune_cli.config.resolve",
+            "flowtune_cli.registry",
+        },
         "plugins/smollm2/tests/test_plugin.py": {
             "flowtune_cli.config.settings",
             "flowtune_cli.registry",
-        }
+        },
     }
 
 

@@ -84,7 +84,7 @@ def test_it_trains_with_its_optimizer_and_logs_to_its_tracker(
 ) -> None:
     settings = {
         "adapter": {"rank": 2},
-        "learning": {"optimizer": "momentum", "optimizer_options": {"lr": 0.1}},
+        "learning": {"optimizer": {"name": "momentum", "lr": 0.1}},
         "run": {"trackers": ["jsonlines"]},
         "training": {"batch_size": 2, "passes": 2},
     }

@@ -14,6 +14,7 @@ follows from it may differ as well. Anything else is an error.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,12 +166,16 @@ def compare_gradients(
     report: Report, session: Session, plainly: Session, data: Mapping[str, Sequence[Datum]]
 ) -> None:
     """Compare the gradients of every step, without taking any."""
-    settings = session.settings.learning.model_copy(
-        update={"clip": 1e9, "optimizer_options": {}, "node_options": {}, "calibration_options": {}}
-    )
+    settings = session.settings.learning.model_copy(update={"clip": 1e9, "optimizer": "gradients"})
+    nodes = {
+        name: dataclasses.replace(node, optimizer=None, head_optimizer=None)
+        for name, node in session.task.nodes_by_name.items()
+    }
     size = session.settings.engine.learning_tokens_per_batch
     learners = [
-        Learner(side.engine.prefixes, side.engine.tokens, settings, _Gradients, size)
+        Learner(
+            side.engine.prefixes, side.engine.tokens, settings, nodes, lambda name: _Gradients, size
+        )
         for side in (session, plainly)
     ]
     updates: list[Callable[..., Any]] = [

@@ -158,7 +158,7 @@ class Watched:
 
         async def noted(episode: Any, example: Any) -> Any:
             flow = run(episode, example)
-            return await (_Rollout(flow, self.rollouts) if episode.plan.substitute else flow)
+            return await (_Rollout(flow, self.rollouts) if episode.is_rollout else flow)
 
         task.run = noted
 

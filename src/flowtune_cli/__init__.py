@@ -30,6 +30,7 @@ from .flow.node import (
     TextDatum,
 )
 from .flow.postprocessing import PostProcessor
+from .flow.preset import Preset
 from .flow.prompt import Message, Prompt, Segment, Template
 from .flow.request import (
     GREEDY,
@@ -91,6 +92,7 @@ __all__ = [
     "PostProcessor",
     "Preference",
     "PreferenceDatum",
+    "Preset",
     "Prompt",
     "Rank",
     "ReplayError",

@@ -30,6 +30,7 @@ from flowtune_cli.training.checkpoint import (
     save_checkpoint,
 )
 from flowtune_cli.training.progressive import Progressive
+from support.fake_engine import writer
 from support.tiny import make_adapters, plain, randomize, same, state
 from support.tiny_training import Urn
 
@@ -41,7 +42,12 @@ class State:
         self.adapters = make_adapters(loaded, {"a": {"x": 1.5, "y": -2.0}, "b": {}})
         tokens = Tokens(loaded.tokenizer, loaded.context)
         self.learner = Learner(
-            Prefixes(self.adapters, 1000, 10**9), tokens, LearningSettings(), adam, 1000
+            Prefixes(self.adapters, 1000, 10**9),
+            tokens,
+            LearningSettings(),
+            {name: writer(name) for name in "ab"},
+            lambda name: adam,
+            1000,
         )
         self.progressive = Progressive(gate="f1")
         self.nodes = [Urn()]
@@ -90,7 +96,8 @@ def fresh(trained: State) -> State:
         Prefixes(other.adapters, 1000, 10**9),
         other.learner.tokens,
         other.learner.settings,
-        adam,
+        {name: writer(name) for name in "ab"},
+        lambda name: adam,
         1000,
     )
     other.progressive = Progressive()

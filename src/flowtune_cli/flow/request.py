@@ -29,6 +29,7 @@ class Decoding:
 
     @property
     def outputs(self) -> int:
+        """How many outputs are decoded, the greedy one included."""
         return self.groups + self.samples
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..flow.example import Example
 from ..flow.node import Node, SelfLearning
+from ..flow.preset import NO_PRESET
 from ..flow.request import Engine
 from ..flow.task import Task
 from ..registry import Registry, load_registry
@@ -32,7 +34,8 @@ def check_task(
 ) -> None:
     """Assert that a task is complete and consistent, by reading its data and playing some of it.
 
-    Checks the class as ``register_tasks`` would; that every node that learns has something to
+    Checks the class as ``register_tasks`` would; that its ``defaults`` and each preset are settings
+    that exist, with values of their types; that every node that learns has something to
     learn from, and that what it names exists; that the examples of each split have unique ids, the
     same ones every time, and those of the first split gold; that the flow plays, gives each prompt
     its fields, calls every node, and reports the rewards and targets that nodes and ``gate`` name;
@@ -48,7 +51,12 @@ def check_task(
     Raises:
         AssertionError: lists everything that is wrong.
     """
-    problems = [*_class_problems(task), *_node_problems(task, load_registry())]
+    registry = load_registry()
+    problems = [
+        *_class_problems(task),
+        *_setting_problems(task, registry),
+        *_node_problems(task, registry),
+    ]
     episodes: list[Episode] = []
     engine = ScriptedEngine() if engine is None else engine
     for split in task.splits if splits is None else splits:
@@ -84,6 +92,18 @@ def _class_problems(task: Task) -> Iterator[str]:
         yield str(error)
     if not task.splits:
         yield "it has no splits: name at least the one that is trained on"
+
+
+def _setting_problems(task: Task, registry: Registry) -> Iterator[str]:
+    from ..config.resolve import resolve
+
+    for name in (NO_PRESET, *(preset.name for preset in task.presets)):
+        what = "its defaults" if name == NO_PRESET else f"preset '{name}'"
+        nothing = Path(os.devnull)  # rather than the flowtune.toml of this directory
+        try:
+            resolve(type(task), file=nothing, environ={}, flags={"preset": name}, registry=registry)
+        except UsageError as error:
+            yield f"{what}: {error}"
 
 
 def _node_problems(task: Task, registry: Registry) -> Iterator[str]:
