@@ -219,7 +219,8 @@ class Trainer:
         """Update every node that got data; the others stay as they are, to the bit."""
         collected = self.collect(self.bench.task.nodes, traces)
         data = [datum for mine in collected.values() for datum in mine.data]
-        self.bench.engine.forget(keep=self.learner.contexts(data))  # learning needs the memory
+        # Learning needs the memory.
+        self.bench.engine.forget(keep=self.learner.frozen_prefixes(data))
         return [self._update(name, collected[name]) for name in collected]
 
     def _update(self, name: str, mine: NodeData) -> UpdateRecord:

@@ -10,6 +10,7 @@ from ..config.settings import Settings
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
+from ..engine.limits import Limits
 from ..flow.deviation import Evaluator, Trace, deviate, play
 from ..flow.episode import Episode
 from ..flow.errors import UsageError, unknown_name
@@ -49,7 +50,7 @@ class Bench:
             self.engine.tokens,
             self.settings.learning,
             self.optimizer,
-            self.settings.engine.learning_tokens_per_batch,
+            self.engine.limits,
         )
 
     def scheduler(self, between: Callable[[], None] = lambda: None) -> Scheduler:
@@ -126,8 +127,8 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     loaded = load_model(settings.model)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
-    if settings.engine.blocked_weights:
-        block_weights(loaded.model)
+    limits = Limits.for_model(loaded.model)
+    block_weights(loaded.model)
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
         loaded.model,
@@ -139,5 +140,5 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
         settings.adapter,
         settings.training.seed,
     )
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, settings.engine)
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
     return Bench(task, settings, adapters, engine, explorations, evaluators, optimizer)
