@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from benchmarks.throughput.meter import Watched
-from benchmarks.throughput.plain import PlainEngine, PlainLearner, read_context
+from benchmarks.throughput.plain import PlainEngine, PlainLearner, read_frozen_prefix
 from benchmarks.throughput.records import Setup, prepare
 from benchmarks.throughput.side import check_episodes
 from flowtune_cli.engine.forward import with_cache
@@ -64,7 +65,7 @@ def check(setup: Setup) -> Report:
     """Compare both sides on a setup's records, with one state of the adapters."""
     setup = setup.with_overrides("model.dtype=float32")
     bench, examples = prepare(setup)
-    plainly, _ = prepare(setup.with_overrides("engine.blocked_weights=false"))
+    plainly, _ = prepare(setup, plain_weights=True)
     for side in (bench, plainly):
         perturb(side)
     report = Report()
@@ -78,9 +79,9 @@ def check(setup: Setup) -> Report:
         _compare(report, bench, request, fast[request], slow[request])
     alone = [str(request)[:200] for request in fast.keys() ^ slow.keys()]
     report.same("sets of requests", alone, [])
-    for mine, others in zip(fast_traces, plain_traces, strict=True):
-        report.same("preferences", _preferences(mine), _preferences(others))
-    data = {name: mine.data for name, mine in collect(bench.task.nodes, fast_traces).items()}
+    for trace, other in zip(fast_traces, plain_traces, strict=True):
+        report.same("preferences", _preferences(trace), _preferences(other))
+    data = {name: of_node.data for name, of_node in collect(bench.task.nodes, fast_traces).items()}
     compare_gradients(report, bench, plainly, data)
     return report
 
@@ -149,10 +150,10 @@ def _gap(
     """How far a row's token at a place is ahead of a rival, by a forward pass of its own."""
     tokens = other.generations[row].tokens
     prompt = bench.engine.tokens.encode(request.prompt, request.max_new_tokens)
-    context = prompt.context if request.adapter else 0
-    cache = read_context(bench.adapters, prompt) if context else None
+    frozen_length = prompt.frozen_length if request.adapter else 0
+    cache = read_frozen_prefix(bench.adapters, prompt) if frozen_length else DynamicCache()
     with torch.no_grad(), bench.adapters.using(request.adapter) as model:
-        ids = torch.tensor([[*prompt.ids[context:], *tokens[:place]]], device=model.device)
+        ids = torch.tensor([[*prompt.ids[frozen_length:], *tokens[:place]]], device=model.device)
         read = model(ids, **with_cache(model, cache))
     scores = read.logits[0, -1].float().log_softmax(-1)
     for above in other.generations[:row]:
@@ -168,20 +169,19 @@ def compare_gradients(
     settings = bench.settings.learning.model_copy(
         update={"clip": 1e9, "optimizer_options": {}, "node_options": {}, "calibration_options": {}}
     )
-    size = bench.settings.engine.learning_tokens_per_batch
     learners = [
-        Learner(side.engine.prefixes, side.engine.tokens, settings, _Gradients, size)
+        Learner(side.engine.prefixes, side.engine.tokens, settings, _Gradients, side.engine.limits)
         for side in (bench, plainly)
     ]
     updates: list[Callable[..., Any]] = [
         learners[0].update,
         PlainLearner(learners[1], plainly.engine.tokens).update,
     ]
-    for node, mine in data.items():
-        if not mine:
+    for node, of_node in data.items():
+        if not of_node:
             continue
         for update in updates:
-            update(node, mine)
+            update(node, of_node)
         steps = [learner.optimizers[node].steps for learner in learners]  # type: ignore[attr-defined]
         report.same("steps", len(steps[0]), len(steps[1]))
         for fast, slow in zip(*steps, strict=True):

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import reference_of
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import TextDatum
 from flowtune_cli.learning.learner import Learner
@@ -41,7 +42,7 @@ class State:
         self.adapters = make_adapters(loaded, {"a": (1.5, -2.0), "b": ()})
         tokens = Tokens(loaded.tokenizer, loaded.context)
         self.learner = Learner(
-            Prefixes(self.adapters, 1000, 10**9), tokens, LearningSettings(), adam, 1000
+            PrefixCache(self.adapters, Limits()), tokens, LearningSettings(), adam, Limits()
         )
         self.progressive = Progressive(gate="f1")
         self.nodes = {"urn": Urn()}
@@ -87,11 +88,11 @@ def fresh(trained: State) -> State:
     other = copy.deepcopy(trained)
     randomize(other.adapters, 5)
     other.learner = Learner(
-        Prefixes(other.adapters, 1000, 10**9),
+        PrefixCache(other.adapters, Limits()),
         other.learner.tokens,
         other.learner.settings,
         adam,
-        1000,
+        Limits(),
     )
     other.progressive = Progressive()
     other.nodes = {"urn": Urn()}
