@@ -47,13 +47,6 @@ def test_rows_of_like_lengths_go_together() -> None:
     assert cheapest_batches([300, 10, 12, 290], 4096) == [[3, 0], [1, 2]]
 
 
-def test_copies_of_prefixes_count_too() -> None:
-    one, other = ("one", 2000), ("other", 2000)
-    # After one prefix there is room for both rows, after two there is not.
-    assert cheapest_batches([20, 20], 600, [one, one]) == [[0, 1]]
-    assert sorted(cheapest_batches([20, 20], 600, [one, other])) == [[0], [1]]
-
-
 @given(lengths_of, st.integers(1, 1000))
 def test_packed_rows_stay_in_order(lengths: list[int], budget: int) -> None:
     split = even_batches(lengths, budget)

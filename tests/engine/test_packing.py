@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,9 +18,9 @@ texts = st.lists(st.tuples(beginnings, st.lists(st.integers(0, 2), max_size=5)),
 )
 
 
-@given(texts, st.booleans())
-def test_every_text_can_be_read_off_its_row(given_texts: list[Ids], share: bool) -> None:
-    rows = pack(given_texts, share=share)
+@given(texts, st.sampled_from([0, MIN_SHARED_TOKENS, math.inf]))
+def test_every_text_can_be_read_off_its_row(given_texts: list[Ids], min_shared: float) -> None:
+    rows = pack(given_texts, min_shared)
     found = [ids for row in rows for ids in row.columns]
     assert sorted(found) == sorted({ids for ids in given_texts if ids})
     for row in rows:
@@ -54,4 +56,4 @@ def test_short_beginnings_and_windows_are_not_shared() -> None:
     short = COMMON[:-1]
     assert len(pack([(*short, 1), (*short, 2)])) == 2
     assert len(pack([(*COMMON, 1), (*COMMON, 2)])) == 1
-    assert len(pack([(*COMMON, 1), (*COMMON, 2)], share=False)) == 2
+    assert len(pack([(*COMMON, 1), (*COMMON, 2)], math.inf)) == 2

@@ -20,12 +20,12 @@ def test_prefixes_are_padded_on_the_left_and_repeated_as_wanted(tiny_model: Load
     assert cache.positions.tolist() == [[9], [4], [9], [0]]
     keys = cache.layers[1].keys
     assert keys.shape == (4, 2, 9, 16)
-    assert torch.equal(keys[0], second.keys_values(1)[0])
-    assert torch.equal(keys[2], second.keys_values(1)[0])
-    assert torch.equal(keys[1, :, 5:], first.keys_values(1)[0])
+    assert torch.equal(keys[0], second.keys_values(1)[0, 0])
+    assert torch.equal(keys[2], second.keys_values(1)[0, 0])
+    assert torch.equal(keys[1, :, 5:], first.keys_values(1)[0, 0])
     assert not keys[1, :, :5].any()
     assert not keys[3].any()
-    assert torch.equal(cache.keys_values(1, 5, 9)[1], first.keys_values(1))
+    assert torch.equal(cache.keys_values(1, 5, 9)[1], first.keys_values(1)[:, 0])
 
 
 def test_with_gradients_the_cache_stays_as_it_is(tiny_model: LoadedModel) -> None:

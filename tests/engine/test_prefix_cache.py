@@ -42,7 +42,7 @@ def tokens_of_passes(adapters: Adapters) -> list[int]:
 
 def whole(prefix: Prefix) -> torch.Tensor:
     """The keys and values of all tokens and both layers."""
-    return torch.stack([prefix.keys_values(layer) for layer in range(2)])
+    return torch.stack([prefix.keys_values(layer)[:, 0] for layer in range(2)])
 
 
 # What is read

@@ -9,47 +9,33 @@ PASS_COST = 48
 """What a forward pass costs beside its tokens, in tokens."""
 
 
-def cheapest_batches(
-    lengths: Sequence[int], budget: float, prefixes: Sequence[tuple[object, int]] | None = None
-) -> list[list[int]]:
+def cheapest_batches(lengths: Sequence[float], budget: float) -> list[list[int]]:
     """Split padded rows into forward passes so that the fewest tokens are computed.
 
     Args:
         lengths: each row's tokens.
         budget: the most tokens in one pass, padding included; a row that is longer goes alone.
-        prefixes: what rows follow: for each row, a prefix and its length. A pass copies the keys
-            and values of its prefixes, padded too, at a fourth of what reading them costs.
 
     Returns:
-        The rows' indices, batch by batch: rows of like lengths, and of one length like prefixes.
+        The rows' indices, batch by batch: rows of like lengths, in ascending order.
     """
-    order = sorted(
-        range(len(lengths)), key=lambda i: (lengths[i], prefixes[i][1] if prefixes else 0)
-    )
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     # The least cost of the first rows, and where their last batch begins.
-    best = [0]
+    best = [0.0]
     begins = [0]
     for end in range(1, len(order) + 1):
-        length = lengths[order[end - 1]]
-        found: tuple[int, int] | None = None
-        copied: set[object] = set()
-        longest = 0
-        for begin in range(end - 1, -1, -1):
-            copies = 0
-            if prefixes is not None:
-                prefix, prefix_length = prefixes[order[begin]]
-                copied.add(prefix)
-                longest = max(longest, prefix_length)
-                copies = len(copied) * longest // 4
-            tokens = length * (end - begin) + copies
-            if found is not None and tokens > budget:
+        longest = lengths[order[end - 1]]
+        # A batch of the last row alone, and then of more and more before it.
+        begin = end - 1
+        cost = best[begin] + longest + PASS_COST
+        for more in range(end - 2, -1, -1):
+            tokens = longest * (end - more)
+            if tokens > budget:
                 break
-            cost = best[begin] + tokens + PASS_COST
-            if found is None or cost < found[0]:
-                found = (cost, begin)
-        assert found is not None
-        best.append(found[0])
-        begins.append(found[1])
+            if best[more] + tokens + PASS_COST < cost:
+                begin, cost = more, best[more] + tokens + PASS_COST
+        best.append(cost)
+        begins.append(begin)
     batches: list[list[int]] = []
     end = len(order)
     while end:

@@ -7,7 +7,7 @@ replaced decode with a ``PaddedCache``, a copy of the prefix for each row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -16,32 +16,6 @@ from .attention import attend_with_lse
 from .cascade import CascadeCache, SharedPrefixes, use_cascade_attention
 from .padded import PaddedCache
 from .prefix import Prefix
-
-
-class DecodeCache(Protocol):
-    """Rows that grow."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Read each row's next token, shape (rows, 1); hidden states, (rows, 1, hidden size)."""
-
-    def select_rows(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, given in ascending order."""
-
-
-def make_decode_cache(
-    model: Any, prefixes: Sequence[Prefix], owners: Sequence[int], max_new_tokens: int
-) -> DecodeCache:
-    """Begin rows after prefixes.
-
-    Args:
-        model: with the adapter active that read the prefixes.
-        prefixes: each with keys and values.
-        owners: for each row, the index of its prefix; every prefix has a row.
-        max_new_tokens: the most tokens that a row will have.
-    """
-    if use_cascade_attention(model):
-        return CascadeDecodeCache(model, prefixes, owners, max_new_tokens)
-    return PaddedCache(model, [prefixes[owner] for owner in owners])
 
 
 class CascadeDecodeCache:
@@ -76,12 +50,14 @@ class CascadeDecodeCache:
         self.cache = CascadeCache(self.suffixes, [shared])
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Read each row's next token, shape (rows, 1); hidden states, (rows, 1, hidden size)."""
         states = self.cache.forward(self.model, ids, self.positions)
         self.suffixes.length += 1
         self.positions = self.positions + 1
         return states
 
     def select_rows(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, given in ascending order."""
         index = torch.tensor(rows, device=self.positions.device)
         self.suffixes.select(index)
         self.positions = self.positions[index]
@@ -126,3 +102,22 @@ class _GrowingSuffixes:
         keys, values = memory[..., : self.length + 1, :].unbind(0)
         # The heads of a group become more queries to it.
         return attend_with_lse(query, keys, values, scale)
+
+
+DecodeCache = Union[CascadeDecodeCache, PaddedCache]
+
+
+def make_decode_cache(
+    model: Any, prefixes: Sequence[Prefix], owners: Sequence[int], max_new_tokens: int
+) -> DecodeCache:
+    """Begin rows after prefixes.
+
+    Args:
+        model: with the adapter active that read the prefixes.
+        prefixes: each with keys and values.
+        owners: for each row, the index of its prefix; every prefix has a row.
+        max_new_tokens: the most tokens that a row will have.
+    """
+    if use_cascade_attention(model):
+        return CascadeDecodeCache(model, prefixes, owners, max_new_tokens)
+    return PaddedCache(model, [prefixes[owner] for owner in owners])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -96,13 +96,7 @@ def likelihoods(
         for batch in cheapest_batches([len(packed.row.ids) for packed in rows], math.inf):
             members = [rows[i] for i in batch]
             before = [read.get(packed.frozen_prefix) for packed in members]
-            targets = [
-                target
-                for number, packed in enumerate(members)
-                for inputs, columns in packed.row.columns.items()
-                for index in owners[packed.frozen_prefix, inputs]
-                for target in _targets(index, completions[index], number, columns)
-            ]
+            targets = _targets(members, completions, owners)
             logprobs = _logprobs(model, members, before, targets)
             index = torch.tensor([target.completion for target in targets], device=model.device)
             sums = sums.index_add(0, index, logprobs)
@@ -111,21 +105,17 @@ def likelihoods(
 
 def pack_completions(prefixes: PrefixCache, completions: Sequence[Completion]) -> list[PackedRow]:
     """The rows in which completions are read, each after a frozen prefix or none."""
-    share = not has_sliding_window(prefixes.adapters.model.config)
+    windows = has_sliding_window(prefixes.adapters.model.config)
     inputs: dict[Ids, list[Ids]] = {}
     for completion in completions:
         if completion.tokens:
             inputs.setdefault(completion.frozen_prefix, []).append(completion.inputs)
-    return [
-        PackedRow(frozen_prefix, row)
-        for frozen_prefix in sorted(inputs)
+    rows = []
+    for frozen_prefix in sorted(inputs):
         # After a frozen prefix, sequences have that in common already.
-        for row in pack(
-            inputs[frozen_prefix],
-            share=share,
-            min_shared=0 if frozen_prefix else MIN_SHARED_TOKENS,
-        )
-    ]
+        min_shared = math.inf if windows else 0 if frozen_prefix else MIN_SHARED_TOKENS
+        rows += [PackedRow(frozen_prefix, row) for row in pack(inputs[frozen_prefix], min_shared)]
+    return rows
 
 
 def graph_tokens(rows: Sequence[PackedRow]) -> float:
@@ -142,15 +132,22 @@ class _Target(NamedTuple):
     token: int
 
 
-def _targets(index: int, completion: Completion, row: int, columns: Sequence[int]) -> list[_Target]:
-    prompt, frozen_length, tokens = completion
-    # Nothing in the row comes before the first token after a frozen prefix.
-    skipped = int(frozen_length == len(prompt))
-    predicting = columns[len(prompt) - frozen_length - 1 + skipped :]
-    return [
-        _Target(index, row, column, token)
-        for column, token in zip(predicting, tokens[skipped:], strict=True)
-    ]
+def _targets(
+    rows: Sequence[PackedRow],
+    completions: Sequence[Completion],
+    owners: Mapping[tuple[Ids, Ids], Sequence[int]],
+) -> list[_Target]:
+    targets = []
+    for number, (frozen_prefix, row) in enumerate(rows):
+        for inputs, columns in row.columns.items():
+            for index in owners[frozen_prefix, inputs]:
+                prompt, frozen_length, tokens = completions[index]
+                # Nothing in the row comes before the first token after a frozen prefix.
+                skipped = int(frozen_length == len(prompt))
+                predicting = columns[len(prompt) - frozen_length - 1 + skipped :]
+                for column, token in zip(predicting, tokens[skipped:], strict=True):
+                    targets.append(_Target(index, number, column, token))
+    return targets
 
 
 def _logprobs(

@@ -57,15 +57,12 @@ class Row:
             self._add(list(branch), covered, parent)
 
 
-def pack(
-    sequences: Sequence[Ids], *, share: bool = True, min_shared: int = MIN_SHARED_TOKENS
-) -> list[Row]:
+def pack(sequences: Sequence[Ids], min_shared: float = MIN_SHARED_TOKENS) -> list[Row]:
     """Put each different sequence in a row, with others that begin as it does.
 
     Args:
-        share: let sequences share their prefixes; else each has a row of its own.
-        min_shared: how many tokens sequences of one row have in common at least; 0 is one row for
-            all.
+        min_shared: how many tokens sequences of one row have in common at least: 0 is one row for
+            all, infinity a row for each.
     """
     rows: list[Row] = []
 
@@ -82,11 +79,8 @@ def pack(
             split(list(branch))
 
     ordered = sorted({ids for ids in sequences if ids})
-    if share and ordered:
+    if ordered:
         split(ordered)
-    elif not share:
-        for ids in ordered:
-            split([ids])
     return rows
 
 

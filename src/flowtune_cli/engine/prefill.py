@@ -64,34 +64,26 @@ def prefill_batches(model: Any, suffixes: Sequence[Suffix], budget: int) -> list
         The suffixes' indices, pass by pass; those of a pass either all follow prefixes, suffixes of
         one prefix side by side, or none does.
     """
+    packs = use_cascade_attention(model)
     split: list[list[int]] = []
     for follows in (False, True):
         chosen = [i for i, suffix in enumerate(suffixes) if (suffix.prefix is not None) is follows]
-        if use_cascade_attention(model):
+        if packs:
             first: dict[int, int] = {}
             for i in chosen:
                 first.setdefault(id(suffixes[i].prefix), i)
             chosen.sort(key=lambda i: first[id(suffixes[i].prefix)])
-            batches = even_batches(_costs([suffixes[i] for i in chosen]), budget)
-        else:
-            lengths = [len(suffixes[i].tokens) for i in chosen]
-            prefixes = [(id(s.prefix), s.prefix.length) for s in suffixes if s.prefix]
-            batches = cheapest_batches(lengths, budget, prefixes if follows else None)
+        costs = []
+        copied: set[int] = set()
+        for tokens, prefix in (suffixes[i] for i in chosen):
+            costs.append(float(len(tokens)))
+            # Padded rows have a copy each; else a prefix that lies in parts is copied once.
+            if prefix and not (packs and (prefix.parent is None or id(prefix) in copied)):
+                copied.add(id(prefix))
+                costs[-1] += _COPY_COST * prefix.length
+        batches = even_batches(costs, budget) if packs else cheapest_batches(costs, budget)
         split += [[chosen[place] for place in batch] for batch in batches]
     return split
-
-
-def _costs(suffixes: Sequence[Suffix]) -> list[float]:
-    """What each suffix costs in a pass, in tokens: the first of a prefix has it copied, if it lies
-    in parts."""
-    copied: set[int] = set()
-    costs = []
-    for tokens, prefix in suffixes:
-        costs.append(float(len(tokens)))
-        if prefix is not None and prefix.parent is not None and id(prefix) not in copied:
-            copied.add(id(prefix))
-            costs[-1] += _COPY_COST * prefix.length
-    return costs
 
 
 @torch.inference_mode()
@@ -136,15 +128,9 @@ def _shared_prefixes(suffixes: Sequence[Suffix], device: Any) -> list[SharedPref
         prefix = members[0].prefix
         if prefix is not None:
             tokens = sum(len(suffix.tokens) for suffix in members)
-            shared.append(
-                SharedPrefixes(
-                    lambda layer, prefix=prefix: prefix.keys_values(layer)[:, None],  # type: ignore[misc]
-                    prefix.length,
-                    [prefix.length],
-                    [0] * tokens,
-                    device,
-                )
-            )
+            length = prefix.length
+            owners = [0] * tokens
+            shared.append(SharedPrefixes(prefix.keys_values, length, [length], owners, device))
     return shared
 
 

@@ -36,14 +36,14 @@ class Prefix:
         return sum(t.nbytes for t in (self.logits, self.own) if t is not None)
 
     def keys_values(self, layer: int) -> Tensor:
-        """Of all its tokens: shape (2, key-value heads, length, head size)."""
+        """Of all its tokens: shape (2, 1, key-value heads, length, head size)."""
         assert self.own is not None
         own = self.own[layer]
         if self.parent is None:
-            return own
+            return own[:, None]
         whole = own.new_empty((*own.shape[:2], self.length, own.shape[-1]))
         self.copy_to(whole, layer)
-        return whole
+        return whole[:, None]
 
     def copy_to(self, target: Tensor, layer: int | slice = slice(None)) -> None:
         """Copy the keys and values of all its tokens, of one layer or all.

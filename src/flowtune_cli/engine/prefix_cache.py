@@ -100,8 +100,8 @@ class PrefixCache:
         ]
         frozen: dict[Ids, Prefix] = {}
         if any(frozen_lengths):
-            ids_of = dict.fromkeys(key.namespace.frozen_prefix for key in keys)
-            wanted = [ids for ids in ids_of if ids]
+            different = dict.fromkeys(key.namespace.frozen_prefix for key in keys)
+            wanted = [ids for ids in different if ids]
             frozen = dict(zip(wanted, self.prefill(None, wanted, keep=True), strict=True))
         found: dict[Key, Prefix] = {}
         missing = []
@@ -172,15 +172,12 @@ class PrefixCache:
             if parent is not None and parent.length == len(ids):
                 yield key, parent
                 continue
-            if parent is not None:
-                if parent.length < MIN_SHARED_TOKENS and not namespace.frozen_prefix:
-                    parent = None
-                else:
-                    parent = parents.setdefault(Key(namespace, ids[: parent.length]), parent)
+            if parent and (parent.length >= MIN_SHARED_TOKENS or namespace.frozen_prefix):
+                parent = parents.setdefault(Key(namespace, ids[: parent.length]), parent)
+            else:
+                parent = None
             wanted.append((key, parent))
-        suffixes = [
-            Suffix(key.ids[parent.length if parent else 0 :], parent) for key, parent in wanted
-        ]
+        suffixes = [Suffix(k.ids[p.length if p else 0 :], p) for k, p in wanted]
         model = self.adapters.model
         for batch in prefill_batches(model, suffixes, self.limits.tokens_per_batch):
             with self.adapters.using(wanted[0][0].namespace.adapter):
