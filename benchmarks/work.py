@@ -155,8 +155,8 @@ def _train(model: Path) -> Work:
         found = dict(counted("play and deviate", lambda batch=batch: list(bench.explore(batch))))
         data = collect(bench.task.nodes, [found[place] for place in range(len(batch))])
         for kind in ("preferences", "targets"):
-            given = sum(len(getattr(mine, kind)) for mine in data.values())
-            work.setdefault("data", {})[kind] = work.get("data", {}).get(kind, 0) + given
+            count = sum(len(getattr(of_node, kind)) for of_node in data.values())
+            work.setdefault("data", {})[kind] = work.get("data", {}).get(kind, 0) + count
         counted("learn", lambda data=data: learn(data))
     return work
 
@@ -229,11 +229,11 @@ def table(stored: Work, now: Work) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="store the figures of now")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     now = measure()
     stored: Work = json.loads(STORED.read_text()) if STORED.exists() else {}
     print(table(stored, now))
-    if given.update:
+    if options.update:
         write_json(STORED, now)
         return 0
     found = grown(stored, now)

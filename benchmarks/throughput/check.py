@@ -87,7 +87,7 @@ def check(setup: Setup) -> Report:
 
 
 def perturb(bench: Bench, size: float = 0.01) -> None:
-    """Give every adapter weights of its own: fresh ones would all compute the same."""
+    """Give every adapter weights of its own: new ones would all compute the same."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in bench.adapters.versions:
@@ -112,21 +112,21 @@ def _preferences(trace: Trace) -> list[Any]:
     ]
 
 
-def _compare(report: Report, bench: Bench, request: Request, mine: Any, other: Any) -> None:
+def _compare(report: Report, bench: Bench, request: Request, fast: Any, plain: Any) -> None:
     if isinstance(request, DecodeRequest):
-        _compare_outputs(report, bench, request, mine, other)
+        _compare_outputs(report, bench, request, fast, plain)
         return
-    assert isinstance(mine, Scored)
-    for item, others in zip(mine.likelihoods, other.likelihoods, strict=True):
+    assert isinstance(fast, Scored)
+    for item, others in zip(fast.likelihoods, plain.likelihoods, strict=True):
         for a, b in zip(item, others, strict=True):
             where = f"a completion of {a.tokens} tokens for {request.adapter}"
             report.compare("score", a.logprob, b.logprob, abs(b.logprob), where)
 
 
 def _compare_outputs(
-    report: Report, bench: Bench, request: DecodeRequest, mine: Decoded, other: Decoded
+    report: Report, bench: Bench, request: DecodeRequest, fast: Decoded, plain: Decoded
 ) -> None:
-    for row, (a, b) in enumerate(zip(mine.generations, other.generations, strict=True)):
+    for row, (a, b) in enumerate(zip(fast.generations, plain.generations, strict=True)):
         where = f"output {row} of {request.adapter}"
         if a.tokens == b.tokens:
             report.same("texts", (a.text, a.truncated), (b.text, b.truncated))
@@ -138,17 +138,17 @@ def _compare_outputs(
         if place is None:
             report.errors.append(f"{where}: one of {a.text!r} and {b.text!r} ended too soon")
             return
-        gap = _gap(bench, request, other, row, place, a.tokens[place])
+        gap = _gap(bench, request, plain, row, place, a.tokens[place])
         text = f"{where}, token {place}: {a.text!r} and {b.text!r}, whose scores differ by {gap:g}"
         (report.ties if gap <= TOLERANCE else report.errors).append(text)
         return  # the rows below pay for what this one chose
 
 
 def _gap(
-    bench: Bench, request: DecodeRequest, other: Decoded, row: int, place: int, rival: int
+    bench: Bench, request: DecodeRequest, plain: Decoded, row: int, place: int, rival: int
 ) -> float:
     """How far a row's token at a place is ahead of a rival, by a forward pass of its own."""
-    tokens = other.generations[row].tokens
+    tokens = plain.generations[row].tokens
     prompt = bench.engine.tokens.encode(request.prompt, request.max_new_tokens)
     frozen_length = prompt.frozen_length if request.adapter else 0
     cache = read_frozen_prefix(bench.adapters, prompt) if frozen_length else DynamicCache()
@@ -156,7 +156,7 @@ def _gap(
         ids = torch.tensor([[*prompt.ids[frozen_length:], *tokens[:place]]], device=model.device)
         read = model(ids, **with_cache(model, cache))
     scores = read.logits[0, -1].float().log_softmax(-1)
-    for above in other.generations[:row]:
+    for above in plain.generations[:row]:
         if len(above.tokens) > place:
             scores[above.tokens[place]] -= request.decoding.diversity_penalty
     return abs(float(scores[tokens[place]] - scores[rival]))

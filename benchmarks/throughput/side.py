@@ -184,7 +184,7 @@ class Side:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held, in MB (the system counts kB, macOS bytes)."""
+    """The peak of this process's memory in MB (the system counts kB, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -57,7 +57,7 @@ class CascadeDecodeCache:
         return states
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, given in ascending order."""
+        """Drop all other rows; these are in ascending order."""
         index = torch.tensor(rows, device=self.positions.device)
         self.suffixes.select(index)
         self.positions = self.positions[index]

@@ -1,7 +1,7 @@
-"""Packing: sequences that begin alike share a row, in which a common prefix stands once.
+"""Packing: sequences that begin alike share a row, in which a common prefix comes once.
 
 A row holds a prefix tree, segment after segment: the tokens of a segment continue those of its
-parent, and attend to it and its ancestors alone, whatever stands between them in the row. What a
+parent, and attend to it and its ancestors alone, whatever comes between them in the row. What a
 model makes of each sequence is what it would make of it alone; gradients add up in the prefixes
 that sequences share.
 """
@@ -23,7 +23,7 @@ MIN_SHARED_TOKENS = 16
 
 @dataclass
 class Row:
-    """Sequences in one row, segment after segment; parents stand before their children.
+    """Sequences in one row, segment after segment; parents before their children.
 
     Args:
         ids: the tokens.

@@ -85,7 +85,7 @@ class PaddedCache(DynamicCache):
         return torch.cat([past.keys, keys], dim=-2), torch.cat([past.values, values], dim=-2)
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, given in ascending order."""
+        """Drop all other rows; these are in ascending order."""
         index = torch.tensor(rows, device=self.mask.device)
         self.batch_select_indices(index)
         self.mask, self.positions = self.mask[index], self.positions[index]

@@ -16,7 +16,7 @@ from .prefix import Prefix
 from .prefix_cache import PrefixCache
 
 _LOGITS_AT_ONCE = 512
-"""Tokens whose logits are held at once: those of all could take gigabytes."""
+"""Tokens whose logits are computed at once: those of all could take gigabytes."""
 
 
 @torch.inference_mode()

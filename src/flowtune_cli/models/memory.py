@@ -1,4 +1,4 @@
-"""How much memory a model's weights take, and whether there is that much: known before loading."""
+"""How much memory weights take, and how much a device has: checked before a model is loaded."""
 
 from __future__ import annotations
 

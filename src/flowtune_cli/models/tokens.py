@@ -1,4 +1,4 @@
-"""From prompts to token ids: the model's chat template, and what is cut when it does not fit."""
+"""From prompts to token ids: renders the chat template, and cuts what does not fit."""
 
 from __future__ import annotations
 
