@@ -120,9 +120,9 @@ def tiny(tiny_model: LoadedModel) -> Tiny:
     return Tiny(tiny_model)
 
 
-def behind(context: str) -> Prompt:
-    """A text behind a context, which the base model reads."""
-    parts = (("context", context), ("text", "and so "))
+def after_frozen(prefix: str) -> Prompt:
+    """A text after a frozen prefix, which the base model reads."""
+    parts = (("context", prefix), ("text", "and so "))
     return Prompt(tuple(Message(role, (Segment(text),)) for role, text in parts), chat=False)
 
 
@@ -541,12 +541,12 @@ def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
 def test_remembered_frozen_prefixes_are_not_read_again(tiny: Tiny) -> None:
     learner = tiny.learner()
     prefixes = learner.prefixes
-    read = [tiny.tokens.encode(behind(f"a fact, number {n}. ")) for n in range(4)]
+    read = [tiny.tokens.encode(after_frozen(f"a fact, number {n}. ")) for n in range(4)]
     lengths = [encoded.frozen_length for encoded in read]
     prefixes.prefill("a", [encoded.ids for encoded in read], keep=True, frozen_lengths=lengths)
     data: list[Datum] = [
-        choice(behind("a fact, number 1. ")),
-        TextDatum("a", behind("a fact, number 3. "), "gold", 1.0),
+        choice(after_frozen("a fact, number 1. ")),
+        TextDatum("a", after_frozen("a fact, number 3. "), "gold", 1.0),
         choice(ONE),
     ]
     fresh = tiny.copy()

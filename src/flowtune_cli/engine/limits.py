@@ -36,8 +36,8 @@ class Limits:
     def for_model(cls, model: Any) -> Limits:
         """Shares of the memory that the model's weights leave on its device.
 
-        A sixteenth for the prefix cache, as much for decoding, and an eighth for gradients. Passes
-        of more tokens than the defaults have not been seen to be faster, so those are the most.
+        A sixteenth for the prefix cache, as much for decoding, and an eighth for gradients. A pass
+        never has more tokens than the defaults, with which docs/speed.md was measured.
         """
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         spare = max(total_bytes(model.device) - weights, 0)
