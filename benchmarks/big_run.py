@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flowtune_cli.flow.deviation import Deviation, Outcome, Preference, Trace
-from flowtune_cli.flow.episode import Episode, Stated, Step
+from flowtune_cli.flow.episode import Episode, RewardEvent, Step
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import NodeOutput, Response
 from flowtune_cli.runs.batch import BatchRecord, MetricRecord, UpdateRecord
@@ -90,7 +90,7 @@ def _trace(number: int, texts: Texts, chance: random.Random, good: float) -> Tra
     episode.steps = [_step(index, node, texts) for index, node in enumerate(NODES)]
     solved = chance.random() < good
     for name, value in (("answer_em", solved), ("answer_f1", solved), ("support_f1", good)):
-        episode.rewards.append(Stated(name, float(value), STEPS))
+        episode.rewards.append(RewardEvent(name, float(value), STEPS))
     episode.result = {"answer": texts.of(10, 30)}
     trace = Trace(example, episode)
     for step in episode.steps[:6]:

@@ -81,11 +81,11 @@ def learn(
         seconds[what] = time.perf_counter() - start - sum(seconds.values())
 
     say(f"loading {settings.model.name}")
-    bench = set_up(task, settings, registry)
+    session = set_up(task, settings, registry)
     timed("load")
     if before is None:
         say(f"playing {len(unseen)} unseen questions before training")
-        before = _means(bench, unseen)
+        before = _means(session, unseen)
         timed("assess before")
 
     if (directory / name).exists():
@@ -96,10 +96,10 @@ def learn(
             name,
             task=task.name,
             model=settings.model.name,
-            settings=dataclasses.replace(resolved, settings=bench.settings).stored,
+            settings=dataclasses.replace(resolved, settings=session.settings).stored,
         )
     with run.lock():
-        trainer = Trainer(bench, run, list(task.examples(None, task.splits[0])))
+        trainer = Trainer(session, run, list(task.examples(None, task.splits[0])))
         trainer.on_report = _show(time.perf_counter())
         if control:
             trainer.collect = _tossed(seed)
@@ -108,7 +108,7 @@ def learn(
         run.update(state="finished", episodes=len(trainer.order))
     timed("train")
     say(f"playing the same {len(unseen)} questions after training")
-    after = _means(bench, unseen)
+    after = _means(session, unseen)
     timed("assess after")
     return {
         "seed": seed,
@@ -122,8 +122,8 @@ def learn(
     }
 
 
-def _means(bench: Any, examples: Sequence[Example]) -> dict[str, float | None]:
-    averages = assess(bench, examples)
+def _means(session: Any, examples: Sequence[Example]) -> dict[str, float | None]:
+    averages = assess(session, examples)
     return {name: average.mean for name, average in averages.items()}
 
 

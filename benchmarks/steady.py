@@ -69,13 +69,13 @@ def train(episodes: int, folder: Path) -> list[Took]:
         flags={"model.name": str(model)},
         registry=registry,
     )
-    bench = set_up(resolved.make_task(), resolved.settings, registry)
+    session = set_up(resolved.make_task(), resolved.settings, registry)
     run = RunDirectory.create(
         folder,
         "steady",
         task="toyqa",
         model=str(model),
-        settings=replace(resolved, settings=bench.settings).stored,
+        settings=replace(resolved, settings=session.settings).stored,
     )
     took: list[Took] = []
     begun = [0.0, 0.0]
@@ -89,7 +89,7 @@ def train(episodes: int, folder: Path) -> list[Took]:
             took.append(Took(seconds, cpu_seconds, calls(report.record.traces), held_megabytes()))
             start()
 
-    trainer = Trainer(bench, run, list(bench.task.examples(None, "train")), on_report=measure)
+    trainer = Trainer(session, run, list(session.task.examples(None, "train")), on_report=measure)
     start()
     trainer.train()
     position = trainer.position

@@ -61,7 +61,7 @@ class Small(Task):
             prompt=Template(system="Be brief.", user="{found} {enough} {question}"),
             reward="f1",
             alternatives=3,
-            explore_options={"beams": 6},
+            exploration={"name": "diverse_beam", "beams": 6},
             pairs="best",
             max_new_tokens=10,
         ),
@@ -122,9 +122,9 @@ def _train(model: Path) -> Work:
     )
     # Weights as they are: torch does not count the products of others.
     with patch("flowtune_cli.training.session.block_weights"):
-        bench = set_up(Small(), settings, load_registry())
-    learner = bench.learner()
-    meter = Meter(bench.adapters.model)
+        session = set_up(Small(), settings, load_registry())
+    learner = session.learner()
+    meter = Meter(session.adapters.model)
     work: Work = {}
 
     def attention(query: Any, key: Any, value: Any, *args: Any, **more: Any) -> int:
@@ -143,17 +143,17 @@ def _train(model: Path) -> Work:
 
     def learn(data: Mapping[str, Any]) -> None:
         every = (datum for of_node in data.values() for datum in of_node.data)
-        bench.engine.forget(keep=learner.frozen_prefixes(every))
+        session.engine.forget(keep=learner.frozen_prefixes(every))
         for name, of_node in data.items():
             if of_node.data:
                 learner.update(name, of_node.data)
 
-    every = list(bench.task.examples(None, "train"))
+    every = list(session.task.examples(None, "train"))
     for start in range(0, len(every), BATCH_SIZE):
         batch = every[start : start + BATCH_SIZE]
-        bench.engine.forget()
-        found = dict(counted("play and deviate", lambda batch=batch: list(bench.explore(batch))))
-        data = collect(bench.task.nodes, [found[place] for place in range(len(batch))])
+        session.engine.forget()
+        found = dict(counted("play and deviate", lambda batch=batch: list(session.deviate(batch))))
+        data = collect(session.task.nodes, [found[place] for place in range(len(batch))])
         for kind in ("preferences", "targets"):
             count = sum(len(getattr(of_node, kind)) for of_node in data.values())
             work.setdefault("data", {})[kind] = work.get("data", {}).get(kind, 0) + count

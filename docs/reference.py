@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import flowtune_cli
 from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
-from flowtune_cli.cli.main import COMMANDS, app
+from flowtune_cli.cli.main import COMMANDS, GROUPS, app
 from flowtune_cli.config.resolve import SECTIONS
 from flowtune_cli.registry import Entry, Kind, Registry, load_registry
 from flowtune_cli.registry.checks import CHECKS
@@ -77,13 +77,18 @@ def reference() -> str:
 
 def _commands() -> Iterator[str]:
     made: Any = get_command(app)
-    for function in COMMANDS:
-        command = made.commands[function.__name__]
+    functions = [("flowtune", made, function) for function in COMMANDS]
+    for group in GROUPS:
+        name = group.info.name
+        of_group = [info.callback for info in group.registered_commands]
+        functions += [(f"flowtune {name}", made.commands[name], found) for found in of_group]
+    for program, parent, function in functions:
+        command = parent.commands[function.__name__]
         types = {
             p.name: p.annotation
             for p in inspect.signature(function, eval_str=True).parameters.values()
         }
-        usage = [f"flowtune {command.name}"]
+        usage = [f"{program} {command.name}"]
         rows = []
         for parameter in command.params:
             kind = parameter.metavar or _kind(types[parameter.name])

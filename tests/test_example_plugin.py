@@ -97,7 +97,7 @@ def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
     names["register_postprocessors"](register.append)
     [processor] = [thing() for thing in register if postprocessor(thing)]
     assert task.name in processor.tasks
-    assert set(processor.nodes) <= task.nodes.keys()
+    assert set(processor.nodes) <= task.nodes_by_name.keys()
     results = [{"team": "repairs"}, None, {"team": "repairs"}, {"team": "delivery"}]
     lines = [
         {"id": "a", "team": "billing", "rollouts": [{"result": result} for result in results]},
@@ -140,7 +140,7 @@ def test_the_teams_can_be_set(registry: Registry) -> None:
         registry=registry,
     )
     task = resolved.make_task()
-    assert task.nodes["team"].labels == ("sales", "press")
+    assert task.node("team").labels == ("sales", "press")
     with pytest.raises(DataError, match=r"train\.jsonl:1: there is no team 'billing'"):
         list(task.examples(PACKAGE / "data", "train"))
 

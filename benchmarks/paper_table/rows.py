@@ -27,7 +27,7 @@ from flowtune_cli.runs.prediction_lines import read_predictions
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.training.checkpoint import checkpoints, load_checkpoint
 from flowtune_cli.training.loop import Report, Trainer
-from flowtune_cli.training.session import Bench, set_up
+from flowtune_cli.training.session import Session, set_up
 
 REWARDS = {"answer_f1": "answer_f1", "support_f1": "support_f1", "sufficiency": "sufficiency"}
 """The reward whose progressive validation is a figure of the table, by the figure's name."""
@@ -119,22 +119,22 @@ class Treatments:
         """Predictions of dev with scores and rollouts, from their file or played now."""
         file = self._file(name)
         if not file.exists():
-            bench = self._bench(seed)
+            session = self._session(seed)
             made_by = "untrained"
             if run is not None:
                 newest = checkpoints(run.checkpoints)[-1]
                 load_checkpoint(
-                    newest, adapters=bench.adapters, learner=None, nodes=bench.task.nodes
+                    newest, adapters=session.adapters, learner=None, nodes=session.task.nodes
                 )
                 made_by = f"{run.path.name}, checkpoint {newest.name}"
             grounded = [self.registry.postprocessor("grounded")()] if run is not None else []
             say(f"{name}: predicting {len(self._dev)} examples of dev")
             write_predictions(
-                bench,
+                session,
                 self._dev,
                 file,
                 made_by=made_by,
-                explore=explorations(grounded, bench.task, self.registry),
+                explorations=explorations(grounded, session.task, self.registry),
                 processors=(),
                 scores=True,
             )
@@ -147,14 +147,14 @@ class Treatments:
         run = RunDirectory(runs / name)
         if (run.path / "run.json").exists() and run.info.state == "finished":
             return run
-        bench = self._bench(seed, dev=source is not None)
+        session = self._session(seed, dev=source is not None)
         split = "dev" if source else "train"
-        examples = self._dev if source else list(bench.task.examples(self.data, split))
+        examples = self._dev if source else list(session.task.examples(self.data, split))
         if not (run.path / "run.json").exists():
             resolved = dataclasses.replace(
-                self._resolved(seed, dev=source is not None), settings=bench.settings
+                self._resolved(seed, dev=source is not None), settings=session.settings
             )
-            data = describe(bench.task, self.data, split, examples, resolved)
+            data = describe(session.task, self.data, split, examples, resolved)
             run = RunDirectory.create(
                 runs,
                 name,
@@ -163,7 +163,7 @@ class Treatments:
                 settings=to_store(resolved, None, source, data),
             )
         with run.lock():
-            trainer = Trainer(bench, run, examples, on_report=_show(time.perf_counter()))
+            trainer = Trainer(session, run, examples, on_report=_show(time.perf_counter()))
             if checkpoints(run.checkpoints):
                 trainer.resume()
             elif source is not None:
@@ -190,7 +190,7 @@ class Treatments:
         task: Task = self._resolved(seed).make_task()
         return task
 
-    def _bench(self, seed: int, *, dev: bool = False) -> Bench:
+    def _session(self, seed: int, *, dev: bool = False) -> Session:
         resolved = self._resolved(seed, dev=dev)
         say(f"loading {resolved.settings.model.name}")
         return set_up(resolved.make_task(), resolved.settings, self.registry)

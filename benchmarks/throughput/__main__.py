@@ -3,7 +3,7 @@
     python -m benchmarks.throughput --task musique-full --data DIRECTORY --records 16
     python -m benchmarks.throughput --task toyqa --records 16 --curve in_flight
 
-The baseline (``throughput_plain.py``) does the same work one prompt at a time. First both are
+The baseline (``plain.py``) does the same work one prompt at a time. First both are
 checked to make the same outputs, preferences and gradients in float32. Then they take turns, a
 mini-batch of records each, so that the machine's moods hit both; before each mini-batch the
 baseline gets flowtune's adapters and optimizers. The ratio is taken over the records that both ran.

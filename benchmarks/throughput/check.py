@@ -32,7 +32,7 @@ from flowtune_cli.flow.node import Datum
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request, Scored
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.training.data import collect
-from flowtune_cli.training.session import Bench
+from flowtune_cli.training.session import Session
 
 TOLERANCE = 1e-4
 
@@ -64,43 +64,45 @@ class Report:
 def check(setup: Setup) -> Report:
     """Compare both sides on a setup's records, with one state of the adapters."""
     setup = setup.with_overrides("model.dtype=float32")
-    bench, examples = prepare(setup)
+    session, examples = prepare(setup)
     plainly, _ = prepare(setup, plain_weights=True)
-    for side in (bench, plainly):
+    for side in (session, plainly):
         perturb(side)
     report = Report()
     tokens = plainly.engine.tokens
     plain = PlainEngine(plainly.adapters, tokens.tokenizer, tokens.context)
-    bench.engine.forget()
+    session.engine.forget()
     (fast_traces, fast), (plain_traces, slow) = (
-        _explore(bench, engine, examples) for engine in (bench.engine, plain)
+        _explore(session, engine, examples) for engine in (session.engine, plain)
     )
     for request in fast.keys() & slow.keys():
-        _compare(report, bench, request, fast[request], slow[request])
+        _compare(report, session, request, fast[request], slow[request])
     alone = [str(request)[:200] for request in fast.keys() ^ slow.keys()]
     report.same("sets of requests", alone, [])
     for trace, other in zip(fast_traces, plain_traces, strict=True):
         report.same("preferences", _preferences(trace), _preferences(other))
-    data = {name: of_node.data for name, of_node in collect(bench.task.nodes, fast_traces).items()}
-    compare_gradients(report, bench, plainly, data)
+    data = {
+        name: of_node.data for name, of_node in collect(session.task.nodes, fast_traces).items()
+    }
+    compare_gradients(report, session, plainly, data)
     return report
 
 
-def perturb(bench: Bench, size: float = 0.01) -> None:
+def perturb(session: Session, size: float = 0.01) -> None:
     """Give every adapter weights of its own: new ones would all compute the same."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name in bench.adapters.versions:
-            for parameter in bench.adapters.parameters(name):
+        for name in session.adapters.versions:
+            for parameter in session.adapters.parameters(name):
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(noise.to(parameter), alpha=size)
 
 
 def _explore(
-    bench: Bench, engine: Any, examples: Sequence[Any]
+    session: Session, engine: Any, examples: Sequence[Any]
 ) -> tuple[list[Trace], dict[Request, Answer]]:
     watched = Watched(engine)
-    found = dict(Bench(**{**vars(bench), "engine": watched}).explore(examples))
+    found = dict(Session(**{**vars(session), "engine": watched}).deviate(examples))
     check_episodes(trace.episode for trace in found.values())
     return [found[position] for position in range(len(examples))], dict(watched.log)
 
@@ -112,9 +114,9 @@ def _preferences(trace: Trace) -> list[Any]:
     ]
 
 
-def _compare(report: Report, bench: Bench, request: Request, fast: Any, plain: Any) -> None:
+def _compare(report: Report, session: Session, request: Request, fast: Any, plain: Any) -> None:
     if isinstance(request, DecodeRequest):
-        _compare_outputs(report, bench, request, fast, plain)
+        _compare_outputs(report, session, request, fast, plain)
         return
     assert isinstance(fast, Scored)
     for item, others in zip(fast.likelihoods, plain.likelihoods, strict=True):
@@ -124,7 +126,7 @@ def _compare(report: Report, bench: Bench, request: Request, fast: Any, plain: A
 
 
 def _compare_outputs(
-    report: Report, bench: Bench, request: DecodeRequest, fast: Decoded, plain: Decoded
+    report: Report, session: Session, request: DecodeRequest, fast: Decoded, plain: Decoded
 ) -> None:
     for row, (a, b) in enumerate(zip(fast.generations, plain.generations, strict=True)):
         where = f"output {row} of {request.adapter}"
@@ -138,21 +140,21 @@ def _compare_outputs(
         if place is None:
             report.errors.append(f"{where}: one of {a.text!r} and {b.text!r} ended too soon")
             return
-        gap = _gap(bench, request, plain, row, place, a.tokens[place])
+        gap = _gap(session, request, plain, row, place, a.tokens[place])
         text = f"{where}, token {place}: {a.text!r} and {b.text!r}, whose scores differ by {gap:g}"
         (report.ties if gap <= TOLERANCE else report.errors).append(text)
         return  # the rows below pay for what this one chose
 
 
 def _gap(
-    bench: Bench, request: DecodeRequest, plain: Decoded, row: int, place: int, rival: int
+    session: Session, request: DecodeRequest, plain: Decoded, row: int, place: int, rival: int
 ) -> float:
     """How far a row's token at a place is ahead of a rival, by a forward pass of its own."""
     tokens = plain.generations[row].tokens
-    prompt = bench.engine.tokens.encode(request.prompt, request.max_new_tokens)
+    prompt = session.engine.tokens.encode(request.prompt, request.max_new_tokens)
     frozen_length = prompt.frozen_length if request.adapter else 0
-    cache = read_frozen_prefix(bench.adapters, prompt) if frozen_length else DynamicCache()
-    with torch.no_grad(), bench.adapters.using(request.adapter) as model:
+    cache = read_frozen_prefix(session.adapters, prompt) if frozen_length else DynamicCache()
+    with torch.no_grad(), session.adapters.using(request.adapter) as model:
         ids = torch.tensor([[*prompt.ids[frozen_length:], *tokens[:place]]], device=model.device)
         read = model(ids, **with_cache(model, cache))
     scores = read.logits[0, -1].float().log_softmax(-1)
@@ -163,15 +165,15 @@ def _gap(
 
 
 def compare_gradients(
-    report: Report, bench: Bench, plainly: Bench, data: Mapping[str, Sequence[Datum]]
+    report: Report, session: Session, plainly: Session, data: Mapping[str, Sequence[Datum]]
 ) -> None:
     """Compare the gradients of every step, without taking any."""
-    settings = bench.settings.learning.model_copy(
+    settings = session.settings.learning.model_copy(
         update={"clip": 1e9, "optimizer_options": {}, "node_options": {}, "calibration_options": {}}
     )
     learners = [
         Learner(side.engine.prefixes, side.engine.tokens, settings, _Gradients, side.engine.limits)
-        for side in (bench, plainly)
+        for side in (session, plainly)
     ]
     updates: list[Callable[..., Any]] = [
         learners[0].update,

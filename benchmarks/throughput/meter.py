@@ -131,7 +131,7 @@ def _attended(cache: Any, rows: int, columns: int) -> int:
 
 @dataclass
 class Watched:
-    """An engine whose calls are timed and logged, in the place of the engine of a bench."""
+    """An engine whose calls are timed and logged, in the place of the engine of a session."""
 
     engine: Any
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -164,7 +164,7 @@ class Watched:
 
         async def noted(episode: Any, example: Any) -> Any:
             flow = run(episode, example)
-            return await (_Rollout(flow, self.rollouts) if episode.plan.substitute else flow)
+            return await (_Rollout(flow, self.rollouts) if episode.is_rollout else flow)
 
         task.run = noted
 

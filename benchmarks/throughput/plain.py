@@ -115,7 +115,7 @@ class PlainEngine:
                 for completions in items
             ),
             adapter_version=self.adapters.version(request.adapter),
-            calibration=self.adapters.calibration(request.adapter),
+            head=self.adapters.head(request.adapter),
         )
 
 
@@ -179,7 +179,9 @@ class PlainLearner:
             for term, completion in members:
                 length = max(len(completion.tokens), 1) if term.mean else 1
                 total = total + term.coefficient * values[completion] / length
-            found.append(score.value(total, self.adapters.calibrations.get(adapter, ())))
+            heads = self.adapters.heads
+            head = heads[adapter].tensors() if adapter in heads else {}
+            found.append(score.value(total, head))
         return found
 
     def _values(self, adapter: str, completions: Sequence[Completion]) -> dict[Completion, Tensor]:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.example import Example
 from flowtune_cli.registry import load_registry
-from flowtune_cli.training.session import Bench, set_up
+from flowtune_cli.training.session import Session, set_up
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Setup:
         return dataclasses.replace(self, overrides=(*self.overrides, *overrides))
 
 
-def prepare(setup: Setup, *, plain_weights: bool = False) -> tuple[Bench, list[Example]]:
-    """The bench of a setup, and its records: as many of each number of hops, by a hash.
+def prepare(setup: Setup, *, plain_weights: bool = False) -> tuple[Session, list[Example]]:
+    """The session of a setup, and its records: as many of each number of hops, by a hash.
 
     Args:
         plain_weights: leave weights as transformers has them.

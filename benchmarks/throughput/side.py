@@ -52,26 +52,26 @@ class Side:
     def __init__(self, setup: Setup, plain: bool) -> None:
         if plain:
             setup = setup.with_overrides("engine.in_flight=1")
-        bench, self.examples = prepare(setup, plain_weights=plain)
-        self.fast = None if plain else bench.engine
-        self.tokens = bench.engine.tokens
-        self.learner: Learner = bench.learner()
+        session, self.examples = prepare(setup, plain_weights=plain)
+        self.fast = None if plain else session.engine
+        self.tokens = session.engine.tokens
+        self.learner: Learner = session.learner()
         self.completions = PlainLearner(self.learner, self.tokens).completions
         self.update: Any = self.learner.update
-        engine: Any = bench.engine
+        engine: Any = session.engine
         if plain:
-            tokens = bench.engine.tokens
-            engine = PlainEngine(bench.adapters, tokens.tokenizer, tokens.context)
+            tokens = session.engine.tokens
+            engine = PlainEngine(session.adapters, tokens.tokenizer, tokens.context)
             self.update = PlainLearner(self.learner, engine.tokens).update
         self.watched = Watched(engine)
-        self.watched.watch(bench.task)
-        self.bench = dataclasses.replace(bench, engine=self.watched)  # type: ignore[arg-type]
-        self.meter = Meter(bench.adapters.model)
+        self.watched.watch(session.task)
+        self.session = dataclasses.replace(session, engine=self.watched)  # type: ignore[arg-type]
+        self.meter = Meter(session.adapters.model)
         self._warm_up()
 
     def _warm_up(self) -> None:
         """What happens once in a process is not measured: late imports, threads, first products."""
-        adapters = self.bench.adapters
+        adapters = self.session.adapters
         prompt = Prompt((Message("user", (Segment("one two three " * 20),)),), chat=False)
         for groups in (1, 2):
             decoding = Decoding(groups=groups, diversity_penalty=1.0)
@@ -126,15 +126,15 @@ class Side:
         )
 
     def _play(self, examples: Sequence[Example]) -> tuple[list[Trace], dict[str, list[Datum]]]:
-        episodes = dict(self.bench.play(examples))
+        episodes = dict(self.session.play(examples))
         check_episodes(episodes.values())
         return [], {}
 
     def _explore(self, examples: Sequence[Example]) -> tuple[list[Trace], dict[str, list[Datum]]]:
-        found = dict(self.bench.explore(examples))
+        found = dict(self.session.deviate(examples))
         traces = [found[position] for position in range(len(examples))]
         check_episodes(trace.episode for trace in traces)
-        nodes = collect(self.bench.task.nodes, traces)
+        nodes = collect(self.session.task.nodes, traces)
         data = {name: of_node.data for name, of_node in nodes.items() if of_node.data}
         with self.watched.timed("learn"):
             if self.fast is not None:
@@ -160,25 +160,25 @@ class Side:
 
     def save(self, directory: Path) -> None:
         """Write adapters and optimizers, for the other side to ``load``."""
-        self.bench.adapters.save(directory / "adapters")
+        self.session.adapters.save(directory / "adapters")
         self.learner.save(directory / "optimizers")
 
     def load(self, directory: Path) -> None:
-        self.bench.adapters.load(directory / "adapters")
+        self.session.adapters.load(directory / "adapters")
         self.learner.load(directory / "optimizers")
 
     def about(self) -> dict[str, Any]:
         """The machine and the model; the peak is GFLOP/s of the model's dtype, best of several."""
-        model = self.bench.adapters.model
+        model = self.session.adapters.model
         peak = max(matmul_gflops(model.dtype, str(model.device), n) for n in (1024, 2048, 1024))
         return {
-            "model": self.bench.settings.model.name,
+            "model": self.session.settings.model.name,
             "dtype": dtype_name(model.dtype),
             "device": str(model.device),
             "threads": torch.get_num_threads(),
             "peak_gflops": peak,
-            "batch_size": self.bench.settings.training.batch_size,
-            "in_flight": self.bench.settings.engine.in_flight,
+            "batch_size": self.session.settings.training.batch_size,
+            "in_flight": self.session.settings.engine.in_flight,
             "records": len(self.examples),
         }
 

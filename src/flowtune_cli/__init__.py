@@ -7,6 +7,7 @@ from .exploration import DiverseBeam, MultiSample
 from .flow.episode import Episode
 from .flow.errors import DataError, FlowtuneError, UsageError
 from .flow.example import Example
+from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
     Call,
     ChoiceDatum,
@@ -25,7 +26,7 @@ from .flow.postprocessing import PostProcessor
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
-from .nodes import Factor, Generate, Judge, Measure, Rank
+from .nodes import Factor, Feature, Generate, Judge, Rank
 from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
 
@@ -42,11 +43,12 @@ __all__ = [
     "Example",
     "Exploration",
     "Factor",
+    "Feature",
     "FlowtuneError",
     "Generate",
     "Judge",
     "LLMJudge",
-    "Measure",
+    "ModelSource",
     "MultiSample",
     "Node",
     "NodeOutput",
@@ -62,6 +64,7 @@ __all__ = [
     "Term",
     "TextDatum",
     "UsageError",
+    "cache_directory",
     "exact_match",
     "hookimpl",
     "normalize",

@@ -17,7 +17,7 @@ from support.runs_compared import press_ctrl_c
 
 pytest.importorskip("flowtune_musique")
 
-Bench = Callable[..., Any]
+Session = Callable[..., Any]
 SMALL = (
     "model.dtype=float32",
     "training.save_every=2",
@@ -25,7 +25,7 @@ SMALL = (
     "tasks.{task}.max_retrievals=1",
     "tasks.{task}.nodes.query.max_new_tokens=4",
     "tasks.{task}.nodes.verbose.max_new_tokens=4",
-    "tasks.{task}.nodes.verbose.explore_options={{beams=3}}",
+    'tasks.{task}.nodes.verbose.exploration={{name="diverse_beam", beams=3}}',
     "tasks.{task}.nodes.concise.max_new_tokens=4",
 )
 
@@ -50,7 +50,7 @@ def record(number: int, marker: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, roomy_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+def session(tmp_path: Path, roomy_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Session:
     """Runs the benchmark on three pairs of each split, and gives its exit code and output."""
     for split, begin in (("train", 0), ("dev", 10)):
         pairs = [(record(n), record(n, "!")) for n in range(begin, begin + 3)]
@@ -80,9 +80,9 @@ def bench(tmp_path: Path, roomy_model_dir: Path, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_all_rows_are_there_and_stored(
-    bench: Bench, tmp_path: Path, task: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+    session: Session, tmp_path: Path, task: str, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, rows, _ = bench(task, "out", "--seeds", "1", "2", "--limit", "2")
+    code, rows, _ = session(task, "out", "--seeds", "1", "2", "--limit", "2")
     assert code == 0
     assert [row["row"] for row in rows] == [
         "untrained",
@@ -106,14 +106,14 @@ def test_all_rows_are_there_and_stored(
     assert all("rollouts" in json.loads(line) for line in lines)
 
     monkeypatch.setattr(table_rows, "set_up", None)  # nothing is played again
-    assert bench(task, "out", "--seeds", "1", "2", "--limit", "2")[1] == rows
-    code, _, said = bench(task, "out", "--limit", "3")
+    assert session(task, "out", "--seeds", "1", "2", "--limit", "2")[1] == rows
+    code, _, said = session(task, "out", "--limit", "3")
     assert code == 2
     assert "say another --out" in said
 
 
-def test_dev_is_cut_between_pairs(bench: Bench, tmp_path: Path) -> None:
-    bench("musique-full", "out", "--seeds", "1", "--limit", "2", "--dev-limit", "3")
+def test_dev_is_cut_between_pairs(session: Session, tmp_path: Path) -> None:
+    session("musique-full", "out", "--seeds", "1", "--limit", "2", "--dev-limit", "3")
     assert len((tmp_path / "out" / "untrained.jsonl").read_text().splitlines()) == 4
     run = json.loads((tmp_path / "out/runs/musique-full-seed-1-dev/run.json").read_text())
     assert (run["state"], run["episodes"]) == ("finished", 4)
@@ -121,8 +121,8 @@ def test_dev_is_cut_between_pairs(bench: Bench, tmp_path: Path) -> None:
     assert settings["settings"]["training"]["seed"] == 666
 
 
-def test_commands_go_on_from_its_runs(bench: Bench, tmp_path: Path) -> None:
-    bench("musique-full", "out", "--seeds", "1", "--limit", "2")
+def test_commands_go_on_from_its_runs(session: Session, tmp_path: Path) -> None:
+    session("musique-full", "out", "--seeds", "1", "--limit", "2")
     out = tmp_path / "out"
     for run in ("musique-full-seed-1", "musique-full-seed-1-dev"):
         assert main(["train", "--resume", str(out / "runs" / run)]) == 0
@@ -137,20 +137,20 @@ def test_commands_go_on_from_its_runs(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_interrupted_anywhere_it_goes_on_to_the_same_rows(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ("--seeds", "1", "--limit", "4")
-    _, whole, _ = bench("musique-full", "whole", *given)
+    _, whole, _ = session("musique-full", "whole", *given)
     interruptions = 0
     for calls in (3, 20, 25, 30, 60):
         with monkeypatch.context() as patch:
             press_ctrl_c(patch, calls)
-            code, _, said = bench("musique-full", "cut", *given)
+            code, _, said = session("musique-full", "cut", *given)
         interruptions += code == 130
         assert code in (0, 130)
         assert (code == 0) or "the same command goes on" in said
     assert interruptions >= 3
-    code, rows, _ = bench("musique-full", "cut", *given)
+    code, rows, _ = session("musique-full", "cut", *given)
     assert (code, rows) == (0, whole)
 
 

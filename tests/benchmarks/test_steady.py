@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import steady
 from flowtune_cli.flow.errors import FlowtuneError
-from flowtune_cli.training.session import Bench
+from flowtune_cli.training.session import Session
 
 
 def test_every_mini_batch_is_measured(tmp_path: Path) -> None:
@@ -41,6 +41,6 @@ def test_failed_episodes_are_told(
     def broken(*_: object, **__: object) -> None:
         raise FlowtuneError("out of order")
 
-    monkeypatch.setattr(Bench, "explore", broken)
+    monkeypatch.setattr(Session, "deviate", broken)
     assert steady.main(["--episodes", "8"]) == 1
     assert "out of order" in capsys.readouterr().err

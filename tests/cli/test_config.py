@@ -37,7 +37,7 @@ def test_a_task(run: Run) -> None:
     assert rows["tasks.hop-qa.hops"] == ["3", "--set"]
     assert rows["tasks.hop-qa.nodes.query.max_new_tokens"] == ["60", "task hop-qa"]
     assert rows["tasks.hop-qa.nodes.query.prompt.system"] == ['"Be brief."', "task hop-qa"]
-    assert rows["tasks.hop-qa.nodes.query.explore_options.penalty"] == ["2.0", "task hop-qa"]
+    assert rows["tasks.hop-qa.nodes.query.exploration.penalty"] == ["2.0", "task hop-qa"]
 
 
 def test_json(run: Run) -> None:

@@ -74,7 +74,7 @@ def test_nothing_set_is_no_difference_whatever_the_run_was_given(begin: Begin, n
     assert keys(settings) == []
     resolved = settings.resumed()
     assert resolved.settings.training.seed == 1
-    assert resolved.make_task().nodes["query"].prompt.system == "Be long."
+    assert resolved.make_task().node("query").prompt.system == "Be long."
     assert resolved.settings.model_dump(mode="json") == stored_settings(run)["settings"]
 
 
@@ -178,9 +178,9 @@ def test_what_was_learned_can_be_used_with_other_settings_but_not_adapters(
     begin: Begin, now: Now
 ) -> None:
     run = begin("learning.beta=0.7", "model.name=m", "training.seed=1")
-    trained = now(run, f"{QUERY}.explore=multi_sample", "learning.optimizer=adam").trained()
-    query = trained.make_task().nodes["query"]
-    assert (query.explore, query.explore_options) == ("multi_sample", {})
+    trained = now(run, f"{QUERY}.exploration=multi_sample", "learning.optimizer=adam").trained()
+    query = trained.make_task().node("query")
+    assert query.exploration == "multi_sample"
     assert (trained.settings.learning.optimizer, trained.settings.learning.beta) == ("adam", 0.7)
     assert trained.settings.learning.optimizer_options == {}
     assert trained.settings.training.seed == 1

@@ -118,7 +118,7 @@ def test_typed_texts_stay_texts_where_a_text_is_wanted(resolved: Resolve) -> Non
     found = resolved(None, "model.name=2024", f"{QUERY}.prompt.prefill=7", environ=environ)
     assert found.settings.model.name == "2024"
     assert found.settings.model.revision == "1234567"
-    assert found.make_task().nodes["query"].prompt.prefill == "7"
+    assert found.make_task().node("query").prompt.prefill == "7"
 
 
 def test_the_empty_text_unsets_what_may_be_unset(resolved: Resolve) -> None:
@@ -126,7 +126,7 @@ def test_the_empty_text_unsets_what_may_be_unset(resolved: Resolve) -> None:
         '[model]\nrevision = "x"\n[tasks.hop-qa.nodes.query]\nreward = ""\n', "model.revision="
     )
     assert found.settings.model.revision is None
-    assert found.make_task().nodes["query"].reward is None
+    assert found.make_task().node("query").reward is None
     with pytest.raises(UsageError, match=r"training\.seed should be"):
         resolved('[training]\nseed = ""\n')
 
@@ -151,11 +151,11 @@ def test_another_choice_drops_the_options_of_the_old_one(resolved: Resolve) -> N
     assert resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam").settings.learning == (
         resolved("", "learning.optimizer=adam").settings.learning
     )
-    node = resolved("", f"{QUERY}.explore=multi_sample").make_task().nodes["query"]
+    node = resolved("", f"{QUERY}.explore=multi_sample").make_task().node("query")
     assert (node.explore, node.explore_options) == ("multi_sample", {})
-    node = resolved("", f"{QUERY}.explore=diverse_beam").make_task().nodes["query"]
+    node = resolved("", f"{QUERY}.explore=diverse_beam").make_task().node("query")
     assert node.explore_options == {"penalty": 2.0}
-    node = resolved("", f"{QUERY}.explore_options.beams=3").make_task().nodes["query"]
+    node = resolved("", f"{QUERY}.explore_options.beams=3").make_task().node("query")
     assert node.explore_options == {"penalty": 2.0, "beams": 3}
 
 
@@ -174,7 +174,7 @@ truncate = ["found"]
     )
     task = found.make_task()
     assert task.settings.hops == 3
-    query, stop = task.nodes["query"], task.nodes["stop"]
+    query, stop = task.node("query"), task.node("stop")
     assert query.max_new_tokens == 60  # the task's default for three hops
     assert query.stop == ("\n", ".")
     assert query.weight == 2.0
@@ -200,8 +200,8 @@ def test_variables_know_no_case_and_no_hyphens(resolved: Resolve) -> None:
     )
     task = found.make_task()
     assert task.settings.hops == 5
-    assert task.nodes["query"].max_new_tokens == 7
-    assert task.nodes["query"].prompt.user == "Go {question}"
+    assert task.node("query").max_new_tokens == 7
+    assert task.node("query").prompt.user == "Go {question}"
     assert found.origins["tasks.hop-qa.hops"] == "environment FLOWTUNE_TASKS__HOP_QA__HOPS"
 
 
@@ -209,7 +209,7 @@ def test_every_task_made_has_nodes_of_its_own(resolved: Resolve) -> None:
     found = resolved()
     first, second = found.make_task(), found.make_task()
     assert first.nodes == second.nodes
-    assert first.nodes["query"] is not second.nodes["query"]
+    assert first.node("query") is not second.node("query")
     with pytest.raises(ValueError, match="without a task"):
         resolved(task=None).make_task()
 
@@ -313,7 +313,7 @@ def test_a_value_of_several_types_is_complained_about_as_the_one_that_it_is(
 
 def test_factors_are_settings(resolved: Resolve) -> None:
     given = f"{TEXT}=['{{query}}', {{text='x', prompt={{user='a', chat=false}}, weight=2.0}}]"
-    found = resolved(None, given, task="plain").make_task().nodes["best"]
+    found = resolved(None, given, task="plain").make_task().node("best")
     assert isinstance(found, Rank)
     prompt = Template("a", chat=False)
     assert found.factors == (Factor("{query}"), Factor("x", prompt=prompt, weight=2.0))
@@ -429,7 +429,7 @@ def test_settings_that_no_file_can_hold(site: Site) -> None:
     with pytest.raises(UsageError, match=r"n.handle cannot be set: its type is"):
         call("tasks.strange.needed=1", "tasks.strange.nodes.n.handle=1")
     found = call("tasks.strange.needed=1", "tasks.strange.nodes.n.second.user='hello'")
-    assert found.make_task().nodes["n"].second.user == "hello"
+    assert found.make_task().node("n").second.user == "hello"
     # What another task still needs is no business of the one that is run.
     assert call("tasks.strange.path=x", run=registry.task("plain")).settings.tasks["strange"]
     with pytest.raises(UsageError, match=r"tasks\.strange\.needed should be"):

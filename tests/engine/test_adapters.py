@@ -81,16 +81,16 @@ def test_gradients_reach_the_active_adapter_alone(tiny_model: LoadedModel) -> No
 def test_initial_weights_depend_on_the_seed_and_the_name_alone(tiny_model: LoadedModel) -> None:
     other = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
     torch.manual_seed(5)
-    one = make_adapters(tiny_model, {"a": (), "b": ()}, randomized=False)
+    one = make_adapters(tiny_model, {"a": {}, "b": {}}, randomized=False)
     torch.manual_seed(6)
-    two = make_adapters(other[0], {"c": (1.0, 0.0), "a": ()}, randomized=False)
+    two = make_adapters(other[0], {"c": {"x": 1.0}, "a": {}}, randomized=False)
     assert same(state(one, "a"), state(two, "a"))
     assert not same(state(one, "a"), state(one, "b"))
     assert not same(state(one, "a"), state(make_adapters(other[1], seed=1, randomized=False), "a"))
 
 
 def test_rank_scaling_and_targets_are_those_asked_for(tiny_model: LoadedModel) -> None:
-    adapters = make_adapters(tiny_model, {"a": ()}, rank=2, alpha=3.0, targets=["o_proj"])
+    adapters = make_adapters(tiny_model, {"a": {}}, rank=2, alpha=3.0, targets=["o_proj"])
     (down, up, *rest) = adapters.parameters("a")
     assert (len(rest), down.shape, up.shape) == (2, (2, 64), (64, 2))
     layer = adapters.model.model.layers[0].self_attn.o_proj
@@ -101,7 +101,7 @@ def test_rank_scaling_and_targets_are_those_asked_for(tiny_model: LoadedModel) -
 
 
 def test_moving_is_a_mean_of_the_weights(tiny_model: LoadedModel) -> None:
-    adapters = make_adapters(tiny_model, {"a": (2.0, -1.0)})
+    adapters = make_adapters(tiny_model, {"a": {"x": 2.0, "y": -1.0}})
     policy, reference = state(adapters, "a"), state(adapters, reference_of("a"))
     adapters.move(reference_of("a"), "a", 0.25)
     expected = [0.75 * r + 0.25 * p for r, p in zip(reference, policy, strict=True)]
@@ -113,21 +113,21 @@ def test_moving_is_a_mean_of_the_weights(tiny_model: LoadedModel) -> None:
     assert same(state(adapters, "a"), state(adapters, reference_of("a")))
 
 
-def test_calibrations_move_with_their_adapters(tiny_model: LoadedModel) -> None:
-    adapters = make_adapters(tiny_model, {"a": (2.0, -1.0), "b": ()})
-    assert adapters.calibration("a") == adapters.calibration(reference_of("a")) == (2.0, -1.0)
-    assert adapters.calibration("b") == adapters.calibration(None) == ()
+def test_heads_move_with_their_adapters(tiny_model: LoadedModel) -> None:
+    adapters = make_adapters(tiny_model, {"a": {"x": 2.0, "y": -1.0}, "b": {}})
+    assert adapters.head("a") == adapters.head(reference_of("a")) == {"x": 2.0, "y": -1.0}
+    assert adapters.head("b") == adapters.head(None) == {}
     with torch.no_grad():
-        adapters.calibrations["a"].copy_(torch.tensor([4.0, 3.0]))
+        adapters.heads["a"].load({"x": 4.0, "y": 3.0}, "here")
     adapters.move(reference_of("a"), "a", 0.5)
-    assert adapters.calibration(reference_of("a")) == (3.0, 1.0)
+    assert adapters.head(reference_of("a")) == {"x": 3.0, "y": 1.0}
 
 
 def test_the_distance_is_euclidean(tiny_model: LoadedModel) -> None:
-    adapters = make_adapters(tiny_model, {"a": (2.0, -1.0)}, randomized=False)
+    adapters = make_adapters(tiny_model, {"a": {"x": 2.0, "y": -1.0}}, randomized=False)
     with torch.no_grad():
         adapters.parameters("a")[0][0, :2] += torch.tensor([3.0, 4.0])
-        adapters.calibrations["a"][1] += 12
+        adapters.heads["a"].weights[1] += 12
     assert adapters.distance("a") == pytest.approx(13)
 
 
@@ -140,11 +140,11 @@ def test_saving_and_loading_gives_the_same_to_the_bit(
     tiny_model: LoadedModel, tmp_path: Path
 ) -> None:
     fresh = copy.deepcopy(tiny_model)
-    nodes = {name: (1.5, -2.5) if name == "a" else () for name in NAMES}
+    nodes = {name: {"x": 1.5, "y": -2.5} if name == "a" else {} for name in NAMES}
     adapters = make_adapters(tiny_model, nodes)
     adapters.versions["a"] = 7
     with torch.no_grad():
-        adapters.calibrations["a"].copy_(torch.tensor([0.1, -3.3]))
+        adapters.heads["a"].load({"x": 0.1, "y": -3.3}, "here")
     adapters.save(tmp_path / "saved")
     again = make_adapters(fresh, nodes, seed=1)
     randomize(again, 9)
@@ -153,13 +153,13 @@ def test_saving_and_loading_gives_the_same_to_the_bit(
         assert same(state(adapters, name), state(again, name))
         assert torch.equal(logits(adapters, name, IDS), logits(again, name, IDS))
     assert again.versions == adapters.versions
-    assert again.calibration("a") == adapters.calibration("a")
-    assert again.calibration(reference_of("a")) == (1.5, -2.5)
+    assert again.head("a") == adapters.head("a")
+    assert again.head(reference_of("a")) == {"x": 1.5, "y": -2.5}
 
 
 def test_peft_reads_what_was_saved(tiny_model: LoadedModel, tmp_path: Path) -> None:
     base = copy.deepcopy(tiny_model.model)
-    adapters = make_adapters(tiny_model, {"a": (), "b": ()}, targets=["q_proj", "down_proj"])
+    adapters = make_adapters(tiny_model, {"a": {}, "b": {}}, targets=["q_proj", "down_proj"])
     adapters.save(tmp_path / "saved")
     for name in ("b", reference_of("b")):
         loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "saved" / name).eval()
@@ -168,9 +168,9 @@ def test_peft_reads_what_was_saved(tiny_model: LoadedModel, tmp_path: Path) -> N
 
 
 def test_references_can_be_set_to_what_was_trained(tiny_model: LoadedModel, tmp_path: Path) -> None:
-    adapters = make_adapters(tiny_model, {"a": (1.0, 0.0)})
+    adapters = make_adapters(tiny_model, {"a": {"x": 1.0, "y": 0.0}})
     with torch.no_grad():
-        adapters.calibrations["a"].copy_(torch.tensor([0.1, -3.3]))
+        adapters.heads["a"].load({"x": 0.1, "y": -3.3}, "here")
     adapters.save(tmp_path / "saved")
     trained = state(adapters, "a")
     adapters.load(tmp_path / "saved", reset_references=True)
@@ -180,9 +180,9 @@ def test_references_can_be_set_to_what_was_trained(tiny_model: LoadedModel, tmp_
 
 def test_an_adapter_that_is_not_there(tiny_model: LoadedModel, tmp_path: Path) -> None:
     fresh = copy.deepcopy(tiny_model)
-    make_adapters(tiny_model, {"a": ()}).save(tmp_path / "saved")
+    make_adapters(tiny_model, {"a": {}}).save(tmp_path / "saved")
     with pytest.raises(UsageError, match=r"saved has no adapter 'b' .*another task or other nodes"):
-        make_adapters(fresh, {"a": (), "b": ()}).load(tmp_path / "saved")
+        make_adapters(fresh, {"a": {}, "b": {}}).load(tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -202,37 +202,55 @@ def test_an_adapter_of_another_shape(
         make_adapters(fresh, **settings).load(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("saved", [(), (1.0, 0.0)])
-def test_a_calibration_that_does_not_fit(
-    tiny_model: LoadedModel, tmp_path: Path, saved: tuple[float, ...]
+@pytest.mark.parametrize(
+    ("saved", "now", "message"),
+    [
+        ({}, {"x": 1.0}, "saved/a holds a head with other parameters .*: nothing there, x here"),
+        ({"x": 1.0, "y": 0.0}, {"x": 1.0}, "head with other parameters .*: x, y there, x here"),
+        ({"x": 1.0}, {}, r"saved/a has a head \(x\), and its node has none now"),
+    ],
+)
+def test_a_head_that_does_not_fit(
+    tiny_model: LoadedModel,
+    tmp_path: Path,
+    saved: dict[str, float],
+    now: dict[str, float],
+    message: str,
 ) -> None:
     fresh = copy.deepcopy(tiny_model)
     make_adapters(tiny_model, {"a": saved}).save(tmp_path / "saved")
-    message = rf"saved/a has {len(saved)} learned values beside it, and 3 are needed"
     with pytest.raises(UsageError, match=message):
-        make_adapters(fresh, {"a": (1.0, 0.0, 0.5)}).load(tmp_path / "saved")
+        make_adapters(fresh, {"a": now}).load(tmp_path / "saved")
+
+
+def test_a_head_is_stored_by_name(tiny_model: LoadedModel, tmp_path: Path) -> None:
+    fresh = copy.deepcopy(tiny_model)
+    make_adapters(tiny_model, {"a": {"x": 1.0, "y": 2.0}}).save(tmp_path / "saved")
+    adapters = make_adapters(fresh, {"a": {"y": 0.0, "x": 0.0}})
+    adapters.load(tmp_path / "saved")
+    assert adapters.head("a") == {"x": 1.0, "y": 2.0}
 
 
 def test_files_hold_weights_and_no_code(tiny_model: LoadedModel, tmp_path: Path) -> None:
-    make_adapters(tiny_model, {"a": (1.0, 0.5)}).save(tmp_path / "saved")
+    make_adapters(tiny_model, {"a": {"x": 1.0, "y": 0.5}}).save(tmp_path / "saved")
     assert {p.name for p in (tmp_path / "saved" / "a").iterdir()} == {
         "adapter_model.safetensors",
         "adapter_config.json",
         "flowtune.json",
     }
     extra = json.loads((tmp_path / "saved" / "a" / "flowtune.json").read_text())
-    assert extra == {"version": 0, "calibration": [1.0, 0.5]}
+    assert extra == {"version": 0, "head": {"x": 1.0, "y": 0.5}}
 
 
 def test_the_order_of_targets_in_a_file_is_fixed(tiny_model: LoadedModel, tmp_path: Path) -> None:
     targets = ["v_proj", "q_proj", "up_proj", "o_proj", "k_proj", "gate_proj", "down_proj"]
-    make_adapters(tiny_model, {"a": ()}, targets=targets).save(tmp_path / "saved")
+    make_adapters(tiny_model, {"a": {}}, targets=targets).save(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "a" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(targets)
 
 
 def test_a_damaged_adapter_file(tiny_model: LoadedModel, tmp_path: Path) -> None:
-    adapters = make_adapters(tiny_model, {"a": ()})
+    adapters = make_adapters(tiny_model, {"a": {}})
     adapters.save(tmp_path / "saved")
     file = tmp_path / "saved" / "a" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
@@ -246,7 +264,7 @@ def test_a_damaged_adapter_file(tiny_model: LoadedModel, tmp_path: Path) -> None
 def test_values_that_are_no_numbers_are_not_loaded(
     tiny_model: LoadedModel, tmp_path: Path, name: str
 ) -> None:
-    adapters = make_adapters(tiny_model, {"a": ()})
+    adapters = make_adapters(tiny_model, {"a": {}})
     adapters.save(tmp_path / "saved")
     file = tmp_path / "saved" / name / "adapter_model.safetensors"
     weights = load_file(file)
@@ -259,7 +277,7 @@ def test_values_that_are_no_numbers_are_not_loaded(
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "reference-of-a"])
 def test_names_that_no_node_may_have(tiny_model: LoadedModel, name: str) -> None:
     with pytest.raises(UsageError, match="node name"):
-        make_adapters(tiny_model, {"a": (), name: ()})
+        make_adapters(tiny_model, {"a": {}, name: ()})
 
 
 def test_values_that_are_no_numbers_are_found(tiny_model: LoadedModel) -> None:

@@ -17,6 +17,7 @@ from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.request import GREEDY, Decoding, Generation
 from flowtune_cli.models.loading import LoadedModel, load_model
 from flowtune_cli.models.tokens import Tokens
+from flowtune_cli.registry import load_registry
 from support.tiny import WINDOW, likelihood, logits, make_adapters, make_model, text
 
 LENGTHS = (5, 1, 19, 12, 12, 30, 2)
@@ -322,8 +323,8 @@ def test_a_batch_takes_as_many_steps_as_its_longest_output(tiny: Setting) -> Non
 
 
 @pytest.mark.model
-def test_the_built_in_model_decodes_as_transformers_does() -> None:
-    loaded = load_model(ModelSettings(device="cpu", dtype="float32"))
+def test_the_default_model_decodes_as_transformers_does() -> None:
+    loaded = load_model(ModelSettings(device="cpu", dtype="float32"), load_registry())
     adapters = make_adapters(loaded, {"a": ()}, randomized=False)
     texts = ["1, 2, 3,", "The capital of France is"]
     prompts = [loaded.tokenizer(each).input_ids for each in texts]

@@ -171,10 +171,10 @@ def test_answers_carry_the_version_of_their_adapter(counted: Counted) -> None:
     assert [answer.adapter_version for answer in counted.engine.answer(requests)] == [1, 1, 0]
 
 
-def test_scores_carry_the_calibration_of_their_adapter(tiny_model: LoadedModel) -> None:
-    counted = Counted(tiny_model, {"a": (2.0, -1.5), "b": ()})
+def test_scores_carry_the_head_of_their_adapter(tiny_model: LoadedModel) -> None:
+    counted = Counted(tiny_model, {"a": {"x": 2.0, "y": -1.5}, "b": {}})
     scored = counted.score(*(judged("one", "yes", adapter=name) for name in ("a", "b", None)))
-    assert [each.calibration for each in scored] == [(2.0, -1.5), (), ()]
+    assert [each.head for each in scored] == [{"x": 2.0, "y": -1.5}, {}, {}]
 
 
 # What is remembered

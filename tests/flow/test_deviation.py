@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from flowtune_cli.exploration import DiverseBeam
-from flowtune_cli.flow.deviation import Outcome, deviate
+from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
+from flowtune_cli.runtime.deviation import deviate
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -92,7 +93,7 @@ def test_reward_never_stated() -> None:
 
     (deviation,) = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow)).deviations
     assert deviation.outcome is Outcome.SKIPPED
-    assert deviation.reason == "reward is not stated here"
+    assert deviation.reason == "reward is not reported here"
 
 
 def test_reward_not_stated_in_the_rollout() -> None:
@@ -103,7 +104,7 @@ def test_reward_not_stated_in_the_rollout() -> None:
     trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.UNDEFINED
-    assert deviation.reason == "reward is not stated in the rollout"
+    assert deviation.reason == "reward is not reported in the rollout"
     assert trace.preferences == []
 
 
@@ -172,7 +173,7 @@ def test_a_step_is_judged_by_the_first_statement_after_it() -> None:
 def test_nodes_that_do_not_learn_from_preferences_do_not_deviate(settings: Any) -> None:
     task = FlowTask([writer("a", **{"reward": "reward", **settings})], values({"A": 1, "B": 0}))
     engine = FakeEngine(write_letters)
-    coroutine = deviate(task, EXAMPLE, explore={"a": DiverseBeam()}, evaluators={})
+    coroutine = deviate(task, EXAMPLE, explorations={"a": DiverseBeam()}, evaluators={})
     (trace,) = run(engine, coroutine)
     assert trace.deviations == []
     assert len(engine.requests) == 1
@@ -181,6 +182,6 @@ def test_nodes_that_do_not_learn_from_preferences_do_not_deviate(settings: Any) 
 def test_a_node_without_a_strategy_has_no_alternatives() -> None:
     task = FlowTask([writer("a")], values({"A": 1, "B": 0}))
     engine = FakeEngine(write_letters)
-    (trace,) = run(engine, deviate(task, EXAMPLE, explore={}, evaluators={}))
+    (trace,) = run(engine, deviate(task, EXAMPLE, explorations={}, evaluators={}))
     assert trace.deviations == []
     assert engine.exploring == []

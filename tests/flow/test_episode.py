@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from flowtune_cli.exploration import DiverseBeam, MultiSample
-from flowtune_cli.flow.deviation import Outcome, deviate, play
-from flowtune_cli.flow.episode import Episode, Stated, Target
+from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.flow.episode import Episode, RewardEvent, Target
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
+from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.play import play
+from flowtune_cli.runtime.replay import Effects, Plan, Replay
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -26,8 +29,9 @@ from support.fake_engine import (
 )
 
 
-def empty_episode() -> Episode:
-    return Episode(EXAMPLE, {"a": writer("a")})
+def empty_episode(effects: Effects | None = None) -> Episode:
+    replay = Replay(Plan(), seed=0, effects={} if effects is None else effects)
+    return Episode(EXAMPLE, {"a": writer("a")}, replay)
 
 
 # Calls
@@ -42,7 +46,7 @@ def test_a_call_gives_the_greedy_output_and_records_the_step() -> None:
     episode = run_play(FakeEngine(write_letters), FlowTask([writer("a")], flow))
     assert episode.result == "A"
     (step,) = episode.steps
-    assert (step.index, step.node, step.shown, step.substituted) == (0, "a", "a:why", False)
+    assert (step.index, step.node, step.prompt_text, step.substituted) == (0, "a", "a:why", False)
     assert step.output is step.response.outputs[0]
     assert step.response.adapter_version == 5
 
@@ -54,7 +58,10 @@ def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() ->
 
     engine = FakeEngine()
     task = FlowTask([writer("a"), writer("b")], flow)
-    run(engine, play(task, EXAMPLE, explore={"a": MultiSample(temperature=2.0)}, seed=9))
+    run(
+        engine,
+        play(task, EXAMPLE, plan=Plan(explorations={"a": MultiSample(temperature=2.0)}), seed=9),
+    )
     first, second, third = engine.requests
     assert isinstance(first, DecodeRequest)
     assert isinstance(second, DecodeRequest)
@@ -73,7 +80,7 @@ def test_rollouts_keep_the_seeds_of_their_steps() -> None:
 
     engine = FakeEngine(write_letters)
     task = FlowTask([writer("a"), writer("b", None)], flow)
-    run(engine, deviate(task, EXAMPLE, explore={"a": DiverseBeam()}, evaluators={}, seed=4))
+    run(engine, deviate(task, EXAMPLE, explorations={"a": DiverseBeam()}, evaluators={}, seed=4))
     seeds = [r.seed for r in engine.requests if isinstance(r, DecodeRequest)]
     assert seeds == [(4, "example-1", 0), (4, "example-1", 1), (4, "example-1", 1)]
 
@@ -86,8 +93,8 @@ def test_reward_means_leave_undefined_statements_out() -> None:
     for name, value in [("f1", 1.0), ("f1", None), ("f1", 0.0), ("em", None), ("hit", True)]:
         episode.reward(name, value)
     assert episode.reward_means() == {"f1": 0.5, "em": None, "hit": 1.0}
-    assert episode.rewards[0] == Stated("f1", 1.0, 0)
-    assert episode.rewards[-1] == Stated("hit", 1.0, 0)
+    assert episode.rewards[0] == RewardEvent("f1", 1.0, 0)
+    assert episode.rewards[-1] == RewardEvent("hit", 1.0, 0)
 
 
 def test_no_rewards_no_means() -> None:
@@ -96,7 +103,7 @@ def test_no_rewards_no_means() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_reward_must_be_finite(value: float) -> None:
-    with pytest.raises(ValueError, match="'f1' was stated as"):
+    with pytest.raises(ValueError, match="reward 'f1' is"):
         empty_episode().reward("f1", value)
 
 
@@ -136,7 +143,7 @@ def test_a_target_for_a_node_that_was_not_called_fails_that_episode_alone() -> N
     assert good.failure is None
     assert bad.failure is not None
     assert bad.failure.error == (
-        "ValueError: a target was given for node 'a', which was not called before"
+        "ValueError: a target was reported for node 'a', which has not been called yet"
     )
 
 
@@ -172,13 +179,14 @@ class Tool:
 
 
 def test_effects_are_told_apart_by_function_arguments_and_occurrence() -> None:
-    tool, episode = Tool(), empty_episode()
+    effects: Effects = {}
+    tool, episode = Tool(), empty_episode(effects)
     assert episode.effect(tool.search, "x") == [1, "x"]
     assert episode.effect(tool.search, "y") == [2, "y"]
     assert episode.effect(tool.search, "x") == [3, "x"]
     assert episode.effect(tool.search, {"k": [1, None]}, 2) == [4, {"k": [1, None]}, 2]
 
-    again = Episode(EXAMPLE, {}, effects=episode.effects)
+    again = empty_episode(effects)
     assert again.effect(tool.search, "x") == [1, "x"]
     assert again.effect(tool.search, "x") == [3, "x"]
     assert again.effect(tool.search, "y") == [2, "y"]
@@ -216,7 +224,7 @@ def test_a_flow_may_change_what_an_effect_gave_it() -> None:
 
     trace = run_deviate(FakeEngine(), FlowTask([writer("a"), writer("b")], flow))
     assert [d.outcome for d in trace.deviations] == [Outcome.TIE, Outcome.TIE]
-    assert trace.episode.steps[0].shown == "a:1\nx"
+    assert trace.episode.steps[0].prompt_text == "a:1\nx"
 
 
 def test_an_exception_of_a_tool_is_replayed() -> None:
@@ -269,5 +277,5 @@ def test_a_flow_without_calls() -> None:
 
     engine = FakeEngine()
     task = FlowTask([writer("a")], flow)
-    (episode,) = run(engine, play(task, EXAMPLE, explore={"a": DiverseBeam()}))
+    (episode,) = run(engine, play(task, EXAMPLE, plan=Plan(explorations={"a": DiverseBeam()})))
     assert (episode.steps, episode.result, engine.batches) == ([], {"done": True}, [])

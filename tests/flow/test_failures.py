@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli.flow.deviation import Outcome, deviate, play
-from flowtune_cli.flow.episode import Episode, Plan
+from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
+from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.play import play
+from flowtune_cli.runtime.replay import Plan
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -48,7 +51,7 @@ def test_another_prompt_on_replay_names_step_node_and_both_prompts() -> None:
     assert "step 1, node 'b'" in second.reason
     assert "--- recorded prompt ---\nb:run 0\n" in second.reason
     assert "--- prompt now ---\nb:run 2" in second.reason
-    assert "_check_replay" in second.rollout.failure.traceback
+    assert "_check_same_call" in second.rollout.failure.traceback
 
 
 def test_a_replayed_step_before_the_deviation_is_checked_too() -> None:
@@ -130,7 +133,7 @@ def test_an_exception_in_a_flow_fails_that_episode_alone() -> None:
     examples = [replace(EXAMPLE, id=id_) for id_ in ("good", "bad", "fine")]
     traces = run(
         FakeEngine(write_letters),
-        *(deviate(task, e, explore=explored(task), evaluators={}) for e in examples),
+        *(deviate(task, e, explorations=explored(task), evaluators={}) for e in examples),
     )
     assert [t.episode.failure is None for t in traces] == [True, False, True]
     failure = traces[1].episode.failure

@@ -35,7 +35,7 @@ def test_nodes_that_learn_have_an_adapter() -> None:
     assert writer("a").adapter == "a"
     assert writer("a", learn="supervised").adapter == "a"
     assert writer("a", learn="nothing").adapter is None
-    assert writer("a").initial_calibration() == ()
+    assert writer("a").initial_head() == {}
 
 
 @dataclass(kw_only=True)
@@ -47,15 +47,15 @@ class WordRank(SelfLearning, Node):
 
     weights: dict[str, float] = field(default_factory=dict)
 
-    def shown(self, inputs: Mapping[str, Any]) -> str:
+    def prompt_text(self, inputs: Mapping[str, Any]) -> str:
         return "\n".join(inputs["candidates"])
 
     async def respond(self, call: Call) -> Response:
         ranked = sorted(call.inputs["candidates"], key=lambda c: -self.weights.get(c, 0.0))
         outputs = tuple(NodeOutput(value=c, text=c) for c in ranked)
         return Response(
-            prompt=self.shown(call.inputs),
-            outputs=outputs[: 1 + self.alternatives] if call.explore else outputs[:1],
+            prompt=self.prompt_text(call.inputs),
+            outputs=outputs[: 1 + self.alternatives] if call.wants_alternatives else outputs[:1],
             options=outputs,
         )
 

@@ -8,7 +8,8 @@ import pytest
 
 from flowtune_cli.exploration import DiverseBeam
 from flowtune_cli.flow.errors import FlowtuneError
-from flowtune_cli.flow.postprocessing import PostProcessor, play_with_rollouts, post_process
+from flowtune_cli.flow.postprocessing import PostProcessor, post_process
+from flowtune_cli.runtime.play import play_with_rollouts
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -33,8 +34,8 @@ def task(log: list[str] | None = None, **more: Any) -> FlowTask:
 
 
 def played(task: FlowTask, engine: FakeEngine, *nodes: str) -> Any:
-    explore = {name: DiverseBeam() for name in nodes}
-    return run(engine, play_with_rollouts(task, EXAMPLE, explore=explore, seed=3))[0]
+    explorations = {name: DiverseBeam() for name in nodes}
+    return run(engine, play_with_rollouts(task, EXAMPLE, explorations=explorations, seed=3))[0]
 
 
 def test_only_the_named_nodes_deviate_and_their_rollouts_go_to_the_end() -> None:

@@ -68,7 +68,7 @@ def test_an_evaluator_that_cannot_say() -> None:
     trace = run_deviate(engine, FlowTask(nodes, echo), {"longer": judge})
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.UNDEFINED
-    assert deviation.reason == "longer cannot say"
+    assert deviation.reason == "longer cannot tell"
     assert trace.preferences == []
 
 
@@ -86,7 +86,7 @@ def test_a_rollout_that_fails_is_not_shown_to_the_evaluator() -> None:
 
 def test_an_unknown_evaluator_is_named() -> None:
     task = FlowTask([writer("a", None, evaluator="langer")], echo)
-    task.nodes["b"] = writer("b", None)
+    task.nodes_by_name["b"] = writer("b", None)
     with pytest.raises(UsageError, match=r"unknown evaluator 'langer'\. Did you mean 'longer'"):
         run_deviate(FakeEngine(write_letters), task, {"longer": Longer()})
 
@@ -129,7 +129,7 @@ def test_the_best_alternative_alone_makes_a_pair(
 def test_pairs_are_made_step_by_step_whatever_the_order() -> None:
     nodes = [writer("a", pairs="best", alternatives=2), writer("b", alternatives=2)]
     task = FlowTask(nodes, echo)
-    episode = Episode(EXAMPLE, task.nodes)
+    episode = Episode(EXAMPLE, task.nodes_by_name)
     outputs = tuple(NodeOutput(value=v, text=v) for v in "ABC")
     for index, name in enumerate("ab"):
         response = Response("", outputs)

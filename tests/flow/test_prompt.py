@@ -31,21 +31,21 @@ def test_plain_prompts_have_one_message_and_no_system() -> None:
     assert not prompt.chat
 
 
-def test_a_context_stands_first() -> None:
+def test_a_frozen_prefix_comes_first() -> None:
     template = Template(
-        context="{docs}", user="\nQ: {q}", prefill=" A:", chat=False, truncate=("docs",)
+        frozen_prefix="{docs}", user="\nQ: {q}", prefill=" A:", chat=False, truncate=("docs",)
     )
     prompt = template.render({"docs": ["one", "two"], "q": "why"}, node="n")
-    assert [message.role for message in prompt.messages] == ["context", "text"]
-    assert (prompt.context, prompt.text) == ("one\ntwo", "one\ntwo\nQ: why A:")
+    assert [message.role for message in prompt.messages] == ["prefix", "text"]
+    assert (prompt.frozen_prefix, prompt.text) == ("one\ntwo", "one\ntwo\nQ: why A:")
     assert prompt.messages[0].segments[0].truncatable
     assert template.fields == {"docs", "q"}
-    assert Template("{q}", chat=False).render({"q": 1}, node="n").context == ""
+    assert Template("{q}", chat=False).render({"q": 1}, node="n").frozen_prefix == ""
 
 
-def test_a_chat_has_no_context() -> None:
+def test_a_chat_has_no_frozen_prefix() -> None:
     with pytest.raises(UsageError, match="chat=False"):
-        Template(context="{docs}", user="{q}")
+        Template(frozen_prefix="{docs}", user="{q}")
 
 
 def test_prefill_begins_the_answer() -> None:

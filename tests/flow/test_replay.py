@@ -7,9 +7,11 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from flowtune_cli.flow.deviation import Outcome, Trace, deviate
-from flowtune_cli.flow.episode import Episode, Plan
+from flowtune_cli.flow.deviation import Outcome, Trace
+from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.node import Call, Node, NodeOutput, Response
+from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.replay import Effects, Plan, Replay
 from support.fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
 from support.random_flows import Program, RandomTask, programs, random_nodes
 
@@ -17,7 +19,7 @@ few = settings(max_examples=40, deadline=None)
 
 
 def calls(episode: Episode) -> list[tuple[int, str, str, Any]]:
-    return [(step.index, step.node, step.shown, step.output) for step in episode.steps]
+    return [(step.index, step.node, step.prompt_text, step.output) for step in episode.steps]
 
 
 def statements(episode: Episode) -> tuple[Any, ...]:
@@ -33,8 +35,8 @@ class Forced(Node):
         super().__init__(name=inner.name)
         self.inner, self.made, self.at, self.output = inner, made, at, output
 
-    def shown(self, inputs: Any) -> str:
-        return self.inner.shown(inputs)
+    def prompt_text(self, inputs: Any) -> str:
+        return self.inner.prompt_text(inputs)
 
     async def respond(self, call: Call) -> Response:
         self.made.append(self.name)
@@ -98,7 +100,7 @@ def test_rollouts_equal_runs_that_replay_nothing(program: Program) -> None:
         if not rollout.stopped_early:
             assert statements(rollout) == statements(whole)
             assert len(rollout.steps) == len(whole.steps)
-        name = RandomTask(program).nodes[step.node].reward
+        name = RandomTask(program).node(step.node).reward
         judging = [s.value for s in whole.rewards if s.name == name and s.steps > step.index]
         assert deviation.alternative_reward == (judging[0] if judging else None)
 
@@ -115,7 +117,7 @@ def test_a_flow_costs_as_many_rollouts_as_it_has_alternatives(program: Program) 
     skipped: list[tuple[int, int]] = []
     exploring = 0
     for step in episode.steps:
-        node = task.nodes[step.node]
+        node = task.node(step.node)
         if not node.deviates:
             assert len(step.response.outputs) == 1
             continue
@@ -145,6 +147,11 @@ def test_a_flow_costs_as_many_rollouts_as_it_has_alternatives(program: Program) 
         ]
 
 
+def effects_of(episode: Episode) -> Effects:
+    assert isinstance(episode.runner, Replay)
+    return episode.runner.effects
+
+
 @few
 @given(programs)
 def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> None:
@@ -156,8 +163,9 @@ def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> No
     # The episode's own runs come first; then only runs that no one did before are added.
     assert task.tool_runs[: len(alone.tool_runs)] == alone.tool_runs
     rollouts = [d.rollout for d in trace.deviations if d.rollout]
-    assert len(trace.episode.effects) == len(task.tool_runs)
-    assert all(rollout.effects is trace.episode.effects for rollout in rollouts)
+    effects = effects_of(trace.episode)
+    assert len(effects) == len(task.tool_runs)
+    assert all(effects_of(rollout) is effects for rollout in rollouts)
 
 
 @few
@@ -165,9 +173,9 @@ def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> No
 def test_results_do_not_depend_on_what_runs_side_by_side(program: Program) -> None:
     def traces(**more: int) -> list[tuple[Any, ...]]:
         task = RandomTask(program)
-        explore = explored(task)
+        explorations = explored(task)
         examples = [replace(EXAMPLE, id=f"e{n}", inputs={"question": f"q{n}"}) for n in range(4)]
-        coroutines = [deviate(task, e, explore=explore, evaluators={}) for e in examples]
+        coroutines = [deviate(task, e, explorations=explorations, evaluators={}) for e in examples]
         return [facts(trace) for trace in run(FakeEngine(), *coroutines, **more)]
 
     one_by_one = traces(in_flight=1, batch_requests=1)

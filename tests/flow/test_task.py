@@ -31,15 +31,15 @@ class Small(Task):
 
 def test_each_instance_has_its_own_nodes() -> None:
     first, second = Small(), Small()
-    first.nodes["a"].alternatives = 9
-    assert second.nodes["a"].alternatives == 1
+    first.node("a").alternatives = 9
+    assert second.node("a").alternatives == 1
     assert Small.nodes[0].alternatives == 1
-    assert list(first.nodes) == ["a", "b"]
+    assert [node.name for node in first.nodes] == ["a", "b"]
 
 
 def test_nodes_can_be_given() -> None:
     node = writer("c")
-    assert Small(nodes=[node]).nodes == {"c": node}
+    assert Small(nodes=[node]).nodes == (node,)
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:
@@ -58,7 +58,7 @@ def test_nodes_may_depend_on_settings() -> None:
         def default_nodes(cls, settings: Any) -> Any:
             return [writer(f"n{n}") for n in range(settings.hops)]
 
-    assert list(Other(Small.Settings(hops=2)).nodes) == ["n0", "n1"]
+    assert [node.name for node in Other(Small.Settings(hops=2)).nodes] == ["n0", "n1"]
 
 
 def test_defaults_of_what_is_shown_and_written() -> None:

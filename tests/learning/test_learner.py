@@ -255,78 +255,81 @@ def test_a_model_with_windows_learns_the_same_way(tiny_model: LoadedModel) -> No
     assert_near(tiny.change(MIXED, tiny.learner(step_per="batch")), expected)
 
 
-# Calibrated scores
+# Heads
 
 
 def judged(right: int) -> ChoiceDatum:
     """A judge by likelihood: is the text likely enough?"""
-    score = Score((Term(ONE, "why", mean=True),), calibrated=True)
+    score = Score((Term(ONE, "why", mean=True),), {"likelihood": 2.0, "bias": 1.0})
     return ChoiceDatum("a", (score, Score()), right)
 
 
-def test_scale_and_threshold_are_learned(tiny_model: LoadedModel) -> None:
-    tiny = Tiny(tiny_model, nodes={"a": (1.5, -2.0)})
+def test_scale_and_bias_are_learned(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": {"likelihood": 1.5, "bias": 0.25}})
     mean = float(tiny.likelihood("a", ONE, "why").detach()) / 3
-    probability = 1 / (1 + torch.exp(torch.tensor(-1.5 * (mean + 2.0))).item())
+    probability = 1 / (1 + torch.exp(torch.tensor(-1.5 * (mean + 2.0) - 0.25)).item())
     update = tiny.learner().update("a", [judged(right=1)])
     assert update.loss == pytest.approx(-torch.log(torch.tensor(1 - probability)).item(), rel=1e-3)
-    # Of -log(1 - sigmoid(scale * (mean - threshold))), by scale and by threshold.
-    scale, threshold = tiny.adapters.calibration("a")
-    assert scale == pytest.approx(1.5 - probability * (mean + 2.0), rel=1e-3)
-    assert threshold == pytest.approx(-2.0 + probability * 1.5, rel=1e-3)
-    assert tiny.adapters.calibration(reference_of("a")) == (1.5, -2.0)
+    # Of -log(1 - sigmoid(scale * (mean + 2) + bias)), by scale and by bias.
+    head = tiny.adapters.head("a")
+    assert head["likelihood"] == pytest.approx(1.5 - probability * (mean + 2.0), rel=1e-3)
+    assert head["bias"] == pytest.approx(0.25 - probability, rel=1e-3)
+    assert tiny.adapters.head(reference_of("a")) == {"likelihood": 1.5, "bias": 0.25}
 
 
-def test_a_preference_between_calibrated_scores_holds_to_the_references_calibration(
+def test_a_preference_is_relative_to_the_references_head(
     tiny_model: LoadedModel,
 ) -> None:
-    tiny = Tiny(tiny_model, nodes={"a": (1.5, -2.0)})
-    with torch.no_grad():
-        tiny.adapters.calibrations["a"].copy_(torch.tensor([0.5, 1.0]))
+    tiny = Tiny(tiny_model, nodes={"a": {"likelihood": 1.5, "bias": 0.0}})
+    tiny.adapters.heads["a"].load({"likelihood": 0.5, "bias": -1.0}, "here")
     yes, no = judged(0).options
-    mean, held = (
+    mean, reference = (
         float(tiny.likelihood(name, ONE, "why").detach()) / 3 for name in ("a", reference_of("a"))
     )
     update = tiny.learner().update("a", [PreferenceDatum("a", yes, no)])
-    assert update.margin == pytest.approx(0.5 * (mean - 1.0) - 1.5 * (held + 2.0), abs=1e-3)
+    assert update.margin == pytest.approx(
+        0.5 * (mean + 2.0) - 1.0 - 1.5 * (reference + 2.0), abs=1e-3
+    )
 
 
-def test_weights_of_measures_are_learned(tiny_model: LoadedModel) -> None:
-    tiny = Tiny(tiny_model, nodes={"a": (0.5, 0.0)})
-    options = (Score((), (1.0, 3.0)), Score((), (2.0, -1.0)))
+def test_weights_of_features_are_learned(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": {"x": 0.5, "y": 0.0}})
+    options = (Score((), {"x": 1.0, "y": 3.0}), Score((), {"x": 2.0, "y": -1.0}))
     update = tiny.learner().update("a", [ChoiceDatum("a", options, 1)])
     # Of -log softmax of 0.5 and 1: the right one has probability p.
     p = 1 / (1 + math.exp(-0.5))
     assert update.loss == pytest.approx(-math.log(p))
-    expected = (0.5 - (1 - p) * -1.0, -(1 - p) * 4.0)
-    assert tiny.adapters.calibration("a") == pytest.approx(expected)
-    assert tiny.adapters.calibration(reference_of("a")) == (0.5, 0.0)
+    expected = {"x": 0.5 - (1 - p) * -1.0, "y": -(1 - p) * 4.0}
+    assert tiny.adapters.head("a") == pytest.approx(expected)
+    assert tiny.adapters.head(reference_of("a")) == {"x": 0.5, "y": 0.0}
 
 
-def test_what_is_known_is_added_and_not_learned(tiny_model: LoadedModel) -> None:
-    tiny = Tiny(tiny_model, nodes={"a": (0.5,)})
+def test_a_likelihood_as_played_teaches_the_head_alone(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model, nodes={"a": {"x": 0.5}})
     before = state(tiny.adapters, "a")
-    options = (Score((), (1.0,), known=2.0), Score((), (2.0,), known=1.0))
+    options = tuple(
+        Score((), {"likelihood": known, "x": x}) for x, known in ((1.0, 2.0), (2.0, 1.0))
+    )
     update = tiny.learner().update("a", [ChoiceDatum("a", options, 1)])
     assert update.loss == pytest.approx(math.log1p(math.exp(0.5)))
     assert all(map(torch.equal, before[:-1], state(tiny.adapters, "a")[:-1]))
-    (weight,) = tiny.adapters.calibration("a")
-    assert weight == pytest.approx(0.5 + 1 / (1 + math.exp(-0.5)))
+    assert tiny.adapters.head("a")["x"] == pytest.approx(0.5 + 1 / (1 + math.exp(-0.5)))
 
 
-def test_a_preference_between_measures_holds_to_the_references_weights(
+def test_a_preference_between_features_is_relative_to_the_references_weights(
     tiny_model: LoadedModel,
 ) -> None:
-    tiny = Tiny(tiny_model, nodes={"a": (0.5,)})
-    with torch.no_grad():
-        tiny.adapters.calibrations["a"].copy_(torch.tensor([2.0]))
-    datum = PreferenceDatum("a", Score((), (3.0,)), Score((), (1.0,)))
+    tiny = Tiny(tiny_model, nodes={"a": {"x": 0.5}})
+    tiny.adapters.heads["a"].load({"x": 2.0}, "here")
+    datum = PreferenceDatum("a", Score((), {"x": 3.0}), Score((), {"x": 1.0}))
     assert tiny.learner().update("a", [datum]).margin == pytest.approx((2.0 - 0.5) * 2.0)
 
 
-def test_calibrations_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
+def test_heads_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
     def learned(**settings: Any) -> tuple[Tiny, list[torch.Tensor]]:
-        tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": (1.5, -2.0), "b": ()})
+        tiny = Tiny(
+            copy.deepcopy(tiny_model), nodes={"a": {"likelihood": 1.5, "bias": 0.0}, "b": {}}
+        )
         before = state(tiny.adapters, "a")
         tiny.learner(**settings).update("a", [judged(right=1)])
         return tiny, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
@@ -343,22 +346,24 @@ def test_calibrations_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> No
         tiny.learner(calibration_options={"a": {"speed": 0.25}})
 
 
-def test_an_adapter_and_its_calibration_are_clipped_apart(tiny_model: LoadedModel) -> None:
-    datum = ChoiceDatum("a", (Score((Term(ONE, "why"),), (100.0,)), Score((Term(TWO, "so"),))), 1)
+def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> None:
+    datum = ChoiceDatum(
+        "a", (Score((Term(ONE, "why"),), {"x": 100.0}), Score((Term(TWO, "so"),))), 1
+    )
 
     def learned(clip: float) -> tuple[float, list[torch.Tensor]]:
-        tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": (0.0,)})
+        tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.0}})
         before = state(tiny.adapters, "a")
         learner = tiny.learner(clip=clip, calibration_options={"a": {"lr": 1.0}})
         norm = learner.update("a", [datum]).gradient_norm
         return norm, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
     _, free = learned(1e9)
-    of_adapter, of_calibration = max(float(m.abs().max()) for m in free[:-1]), free[-1].abs().max()
-    assert of_adapter < of_calibration
-    norm, clipped = learned((of_adapter + float(of_calibration)) / 2)
-    assert norm == pytest.approx(float(of_calibration))
-    assert clipped[-1].abs().max() < of_calibration
+    of_adapter, of_head = max(float(m.abs().max()) for m in free[:-1]), free[-1].abs().max()
+    assert of_adapter < of_head
+    norm, clipped = learned((of_adapter + float(of_head)) / 2)
+    assert norm == pytest.approx(float(of_head))
+    assert clipped[-1].abs().max() < of_head
     for one, other in zip(free[:-1], clipped[:-1], strict=True):
         assert torch.equal(one, other)
 
@@ -504,14 +509,17 @@ def test_a_learner_goes_on_exactly(
 
 
 @pytest.mark.parametrize(("optimizer", "options"), [(cocob, {"alpha": 10.0}), (adam, {"lr": 0.1})])
-def test_a_calibration_with_steps_of_its_own_goes_on_exactly(
+def test_a_head_with_steps_of_its_own_resumes_exactly(
     tiny_model: LoadedModel,
     tmp_path: Path,
     optimizer: Callable[..., Any],
     options: dict[str, float],
 ) -> None:
-    data: list[Datum] = [*MIXED, ChoiceDatum("a", (Score((), (3.0,)), Score((), (1.0,))), 1)]
-    tiny, fresh = (Tiny(copy.deepcopy(tiny_model), nodes={"a": (0.5,)}) for _ in range(2))
+    data: list[Datum] = [
+        *MIXED,
+        ChoiceDatum("a", (Score((), {"x": 3.0}), Score((), {"x": 1.0})), 1),
+    ]
+    tiny, fresh = (Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.5}}) for _ in range(2))
     learner, again = (
         each.learner(optimizer, calibration_options={"a": options}) for each in (tiny, fresh)
     )

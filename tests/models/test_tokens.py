@@ -181,7 +181,7 @@ def test_as_many_encodings_are_remembered_as_asked_for(tokenizer: Any) -> None:
 
 
 def test_a_frozen_prefix_has_tokens_of_its_own(tokenizer: Any) -> None:
-    template = Template(context="docs {d}", user="|{q}", chat=False, truncate=("d",))
+    template = Template(frozen_prefix="docs {d}", user="|{q}", chat=False, truncate=("d",))
     prompt = template.render({"d": "d" * 30, "q": "why"}, node="n", reserve=10)
     whole = Tokens(tokenizer, 100).encode(prompt)
     assert (whole.text, whole.frozen_length) == ("docs " + "d" * 30 + "|why", 35)

@@ -84,7 +84,7 @@ def test_truncated_outputs_are_marked(respond: Any) -> None:
 
 
 def test_shown_is_the_prompt() -> None:
-    assert writer("w").shown({"x": "y"}) == "w:y"
+    assert writer("w").prompt_text({"x": "y"}) == "w:y"
 
 
 @pytest.mark.parametrize(

@@ -102,34 +102,36 @@ def test_means_of_several_texts_add_up_by_weight(respond: Any) -> None:
     nothing = Template(user="none", chat=False)
     # Two tokens each: -1.5 a token after the documents, -4 a token after nothing.
     engine = FakeEngine(
-        score=lambda prompt, _: -3.0 if "1" in prompt else -8.0, calibration=(2.0, 0.25)
+        score=lambda prompt, _: -3.0 if "1" in prompt else -8.0,
+        head={"likelihood": 2.0, "bias": 0.25},
     )
     node = by_likelihood(text=(" So {x}", Factor(" So {x}", prompt=nothing, weight=-0.5)))
     response = respond(engine, node, x=1)
-    raw = 2.0 * (-1.5 - 0.5 * -4.0 - 0.25)
+    raw = 2.0 * (-1.5 - 0.5 * -4.0 + 2.0) + 0.25
     assert response.detail["logprobs"]["No"] == pytest.approx(-math.log1p(math.exp(raw)))
     terms = (
         Term(rendered(), " So 1", mean=True),
         Term(nothing.render({}, node="j"), " So 1", -0.5, mean=True),
     )
     (score,) = (option.score for option in response.options if option.value == "Yes")
-    assert score == Score(terms, calibrated=True)
+    assert score == Score(terms, {"likelihood": 2.0, "bias": 1.0})
     assert response.prompt == "<1?> So 1\n\n<none> So 1"
 
 
 @pytest.mark.parametrize(
-    ("total", "calibration", "value", "raw"),
+    ("total", "scale", "bias", "value", "raw"),
     [
-        (-3.0, (2.0, -2.0), "Yes", 1.0),  # two tokens: -1.5 a token
-        (-5.0, (2.0, -2.0), "No", -1.0),
-        (-4.0, (2.0, -2.0), "Yes", 0.0),  # on the threshold the first label is chosen
-        (-4.0, (-1.0, 0.0), "Yes", 2.0),
+        (-3.0, 2.0, 0.0, "Yes", 1.0),  # two tokens: -1.5 a token, 0.5 above the threshold
+        (-5.0, 2.0, 0.0, "No", -1.0),
+        (-4.0, 2.0, 0.0, "Yes", 0.0),  # on the threshold the first label wins
+        (-5.0, -1.0, 1.5, "Yes", 2.0),
+        (-3.0, 2.0, -1.5, "No", -0.5),
     ],
 )
-def test_a_calibrated_likelihood_decides(
-    respond: Any, total: float, calibration: tuple[float, float], value: str, raw: float
+def test_the_head_decides(
+    respond: Any, total: float, scale: float, bias: float, value: str, raw: float
 ) -> None:
-    engine = scoring({" So 1": total}, calibration=calibration)
+    engine = scoring({" So 1": total}, head={"likelihood": scale, "bias": bias})
     response = respond(engine, by_likelihood(), x=1)
     assert response.outputs[0].value == value
     assert response.detail["logprobs"]["Yes"] == pytest.approx(-math.log1p(math.exp(-raw)))
@@ -138,29 +140,32 @@ def test_a_calibrated_likelihood_decides(
     assert response.prompt == "<1?> So 1"
 
 
-def test_a_calibrated_judge_scores_its_first_label_against_nothing(respond: Any) -> None:
-    engine = scoring({" So 1": -3.0}, calibration=(1.0, -2.0))
+def test_by_likelihood_the_first_label_is_scored_against_nothing(respond: Any) -> None:
+    engine = scoring({" So 1": -3.0})
     node = by_likelihood(alternatives=1)
     response = respond(engine, node, DiverseBeam(), x=1)
-    judged = Score((Term(rendered(), " So 1", mean=True),), calibrated=True)
+    judged = Score((Term(rendered(), " So 1", mean=True),), {"likelihood": 2.0, "bias": 1.0})
     assert [(o.value, o.score) for o in response.outputs] == [("Yes", judged), ("No", Score())]
 
 
-def test_a_judge_without_an_adapter_uses_its_own_calibration(respond: Any) -> None:
+def test_a_judge_without_an_adapter_uses_its_initial_head(respond: Any) -> None:
     engine = scoring({" So 1": -3.0})
     for threshold, value in [(-2.0, "Yes"), (-1.0, "No")]:
         node = by_likelihood(learn="nothing", threshold=threshold)
         assert respond(engine, node, x=1).outputs[0].value == value
 
 
-def test_initial_calibration() -> None:
-    assert by_likelihood(scale=3.0, threshold=-1.0).initial_calibration() == (3.0, -1.0)
-    assert judge(scale=3.0, threshold=-1.0).initial_calibration() == ()
+def test_initial_head() -> None:
+    assert by_likelihood(scale=3.0, threshold=-1.0).initial_head() == {
+        "likelihood": 3.0,
+        "bias": 0.0,
+    }
+    assert judge(scale=3.0, threshold=-1.0).initial_head() == {}
 
 
 def test_shown_is_all_that_the_model_sees() -> None:
-    assert judge().shown({"x": 1}) == "1?"
-    assert by_likelihood().shown({"x": 1}) == "1? So 1"
+    assert judge().prompt_text({"x": 1}) == "1?"
+    assert by_likelihood().prompt_text({"x": 1}) == "1? So 1"
 
 
 # Learning from targets
@@ -174,10 +179,10 @@ def test_targets(respond: Any, gold: Any, right: int) -> None:
     assert node.target_data(response, gold) == [ChoiceDatum("j", (no, yes), right, 0.5)]
 
 
-def test_targets_of_a_calibrated_judge(respond: Any) -> None:
+def test_targets_by_likelihood(respond: Any) -> None:
     node = by_likelihood()
-    response = respond(scoring({" So 1": -3.0}, calibration=(1.0, 0.0)), node, x=1)
-    judged = Score((Term(rendered(), " So 1", mean=True),), calibrated=True)
+    response = respond(scoring({" So 1": -3.0}, head={"likelihood": 1.0, "bias": -2.0}), node, x=1)
+    judged = Score((Term(rendered(), " So 1", mean=True),), {"likelihood": 2.0, "bias": 1.0})
     assert response.outputs[0].value == "No"
     assert node.target_data(response, True) == [ChoiceDatum("j", (Score(), judged), 1, 1.0)]
 

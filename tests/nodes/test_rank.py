@@ -14,7 +14,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import ChoiceDatum, Score, Term
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import ScoreRequest
-from flowtune_cli.nodes import Factor, Measure, Rank
+from flowtune_cli.nodes import Factor, Feature, Rank
 from support.fake_engine import FakeEngine, FlowTask, run_play
 
 CHOICE = Template(user="{candidate}? {query}", chat=False)
@@ -56,56 +56,58 @@ def after(candidate: str) -> Score:
     return Score((Term(PLAIN.render({"candidate": candidate}, node="r"), " q"),))
 
 
-IS_B = Measure("is b", lambda inputs: float(inputs["candidate"] == "b"), 3.0)
-QUERY = Measure("long query", lambda inputs: float(len(inputs["query"])))
+IS_B = Feature("is b", lambda inputs: float(inputs["candidate"] == "b"), 3.0)
+QUERY = Feature("long query", lambda inputs: float(len(inputs["query"])))
 
 
 @pytest.mark.parametrize("learn", ["supervised", "nothing"])
-def test_measures_are_added_by_their_weights(respond: Any, learn: Any) -> None:
+def test_features_are_added_by_their_weights(respond: Any, learn: Any) -> None:
     engine = likelihoods(a=-1.0, b=-2.0, c=-3.0)
-    engine.calibration = (1.5, 0.25)
-    node = by_likelihood(measures=(IS_B, QUERY), learn=learn)
+    engine.head = {"is b": 1.5, "long query": 0.25}
+    node = by_likelihood(features=(IS_B, QUERY), learn=learn)
     response = respond(engine, node, candidates=["a", "b", "c"], query="q")
     # What the weights have become counts, or what they start from where nothing is learned.
     b, long = (1.5, 0.25) if learn == "supervised" else (3.0, 0.0)
     assert [o.value for o in response.options] == ["b", "a", "c"]
     assert response.detail["scores"] == [-1.0 + long, -2.0 + b + long, -3.0 + long]
-    assert response.detail["measures"] == {"is b": b, "long query": long}
+    assert response.detail["features"] == {"is b": b, "long query": long}
     prompt = PLAIN.render({"candidate": "b"}, node="r")
-    assert response.outputs[0].score == Score((Term(prompt, " q"),), (1.0, 1.0))
-    assert node.initial_calibration() == (3.0, 0.0)
+    assert response.outputs[0].score == Score(
+        (Term(prompt, " q"),), {"is b": 1.0, "long query": 1.0}
+    )
+    assert node.initial_head() == {"is b": 3.0, "long query": 0.0}
 
 
-def test_with_measures_all_that_are_wrong_count(respond: Any) -> None:
+def test_with_features_all_wrong_candidates_count(respond: Any) -> None:
     engine = likelihoods(a=-1.0, b=-2.0, c=-3.0, d=-4.0)
-    engine.calibration = (3.0,)
-    node = by_likelihood(measures=(IS_B,), negatives=1)
+    engine.head = {"is b": 3.0}
+    node = by_likelihood(features=(IS_B,), negatives=1)
     response = respond(engine, node, candidates=["a", "b", "c", "d"], query="q")
     assert [option.value for option in response.options] == ["b", "a", "c", "d"]
     (datum,) = node.target_data(response, ["c"])
 
-    def played(candidate: str, *measures: float) -> Score:
-        return Score(after(candidate).terms, measures)
+    def played(candidate: str, is_b: float) -> Score:
+        return Score(after(candidate).terms, {"is b": is_b})
 
-    # The best wrong one is computed again; the others stand as they were, without their measures.
-    others = (Score(measures=(0.0,), known=-1.0), Score(measures=(0.0,), known=-4.0))
+    # The best wrong one is computed again; the others keep their likelihoods as played.
+    others = tuple(Score(features={"likelihood": x, "is b": 0.0}) for x in (-1.0, -4.0))
     assert datum == ChoiceDatum("r", (played("c", 0.0), played("b", 1.0), *others), 0, 1.0)
     # Another right one is not learned against.
     (datum,) = node.target_data(response, ["c", "d"])
     assert datum == ChoiceDatum("r", (played("c", 0.0), played("b", 1.0), others[0]), 0, 1.0)
 
 
-def test_measures_count_for_the_first_label(respond: Any) -> None:
+def test_features_count_for_the_first_label(respond: Any) -> None:
     engine = odds(a=-1.0, b=-2.0)
-    engine.calibration = (3.0,)
-    node = by_choice(measures=(IS_B,))
+    engine.head = {"is b": 3.0}
+    node = by_choice(features=(IS_B,))
     response = respond(engine, node, candidates=["a", "b"], query="q")
     assert [(o.value, o.logprob) for o in response.options] == [("b", 1.0), ("a", -1.0)]
     right, wrong = node.target_data(response, ["b"])
     assert isinstance(right, ChoiceDatum)
     assert isinstance(wrong, ChoiceDatum)
-    assert [score.measures for score in right.options] == [(1.0,), ()]
-    assert [score.measures for score in wrong.options] == [(0.0,), ()]
+    assert [score.features for score in right.options] == [{"is b": 1.0}, {}]
+    assert [score.features for score in wrong.options] == [{"is b": 0.0}, {}]
 
 
 def test_log_odds_of_the_first_label_rank(respond: Any) -> None:
@@ -153,7 +155,7 @@ def test_likelihoods_of_several_texts_add_up(respond: Any) -> None:
     assert best.logprob == -2.5
     assert best.score is not None
     assert [term.completion for term in best.score.terms] == [" q", " and q"]
-    assert node.shown({"candidates": ("a", "b"), "query": "q"}) == "a.\nb. q and q"
+    assert node.prompt_text({"candidates": ("a", "b"), "query": "q"}) == "a.\nb. q and q"
 
 
 def test_factors_have_weights_and_prompts_of_their_own(respond: Any) -> None:
@@ -191,7 +193,7 @@ def test_factors_have_weights_and_prompts_of_their_own(respond: Any) -> None:
         ("Find:", " A", -1.0),
     ]
     assert response.prompt == f"<{a}.> q\n\n<Find q:> A\n\n<Find:> A"
-    shown = node.shown({"candidates": (a, b), "query": "q"})
+    shown = node.prompt_text({"candidates": (a, b), "query": "q"})
     assert all(text in shown for text in (f"{a}.", f"{b}.", "Find q:", " q", " A", " B"))
 
 
@@ -223,8 +225,8 @@ def test_candidates_may_be_anything(respond: Any) -> None:
 
 def test_shown_is_every_candidate_and_the_text() -> None:
     inputs = {"candidates": ["a", "b"], "query": "q"}
-    assert by_choice().shown(inputs) == "a? q\nb? q"
-    assert by_likelihood().shown(inputs) == "a.\nb. q"
+    assert by_choice().prompt_text(inputs) == "a? q\nb? q"
+    assert by_likelihood().prompt_text(inputs) == "a.\nb. q"
 
 
 @pytest.mark.parametrize("inputs", [{}, {"candidates": []}, {"candidates": None}])
@@ -315,3 +317,10 @@ def test_likelihood_needs_a_text() -> None:
 def test_two_different_labels(labels: Any) -> None:
     with pytest.raises(UsageError, match="node 'r' needs two different labels"):
         by_choice(labels=labels)
+
+
+@pytest.mark.parametrize("names", [("likelihood",), ("twice", "twice")])
+def test_features_need_names_of_their_own(names: tuple[str, ...]) -> None:
+    features = tuple(Feature(name, lambda inputs: 0.0) for name in names)
+    with pytest.raises(UsageError, match="node 'r': its features need different names"):
+        by_likelihood(features=features)

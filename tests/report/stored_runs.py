@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowtune_cli.flow.deviation import Deviation, Outcome, Preference, Trace
-from flowtune_cli.flow.episode import Episode, Stated, Step
+from flowtune_cli.flow.episode import Episode, RewardEvent, Step
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import NodeOutput, Response
 from flowtune_cli.runs.directory import RunDirectory
@@ -54,7 +54,7 @@ def preference_batch(
         episode = Episode(example, {})
         response = Response(prompt, (greedy, other), adapter_version=2)
         episode.steps = [Step(0, node, prompt, response, greedy)]
-        episode.rewards = [Stated(metric, 0.0, 1)]
+        episode.rewards = [RewardEvent(metric, 0.0, 1)]
         episode.result = {question: chosen}
         rollout = Episode(example, {})
         rollout.steps = [Step(0, node, prompt, response, other, substituted=True)]

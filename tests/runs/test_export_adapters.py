@@ -24,7 +24,7 @@ ABOUT = {"run": "letters-001", "task": "letters"}
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_model: LoadedModel) -> Path:
     """A checkpoint of nodes "a" and "b", the latter calibrated."""
-    adapters = make_adapters(tiny_model, {"a": (), "b": (2.0, -1.5)})
+    adapters = make_adapters(tiny_model, {"a": {}, "b": {"x": 2.0, "y": -1.5}})
     adapters.versions["a"] = 7
     directory = tmp_path / "checkpoints" / "0000032"
     adapters.save(directory / "adapters")
@@ -32,9 +32,9 @@ def checkpoint(tmp_path: Path, tiny_model: LoadedModel) -> Path:
 
 
 def export(target: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
-    contexts = {"a": "Found: {found}", "b": ""}
+    frozen_prefixes = {"a": "Found: {found}", "b": ""}
     options = {"overwrite": False, **more}
-    return export_adapters(target, checkpoint, BASE, ABOUT, contexts, **options)
+    return export_adapters(target, checkpoint, BASE, ABOUT, frozen_prefixes, **options)
 
 
 def test_the_manifest(tmp_path: Path, checkpoint: Path) -> None:
@@ -42,8 +42,8 @@ def test_the_manifest(tmp_path: Path, checkpoint: Path) -> None:
     manifest = export(target, checkpoint)
     assert json.loads((target / "manifest.json").read_text()) == manifest
     assert manifest["adapters"] == [
-        {"node": "a", "path": "a", "rank": 4, "version": 7, "context": "Found: {found}"},
-        {"node": "b", "path": "b", "rank": 4, "version": 0, "calibration": [2.0, -1.5]},
+        {"node": "a", "path": "a", "rank": 4, "version": 7, "frozen_prefix": "Found: {found}"},
+        {"node": "b", "path": "b", "rank": 4, "version": 0, "head": {"x": 2.0, "y": -1.5}},
     ]
     about = {key: manifest[key] for key in ("base_model", "revision", "run", "task", "episode")}
     assert about == {"base_model": "some/model", "revision": "main", "episode": 32, **ABOUT}

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtune_cli.flow.deviation import Trace
-from flowtune_cli.flow.episode import Episode, Stated
+from flowtune_cli.flow.episode import Episode, RewardEvent
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.runs import schema
@@ -134,7 +134,7 @@ def test_nan_is_refused_and_nothing_of_the_batch_is_stored(path, change):
 
 def test_a_reward_of_nan_is_refused(path):
     episode = Episode(Example("e"), {})
-    episode.rewards.append(Stated("f1", float("nan"), 0))
+    episode.rewards.append(RewardEvent("f1", float("nan"), 0))
     record = BatchRecord(0, [Trace(Example("e"), episode)], 0, {})
     with (
         Store(path, question_of) as store,

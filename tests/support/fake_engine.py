@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from flowtune_cli.exploration import DiverseBeam
-from flowtune_cli.flow.deviation import Evaluator, Trace, deviate, play
-from flowtune_cli.flow.episode import Effects, Episode, Plan
+from flowtune_cli.flow.deviation import Evaluator, Trace
+from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Exploration, Node
 from flowtune_cli.flow.prompt import Template
@@ -26,6 +26,9 @@ from flowtune_cli.flow.request import (
 )
 from flowtune_cli.flow.task import Task
 from flowtune_cli.nodes import Generate
+from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.play import play
+from flowtune_cli.runtime.replay import Effects, Plan
 from flowtune_cli.runtime.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -59,7 +62,7 @@ class FakeEngine:
         write: (prompt text, number of the output) -> text; output 0 is the greedy one. A token is
             a word, and what is longer than ``max_new_tokens`` words is cut.
         score: (prompt text, completion) -> log-likelihood of the whole completion.
-        calibration: what is reported as learned for every adapter.
+        head: the learned head that every answer reports.
         fail_at: raise in place of answering the batch of this number.
     """
 
@@ -67,12 +70,12 @@ class FakeEngine:
         self,
         write: Callable[[str, int], str] = write_number,
         score: Callable[[str, str], float] = likelihood,
-        calibration: tuple[float, ...] = (),
+        head: Mapping[str, float] | None = None,
         fail_at: int | None = None,
     ) -> None:
         self.write = write
         self.score = score
-        self.calibration = calibration
+        self.head = head or {}
         self.fail_at = fail_at
         self.batches: list[list[Request]] = []
 
@@ -119,7 +122,7 @@ class FakeEngine:
                 for prompt, completions in request.items
             ),
             adapter_version=7,
-            calibration=self.calibration,
+            head=self.head if request.adapter is not None else {},
         )
 
 
@@ -168,7 +171,7 @@ def run_play(
 
 def explored(task: Task) -> dict[str, Exploration]:
     """Diverse beam search for each node of a task that deviates."""
-    return {name: DiverseBeam() for name, node in task.nodes.items() if node.deviates}
+    return {node.name: DiverseBeam() for node in task.nodes if node.deviates}
 
 
 def run_deviate(
@@ -179,7 +182,7 @@ def run_deviate(
     **more: Any,
 ) -> Trace:
     """An example with its deviations."""
-    coroutine = deviate(task, example, explore=explored(task), evaluators=evaluators or {})
+    coroutine = deviate(task, example, explorations=explored(task), evaluators=evaluators or {})
     return run(engine, coroutine, **more)[0]
 
 

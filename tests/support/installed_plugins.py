@@ -38,7 +38,7 @@ class HopQA(Task):
                 name="query",
                 prompt=Template("Ask about {question}", system="Be brief."),
                 reward="f1",
-                explore_options={"penalty": 2.0},
+                exploration={"name": "diverse_beam", "penalty": 2.0},
                 max_new_tokens=20 * settings.hops,
             ),
             Judge(name="stop", prompt=Template("Enough? {found}"), reward="f1"),
@@ -67,6 +67,36 @@ def register_tasks(register):
     register(HopQA)
     register(Plain)
 '''
+
+MODEL = """
+from pathlib import Path
+from flowtune_cli import ModelSource, hookimpl
+
+
+class Small(ModelSource):
+    name = "small"
+    summary = "a small model"
+    directory = Path(r"{directory}")
+
+    def is_ready(self):
+        return (self.directory / "config.json").is_file()
+
+    def fetch(self, *, verify=False):
+        print("verified" if verify else "fetched")
+        return self.directory
+
+
+class Missing(Small):
+    name = "missing"
+    directory = Path("nowhere")
+
+
+@hookimpl
+def register_models(register):
+    register(Small())
+    register(Missing())
+"""
+"""Two models: "small" is ready once ``directory`` has a configuration, "missing" never is."""
 
 
 class Site:

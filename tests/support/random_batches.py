@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 
 from flowtune_cli.exploration import MultiSample
-from flowtune_cli.flow.deviation import Deviation, Outcome, Preference, Trace, deviate
-from flowtune_cli.flow.episode import Episode, Failure, Stated, Step, Target
+from flowtune_cli.flow.deviation import Deviation, Outcome, Preference, Trace
+from flowtune_cli.flow.episode import Episode, Failure, RewardEvent, Step, Target
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Call, Datum, Node, NodeOutput, Response
 from flowtune_cli.flow.request import Answer, Request
 from flowtune_cli.flow.task import Task
 from flowtune_cli.runs.store import BatchRecord, MetricRecord, UpdateRecord
+from flowtune_cli.runtime.deviation import deviate
 from flowtune_cli.runtime.scheduler import Scheduler
 
 
@@ -44,15 +45,15 @@ class Digits(Node):
     kind: ClassVar[str] = "digits"
     uses_adapter: ClassVar[bool] = False
 
-    def shown(self, inputs: Mapping[str, Any]) -> str:
+    def prompt_text(self, inputs: Mapping[str, Any]) -> str:
         return f"{self.name}: {inputs}"
 
     async def respond(self, call: Call) -> Response:
-        shown = self.shown(call.inputs)
+        shown = self.prompt_text(call.inputs)
         first = hashlib.sha256(shown.encode()).digest()[0] % 10
         outputs = [
             NodeOutput((first + i) % 10, str((first + i) % 10), tokens=1, truncated=first == 7)
-            for i in range(3 if call.explore else 1)
+            for i in range(3 if call.wants_alternatives else 1)
         ]
         return Response(shown, tuple(outputs), prompt_tokens=len(shown), detail={"first": first})
 
@@ -95,7 +96,7 @@ def played(batches: int, size: int = 3) -> Iterator[BatchRecord]:
     examples = task.examples(None, "train")
     for batch in range(batches):
         traces = Scheduler(NoEngine()).run(
-            deviate(task, next(examples), explore={"draw": MultiSample()}, evaluators={})
+            deviate(task, next(examples), explorations={"draw": MultiSample()}, evaluators={})
             for _ in range(size)
         )
         yield BatchRecord(
@@ -189,7 +190,7 @@ def traces(draw: st.DrawFn) -> Trace:
     example = Example(name, {"question": f"What is\n  {name}?"}, gold={"answer": name})
     episode = Episode(example, {})
     episode.steps = draw(steps())
-    episode.rewards = draw(st.lists(st.builds(Stated, st.sampled_from("fg"), MAYBE, COUNTS)))
+    episode.rewards = draw(st.lists(st.builds(RewardEvent, st.sampled_from("fg"), MAYBE, COUNTS)))
     episode.result = draw(JSON)
     episode.failure = draw(st.none() | FAILURES)
     trace = Trace(example, episode)

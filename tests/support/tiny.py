@@ -17,7 +17,7 @@ from flowtune_cli.engine.limits import Limits
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.models.loading import LoadedModel
 
-Calibrations = Mapping[str, tuple[float, float] | None]
+Heads = Mapping[str, Mapping[str, float]]
 
 WINDOW = 8
 """Tokens that windowed layers of the tiny models attend to, the present one included."""
@@ -58,7 +58,7 @@ def make_model(architecture: str, tiny_model: LoadedModel) -> LoadedModel:
 
 def make_adapters(
     loaded: LoadedModel,
-    nodes: Calibrations | None = None,
+    nodes: Heads | None = None,
     *,
     seed: int = 0,
     randomized: bool = True,
@@ -66,7 +66,7 @@ def make_adapters(
 ) -> Adapters:
     """Adapters for nodes ``a`` and ``b``, as if they had been trained: no two compute the same."""
     chosen = AdapterSettings(**{"rank": 4, **settings})
-    nodes = {"a": (), "b": ()} if nodes is None else nodes
+    nodes = {"a": {}, "b": {}} if nodes is None else nodes
     adapters = Adapters(loaded.model, nodes, chosen, seed)
     if randomized:
         randomize(adapters)
@@ -79,7 +79,7 @@ def randomize(adapters: Adapters, seed: int = 0) -> None:
     with torch.no_grad():
         for name in adapters.versions:
             for parameter in adapters.parameters(name):
-                if parameter.dim() > 1:  # not a calibration
+                if parameter.dim() > 1:  # not a head
                     parameter.normal_(0, 0.1, generator=generator)
 
 

@@ -16,7 +16,7 @@ from flowtune_cli.nodes import Judge
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.training.loop import Report, Trainer
-from flowtune_cli.training.session import Bench, set_up
+from flowtune_cli.training.session import Session, set_up
 from support.fake_engine import Flow, FlowTask, digest, writer
 from support.tiny import state
 
@@ -31,13 +31,15 @@ class Urn(Node, SelfLearning):
         super().__init__(name=name, **more)
         self.likes = {"red": 0.0, "blue": 0.0}
 
-    def shown(self, inputs: Mapping[str, Any]) -> str:
+    def prompt_text(self, inputs: Mapping[str, Any]) -> str:
         return str(inputs["x"])
 
     async def respond(self, call: Call) -> Response:
         ordered = sorted(self.likes, key=lambda colour: -self.likes[colour])
         outputs = tuple(NodeOutput(value=colour, text=colour) for colour in ordered)
-        return Response(self.shown(call.inputs), outputs if call.explore else outputs[:1])
+        return Response(
+            self.prompt_text(call.inputs), outputs if call.wants_alternatives else outputs[:1]
+        )
 
     def target_data(self, response: Response, gold: Any) -> list[Any]:
         return []
@@ -58,7 +60,7 @@ def letters_nodes() -> list[Node]:
     """Learning from preferences, with and without samples, supervised, by itself, and not."""
     return [
         writer("draft", "draft", alternatives=2, max_new_tokens=4),
-        writer("wild", "end", explore="multi_sample", max_new_tokens=3),
+        writer("wild", "end", exploration="multi_sample", max_new_tokens=3),
         Judge(name="judge", prompt=Template("{x}", chat=False), learn="supervised"),
         Urn(reward="end"),
         writer("idle", "never", max_new_tokens=2),
@@ -84,9 +86,9 @@ def examples(count: int) -> list[Example]:
 
 
 class Run:
-    """A run directory with a bench; a trainer can be made in it again and again.
+    """A run directory with a session; a trainer can be made in it again and again.
 
-    Each trainer has a bench of its own, as if its process were a new one.
+    Each trainer has a session of its own, as if its process were a new one.
     """
 
     def __init__(
@@ -120,14 +122,14 @@ class Run:
         )
         self.reports: list[Report] = []
 
-    def bench(self) -> Bench:
+    def session(self) -> Session:
         task = FlowTask(self.nodes(), self.flow)
         task.gate = self.gate  # type: ignore[misc]
         return set_up(task, self.settings, load_registry())
 
     def trainer(self, **more: Any) -> Trainer:
         trainer = Trainer(
-            self.bench(),
+            self.session(),
             self.directory,
             self.examples,
             **{"on_report": self.reports.append, **more},
@@ -148,7 +150,7 @@ class Run:
 
 def adapters_of(trainer: Trainer) -> dict[str, list[Any]]:
     """A copy of every adapter's weights."""
-    adapters = trainer.bench.adapters
+    adapters = trainer.session.adapters
     return {name: state(adapters, name) for name in adapters.versions}
 
 
@@ -163,4 +165,4 @@ def selected(run: Run, query: str) -> list[Any]:
 
 def written(episode: Episode) -> list[Any]:
     """What each node was shown and answered."""
-    return [(step.node, step.shown, step.output.value) for step in episode.steps]
+    return [(step.node, step.prompt_text, step.output.value) for step in episode.steps]

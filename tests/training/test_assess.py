@@ -18,8 +18,8 @@ def test_it_averages_rewards_and_changes_nothing(make_run: Callable[..., Run]) -
     run = make_run(count=6)
     trainer = run.trainer()
     before = adapters_of(trainer)
-    averages = assess(trainer.bench, run.examples)
-    played = [episode for _, episode in trainer.bench.play(run.examples)]
+    averages = assess(trainer.session, run.examples)
+    played = [episode for _, episode in trainer.session.play(run.examples)]
     drafts = [digest(episode.result["draft"]) % 5 / 4 for episode in played]
     assert averages["draft"].mean == pytest.approx(sum(drafts) / 6)
     assert (averages["end"].defined, averages["end"].undefined) == (4, 2)
@@ -39,5 +39,5 @@ def test_a_failed_episode_is_undefined_and_not_zero(make_run: Callable[..., Run]
         return result
 
     run = make_run(count=4, flow=fails_once)
-    averages = assess(run.trainer().bench, run.examples)
+    averages = assess(run.trainer().session, run.examples)
     assert (averages["draft"].defined, averages["draft"].undefined) == (3, 1)

@@ -39,18 +39,18 @@ class State:
     """All that a checkpoint holds."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self.adapters = make_adapters(loaded, {"a": (1.5, -2.0), "b": ()})
+        self.adapters = make_adapters(loaded, {"a": {"x": 1.5, "y": -2.0}, "b": {}})
         tokens = Tokens(loaded.tokenizer, loaded.context)
         self.learner = Learner(
             PrefixCache(self.adapters, Limits()), tokens, LearningSettings(), adam, Limits()
         )
         self.progressive = Progressive(gate="f1")
-        self.nodes = {"urn": Urn()}
+        self.nodes = [Urn()]
 
     def learn(self) -> None:
         self.learner.update("a", [TextDatum("a", plain("x"), "y")])
         self.progressive.add({"f1": 0.3, "em": None})
-        self.nodes["urn"].likes["red"] += 0.1
+        self.nodes[0].likes["red"] += 0.1
 
     def save(self, directory: Path, episodes: int, keep: int = 2) -> Path:
         return save_checkpoint(
@@ -116,7 +116,7 @@ def test_what_is_saved_is_loaded(trained: State, fresh: State, tmp_path: Path) -
     assert same(fresh.optimizer(), trained.optimizer())
     assert fresh.optimizer()
     assert fresh.progressive == trained.progressive
-    assert fresh.nodes["urn"].likes == trained.nodes["urn"].likes == {"red": 0.1, "blue": 0.0}
+    assert fresh.nodes[0].likes == trained.nodes[0].likes == {"red": 0.1, "blue": 0.0}
 
 
 def test_for_playing_no_learner_is_needed_and_references_can_be_reset(

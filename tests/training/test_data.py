@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flowtune_cli.flow.deviation import Trace, deviate
+from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import (
@@ -19,6 +19,7 @@ from flowtune_cli.flow.node import (
 )
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.nodes import Judge
+from flowtune_cli.runtime.deviation import deviate
 from flowtune_cli.training.data import collect
 from support.fake_engine import (
     EXAMPLE,
@@ -38,12 +39,14 @@ class Coin(Node):
     kind = "coin"
     uses_adapter = False
 
-    def shown(self, inputs: Any) -> str:
+    def prompt_text(self, inputs: Any) -> str:
         return str(inputs)
 
     async def respond(self, call: Call) -> Response:
         outputs = tuple(NodeOutput(value=side, text=side) for side in ("heads", "tails"))
-        return Response(self.shown(call.inputs), outputs if call.explore else outputs[:1])
+        return Response(
+            self.prompt_text(call.inputs), outputs if call.wants_alternatives else outputs[:1]
+        )
 
     def target_data(self, response: Response, gold: Any) -> list[Any]:
         return []
@@ -142,7 +145,8 @@ def test_rollouts_that_failed_give_nothing() -> None:
 
     task = FlowTask([writer("write", alternatives=2)], fragile)
     (trace,) = run(
-        FakeEngine(write_letters), deviate(task, EXAMPLE, explore=explored(task), evaluators={})
+        FakeEngine(write_letters),
+        deviate(task, EXAMPLE, explorations=explored(task), evaluators={}),
     )
     mine = collect(task.nodes, [trace])["write"]
     assert [preference.alternative for preference in mine.preferences] == [2]

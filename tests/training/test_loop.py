@@ -72,7 +72,7 @@ def test_data_that_nothing_can_be_learned_from(given: list[Example], message: st
 def test_a_batch_is_played_with_what_was_learned_before_it(make_run: MakeRun) -> None:
     """An example never sees an update made from itself: its episode can be played without it."""
     run = make_run(count=8, save_every=2, keep_checkpoints=9)
-    bench = run.bench()
+    session = run.session()
     played: list[list[Any]] = []
 
     def note(report: Any) -> None:
@@ -82,16 +82,16 @@ def test_a_batch_is_played_with_what_was_learned_before_it(make_run: MakeRun) ->
     order = run.train(on_report=note).order
     for number in range(4):
         batch = order[2 * number : 2 * number + 2]
-        bench.engine.forget()
-        again = dict(bench.play(batch))
+        session.engine.forget()
+        again = dict(session.play(batch))
         assert [written(again[position]) for position in range(2)] == played[number]
         # Playing batch 1 with what batch 0 has taught, and so on.
         checkpoint = run.directory.checkpoints / f"{2 * number + 2:07d}"
-        nodes = bench.task.nodes
-        load_checkpoint(checkpoint, adapters=bench.adapters, learner=None, nodes=nodes)
+        nodes = session.task.nodes
+        load_checkpoint(checkpoint, adapters=session.adapters, learner=None, nodes=nodes)
     # It does matter which adapters play: those after the last batch would have written otherwise.
-    bench.engine.forget()
-    last = dict(bench.play(order[:2]))
+    session.engine.forget()
+    last = dict(session.play(order[:2]))
     assert [written(last[position]) for position in range(2)] != played[0]
 
 
@@ -202,7 +202,7 @@ def test_nodes_without_data_stay_as_they_are_to_the_bit(make_run: MakeRun) -> No
     for name in ("draft", "wild", "judge", reference_of("draft")):
         assert not same(final[name], initial[name])
     assert trainer.learner.optimizers["idle"].state_dict()["state"] == {}
-    assert trainer.bench.adapters.version("idle") == 0
+    assert trainer.session.adapters.version("idle") == 0
     nodes = {update.node for record in run.records for update in record.updates}
     assert nodes == {"draft", "wild", "judge", "urn"}
 
@@ -271,7 +271,7 @@ def test_with_weight_0_references_never_move(make_run: MakeRun) -> None:
 def test_a_node_that_learns_by_itself(make_run: MakeRun) -> None:
     run = make_run()
     trainer = run.train()
-    urn = trainer.bench.task.nodes["urn"]
+    urn = trainer.session.task.node("urn")
     # Blue is better by one wherever the reward is defined, which it is for six of the eight.
     assert urn.state() == {"red": 0.0, "blue": 6.0}
     colours = [s.output.value for r in run.records for t in r.traces for s in t.episode.steps]
@@ -315,7 +315,7 @@ def test_what_a_batch_left_is_released_before_the_next_but_one(make_run: MakeRun
         left.append([weakref.ref(thing) for thing in things])
         gc.collect()
         alive.append(sum(ref() is not None for refs in left[:-1] for ref in refs))
-        engine = trainer.bench.engine
+        engine = trainer.session.engine
         remembered = (engine._generations, engine._scores, engine.prefixes._entries)
         sizes.append(sum(len(things) for things in remembered))
 
@@ -331,7 +331,7 @@ def test_of_what_was_played_the_frozen_prefixes_of_the_data_alone_are_left_to_le
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nodes() -> list[Any]:
-        shown = Template(" is it?", context="{x}.", chat=False)
+        shown = Template(" is it?", frozen_prefix="{x}.", chat=False)
         judges = {"learns": "supervised", "still": "nothing"}
         return [Judge(name=name, prompt=shown, learn=learn) for name, learn in judges.items()]
 

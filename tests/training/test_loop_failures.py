@@ -59,7 +59,7 @@ def test_rollouts_that_fail_are_told_and_make_no_preference(make_run: MakeRun) -
     assert (trainer.position.failed, trainer.position.played) == (8, 16)
     assert selected(run, "SELECT count(*) FROM preferences") == [(0,)]
     assert selected(run, "SELECT DISTINCT outcome FROM rollouts") == [("failed",)]
-    assert trainer.bench.adapters.version("draft") == 0
+    assert trainer.session.adapters.version("draft") == 0
 
 
 def test_too_many_failures_end_the_run_when_it_is_over(make_run: MakeRun) -> None:
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state(make_run: MakeRun)
 
     def poison(report: Any) -> None:
         if report.episodes == 6 and report.record is not None:
-            trainer.bench.adapters.parameters(reference_of("draft"))[0].data.fill_(float("nan"))
+            trainer.session.adapters.parameters(reference_of("draft"))[0].data.fill_(float("nan"))
 
     trainer.on_report = poison
     with pytest.raises(FlowtuneError, match="the loss of node 'draft' is nan"):

@@ -1,4 +1,4 @@
-"""Setting a task up, and playing on its bench."""
+"""Setting a task up, and playing on its session."""
 
 from __future__ import annotations
 
@@ -23,34 +23,39 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
         text = writer("x").prompt
         return [
-            writer("draft", "r", explore_options={"penalty": 9.0}),
-            writer("wild", None, evaluator="llm_judge", explore="multi_sample"),
-            writer("still", None, explore="unknown to all"),
+            writer("draft", "r", exploration={"name": "diverse_beam", "penalty": 9.0}),
+            writer("wild", None, evaluator="llm_judge", exploration="multi_sample"),
+            writer("still", None, exploration="unknown to all"),
             writer("fixed", "r", learn="nothing"),
             Judge(name="judge", prompt=text, score="likelihood", text="{x}", scale=2.0),
         ]
 
-    bench = make_run(nodes=nodes, learning={"optimizer": "adam", "optimizer_options": {}}).bench()
-    assert bench.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
-    assert list(bench.evaluators) == ["llm_judge"]
-    assert isinstance(bench.evaluators["llm_judge"], LLMJudge)
-    assert bench.optimizer is adam
-    assert bench.adapters.nodes == ("draft", "wild", "still", "judge")
-    assert bench.adapters.calibration("judge") == (2.0, -2.0)
-    assert bench.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
+    session = make_run(
+        nodes=nodes, learning={"optimizer": "adam", "optimizer_options": {}}
+    ).session()
+    assert session.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
+    assert list(session.evaluators) == ["llm_judge"]
+    assert isinstance(session.evaluators["llm_judge"], LLMJudge)
+    assert session.optimizer is adam
+    assert session.adapters.nodes == ("draft", "wild", "still", "judge")
+    assert session.adapters.head("judge") == {"likelihood": 2.0, "bias": 0.0}
+    assert session.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
 
 
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"explore": "diverse_bean"}, r"exploration 'diverse_bean'\. Did you mean 'diverse_beam'"),
+        (
+            {"exploration": "diverse_bean"},
+            r"exploration 'diverse_bean'\. Did you mean 'diverse_beam'",
+        ),
         ({"evaluator": "llm_jugde"}, r"evaluator 'llm_jugde'\. Did you mean 'llm_judge'"),
     ],
 )
 def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], message: str) -> None:
     run = make_run(nodes=lambda: [writer("draft", **node)])
     with pytest.raises(UsageError, match=message):
-        run.bench()
+        run.session()
 
 
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
@@ -59,14 +64,14 @@ def test_weights_lie_in_blocks_where_the_processor_gains(
 ) -> None:
     for gains in (True, False):
         monkeypatch.setattr(blocked_weights, "_has_blocks", lambda gains=gains: gains)
-        model = make_run().bench().adapters.model
+        model = make_run().session().adapters.model
         blocked = [m for m in model.modules() if isinstance(m, blocked_weights.BlockedLinear)]
         assert bool(blocked) is gains
 
 
 def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:
     with pytest.raises(UsageError, match=r"optimizer 'kocob'\. Did you mean 'cocob'"):
-        make_run(learning={"optimizer": "kocob"}).bench()
+        make_run(learning={"optimizer": "kocob"}).session()
 
 
 def test_options_are_for_nodes_of_the_task_whether_they_learn_or_not(make_run: MakeRun) -> None:
@@ -77,12 +82,12 @@ def test_options_are_for_nodes_of_the_task_whether_they_learn_or_not(make_run: M
         options = {"lr": 0.1}
         return {"optimizer": "adam", "optimizer_options": {}, "node_options": {node: options}}
 
-    assert make_run(nodes=nodes, learning=learning("fixed")).bench().adapters.nodes == ("draft",)
+    assert make_run(nodes=nodes, learning=learning("fixed")).session().adapters.nodes == ("draft",)
     for section in ("node_options", "calibration_options"):
         settings = {**learning("draft"), section: {"daft": {"lr": 0.1}}}
         message = rf"unknown node in learning\.{section} 'daft'\. Did you mean 'draft'"
         with pytest.raises(UsageError, match=message):
-            make_run(nodes=nodes, learning=settings).bench()
+            make_run(nodes=nodes, learning=settings).session()
 
 
 class Fixed(Generate):
@@ -98,15 +103,15 @@ def test_a_node_without_an_adapter_that_cannot_learn(make_run: MakeRun) -> None:
     for more in ({"reward": "r"}, {"learn": "supervised"}):
         run = make_run(nodes=nodes(**more))
         with pytest.raises(UsageError, match=r"node 'draft' .* or set learn = 'nothing'"):
-            run.bench()
-    assert make_run(nodes=nodes(reward="r", learn="nothing")).bench().adapters.nodes == ()
+            run.session()
+    assert make_run(nodes=nodes(reward="r", learn="nothing")).session().adapters.nodes == ()
 
 
 def test_playing_is_the_greedy_part_of_exploring(make_run: MakeRun) -> None:
     run = make_run(count=5)
-    bench = run.bench()
-    played = dict(bench.play(run.examples))
-    explored = dict(bench.explore(run.examples))
+    session = run.session()
+    played = dict(session.play(run.examples))
+    explored = dict(session.deviate(run.examples))
     assert sorted(played) == sorted(explored) == list(range(5))
     for position, trace in explored.items():
         assert trace.example == run.examples[position]
@@ -116,15 +121,15 @@ def test_playing_is_the_greedy_part_of_exploring(make_run: MakeRun) -> None:
 
 def test_something_can_be_done_before_each_batch_of_the_engine(make_run: MakeRun) -> None:
     run = make_run(count=2)
-    bench = run.bench()
+    session = run.session()
     calls: list[int] = []
 
     def between() -> None:
-        calls.append(len(bench.engine._generations) + len(bench.engine._scores))
+        calls.append(len(session.engine._generations) + len(session.engine._scores))
         if len(calls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dict(bench.play(run.examples, between))
+        dict(session.play(run.examples, between))
     assert calls[0] == 0
     assert calls == sorted(set(calls))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from flowtune_cli import DiverseBeam, Example, Task
-from flowtune_cli.flow.deviation import Trace, deviate
+from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.request import (
     Answer,
     Decoded,
@@ -24,6 +24,7 @@ from flowtune_cli.flow.request import (
     Scored,
     ScoreRequest,
 )
+from flowtune_cli.runtime.deviation import deviate
 from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_musique.records import read_examples
 
@@ -44,7 +45,7 @@ class World:
         verbose: the verbose answer and its alternatives.
         concise: the concise answer by verbose answer.
         sufficient: log-likelihood of Yes; that of No is -1.
-        calibrations: of nodes that score by likelihood.
+        heads: of nodes that score by likelihood; they cancel the thresholds.
     """
 
     queries: Mapping[int, Sequence[str]] = field(default_factory=dict)
@@ -52,11 +53,10 @@ class World:
     verbose: Sequence[str] = ("It is red.",)
     concise: Mapping[str, str] = field(default_factory=dict)
     sufficient: float = -0.5
-    calibrations: Mapping[str, tuple[float, ...]] = field(
+    heads: Mapping[str, Mapping[str, float]] = field(
         default_factory=lambda: {
-            "retrieve": (0.0,) * 5,
-            "stop": (1.0, 0.0),
-            "sufficiency": (1.0, 0.0),
+            "stop": {"likelihood": 1.0, "bias": -3.0},
+            "sufficiency": {"likelihood": 1.0, "bias": -0.95},
         }
     )
     requests: list[Request] = field(default_factory=list)
@@ -92,8 +92,8 @@ class World:
             for prompt, completions in request.items
         )
         by_likelihood = "Question: " in request.items[0][1][0]
-        learned = self.calibrations.get(str(request.adapter), ()) if by_likelihood else ()
-        return Scored(tuple(p.text for p, _ in request.items), 10, 0, likelihoods, 0, learned)
+        head = self.heads.get(str(request.adapter), {}) if by_likelihood else {}
+        return Scored(tuple(p.text for p, _ in request.items), 10, 0, likelihoods, 0, head)
 
     def _likelihood(self, node: str, prompt: str, completion: str) -> float:
         if node == "stop":
@@ -185,12 +185,10 @@ def learn() -> Callable[[Task, Example, World], Trace]:
     """Play an example with all its deviations."""
 
     def learn(task: Task, example: Example, world: World) -> Trace:
-        explore = {
-            node.name: DiverseBeam(**node.explore_options)
-            for node in task.nodes.values()
-            if node.deviates
-        }
-        (trace,) = Scheduler(world).run([deviate(task, example, explore=explore, evaluators={})])
+        explorations = {node.name: DiverseBeam() for node in task.nodes if node.deviates}
+        (trace,) = Scheduler(world).run(
+            [deviate(task, example, explorations=explorations, evaluators={})]
+        )
         return trace
 
     return learn

@@ -65,7 +65,9 @@ def test_full_judges_sufficiency_on_the_final_scratchpad(world, example, learn):
     trace = learn(task, example(task), world(QUERIES, stops=(2,)))
     last = trace.episode.steps[-1]
     assert nodes_of(trace.episode) == [*ALL_ROUNDS[:5], "verbose", "concise", "sufficiency"]
-    assert [f"Title: T{n}\n" in last.shown for n in range(7)] == [n in (2, 3) for n in range(7)]
+    assert [f"Title: T{n}\n" in last.prompt_text for n in range(7)] == [
+        n in (2, 3) for n in range(7)
+    ]
 
 
 @pytest.mark.parametrize("most", [1, 2, 9])
@@ -103,7 +105,7 @@ def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content
 ):
     task = MusiqueAnswerable()
     episode = learn(task, example(task), world(QUERIES)).episode
-    first, second, *_ = [step.shown for step in episode.steps if step.node == "query"]
+    first, second, *_ = [step.prompt_text for step in episode.steps if step.node == "query"]
     assert first.endswith("Documents:\n(none yet)\n\nQuestion: Which colour is it?\nLook up:")
     assert "Documents:\nTitle: T3\nContent: Fact number 3.\n\nQuestion: Which" in second
 
@@ -120,8 +122,8 @@ def test_ranked_by_choice_a_document_and_the_question_are_read_once_for_all_quer
         if request.adapter == "retrieve"
         for prompt, _ in request.items
     ]
-    assert len({prompt.context for prompt in prompts}) == 7  # documents
-    anew = {prompt.text.removeprefix(prompt.context) for prompt in prompts}
+    assert len({prompt.frozen_prefix for prompt in prompts}) == 7  # documents
+    anew = {prompt.text.removeprefix(prompt.frozen_prefix) for prompt in prompts}
     assert anew == {f" T{n}\nHelps:" for n in range(1, 7)}
 
 
@@ -278,7 +280,7 @@ def test_verbose_learns_from_its_best_alternative_after_the_concise_answer(world
 
 
 def test_the_nodes_are_those_of_the_paper_but_for_how_stop_learns():
-    nodes = MusiqueFull().nodes
+    nodes = MusiqueFull().nodes_by_name
     assert list(nodes) == ["query", "retrieve", "stop", "verbose", "concise", "sufficiency"]
     assert {name: nodes[name].max_new_tokens for name in ("query", "verbose", "concise")} == {
         "query": 50,
@@ -294,7 +296,7 @@ def test_the_nodes_are_those_of_the_paper_but_for_how_stop_learns():
         "concise": "supervised",
         "sufficiency": "supervised",
     }
-    assert list(MusiqueAnswerable().nodes) == list(nodes)[:-1]
+    assert list(MusiqueAnswerable().nodes_by_name) == list(nodes)[:-1]
 
 
 @pytest.mark.parametrize(("ranking", "data"), [("likelihood", 1), ("choice", 2)])
@@ -305,7 +307,7 @@ def test_retrieve_learns_the_best_supporting_document_and_the_best_other(
     trace = learn(task, example(task), world({0: ("T1 T5 T3",)}, stops=(1,)))
     step = trace.episode.steps[1]
     target = trace.episode.targets[0]
-    learned = task.nodes["retrieve"].target_data(step.response, target.gold)
+    learned = task.node("retrieve").target_data(step.response, target.gold)
     assert len(learned) == data
     # Of the others, what they were when played stays.
     again = [[score for score in datum.options if score.terms] for datum in learned]
@@ -363,8 +365,8 @@ def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, lear
     for request in asked.requests:
         prompts = [prompt for prompt, _ in getattr(request, "items", ())] or [request.prompt]
         for prompt in prompts:
-            assert "Fact number" not in prompt.text.removeprefix(prompt.context)
-            contexts.setdefault(request.adapter, []).append(prompt.context)
+            assert "Fact number" not in prompt.text.removeprefix(prompt.frozen_prefix)
+            contexts.setdefault(request.adapter, []).append(prompt.frozen_prefix)
     # The same documents in the same words, so they are read once for both.
     assert contexts["sufficiency"][0].startswith(contexts["stop"][0])
     assert contexts["stop"][0] in contexts["retrieve"]
@@ -406,7 +408,7 @@ def test_sufficiency_is_judged_either_way(judging, sufficient, world, example, l
 
 def test_other_labels_of_a_judge_mean_the_same(world, example, learn):
     task = MusiqueFull(MusiqueSettings(judging="choice"))
-    task.nodes["sufficiency"].labels = ("Enough", "Yes")  # "Yes" is the second label here
+    task.node("sufficiency").labels = ("Enough", "Yes")  # "Yes" is the second label here
     trace = learn(task, example(task), world(sufficient=-0.1))
     assert trace.episode.result["predicted_answerable"] is False
     assert stated(trace.episode)["sufficiency"] == [0.0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowtune_cli import DataError, DiverseBeam
-from flowtune_cli.flow.postprocessing import play_with_rollouts
+from flowtune_cli.runtime.play import play_with_rollouts
 from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
 from flowtune_musique.postprocessors import Grounded, Pairwise
@@ -108,15 +108,15 @@ def test_grounded_comes_first_and_pairwise_is_for_full_alone():
     assert sorted([Pairwise(), Grounded()], key=lambda p: (p.order, p.name))[0].name == "grounded"
     assert MusiqueAnswerable.name not in Pairwise.tasks
     assert {*Grounded.tasks} == {MusiqueAnswerable.name, MusiqueFull.name}
-    assert set(Grounded.nodes) <= MusiqueFull().nodes.keys()
+    assert set(Grounded.nodes) <= MusiqueFull().nodes_by_name.keys()
 
 
 @pytest.mark.parametrize("labels", [{"answerable": True}, {"answerable": False}, {"labels": False}])
 def test_alternative_answers_come_with_every_record(labels, example, world):
     task = MusiqueFull()
     asked = world(verbose=("It is red.", "It is blue.", "No."), stops=(1,))
-    explore = {"verbose": DiverseBeam()}
+    explorations = {"verbose": DiverseBeam()}
     ((_, rollouts),) = Scheduler(asked).run(
-        [play_with_rollouts(task, example(task, **labels), explore=explore)]
+        [play_with_rollouts(task, example(task, **labels), explorations=explorations)]
     )
     assert [rollout["node"] for rollout in rollouts] == ["verbose", "verbose"]

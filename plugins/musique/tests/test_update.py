@@ -26,7 +26,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import ChoiceDatum, PreferenceDatum, Score, TextDatum
 from flowtune_cli.registry import load_registry
 from flowtune_cli.training.data import collect
-from flowtune_cli.training.session import Bench, set_up
+from flowtune_cli.training.session import Session, set_up
 from flowtune_musique.flow import MusiqueFull
 from flowtune_musique.records import Document, Gold
 from flowtune_musique.settings import MusiqueSettings
@@ -37,31 +37,31 @@ DOCUMENTS = tuple(Document(n, f"T{n}", f"{word} {n}") for n, word in enumerate("
 
 @dataclass(frozen=True)
 class World:
-    """A bench on the tiny model."""
+    """A session on the tiny model."""
 
-    bench: Bench
+    session: Session
 
     def trace(self, example: Example) -> Trace:
         """All of one example. The engine remembers what it has answered, so this is quick."""
-        [(_, trace)] = self.bench.explore([example])
+        [(_, trace)] = self.session.deviate([example])
         assert trace.episode.failure is None
         return trace
 
     def learned(self, trace: Trace) -> dict[str, list[Any]]:
         """The data of each node."""
-        found = collect(self.bench.task.nodes, [trace])
+        found = collect(self.session.task.nodes, [trace])
         return {name: mine.data for name, mine in found.items()}
 
 
 def make(directory: Path, **settings: Any) -> World:
     task = MusiqueFull(MusiqueSettings(max_retrievals=3, **settings))
-    task.nodes["stop"].learn = "supervised"  # as the reference does
+    task.node("stop").learn = "supervised"  # as the reference does
     for node in ("query", "verbose", "concise"):
-        task.nodes[node].max_new_tokens = 8  # the tiny model never stops by itself
+        task.node(node).max_new_tokens = 8  # the tiny model never stops by itself
     model = ModelSettings(name=str(directory), device="cpu", dtype="float32")
-    bench = set_up(task, Settings(model=model), load_registry())
-    randomize(bench.adapters)
-    return World(bench)
+    session = set_up(task, Settings(model=model), load_registry())
+    randomize(session.adapters)
+    return World(session)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def text_of(world: World, score: Score) -> str:
     """What an output of a Generate node says, decoded anew from its tokens."""
     (term,) = score.terms
     assert isinstance(term.completion, tuple)
-    decoded: str = world.bench.engine.tokens.tokenizer.decode(term.completion)
+    decoded: str = world.session.engine.tokens.tokenizer.decode(term.completion)
     return decoded
 
 
@@ -199,7 +199,7 @@ class Reference:
 
 def log_odds(world: World, trace: Trace) -> dict[tuple[int, int], float]:
     """By (step, document): of Yes over No, each by a forward pass of its own."""
-    tokens, adapters = world.bench.engine.tokens, world.bench.adapters
+    tokens, adapters = world.session.engine.tokens, world.session.adapters
     found = {}
     for step in trace.episode.steps:
         if step.node != "retrieve":
@@ -254,7 +254,7 @@ def test_sufficiency_learns_the_label(choice: World, traces: list[Trace]) -> Non
     for trace in traces:
         (datum,) = choice.learned(trace)["sufficiency"]
         prompt, choices, right = labels(datum)
-        assert prompt == trace.episode.steps[-1].shown
+        assert prompt == trace.episode.steps[-1].prompt_text
         assert choices == ["No", "Yes"]
         assert right == ("Yes" if trace.example.gold.answerable else "No")
         assert datum.weight == 1.0
@@ -274,7 +274,7 @@ def test_query_learns_with_weight_1_when_exactly_one_of_two_hits(
                 (outputs[alternative], outputs[0]) if better else (outputs[0], outputs[alternative])
             )
             assert (datum.chosen, datum.rejected) == (pair[0].score, pair[1].score)
-            assert datum.chosen.terms[0].prompt.text == step.shown
+            assert datum.chosen.terms[0].prompt.text == step.prompt_text
             assert pair[0].text in text_of(choice, datum.chosen)
             assert datum.weight == weight
 
@@ -309,7 +309,7 @@ def test_stop_learns_yes_when_no_supporting_document_is_left(
     for trace in answerable(traces):
         data = choice.learned(trace).get("stop", [])
         assert [labels(datum)[2] for datum in data] == Reference(trace).stop()
-        assert [labels(d)[0] for d in data] == [s.shown for s in Reference(trace).of("stop")]
+        assert [labels(d)[0] for d in data] == [s.prompt_text for s in Reference(trace).of("stop")]
         assert {datum.weight for datum in data} <= {1.0}
 
 
@@ -338,7 +338,7 @@ def test_concise_learns_the_first_gold_answer(choice: World, traces: list[Trace]
         (datum,) = choice.learned(trace)["concise"]
         assert isinstance(datum, TextDatum)
         (step,) = Reference(trace).of("concise")
-        assert datum.prompt.text == step.shown
+        assert datum.prompt.text == step.prompt_text
         assert datum.completion.strip() == trace.example.gold.answers[0].strip()
         assert datum.weight == 1.0
 
@@ -358,24 +358,24 @@ def test_what_is_known_to_differ_with_ranking_by_likelihood(roomy_model_dir: Pat
     assert list(first.options[:2]) == [right[0].score, wrong[0].score]
     assert first.right == 0
     rest = first.options[2:]
-    assert [score.measures for score in rest] == [o.score.measures for o in wrong[1:]]
+    assert [score.features for score in rest] == [o.score.features for o in wrong[1:]]
     assert [score.known for score in rest] == pytest.approx([o.logprob for o in wrong[1:]])
     assert not any(score.terms for score in rest)
 
 
 def test_what_is_known_to_differ_in_the_answer(choice: World) -> None:
     """The reference searches the concise answer with 5 beams; here every node is greedy."""
-    choice.bench.engine.forget()
+    choice.session.engine.forget()
     asked: list[Any] = []
-    answer = choice.bench.engine.answer
+    answer = choice.session.engine.answer
 
     class Watched:
         def answer(self, requests: list[Any]) -> list[Any]:
             asked.extend(requests)
             return answer(requests)
 
-    bench = replace(choice.bench, engine=Watched())  # type: ignore[arg-type]
-    list(bench.play([example(0)]))
+    session = replace(choice.session, engine=Watched())  # type: ignore[arg-type]
+    list(session.play([example(0)]))
     beams = {r.decoding.outputs for r in asked if r.adapter == "concise"}
     assert beams == {1}
 
@@ -386,6 +386,6 @@ def test_alternatives_that_tie_are_taken_in_their_order(choice: World, traces: l
         replace(d, gain=0.5) if d.node == "verbose" else replace(d, gain=None)
         for d in trace.deviations
     ]
-    (preference,) = prefer(choice.bench.task, trace.episode, tied)
+    (preference,) = prefer(choice.session.task, trace.episode, tied)
     first: Deviation = next(d for d in tied if d.gain)
     assert preference.alternative == first.alternative

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowtune_cli import DataError, DiverseBeam
-from flowtune_cli.flow.deviation import Outcome, deviate, play
+from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.play import play
 from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_toyqa.flow import support_f1
 
@@ -21,9 +23,9 @@ def run(task, example, script):
 
 
 def trace(task, example, script):
-    explore = {name: DiverseBeam() for name in task.nodes}
+    explorations = {name: DiverseBeam() for name in task.nodes_by_name}
     [made] = Scheduler(script.engine()).run(
-        [deviate(task, example, explore=explore, evaluators={})]
+        [deviate(task, example, explorations=explorations, evaluators={})]
     )
     return made
 
@@ -75,12 +77,12 @@ def test_later_nodes_are_shown_the_question_and_what_was_found(task, oracle):
     chain = [example.documents[index] for index in example.gold.support]
     query, retrieve, stop, second, _, _, answer = episode.steps
     for step in (query, stop, second, answer):
-        assert example.question in step.shown
-    assert [document in query.shown for document in chain] == [False, False]
-    assert [document in stop.shown for document in chain] == [True, False]
-    assert [document in second.shown for document in chain] == [True, False]
-    assert [document in answer.shown for document in chain] == [True, True]
-    assert retrieve.shown.endswith("Question: 0")
+        assert example.question in step.prompt_text
+    assert [document in query.prompt_text for document in chain] == [False, False]
+    assert [document in stop.prompt_text for document in chain] == [True, False]
+    assert [document in second.prompt_text for document in chain] == [True, False]
+    assert [document in answer.prompt_text for document in chain] == [True, True]
+    assert retrieve.prompt_text.endswith("Question: 0")
 
 
 def test_rewards_are_stated_as_soon_as_they_are_known(task, oracle):

@@ -47,7 +47,7 @@ def _step(task: Task, step: Step) -> dict[str, Any]:
     return {
         "index": step.index,
         "node": step.node,
-        "kind": task.nodes[step.node].kind,
+        "kind": task.node(step.node).kind,
         "adapter_version": response.adapter_version,
         "prompt": response.prompt,
         "prompt_tokens": response.prompt_tokens,

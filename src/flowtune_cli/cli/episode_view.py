@@ -56,7 +56,7 @@ class _View:
             yield _deviations(self.trace), ""
 
     def _step(self, step: Step) -> Iterator[Styled]:
-        node, response = self.task.nodes[step.node], step.response
+        node, response = self.task.node(step.node), step.response
         yield f"step {step.index}  {step.node}  ({_who(node, response.adapter_version)})", "bold"
         yield from self._text("  | ", response.prompt.rstrip("\n"), "dim")
         if response.dropped_tokens:
@@ -93,7 +93,7 @@ class _View:
         if deviation.gain is not None:
             said += f", gain {deviation.gain:+.3f}"
         if deviation.greedy_reward is not None and deviation.alternative_reward is not None:
-            reward = self.task.nodes[deviation.node].reward
+            reward = self.task.node(deviation.node).reward
             said += (
                 f": {reward} {deviation.greedy_reward:.3f} -> {deviation.alternative_reward:.3f}"
             )

@@ -15,6 +15,7 @@ from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
 
 if TYPE_CHECKING:
+    from ..registry import Registry
     from ..runs.directory import RunDirectory
     from ..runs.export_preferences import Split
 
@@ -60,14 +61,15 @@ def export(
         raise UsageError("say what to write, and where: --preferences, --episodes or --adapters")
     if node is not None and preferences is None:
         raise UsageError("--node is for --preferences")
-    found = find_run(load_registry(), run, config, set_)
+    registry = load_registry()
+    found = find_run(registry, run, config, set_)
     written: dict[str, Any] = {"run": found.path.name}
     if preferences is not None:
-        written["preferences"] = _preferences(found, preferences, node, overwrite)
+        written["preferences"] = _preferences(found, preferences, node, registry, overwrite)
     if episodes is not None:
         written["episodes"] = _episodes(found, episodes, overwrite)
     if adapters is not None:
-        written["adapters"] = _adapters(found, adapters, overwrite)
+        written["adapters"] = _adapters(found, adapters, registry, overwrite)
     if json:
         print_json(written)
     elif adapters is not None:
@@ -76,7 +78,7 @@ def export(
 
 
 def _preferences(
-    run: RunDirectory, path: Path, node: str | None, overwrite: bool
+    run: RunDirectory, path: Path, node: str | None, registry: Registry, overwrite: bool
 ) -> dict[str, Any]:
     from ..runs.export import RunExport
     from ..runs.export_files import new_file
@@ -89,7 +91,7 @@ def _preferences(
         episodes = store.count()
         split: Split | None = None
         if any(_is_chat_node(settings) for name, settings in nodes.items() if node in (None, name)):
-            split = _splitter(run)
+            split = _splitter(run, registry)
             with closing(store.preferences(node, episodes)) as stream:
                 if not is_chat(stream, nodes, split):
                     split = None
@@ -112,12 +114,12 @@ def _preferences(
     }
 
 
-def _splitter(run: RunDirectory) -> Split:
+def _splitter(run: RunDirectory, registry: Registry) -> Split:
     from ..config.settings import ModelSettings
     from ..models.chat import ChatSplitter, load_tokenizer
 
     model = ModelSettings.model_validate(_settings(run)["model"])
-    return ChatSplitter(load_tokenizer(model)).split
+    return ChatSplitter(load_tokenizer(model, registry)).split
 
 
 def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
@@ -137,38 +139,36 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     return {"path": path, "lines": lines}
 
 
-def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
+def _adapters(run: RunDirectory, path: Path, registry: Registry, overwrite: bool) -> dict[str, Any]:
     from ..runs.export_adapters import Base, export_adapters
     from .trained import newest_checkpoint
 
     model = _settings(run)["model"]
-    base = Base(model["name"], model["revision"], _loaded_from(model["name"]))
+    base = Base(model["name"], model["revision"], _loaded_from(model["name"], registry))
     about = {"run": run.path.name, "task": run.info.task}
-    contexts = {name: _context(settings) for name, settings in _nodes(run).items()}
+    frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
     manifest = export_adapters(
-        path, newest_checkpoint(run), base, about, contexts, overwrite=overwrite
+        path, newest_checkpoint(run), base, about, frozen_prefixes, overwrite=overwrite
     )
     names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
     note(f"{path}: the adapters of {names}, after {manifest['episode']} episodes")
     for adapter in manifest["adapters"]:
-        if "calibration" in adapter:
+        if "head" in adapter:
             note(
-                f"'{adapter['node']}' learned figures beside its adapter, which no server knows of;"
-                " the manifest has them"
+                f"'{adapter['node']}' has a head beside its adapter, which no server applies; the"
+                " manifest has its parameters"
             )
-        if "context" in adapter:
+        if "frozen_prefix" in adapter:
             note(
-                f"'{adapter['node']}' goes on from a context that the base model reads without its"
-                " adapter; a server, which reads all of a prompt with it, gives other outputs"
+                f"'{adapter['node']}' has a frozen prefix, which the base model encodes without the"
+                " adapter; a server uses the adapter on the whole prompt, and gives other outputs"
             )
     return {"path": path, **manifest}
 
 
-def _loaded_from(name: str) -> str:
-    from ..models import builtin_model
-
-    if name == builtin_model.NAME:
-        return str(builtin_model.cached_directory())
+def _loaded_from(name: str, registry: Registry) -> str:
+    if name in registry.entries("model"):
+        return str(registry.model(name).directory)
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 
@@ -192,6 +192,6 @@ def _is_chat_node(settings: Mapping[str, Any]) -> bool:
     return not isinstance(prompt, Mapping) or bool(prompt.get("chat", True))
 
 
-def _context(settings: Mapping[str, Any]) -> str:
+def _frozen_prefix(settings: Mapping[str, Any]) -> str:
     prompt = settings.get("prompt")
-    return str(prompt.get("context", "")) if isinstance(prompt, Mapping) else ""
+    return str(prompt.get("frozen_prefix", "")) if isinstance(prompt, Mapping) else ""

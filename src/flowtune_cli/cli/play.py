@@ -46,11 +46,11 @@ def play(
 
     chosen = player(load_registry(), task, run, config, set_)
     found = find_example(read_examples(chosen.task, data, split), example)
-    bench = chosen.set_up()
+    session = chosen.set_up()
     if deviate:
-        [(_, trace)] = bench.explore([found])
+        [(_, trace)] = session.deviate([found])
     else:
-        [(_, episode)] = bench.play([found])
+        [(_, episode)] = session.play([found])
         trace = Trace(found, episode)
     if json:
         print_json({"played_by": chosen.made_by, **trace_json(chosen.task, trace)})

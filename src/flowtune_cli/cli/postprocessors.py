@@ -69,12 +69,11 @@ def explorations(
     wanted = {}
     for processor in processors:
         for name in processor.nodes:
-            if name not in task.nodes:
-                error = unknown_name(f"node of task '{task.name}'", name, list(task.nodes))
+            if name not in task.nodes_by_name:
+                error = unknown_name(f"node of task '{task.name}'", name, list(task.nodes_by_name))
                 raise UsageError(f"post-processor '{processor.name}': {error}")
-            node = task.nodes[name]
-            strategy = registry.exploration(node.explore)
-            wanted[name] = strategy(**node.explore_options)
+            node = task.node(name)
+            wanted[name] = registry.make_exploration(node.exploration)
     return dict(sorted(wanted.items()))
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..flow.postprocessing import PostProcessor
     from ..flow.task import Task
     from ..runs.predictions import PredictionFile
-    from ..training.session import Bench
+    from ..training.session import Session
     from .trained import Player
 
 Played = tuple["Episode", list[dict[str, Any]]]
@@ -75,18 +75,18 @@ def predict(
     check_out(out, overwrite)
     chosen = player(load_registry(), task, run, config, set_)
     processors = asked_for(context, chosen.registry, chosen.task)
-    explore = explorations(processors, chosen.task, chosen.registry)
-    if scores and not explore and type(chosen.task).scores is Task.scores:
+    explored = explorations(processors, chosen.task, chosen.registry)
+    if scores and not explored and type(chosen.task).scores is Task.scores:
         note(f"task '{task}' has no scores: --scores adds nothing")
     examples = first_examples(read_examples(chosen.task, data, split), limit)
-    bench = chosen.set_up()
+    session = chosen.set_up()
     try:
         write_predictions(
-            bench,
+            session,
             examples,
             out,
             made_by=chosen.made_by,
-            explore=explore,
+            explorations=explored,
             processors=processors,
             scores=scores,
         )
@@ -108,12 +108,12 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def write_predictions(
-    bench: Bench,
+    session: Session,
     examples: Sequence[Example],
     out: Path,
     *,
     made_by: str,
-    explore: Mapping[str, Exploration],
+    explorations: Mapping[str, Exploration],
     processors: Sequence[PostProcessor],
     scores: bool,
 ) -> None:
@@ -121,7 +121,7 @@ def write_predictions(
 
     Args:
         made_by: tells predictions apart that must not be mixed.
-        explore: the strategies of the nodes whose alternatives are played, too, by node name.
+        explorations: the strategies of the nodes whose alternatives are played, too, by node name.
         scores: write what ``Task.scores`` adds, and the rollouts.
 
     Raises:
@@ -131,25 +131,25 @@ def write_predictions(
     from ..runs.predictions import PredictionFile
 
     # What is played depends on these nodes, and on no other option of the post-processors.
-    made_by = ", with alternatives of ".join([made_by, *explore])
+    made_by = ", with alternatives of ".join([made_by, *explorations])
     with PredictionFile(out, [example.id for example in examples], made_by) as file:
         if file.done:
             note(f"going on with {file.partial}, which has {file.done} of {len(examples)} lines")
         try:
-            _predict(bench, examples, explore, file)
+            _predict(session, examples, explorations, file)
         except KeyboardInterrupt:
             note(
                 f"interrupted. {file.partial} has {file.done} of {len(examples)} lines; the same"
                 " command goes on with it."
             )
             raise
-        file.finish(lambda made: _lines(made, bench.task, examples, processors, scores))
+        file.finish(lambda made: _lines(made, session.task, examples, processors, scores))
 
 
 def _predict(
-    bench: Bench,
+    session: Session,
     examples: Sequence[Example],
-    explore: Mapping[str, Exploration],
+    explorations: Mapping[str, Exploration],
     file: PredictionFile,
 ) -> None:
     """Play what is not yet in the file.
@@ -162,12 +162,14 @@ def _predict(
     failed: dict[int, Episode] = {}
     done, spoken = file.done, time.monotonic()
     with progress(done, len(examples)) as shown:
-        for position, (episode, rollouts) in _play(bench, examples, explore, file.done, failed):
+        for position, (episode, rollouts) in _play(
+            session, examples, explorations, file.done, failed
+        ):
             if episode.failure is not None:
                 failed[position] = episode
             else:
                 example = examples[position]
-                file.write(position, _made(bench.task, example, episode, rollouts, explore))
+                file.write(position, _made(session.task, example, episode, rollouts, explorations))
             done += 1
             now = time.monotonic()
             line = now - spoken > _SECONDS_BETWEEN_LINES or done == len(examples)
@@ -184,18 +186,18 @@ def _predict(
 
 
 def _play(
-    bench: Bench,
+    session: Session,
     examples: Sequence[Example],
-    explore: Mapping[str, Exploration],
+    explorations: Mapping[str, Exploration],
     begin: int,
     failed: Mapping[int, Episode],
 ) -> Iterator[tuple[int, Played]]:
     """Play the examples from ``begin`` on; after a failure, those alone that were begun."""
-    from ..flow.postprocessing import play_with_rollouts
+    from ..runtime.play import play_with_rollouts
 
-    seed = bench.settings.training.seed
+    seed = session.settings.training.seed
     for start in range(begin, len(examples), _CHUNK):
-        bench.engine.forget()
+        session.engine.forget()
         chunk = examples[start : start + _CHUNK]
 
         def until_failure(chunk: Sequence[Example] = chunk) -> Iterator[Example]:
@@ -204,8 +206,8 @@ def _play(
                     return
                 yield example
 
-        for position, played in bench.scheduler().stream(
-            play_with_rollouts(bench.task, example, explore=explore, seed=seed)
+        for position, played in session.scheduler().stream(
+            play_with_rollouts(session.task, example, explorations=explorations, seed=seed)
             for example in until_failure()
         ):
             yield start + position, played
@@ -218,13 +220,13 @@ def _made(
     example: Example,
     episode: Episode,
     rollouts: list[dict[str, Any]],
-    explore: Mapping[str, Exploration],
+    explorations: Mapping[str, Exploration],
 ) -> dict[str, Any]:
     """All that a line may come of, whatever it is to have in the end."""
     from ..flow.postprocessing import ROLLOUTS
 
     scores = dict(task.scores(example, episode.result))
-    if explore:
+    if explorations:
         scores[ROLLOUTS] = rollouts
     return {"prediction": task.prediction(example, episode.result), "scores": scores}
 

@@ -19,7 +19,7 @@ from .run_settings import RunSettings, find_run
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
     from ..registry import Registry
-    from ..training.session import Bench
+    from ..training.session import Session
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,21 @@ class Player:
     checkpoint: Path | None
     made_by: str
 
-    def set_up(self) -> Bench:
+    def set_up(self) -> Session:
         """Load the model, and the adapters of the checkpoint."""
         from ..training.checkpoint import load_checkpoint
         from ..training.session import set_up
 
         note(f"loading {self.resolved.settings.model.name}")
-        bench = set_up(self.task, self.resolved.settings, self.registry)
+        session = set_up(self.task, self.resolved.settings, self.registry)
         if self.checkpoint is not None:
             load_checkpoint(
-                self.checkpoint, adapters=bench.adapters, learner=None, nodes=self.task.nodes
+                self.checkpoint,
+                adapters=session.adapters,
+                learner=None,
+                nodes=self.task.nodes,
             )
-        return bench
+        return session
 
 
 def player(

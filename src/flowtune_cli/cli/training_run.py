@@ -21,7 +21,7 @@ from ..runs.directory import RunDirectory
 from ..runs.reader import RunReader
 from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
-from ..training.session import Bench, set_up
+from ..training.session import Session, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows
 from .progress import progress
@@ -49,24 +49,24 @@ class TrainingRun:
 
         It stores the dtype that "auto" came to: it would not go on exactly with another one.
         """
-        bench = self._set_up()
-        run = create(dataclasses.replace(self.resolved, settings=bench.settings))
+        session = self._set_up()
+        run = create(dataclasses.replace(self.resolved, settings=session.settings))
         with run.lock():
             note(f"this is run '{run.path.name}', in {run.path}")
-            return self._train(bench, run, self._reference(run))
+            return self._train(session, run, self._reference(run))
 
     def go_on(self, run: RunDirectory, reference: str) -> int:
         """Train an older run, whose lock is held; returns the exit code."""
         return self._train(self._set_up(), run, reference)
 
-    def _set_up(self) -> Bench:
+    def _set_up(self) -> Session:
         note(f"loading {self.resolved.settings.model.name}")
         return set_up(self.task, self.resolved.settings, self.registry)
 
-    def _train(self, bench: Bench, run: RunDirectory, reference: str) -> int:
+    def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)
         try:
-            trainer = Trainer(bench, run, self.examples)
+            trainer = Trainer(session, run, self.examples)
             if checkpoints(run.checkpoints):
                 trainer.resume()
                 note(f"going on after {trainer.position.episodes} of {len(trainer.order)} episodes")

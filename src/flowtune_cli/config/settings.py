@@ -6,6 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODEL_PACKAGE = "flowtune-smollm2"
+"""The distribution whose plugin provides it."""
+
 
 class Section(BaseModel):
     """A section of flowtune.toml: unknown keys are errors."""
@@ -17,8 +21,9 @@ class ModelSettings(Section):
     """The base model that all nodes share."""
 
     name: str = Field(
-        "builtin:smollm2-135m",
-        description="'builtin:smollm2-135m', a Hugging Face id, a local directory or a GGUF file.",
+        DEFAULT_MODEL,
+        description="A model of a plugin (see 'flowtune ls models'), a Hugging Face id such as"
+        " 'org/name', a local directory or a GGUF file.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face id.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -19,7 +19,6 @@ else:
 PREFIX = "FLOWTUNE_"
 CHOICES = {
     "optimizer": ("optimizer_options", "node_options", "calibration_options"),
-    "explore": ("explore_options",),
 }
 """Settings that choose something, and the settings that hold the options of what is chosen."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..flow.errors import FlowtuneError, UsageError
+from ..flow.named import name_and_options
 from ..flow.node import Node
 from ..flow.prompt import Template
 from ..flow.task import Task
@@ -104,7 +105,7 @@ def _node(
         path = (*where, matching(field, fields, given.loose), *inner)
         named.append(dataclasses.replace(given, path=path))
     tables = {f: dict(v) for f in fields if isinstance(v := getattr(node, f), Mapping)}
-    base = {"explore": node.explore, **tables}
+    base = {"exploration": node.exploration, **tables}
     merged = checker.merge(named, where, base)
     values = {f: value for f, value in merged.items() if f not in base or value != base[f]}
     changed = checker.replace(node, values, where, hidden=("name",))
@@ -115,27 +116,28 @@ def _node(
 def _check_names(node: Node, where: Path, registry: Registry, checker: Checker) -> None:
     """Check what a node names: its exploration with its options, its evaluator, its templates."""
     owner = f"task {where[1]}"
+    path = (*where, "exploration")
     try:
-        exploration = registry.exploration(node.explore)
-    except UsageError as error:
-        checker.complain((*where, "explore"), f"cannot be used: {error}", owner)
+        name, options = name_and_options(node.exploration)
+        exploration = registry.exploration(name)
+    except (UsageError, ValueError) as error:
+        checker.complain(path, f"cannot be used: {error}", owner)
     else:
-        options = dict(node.explore_options)
-        path = (*where, "explore_options")
         before = len(checker.problems)
         if dataclasses.is_dataclass(exploration):
             types = field_types(exploration)
-            for name, value in options.items():
-                if name in types:
-                    checker.validate(types[name], value, (*path, name), owner)
+            for option, value in options.items():
+                if option in types:
+                    checker.validate(types[option], value, (*path, option), owner)
                 else:
                     known = [".".join((*path, n)) for n in types]
-                    checker.unknown((*path, name), known, checker.origin((*path, name)) or owner)
+                    origin = checker.origin((*path, option)) or owner
+                    checker.unknown((*path, option), known, origin)
         if len(checker.problems) == before:
             try:
                 exploration(**options)
             except (FlowtuneError, ValueError, TypeError) as error:
-                checker.complain(path, f"do not fit '{node.explore}': {error}", owner)
+                checker.complain(path, f"does not fit '{name}': {error}", owner)
     if node.evaluator is not None:
         try:
             registry.evaluator(node.evaluator)

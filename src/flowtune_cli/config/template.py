@@ -27,8 +27,7 @@ _EXAMPLE = """\
 #[tasks.NAME.nodes.NODE]
 # Every field of the node can be set; for a prompt, single fields of it.
 #max_new_tokens = 50
-#explore = "multi_sample"
-#explore_options = {temperature = 1.2}
+#exploration = {name = "multi_sample", temperature = 1.2}
 #prompt.system = "Answer in one word."
 """
 

@@ -1,8 +1,8 @@
 """The adapters: one LoRA a node, and one reference LoRA for each, on the shared base model.
 
-A node's reference is an adapter of its own, never "adapters off", so that a node which goes on
-from a trained checkpoint is held to that checkpoint. A node may have a calibration beside its
-adapter, such as the weights of its measures, and a reference copy of it too (see ``Score``).
+A node's reference is an adapter of its own, never "adapters off", so that training that starts from
+a trained checkpoint is regularised towards that checkpoint. A node with a head (see ``Score``) has
+a reference copy of the head, too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError, UsageError
+from .head import Head
 
 REFERENCE = "reference-of-"
 
@@ -40,7 +41,7 @@ def reference_of(node: str) -> str:
 
 
 def _key(name: str) -> str:
-    """What PEFT calls an adapter: it stumbles over names that are part of its own, such as 'a'."""
+    """The adapter's name in PEFT, which mishandles names that are part of its own, such as 'a'."""
     return f"adapter-{name}"
 
 
@@ -49,7 +50,7 @@ class Adapters:
 
     Args:
         model: the base model; its weights are frozen.
-        nodes: names of the nodes that learn, with what their calibration starts from.
+        heads: each node that has an adapter, with its head's initial parameters.
         settings: rank, scaling and targets of the adapters.
         seed: of the initial weights; each node's depend on the seed and its name alone.
     """
@@ -57,16 +58,16 @@ class Adapters:
     def __init__(
         self,
         model: nn.Module,
-        nodes: Mapping[str, tuple[float, ...]],
+        heads: Mapping[str, Mapping[str, float]],
         settings: AdapterSettings,
         seed: int,
     ) -> None:
-        self.nodes = tuple(nodes)
+        self.nodes = tuple(heads)
         self.versions: dict[str, int] = {}
-        self.calibrations: dict[str, nn.Parameter] = {}
+        self.heads: dict[str, Head] = {}
         self.peft: PeftModel | None = None
         self.model: Any = model
-        for node, calibration in nodes.items():
+        for node, initial in heads.items():
             if not node or set(node) & set("./\\") or node.startswith(REFERENCE):
                 raise UsageError(
                     f"node name {node!r}: a name is not empty, has no dot or slash, and does not"
@@ -74,10 +75,8 @@ class Adapters:
                 )
             for name in (node, reference_of(node)):
                 self._add(name, settings, seed)
-                if calibration:
-                    self.calibrations[name] = nn.Parameter(
-                        torch.tensor(calibration, dtype=torch.float32)
-                    )
+                if initial:
+                    self.heads[name] = Head(initial)
                 self.versions[name] = 0
         if self.peft is not None:
             self.model = self.peft.base_model.model
@@ -114,15 +113,15 @@ class Adapters:
             for part in (layer.lora_A, layer.lora_B):
                 if _key(name) in part:
                     yield part[_key(name)].weight
-        if name in self.calibrations:
-            yield self.calibrations[name]
+        if name in self.heads:
+            yield self.heads[name].weights
 
     def parameters(self, name: str) -> list[nn.Parameter]:
-        """An adapter's weights, and its calibration if it has one."""
+        """An adapter's weights, then its head's if it has one."""
         return self._parameters[name]
 
     def activate(self, name: str | None) -> None:
-        """Let the following forward passes use this adapter; None is the base model alone."""
+        """Use this adapter in the following forward passes; None is the base model alone."""
         for layer in self._layers:
             layer._disable_adapters = name is None
             if name is not None:
@@ -130,7 +129,7 @@ class Adapters:
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[Any]:
-        """The base model with this adapter active, for the length of a block."""
+        """The base model, with this adapter active inside the block."""
         self.activate(name)
         try:
             yield self.model
@@ -138,14 +137,12 @@ class Adapters:
             self.activate(None)
 
     def version(self, name: str | None) -> int:
-        """How many updates an adapter has had; the base model is always at 0."""
+        """How many updates an adapter has had; 0 for the base model."""
         return 0 if name is None else self.versions[name]
 
-    def calibration(self, name: str | None) -> tuple[float, ...]:
-        """What is learned beside an adapter; empty if that is nothing."""
-        if name is None or name not in self.calibrations:
-            return ()
-        return tuple(self.calibrations[name].tolist())
+    def head(self, name: str | None) -> dict[str, float]:
+        """The parameters of an adapter's head by name; empty if it has none."""
+        return self.heads[name].values() if name in self.heads else {}
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
@@ -154,7 +151,7 @@ class Adapters:
 
     @torch.no_grad()
     def move(self, name: str, towards: str, weight: float) -> None:
-        """Move an adapter's weights towards another's: ``(1 - weight) * own + weight * other``."""
+        """Interpolate an adapter's weights: ``(1 - weight) * own + weight * other``."""
         for own, other in zip(self.parameters(name), self.parameters(towards), strict=True):
             if weight == 1.0:
                 own.copy_(other)
@@ -184,9 +181,7 @@ class Adapters:
             # PEFT holds them in a set, whose order differs from process to process.
             config.target_modules = sorted(config.target_modules)
             config.save_pretrained(str(target))
-            extra: dict[str, Any] = {"version": self.versions[name]}
-            if name in self.calibrations:
-                extra["calibration"] = list(self.calibration(name))
+            extra = {"version": self.versions[name], "head": self.head(name)}
             (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
 
     def _state(self, name: str) -> dict[str, Tensor]:
@@ -240,15 +235,14 @@ class Adapters:
                     f" {lacking[0]} ..."
                 )
             self.versions[name] = extra["version"]
-            if name in self.calibrations:
-                held = extra.get("calibration", [])
-                if len(held) != len(self.calibrations[name]):
-                    raise UsageError(
-                        f"the adapter in {source} has {len(held)} learned values beside it, and"
-                        f" {len(self.calibrations[name])} are needed: its node scored in another"
-                        " way, or by other measures, when it was trained"
-                    )
-                self.calibrations[name].copy_(torch.tensor(held))
+            head = extra.get("head", {})
+            if name in self.heads:
+                self.heads[name].load(head, f"the adapter in {source}")
+            elif head:
+                raise UsageError(
+                    f"the adapter in {source} has a head ({', '.join(head)}), and its node has none"
+                    " now"
+                )
             if not self._finite(name):
                 raise UsageError(f"the adapter in {source} holds values that are not numbers")
         if reset_references:

@@ -154,7 +154,7 @@ class ModelEngine:
                 wanted = [key.completion for key in chosen]
                 values = score(self.prefixes, adapter, wanted, keep=keep)
                 self._scores.update(zip(chosen, values, strict=True))
-        calibration = self.adapters.calibration(adapter)
+        head = self.adapters.head(adapter)
         return [
             Scored(
                 prompts=tuple(prompt.text for prompt in encoded_prompts),
@@ -165,7 +165,7 @@ class ModelEngine:
                     for item in request_keys
                 ),
                 adapter_version=version,
-                calibration=calibration,
+                head=head,
             )
             for encoded_prompts, request_keys in zip(prompts, keys, strict=True)
         ]

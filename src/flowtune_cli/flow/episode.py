@@ -1,36 +1,40 @@
-"""An episode: one run of a flow on one example, step by step, with the rewards that it stated."""
+"""An episode: one run of a flow on one example, step by step, with the rewards that it reported."""
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ..runtime.scheduler import ask, park
-from .errors import ReplayError, UsageError, unknown_name
 from .example import Example
-from .node import Call, Exploration, Node, NodeOutput, Response
+from .node import Node, NodeOutput, Response
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node call of an episode: what the node was shown and answered, and what the flow got."""
+    """One node call of an episode.
+
+    Args:
+        index: position among the episode's calls, from 0.
+        prompt_text: everything that the call shows the model; a replay must show the same.
+        response: what the node answered, alternatives included.
+        output: what the flow got.
+        substituted: ``output`` is an alternative that a rollout put in place of the greedy output.
+    """
 
     index: int
     node: str
-    shown: str
+    prompt_text: str
     response: Response
     output: NodeOutput
     substituted: bool = False
 
 
 @dataclass(frozen=True)
-class Stated:
-    """A reward as the flow stated it, when ``steps`` calls had been made; None is undefined."""
+class RewardEvent:
+    """A reward that the flow reported after ``steps`` calls; None means undefined."""
 
     name: str
     value: float | None
@@ -39,7 +43,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class Target:
-    """What would have been the right output of a step."""
+    """The right output of a step, as the flow reported it."""
 
     step: int
     gold: Any
@@ -57,103 +61,66 @@ class Failure:
         return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
-@dataclass(frozen=True)
-class _Raised:
-    """The exception that an effect ended with, raised again wherever the effect is replayed."""
+class Runner(Protocol):
+    """What runs an episode: plays its calls, or replays recorded ones."""
 
-    error: Exception
+    async def call(self, episode: Episode, node: str, inputs: Mapping[str, Any]) -> Step:
+        """The episode's next step."""
 
-
-Effects = dict[tuple[str, str, int], Any]
-
-
-@dataclass
-class Plan:
-    """What makes one run of a flow differ from another.
-
-    Args:
-        explore: the strategy of each node whose alternatives are wanted, by node name.
-        replayed: steps of an earlier run whose outputs are given again, in order.
-        substitute: the output given at the step after the replayed ones, in place of its own.
-        judged: alternatives are wanted to compare rewards, so there are none for a node whose
-            reward is said to be undefined.
-        until: the reward after whose statement, behind the substituted step, nothing is needed.
-    """
-
-    explore: Mapping[str, Exploration] = field(default_factory=dict)
-    replayed: Sequence[Step] = ()
-    substitute: tuple[Step, NodeOutput] | None = None
-    judged: bool = False
-    until: str | None = None
+    def effect(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """The result of a side effect, which runs once for an episode and its rollouts."""
 
 
 class Episode:
-    """What a flow holds in its hands while it runs, and what is left when it has ended.
+    """One run of a flow: what the flow calls while it runs, and the record of it afterwards.
 
-    A flow awaits ``call`` and uses ``reward``, ``target`` and ``effect``; afterwards ``steps``,
-    ``rewards``, ``targets``, ``result`` and ``failure`` tell what happened.
+    A flow awaits ``call`` and uses ``reward``, ``target`` and ``effect``. Afterwards ``steps``,
+    ``rewards``, ``targets``, ``result`` and ``failure`` hold what happened.
+
+    Args:
+        nodes: the task's nodes, by name.
+        runner: answers the calls; None for a record that no flow runs in.
+        is_rollout: one step's output was substituted, so nothing is learned from targets.
     """
 
     def __init__(
         self,
         example: Example,
         nodes: Mapping[str, Node],
+        runner: Runner | None = None,
         *,
-        plan: Plan | None = None,
-        seed: int = 0,
-        effects: Effects | None = None,
+        is_rollout: bool = False,
     ) -> None:
         self.example = example
         self.nodes = nodes
-        self.plan = plan or Plan()
-        self.seed = seed
+        self.is_rollout = is_rollout
         self.steps: list[Step] = []
-        self.rewards: list[Stated] = []
+        self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
         self.result: Any = None
         self.failure: Failure | None = None
         self.stopped_early = False
-        self.effects: Effects = {} if effects is None else effects
-        self._effects_seen: dict[tuple[str, str], int] = {}
-        self._undefined: set[str] = set()
+        self.undefined_rewards: set[str] = set()
+        self.runner = runner
 
-    # What a flow uses
+    # For flows
 
     async def call(self, node: str, **inputs: Any) -> Any:
         """Await a node's output for these inputs.
 
         Raises:
-            UsageError: the task has no such node, or its prompt asks for an input not given.
-            ReplayError: the flow was replayed and did not make the same call again.
+            UsageError: the task has no such node, or an input of its prompt is missing.
+            ReplayError: a replayed flow did not make the same call again.
         """
-        if self.decided:
-            self.stopped_early = True
-            await park()
-        if node not in self.nodes:
-            raise unknown_name("node", node, list(self.nodes))
-        index = len(self.steps)
-        plan = self.plan
-        shown = self.nodes[node].shown(inputs)
-        if index < len(plan.replayed):
-            step = plan.replayed[index]
-            _check_replay(step, node, shown)
-        elif index == len(plan.replayed) and plan.substitute is not None:
-            original, output = plan.substitute
-            _check_replay(original, node, shown)
-            step = replace(original, output=output, substituted=True)
-        else:
-            seed = (self.seed, self.example.id, index)
-            call = Call(inputs, ask, self._exploration(node), seed)
-            response = await self.nodes[node].respond(call)
-            step = Step(index, node, shown, response, response.outputs[0])
-        self.steps.append(step)
+        assert self.runner is not None
+        self.steps.append(await self.runner.call(self, node, inputs))
         return self.steps[-1].output.value
 
     def reward(self, name: str, value: float | None) -> None:
-        """State a reward as soon as it is known; None means undefined for this example.
+        """Report a reward as soon as it is known; None means undefined for this example.
 
-        A reward may be stated again after later steps (say, once a loop): a step is judged by
-        the first statement after it, and the episode's figure is the mean of them all.
+        A flow may report a reward several times (say, once a loop): a step is judged by the first
+        report after it, and the episode's value is the mean of all reports.
 
         Raises:
             ValueError: the value is infinite or not a number.
@@ -162,118 +129,67 @@ class Episode:
             value = float(value)
             if not math.isfinite(value):
                 raise ValueError(
-                    f"reward '{name}' was stated as {value}; it must be finite, or None where it"
-                    " is undefined"
+                    f"reward '{name}' is {value}; it must be finite, or None where it is undefined"
                 )
-        self.rewards.append(Stated(name, value, len(self.steps)))
+        self.rewards.append(RewardEvent(name, value, len(self.steps)))
 
     def undefined(self, *names: str) -> None:
-        """Say beforehand that these rewards will be undefined for this example.
+        """Announce that these rewards will be undefined for this example.
 
-        From now on no alternatives are tried for nodes that are judged by them. The rewards are
-        still to be stated, as None, where the flow states them.
+        From here on, no alternatives are tried for nodes that are judged by them. The flow still
+        reports them, as None.
         """
-        self._undefined.update(names)
+        self.undefined_rewards.update(names)
 
     def target(self, node: str, gold: Any) -> None:
-        """Say what would have been the right output of the node's latest call.
-
-        Rollouts leave this out: their targets are not learned from.
+        """Report the right output of the node's latest call. Ignored in rollouts.
 
         Raises:
-            ValueError: the node was not called before.
+            ValueError: the node has not been called yet.
         """
-        if self.plan.substitute is not None:
+        if self.is_rollout:
             return
         for step in reversed(self.steps):
             if step.node == node:
                 self.targets.append(Target(step.index, gold))
                 return
-        raise ValueError(f"a target was given for node '{node}', which was not called before")
+        raise ValueError(f"a target was reported for node '{node}', which has not been called yet")
 
     def effect(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a side effect or a slow tool once; this episode's rollouts get the same result.
+        """Run a side effect or a slow tool once; rollouts of this episode reuse its result.
 
-        Each run of the flow gets a copy, and may change it. An exception that the function raised
-        is raised again in the rollouts, as a flow may have caught it.
-        Functions are told apart by their qualified names alone: where one name stands for several
-        (methods of several objects, lambdas), let an argument say which it is.
+        Each run of the flow gets a copy that it may change. An exception is recorded and raised
+        again in the rollouts, as a flow may have caught it.
+        Functions are told apart by qualified name alone: where one name stands for several
+        (methods of several objects, lambdas), let an argument tell them apart.
 
         Args:
-            function: called with ``args`` unless this episode, or the one that it deviates from,
-                did so before (as often as this time).
-            args: JSON values; they tell one run of the function from another.
+            function: called with ``args``, unless this episode, or the one that it deviates from,
+                has made the same call as often before.
+            args: JSON values, the key of the call.
 
         Raises:
             UsageError: the arguments are not JSON values.
         """
-        name = f"{function.__module__}.{function.__qualname__}"
-        try:
-            key = (name, json.dumps(args, sort_keys=True))
-        except TypeError as error:
-            raise UsageError(f"effect {name}: its arguments must be JSON values: {error}") from None
-        times = self._effects_seen.get(key, 0)
-        self._effects_seen[key] = times + 1
-        run = (*key, times)
-        if run not in self.effects:
-            try:
-                self.effects[run] = function(*args)
-            except Exception as error:
-                self.effects[run] = _Raised(error)
-                raise
-        result = self.effects[run]
-        if isinstance(result, _Raised):
-            raise result.error.with_traceback(None)
-        return copy.deepcopy(result)
+        assert self.runner is not None
+        return self.runner.effect(function, args)
 
-    def _exploration(self, node: str) -> Exploration | None:
-        chosen = self.nodes[node]
-        if self.plan.judged and not chosen.evaluator and chosen.reward in self._undefined:
-            return None
-        return self.plan.explore.get(node)
-
-    # What is read off it afterwards
+    # The record
 
     @property
     def last(self) -> Step:
         """The latest step, for flows that need a score beside the value."""
         return self.steps[-1]
 
-    @property
-    def decided(self) -> bool:
-        """Whether the reward that this run was made for is known."""
-        if self.plan.until is None or self.plan.substitute is None:
-            return False
-        return self.reward_after(self.plan.until, len(self.plan.replayed)) is not None
-
-    def reward_after(self, name: str, step: int) -> Stated | None:
-        """The statement of a reward that judges a step: the first one made after it."""
-        return next((s for s in self.rewards if s.name == name and s.steps > step), None)
+    def reward_after(self, name: str, step: int) -> RewardEvent | None:
+        """The report of a reward that judges a step: the first one after it."""
+        return next((r for r in self.rewards if r.name == name and r.steps > step), None)
 
     def reward_means(self) -> dict[str, float | None]:
-        """Each stated reward's mean over its defined statements; None if all were undefined."""
+        """Each reward's mean over its defined reports; None if every report was undefined."""
         values: dict[str, list[float]] = {}
-        for stated in self.rewards:
-            values.setdefault(stated.name, [])
-            if stated.value is not None:
-                values[stated.name].append(stated.value)
+        for reward in self.rewards:
+            values.setdefault(reward.name, [])
+            if reward.value is not None:
+                values[reward.name].append(reward.value)
         return {name: sum(v) / len(v) if v else None for name, v in values.items()}
-
-
-def _check_replay(recorded: Step, node: str, shown: str) -> None:
-    rule = (
-        "A flow must depend on nothing but its example and its nodes' outputs;"
-        " wrap anything else in episode.effect(...)."
-    )
-    if node != recorded.node:
-        raise ReplayError(
-            f"the flow did not replay: step {recorded.index} called node '{recorded.node}' before"
-            f" and calls '{node}' now. {rule}"
-            f"\n--- recorded prompt ---\n{recorded.shown}\n--- prompt now ---\n{shown}"
-        )
-    if shown != recorded.shown:
-        raise ReplayError(
-            f"the flow did not replay: step {recorded.index}, node '{node}', has another prompt"
-            f" than before. {rule}"
-            f"\n--- recorded prompt ---\n{recorded.shown}\n--- prompt now ---\n{shown}"
-        )

@@ -1,9 +1,9 @@
-"""A node of a flow: turns a call's inputs into an output, and says how that output is learned.
+"""A node of a flow: turns a call's inputs into an output, and defines how that output is learned.
 
-Every output of a node that uses a language model carries its *score*: an expression over
-log-likelihoods whose value orders the node's possible outputs. Preferences between two outputs
-then need nothing else, whatever the node's type: DPO raises the score of the chosen output over
-that of the rejected one, relative to the reference.
+Every output of a node that uses a language model carries its *score*: a linear model over
+log-likelihoods and features that ranks the node's possible outputs. Preferences between two outputs
+need nothing else, whatever the node's type: DPO raises the score of the chosen output over that of
+the rejected one, relative to the reference.
 """
 
 from __future__ import annotations
@@ -35,38 +35,41 @@ class Term:
     mean: bool = False
 
 
+LIKELIHOOD = "likelihood"
+"""The feature of every score that is the sum of its terms."""
+
+Head = Mapping[str, Any]
+"""Named parameters of a node that are learned beside its adapter, each a number or a tensor."""
+
+
 @dataclass(frozen=True)
 class Score:
-    """A sum of terms: the log-policy of an output, up to a constant that its rivals share.
+    """The log-policy of an output, up to a constant that its rivals share.
+
+    A linear model over named features: the sum of each feature times the head's parameter of the
+    same name. The likelihood (the sum of the terms) is a feature, too, whose parameter is 1 where
+    the head has none; a feature of that name is added to the sum of the terms.
 
     Args:
-        measures: figures that need no model; each is added times its weight in the node's
-            calibration.
-        known: is added as it is: a sum of terms as it was when played, which teaches the weights
-            of measures, but not the adapter.
-        calibrated: the sum x becomes ``scale * (x - threshold)``, and these two are what the
-            node's calibration holds.
+        terms: log-likelihoods, each times its coefficient.
+        features: numbers that need no language model, by name.
     """
 
     terms: tuple[Term, ...] = ()
-    measures: tuple[float, ...] = ()
-    known: float = 0.0
-    calibrated: bool = False
+    features: Mapping[str, float] = field(default_factory=dict)
 
-    def value(self, likelihoods: Any, calibration: Sequence[Any]) -> Any:
-        """What it comes to.
+    def value(self, likelihood: Any, head: Head) -> Any:
+        """The score.
 
         Args:
-            likelihoods: the sum of the terms, each times its coefficient.
-            calibration: the node's; a number or tensor each, as the sum.
+            likelihood: the sum of the terms, a number or a tensor.
+            head: the node's parameters; every feature but the likelihood has one.
         """
-        total = likelihoods + self.known
-        if self.calibrated:
-            scale, threshold = calibration
-            return scale * (total - threshold)
-        # A rival, such as the second label of a Rank by choice, may have no measures.
-        for weight, measure in zip(calibration, self.measures, strict=False):
-            total = total + weight * measure
+        likelihood = likelihood + self.features.get(LIKELIHOOD, 0.0)
+        total = head.get(LIKELIHOOD, 1.0) * likelihood
+        for name, feature in self.features.items():
+            if name != LIKELIHOOD:
+                total = total + head[name] * feature
         return total
 
 
@@ -76,11 +79,11 @@ class NodeOutput:
 
     Args:
         value: what the flow gets.
-        text: what a person sees.
-        score: how learning raises or lowers it; None for a node that learns by itself.
+        text: how it is displayed.
+        score: what learning raises or lowers; None for a node that learns by itself.
         logprob: the model's log-probability of it, in nats, where there is one.
         tokens: how many tokens were decoded for it.
-        truncated: it was cut off before it ended by itself.
+        truncated: it reached the token limit before it ended.
     """
 
     value: Any
@@ -93,15 +96,15 @@ class NodeOutput:
 
 @dataclass(frozen=True)
 class Response:
-    """What a node answers to one call: the greedy output, and the alternatives asked for.
+    """A node's answer to one call: the greedy output, and the requested alternatives.
 
     Args:
-        prompt: as the model saw it, template and all.
-        outputs: the greedy one first; the others differ from it and from each other.
-        options: every output it could have given, best first, where they can be listed.
-        adapter_version: how many updates the node's adapter had when it answered.
-        prompt_tokens: how many tokens the prompts had; ``dropped_tokens`` were cut to fit.
-        detail: figures worth storing (JSON values), such as the score of every candidate.
+        prompt: as the model saw it, chat template included.
+        outputs: the greedy one first; all differ.
+        options: every possible output, best first, where they can be enumerated.
+        adapter_version: updates of the node's adapter when it answered.
+        prompt_tokens: tokens of the prompts; ``dropped_tokens`` were truncated to fit.
+        detail: figures worth storing (JSON values), such as every candidate's score.
     """
 
     prompt: str
@@ -135,7 +138,7 @@ class ChoiceDatum:
 
 @dataclass(frozen=True)
 class TextDatum:
-    """Raise the likelihood of a text and its end after a prompt (mean over tokens)."""
+    """Raise the likelihood of a text and its end-of-turn token after a prompt (mean per token)."""
 
     node: str
     prompt: Prompt
@@ -164,7 +167,7 @@ class Call:
         inputs: the keyword arguments of ``episode.call``.
         ask: awaits the engine.
         exploration: how to decode alternatives; None when none are wanted.
-        seed: (seed, example id, step), all that this call's randomness depends on.
+        seed: (seed, example id, step), which alone determines this call's randomness.
     """
 
     inputs: Mapping[str, Any]
@@ -173,7 +176,7 @@ class Call:
     seed: tuple[int | str, ...] = ()
 
     @property
-    def explore(self) -> bool:
+    def wants_alternatives(self) -> bool:
         return self.exploration is not None
 
 
@@ -182,17 +185,17 @@ Learn = Literal["preferences", "supervised", "nothing"]
 
 @dataclass(kw_only=True)
 class Node(ABC):
-    """What every node has, whatever its type. Every field but the name can be set in the settings.
+    """The base of all node types. Every field but the name can be set in the settings.
 
     Args:
-        name: by which the flow calls it; also the name of its adapter.
-        reward: the stated reward that its outputs are judged by.
-        evaluator: an evaluator to judge by instead, where there is no reward.
-        learn: from preferences (by deviations), supervised (by ``episode.target``), or not.
-        explore: the exploration strategy that finds alternatives.
-        explore_options: settings of that strategy for this node.
+        name: what the flow calls it by; also the name of its adapter.
+        reward: the reward that judges its outputs.
+        evaluator: judges them instead, where there is no reward.
+        learn: from preferences (by deviations), supervised (by ``episode.target``), or nothing.
+        exploration: the strategy that finds alternatives: its name, or a table of the name and
+            its options, such as ``{name = "multi_sample", temperature = 1.2}``.
         alternatives: how many alternative outputs are tried at each step.
-        pairs: compare the episode with each alternative, or with the best of them alone.
+        pairs: compare the episode with each alternative, or only with the best.
         weight: multiplies this node's losses.
     """
 
@@ -203,8 +206,7 @@ class Node(ABC):
     reward: str | None = None
     evaluator: str | None = None
     learn: Learn = "preferences"
-    explore: str = "diverse_beam"
-    explore_options: Mapping[str, Any] = field(default_factory=dict)
+    exploration: str | Mapping[str, Any] = "diverse_beam"
     alternatives: int = 1
     pairs: Literal["each", "best"] = "each"
     weight: float = 1.0
@@ -221,8 +223,8 @@ class Node(ABC):
         return self.name if self.uses_adapter and self.learn != "nothing" else None
 
     @abstractmethod
-    def shown(self, inputs: Mapping[str, Any]) -> str:
-        """All that this call puts before the model, as text: a replayed call must show the same."""
+    def prompt_text(self, inputs: Mapping[str, Any]) -> str:
+        """Everything that this call shows the model; a replayed call must show the same."""
 
     @abstractmethod
     async def respond(self, call: Call) -> Response:
@@ -230,21 +232,24 @@ class Node(ABC):
 
     @abstractmethod
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
-        """What to learn when ``gold`` would have been the right output of this call.
+        """What to learn from ``gold``, the right output of this call.
 
         Raises:
             UsageError: this type of node cannot learn from such a target.
         """
 
-    def initial_calibration(self) -> tuple[float, ...]:
-        """What is learned beside the adapter starts from: see ``Score``; nothing if empty."""
-        return ()
+    def initial_head(self) -> Mapping[str, float]:
+        """The parameters learned beside the adapter, by name, and where they start; see ``Score``.
+
+        A parameter's feature should be of the order of one.
+        """
+        return {}
 
 
 class SelfLearning(ABC):
-    """Mixed into a node that has a model of its own, and needs no adapter.
+    """Mixin for a node with a model of its own, which needs no adapter.
 
-    Its outputs have no score; it learns from the same preferences and targets by itself.
+    Its outputs have no score; it learns by itself from the same preferences and targets.
     """
 
     @abstractmethod
@@ -253,7 +258,7 @@ class SelfLearning(ABC):
 
     @abstractmethod
     def state(self) -> Mapping[str, Any]:
-        """Everything it has learned, as JSON values; ``load_state`` takes it back."""
+        """Everything it has learned, as JSON values for ``load_state``."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None: ...

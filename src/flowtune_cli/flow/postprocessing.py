@@ -1,21 +1,17 @@
-"""Post-processors: change predictions once a flow has made them all. Plugins bring them.
+"""Post-processors: change predictions after all of them are made. Plugins bring them.
 
-A post-processor may ask for more than the greedy episodes: it names nodes, and each alternative
-output of theirs is played to the end of the flow, so that it gets each rollout's result.
+A post-processor may need more than the greedy episodes: it names nodes, and every alternative
+output of theirs is played to the end of the flow, for the rollout's result.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..runtime.scheduler import gather
-from .deviation import play
-from .episode import Episode, Plan, Step
 from .errors import FlowtuneError
 from .example import Example
-from .node import Exploration
 
 if TYPE_CHECKING:
     from .task import Task
@@ -87,55 +83,3 @@ def post_process(
                 " is a mistake in its plugin"
             )
     return lines
-
-
-async def play_with_rollouts(
-    task: Task, example: Example, *, explore: Mapping[str, Exploration], seed: int = 0
-) -> tuple[Episode, list[dict[str, Any]]]:
-    """Play an example greedily, and from each alternative of some nodes on to the end.
-
-    Args:
-        explore: the strategies of the nodes whose alternatives are wanted, and of no others.
-
-    Returns:
-        The greedy episode, and its rollouts as a line has them; none if the episode failed.
-    """
-    episode = await play(task, example, explore=explore, seed=seed)
-    if episode.failure is not None:
-        return episode, []
-    alternatives = [
-        (step, number)
-        for step in episode.steps
-        if step.node in explore
-        for number in range(1, len(step.response.outputs))
-    ]
-    rollouts = await gather(
-        play(
-            task,
-            example,
-            seed=seed,
-            effects=episode.effects,
-            plan=_plan(episode, step, number),
-        )
-        for step, number in alternatives
-    )
-    return episode, list(_told(alternatives, rollouts))
-
-
-def _plan(episode: Episode, step: Step, number: int) -> Plan:
-    """Reset to a step and put an alternative in; without ``until`` nothing is cut short."""
-    return Plan(
-        replayed=episode.steps[: step.index], substitute=(step, step.response.outputs[number])
-    )
-
-
-def _told(
-    alternatives: Sequence[tuple[Step, int]], rollouts: Sequence[Episode]
-) -> Iterator[dict[str, Any]]:
-    for (step, number), rollout in zip(alternatives, rollouts, strict=True):
-        yield {
-            "node": step.node,
-            "step": step.index,
-            "alternative": number,
-            "result": None if rollout.failure is not None else rollout.result,
-        }

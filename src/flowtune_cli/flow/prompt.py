@@ -1,4 +1,4 @@
-"""Prompt templates, and the prompts they make: messages whose documents may be cut to fit."""
+"""Prompt templates, and the prompts they render: messages with parts that may be truncated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import UsageError
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of prompt text; only a truncatable one may be shortened to fit the context."""
+    """A part of a prompt's text; only truncatable ones are shortened to fit the context window."""
 
     text: str
     truncatable: bool = False
@@ -20,7 +20,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message. In a plain (not chat) prompt the roles are ``context`` and ``text``."""
+    """One chat message. A plain prompt (``chat=False``) has the roles ``prefix`` and ``text``."""
 
     role: str
     segments: tuple[Segment, ...]
@@ -32,13 +32,13 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a node shows the model, before the model's own chat template is put around it.
+    """What a node shows the model, before the model's own chat template is applied.
 
     Args:
-        messages: the chat so far; for ``chat=False`` the plain text, behind its context if any.
-        prefill: how the model's answer begins; the model goes on from there.
-        chat: whether the model's chat template is put around the messages.
-        reserve: tokens of the context that are kept free for what follows the prompt.
+        messages: the chat so far; for ``chat=False`` a plain text after its frozen prefix, if any.
+        prefill: the beginning of the model's answer, which the model continues.
+        chat: apply the model's chat template.
+        reserve: tokens of the context window that are reserved for the completion.
     """
 
     messages: tuple[Message, ...]
@@ -57,9 +57,9 @@ class Prompt:
         return "\n".join(parts)
 
     @property
-    def context(self) -> str:
-        """Its beginning that the base model reads without the node's adapter."""
-        return "".join(m.text for m in self.messages if m.role == "context")
+    def frozen_prefix(self) -> str:
+        """The beginning, which the base model encodes without the node's adapter."""
+        return "".join(m.text for m in self.messages if m.role == "prefix")
 
 
 def as_texts(value: Any) -> list[str]:
@@ -76,13 +76,13 @@ class Template:
     Args:
         user: the user message, or the whole text when ``chat`` is false.
         system: the system message; models whose template has none get it before the user message.
-        prefill: how the answer begins, if it is put into the model's mouth.
-        chat: put the model's chat template around it, or not.
-        truncate: the fields that may be shortened when the prompt is longer than the context.
-        separator: what stands between the items of a list.
-        context: what stands before everything else in a plain text, and is read by the base model
-            alone: the adapter learns from what is behind it on (an activated LoRA, Greenewald et
-            al. 2025). So it is read once for all nodes, references and updates that it serves.
+        prefill: the beginning of the model's answer, which the model continues.
+        chat: apply the model's chat template.
+        truncate: the fields that may be truncated when the prompt exceeds the context window.
+        separator: joins the items of a list.
+        frozen_prefix: the beginning of a plain text, encoded by the base model alone; the adapter
+            is active only after it (an activated LoRA, Greenewald et al. 2025). Its keys and values
+            are computed once for all nodes, references and updates that share it.
     """
 
     user: str = ""
@@ -91,13 +91,13 @@ class Template:
     chat: bool = True
     truncate: tuple[str, ...] = ()
     separator: str = "\n"
-    context: str = ""
+    frozen_prefix: str = ""
 
     def __post_init__(self) -> None:
-        if self.context and self.chat:
+        if self.frozen_prefix and self.chat:
             raise UsageError(
-                "a template has a context, which stands before everything, and a chat template"
-                " around it: write Template(..., chat=False), or put the context's text into user"
+                "a template has a frozen prefix, which no chat template can precede: write"
+                " Template(..., chat=False), or move the prefix into user"
             )
 
     @property
@@ -105,21 +105,21 @@ class Template:
         """The names of the inputs that this template shows."""
         return frozenset(
             _input(name)
-            for text in (self.context, self.user, self.system, self.prefill)
+            for text in (self.frozen_prefix, self.user, self.system, self.prefill)
             for _, name, _, _ in Formatter().parse(text)
             if name is not None
         )
 
     def render(self, inputs: Mapping[str, Any], *, node: str, reserve: int = 128) -> Prompt:
-        """Fill the fields in; ``reserve`` tokens of the context stay free behind the prompt.
+        """Fill the fields in; ``reserve`` tokens of the context window stay free for a completion.
 
         Raises:
             UsageError: a field that the call has no input for, or that has a format
                 specification; names the node and the field.
         """
         messages = []
-        if self.context:
-            messages.append(Message("context", self._segments(self.context, inputs, node)))
+        if self.frozen_prefix:
+            messages.append(Message("prefix", self._segments(self.frozen_prefix, inputs, node)))
         if self.system and self.chat:
             messages.append(Message("system", self._segments(self.system, inputs, node)))
         user = self._segments(self.user, inputs, node)

@@ -1,8 +1,9 @@
-"""What a node may ask of the engine, and what comes back. Plain data: no model, no tensors."""
+"""Requests of nodes to the engine, and its answers. Plain data: no model, no tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, Union
 
 from .prompt import Prompt
@@ -16,9 +17,8 @@ class Decoding:
         groups: outputs by group beam search with one beam a group, the greedy one included.
         diversity_penalty: taken from a token's log-probability for each earlier group that chose
             that token at the same position (Vijayakumar et al. 2016, Hamming diversity).
-        samples: further outputs that are sampled independently.
-        temperature: of the samples.
-        top_p: of the samples: the smallest set of tokens with this much probability.
+        samples: further outputs, sampled independently.
+        temperature, top_p: of the samples; ``top_p`` is nucleus sampling.
     """
 
     groups: int = 1
@@ -39,7 +39,7 @@ GREEDY = Decoding()
 class DecodeRequest:
     """Generate text after a prompt with the adapter of a node.
 
-    ``adapter`` None means the base model. ``seed`` is all that samples depend on.
+    ``adapter`` None means the base model. Samples depend on ``seed`` alone.
     """
 
     adapter: str | None
@@ -94,7 +94,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-likelihood of one completion: sum over its tokens in nats, and how many they are."""
+    """The log-likelihood of one completion: sum over its tokens in nats, and their number."""
 
     logprob: float
     tokens: int
@@ -106,21 +106,21 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer to a ScoreRequest: per item the rendered prompt and a likelihood a completion."""
+    """The answer to a ScoreRequest: for each item the rendered prompt and its likelihoods."""
 
     prompts: tuple[str, ...]
     prompt_tokens: int
     dropped_tokens: int
     likelihoods: tuple[tuple[Likelihood, ...], ...]
     adapter_version: int
-    calibration: tuple[float, ...] = ()
-    """What the node has learned beside its adapter, see ``flow.node.Score``."""
+    head: Mapping[str, float] = field(default_factory=dict)
+    """The parameters learned beside the adapter, by name; see ``flow.node.Score``."""
 
 
 Answer = Union[Decoded, Scored]
 
 
 class Engine(Protocol):
-    """Whatever answers requests. Answers come in the order of the requests."""
+    """Answers requests, in their order."""
 
     def answer(self, requests: list[Request]) -> list[Answer]: ...

@@ -1,4 +1,4 @@
-"""A task: examples, the nodes, and the flow that connects them. What a plugin's author writes."""
+"""A task: its examples, its nodes, and the flow that connects them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Task(ABC):
     Class attributes:
         name: by which the command line calls it.
         summary: one line for ``flowtune ls tasks``.
-        nodes: the nodes with their defaults; ``self.nodes`` holds this instance's, by name.
+        nodes: the nodes with their defaults; an instance has its own, with the settings applied.
         gate: the reward whose window average gates the reference updates; None: always update.
         Settings: a pydantic model of the task's own settings (``[tasks.NAME]`` in flowtune.toml),
             or None; ``self.settings`` holds them.
@@ -32,7 +32,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
-    nodes: Any
+    nodes: Sequence[Node]
     gate: ClassVar[str | None] = None
     Settings: ClassVar[Any] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -42,15 +42,19 @@ class Task(ABC):
         self.settings = settings
         if settings is None and self.Settings is not None:
             self.settings = self.Settings()
-        chosen = self.default_nodes(self.settings) if nodes is None else list(nodes)
-        self.nodes = {node.name: node for node in chosen}
-        if len(self.nodes) < len(chosen):
-            names = ", ".join(node.name for node in chosen)
+        self.nodes = tuple(self.default_nodes(self.settings) if nodes is None else nodes)
+        self.nodes_by_name = {node.name: node for node in self.nodes}
+        if len(self.nodes_by_name) < len(self.nodes):
+            names = ", ".join(node.name for node in self.nodes)
             raise UsageError(f"task '{self.name}' has two nodes of one name: {names}")
+
+    def node(self, name: str) -> Any:
+        """The node of that name, with the fields of its own type."""
+        return self.nodes_by_name[name]
 
     @classmethod
     def default_nodes(cls, settings: Any) -> Sequence[Node]:
-        """The nodes before the settings file is applied. Override when they depend on settings."""
+        """The nodes before settings are applied to them. Override if they depend on settings."""
         return [copy.deepcopy(node) for node in cls.nodes]
 
     @abstractmethod
@@ -59,7 +63,7 @@ class Task(ABC):
 
     @abstractmethod
     async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
-        """The flow: await ``episode.call`` for the nodes, state rewards, return the result.
+        """The flow: await ``episode.call`` for the nodes, report rewards, return the result.
 
         The result must be JSON values.
         """

@@ -29,6 +29,9 @@ from ..flow.prompt import Prompt
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
 
+WriteError = SafetensorError
+"""What a failed write of weights raises, besides OSError."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -81,20 +84,22 @@ class Learner:
     def _optimizer(
         self, node: str, factory: Callable[..., torch.optim.Optimizer]
     ) -> torch.optim.Optimizer:
-        """Of an adapter, and of its calibration, which may learn in steps of another size."""
+        """Of an adapter, and of its head in a parameter group of its own."""
         settings = self.settings
         own = settings.node_options.get(node, {})
         options = {**settings.optimizer_options, **own}
         where = f"learning.node_options.{node}" if own else "learning.optimizer_options"
-        calibration = self.adapters.calibrations.get(node)
-        others = settings.calibration_options.get(node)
-        if calibration is None or not others:
+        head = self.adapters.heads.get(node)
+        if head is None:
             return self._made(factory, self.adapters.parameters(node), options, where)
-        weights = [p for p in self.adapters.parameters(node) if p is not calibration]
+        weights = [p for p in self.adapters.parameters(node) if p is not head.weights]
         optimizer = self._made(factory, weights, options, where)
-        where = f"learning.calibration_options.{node}"
-        other = self._made(factory, [calibration], {**options, **others}, where)
-        optimizer.add_param_group(other.param_groups[0])
+        others = settings.calibration_options.get(node)
+        if others:
+            options, where = {**options, **others}, f"learning.calibration_options.{node}"
+        optimizer.add_param_group(
+            self._made(factory, [head.weights], options, where).param_groups[0]
+        )
         return optimizer
 
     def _made(
@@ -150,8 +155,8 @@ class Learner:
                     )
                 with self.adapters.using(node):
                     loss.backward()  # type: ignore[no-untyped-call]
-            # An adapter and its calibration have gradients of unlike sizes.
-            norms.append(max(self._clip(node, kind["params"]) for kind in optimizer.param_groups))
+            # The gradients of an adapter and of its head differ in size.
+            norms.append(max(self._clip(node, g["params"]) for g in optimizer.param_groups))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self.adapters.check_finite([node])
@@ -244,14 +249,15 @@ class Learner:
         return choice_loss(scores, datum.right), None
 
     def _score(self, score: Score, values: Mapping[Completion, Tensor], adapter: str) -> Tensor:
-        """The value of a score's expression under an adapter."""
-        total: Any = 0.0
+        """A score under an adapter and its head."""
+        likelihood: Any = 0.0
         for term in score.terms:
             completion = self._completion(term)
             value = values[completion]
             length = max(len(completion.tokens), 1)
-            total = total + term.coefficient * (value / length if term.mean else value)
-        total = score.value(total, self.adapters.calibrations.get(adapter, ()))
+            likelihood = likelihood + term.coefficient * (value / length if term.mean else value)
+        head = self.adapters.heads[adapter].tensors() if adapter in self.adapters.heads else {}
+        total = score.value(likelihood, head)
         return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
 
     def _completions(self, datum: Datum) -> list[Completion]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
 from ..config.settings import ModelSettings
 from ..flow.errors import UsageError
 from ..flow.prompt import Message, Prompt, Segment
-from . import builtin_model
+from .files import find_local
 from .quiet import quiet
 from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 _SYSTEM, _USER = "\x02system\x03", "\x02user\x03"
 
@@ -69,7 +72,7 @@ class ChatSplitter:
         return self._tokens.render(Prompt(messages, prefill))
 
 
-def load_tokenizer(settings: ModelSettings) -> Any:
+def load_tokenizer(settings: ModelSettings, registry: Registry) -> Any:
     """A base model's tokenizer alone; that of a Hugging Face id is fetched if it is not cached.
 
     Raises:
@@ -77,16 +80,14 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     """
     name = settings.name
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    files = find_local(name, registry)
     source: str | Path = name
-    if name == builtin_model.NAME:
-        source = builtin_model.ensure_converted()
-    elif name.lower().endswith(".gguf"):
-        path = Path(name).expanduser()
-        source, options["gguf_file"] = path.parent, path.name
-    elif not Path(name).expanduser().is_dir():
+    if files is None:
         options["revision"] = settings.revision
     else:
-        source = Path(name).expanduser()
+        source = files.directory
+        if files.gguf:
+            options["gguf_file"] = files.gguf
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(source, **options)

@@ -105,7 +105,7 @@ class Tokens:
         # A chat template writes the model's special tokens itself; a plain text has none yet.
         special = not prompt.chat or not self._has_template
         frozen: tuple[int, ...] = ()
-        prefix = prompt.context
+        prefix = prompt.frozen_prefix
         if prefix:
             # On its own, so that its tokens are the same whatever follows it.
             frozen = tuple(self.tokenizer(prefix, add_special_tokens=True)["input_ids"])

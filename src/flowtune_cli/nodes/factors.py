@@ -1,4 +1,4 @@
-"""Factors: likelihoods of texts, by which a node scores what it is shown."""
+"""Factors: likelihoods of texts, of which a node's scores are made."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Factor:
 
     Args:
         text: a template; a ``Rank`` may show ``{candidate}`` in it.
-        prompt: what it stands after; None is the node's own prompt.
-        weight: multiplies its log-likelihood; below zero, what is likely anyway counts less.
+        prompt: what the text follows; None is the node's own prompt.
+        weight: multiplies its log-likelihood; a negative one discounts texts that are likely
+            anyway.
     """
 
     text: str
@@ -26,35 +27,35 @@ class Factor:
     weight: float = 1.0
 
     def term(
-        self, own: Prompt, inputs: Mapping[str, Any], *, node: str, mean: bool = False
+        self, node_prompt: Prompt, inputs: Mapping[str, Any], *, node: str, mean: bool = False
     ) -> Term:
-        """What it adds to a score.
+        """Its term of a score.
 
         Args:
-            own: the node's prompt, rendered.
+            node_prompt: the node's prompt, rendered.
             mean: its log-likelihood per token instead of summed.
         """
-        prompt = self.prompt.render(inputs, node=node) if self.prompt else own
+        prompt = self.prompt.render(inputs, node=node) if self.prompt else node_prompt
         text = Template(self.text, chat=False).render(inputs, node=node).text
         return Term(prompt, text, self.weight, mean)
 
 
 Texts = str | tuple[str | Factor, ...]
-"""One text or several; a string weighs 1 and stands after the node's own prompt."""
+"""One text or several; a string has weight 1 and follows the node's own prompt."""
 
 
-def factors_of(texts: Texts) -> tuple[Factor, ...]:
-    """The factors; none if there is no text."""
+def as_factors(texts: Texts) -> tuple[Factor, ...]:
+    """The factors of one or several texts; none for an empty one."""
     several = (texts,) if isinstance(texts, str) else texts
     return tuple(Factor(text) if isinstance(text, str) else text for text in several if text)
 
 
-class Asked(NamedTuple):
-    """What the engine said of terms.
+class ScoredTerms(NamedTuple):
+    """The engine's answer about terms.
 
     Args:
-        likelihoods: each term's.
-        rendered: each different prompt as the model was shown it.
+        likelihoods: of each term.
+        rendered: each prompt as the model saw it.
     """
 
     scored: Scored
@@ -62,37 +63,37 @@ class Asked(NamedTuple):
     rendered: Mapping[Prompt, str]
 
 
-async def ask(call: Call, adapter: str | None, terms: Iterable[Term]) -> Asked:
-    """Score terms whose completions are texts, each prompt named once with all its completions."""
+async def score_terms(call: Call, adapter: str | None, terms: Iterable[Term]) -> ScoredTerms:
+    """Score terms whose completions are texts, with one request item per prompt."""
     items: dict[Prompt, dict[str, None]] = {}
-    wanted = list(terms)
-    for term in wanted:
+    requested = list(terms)
+    for term in requested:
         items.setdefault(term.prompt, {})[str(term.completion)] = None
-    asked = tuple((prompt, tuple(texts)) for prompt, texts in items.items())
-    scored = await call.ask(ScoreRequest(adapter, asked))
+    request = tuple((prompt, tuple(texts)) for prompt, texts in items.items())
+    scored = await call.ask(ScoreRequest(adapter, request))
     found = {
         (prompt, text): likelihood
-        for (prompt, texts), likelihoods in zip(asked, scored.likelihoods, strict=True)
+        for (prompt, texts), likelihoods in zip(request, scored.likelihoods, strict=True)
         for text, likelihood in zip(texts, likelihoods, strict=True)
     }
-    return Asked(
+    return ScoredTerms(
         scored,
-        {term: found[term.prompt, str(term.completion)] for term in wanted},
+        {term: found[term.prompt, str(term.completion)] for term in requested},
         dict(zip(items, scored.prompts, strict=True)),
     )
 
 
-def value(terms: Iterable[Term], likelihoods: Mapping[Term, Likelihood]) -> float:
-    """The sum of terms."""
+def sum_terms(terms: Iterable[Term], likelihoods: Mapping[Term, Likelihood]) -> float:
+    """The sum of terms, each times its coefficient."""
     return sum(
         term.coefficient * (likelihoods[term].mean if term.mean else likelihoods[term].logprob)
         for term in terms
     )
 
 
-def read_through(terms: Iterable[Term], rendered: Mapping[Prompt, str]) -> str:
-    """What a person sees of terms: each different prompt once, with all that stands after it."""
-    after: dict[Prompt, str] = {}
+def concatenated(terms: Iterable[Term], rendered: Mapping[Prompt, str]) -> str:
+    """Terms for a person: each prompt once, followed by all its completions."""
+    completions: dict[Prompt, str] = {}
     for term in terms:
-        after[term.prompt] = after.get(term.prompt, "") + str(term.completion)
-    return "\n\n".join(rendered[prompt] + texts for prompt, texts in after.items())
+        completions[term.prompt] = completions.get(term.prompt, "") + str(term.completion)
+    return "\n\n".join(rendered[prompt] + texts for prompt, texts in completions.items())

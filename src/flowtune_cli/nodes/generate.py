@@ -14,12 +14,12 @@ from ..flow.request import GREEDY, DecodeRequest
 
 @dataclass(kw_only=True)
 class Generate(Node):
-    """Writes text after its prompt, greedily; alternatives come from its exploration strategy.
+    """Generates text greedily; alternatives come from its exploration strategy.
 
     Args:
         prompt: what the model is shown.
-        max_new_tokens: where an output is cut off.
-        stop: an output ends before the first of these texts.
+        max_new_tokens: an output is truncated at this many tokens.
+        stop: an output ends before the first of these strings.
     """
 
     kind: ClassVar[str] = "generate"
@@ -28,7 +28,7 @@ class Generate(Node):
     max_new_tokens: int = 50
     stop: tuple[str, ...] = ()
 
-    def shown(self, inputs: Mapping[str, Any]) -> str:
+    def prompt_text(self, inputs: Mapping[str, Any]) -> str:
         return self._prompt(inputs).text
 
     async def respond(self, call: Call) -> Response:
@@ -59,7 +59,7 @@ class Generate(Node):
         )
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
-        """``gold`` is the text that would have been right."""
+        """``gold`` is the right text."""
         if not isinstance(gold, str) or not gold.strip():
             raise UsageError(
                 f"node '{self.name}' learns from target texts; got {gold!r} instead of one"
@@ -67,7 +67,7 @@ class Generate(Node):
         score = response.outputs[0].score
         assert score is not None
         prompt = score.terms[0].prompt
-        # The text starts the model's turn, or goes on from what stands before it.
+        # The text starts the model's turn, or continues the prompt, and then needs a space.
         before = prompt.prefill or ("" if prompt.chat else prompt.text)
         lead = " " if before and not before[-1].isspace() else ""
         return [TextDatum(self.name, prompt, lead + gold.strip(), self.weight)]

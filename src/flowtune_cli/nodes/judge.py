@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..flow.errors import UsageError
-from ..flow.node import Call, ChoiceDatum, Datum, Node, NodeOutput, Response, Score, Term
+from ..flow.node import (
+    LIKELIHOOD,
+    Call,
+    ChoiceDatum,
+    Datum,
+    Node,
+    NodeOutput,
+    Response,
+    Score,
+    Term,
+)
 from ..flow.prompt import Template
-from .factors import Factor, Texts, ask, factors_of, read_through, value
+from .factors import Factor, Texts, as_factors, concatenated, score_terms, sum_terms
+
+BIAS = "bias"
 
 
 @dataclass(kw_only=True)
@@ -19,18 +31,21 @@ class Judge(Node):
 
     With ``score="choice"`` the labels' likelihoods after the prompt are compared. With
     ``score="likelihood"`` there are two labels, and the first is chosen when
-    ``scale * (mean log-likelihood of the text per token - threshold)`` is not below zero, where the
-    text (say, the question) stands after what is judged (say, the documents); scale and threshold
-    are learned with the adapter. Of several texts the means add up, each with its ``Factor``'s
-    weight and after its prompt. Of labels that score the same, the first is chosen.
+
+        scale * (mean log-likelihood of the text per token - threshold) + bias >= 0
+
+    where the text (say, the question) follows what is judged (say, the documents). ``scale`` and
+    ``bias`` are the node's head, learned beside the adapter. With several texts the means are
+    summed, each times its ``Factor``'s weight and after its prompt. On a tie the first label wins.
 
     Args:
         prompt: what the model is shown.
-        labels: what it may answer, white space in front included where the prompt wants it.
+        labels: its possible answers, with the leading space that the prompt needs.
         score: how the labels are scored.
-        text: the template of the text whose likelihood judges, or of several, for
-            ``score="likelihood"``; a ``Factor`` where a text has a weight or prompt of its own.
-        scale, threshold: where learning them starts; threshold in nats per token.
+        text: for ``score="likelihood"``, the template of the text whose likelihood judges, or of
+            several; a ``Factor`` gives a text a weight or prompt of its own.
+        scale: its initial value.
+        threshold: in nats per token. It stays as it is; the bias, which starts at 0, is learned.
     """
 
     kind: ClassVar[str] = "judge"
@@ -45,27 +60,26 @@ class Judge(Node):
     @property
     def factors(self) -> tuple[Factor, ...]:
         """The texts whose likelihoods judge."""
-        return factors_of(self.text)
+        return as_factors(self.text)
 
-    def shown(self, inputs: Mapping[str, Any]) -> str:
+    def prompt_text(self, inputs: Mapping[str, Any]) -> str:
         terms = self._terms(inputs)
         if self.score == "choice":
             return terms[0].prompt.text
-        return read_through(terms, {term.prompt: term.prompt.text for term in terms})
+        return concatenated(terms, {term.prompt: term.prompt.text for term in terms})
 
     async def respond(self, call: Call) -> Response:
         terms = self._terms(call.inputs)
-        scored, likelihoods, rendered = await ask(call, self.adapter, terms)
+        scored, likelihoods, rendered = await score_terms(call, self.adapter, terms)
         if self.score == "choice":
             prompt = rendered[terms[0].prompt]
             scores = [Score((term,)) for term in terms]
-            raw = [value(score.terms, likelihoods) for score in scores]
         else:
-            prompt = read_through(terms, rendered)
-            # Without an adapter nothing is learned, and the engine knows of no calibration.
-            learned = scored.calibration if self.adapter else self.initial_calibration()
-            scores = [Score(terms, calibrated=True), Score()]
-            raw = [scores[0].value(value(terms, likelihoods), learned), 0.0]
+            prompt = concatenated(terms, rendered)
+            # Around the threshold the likelihood is near 0, so that scale and bias learn apart.
+            scores = [Score(terms, {LIKELIHOOD: -self.threshold, BIAS: 1.0}), Score()]
+        head = {**self.initial_head(), **scored.head}
+        raw = [score.value(sum_terms(score.terms, likelihoods), head) for score in scores]
         logprobs = _log_softmax(raw)
         options = tuple(
             NodeOutput(value=label.strip(), text=label.strip(), score=score, logprob=logprob)
@@ -75,7 +89,7 @@ class Judge(Node):
         )
         return Response(
             prompt=prompt,
-            outputs=options[: 1 + self.alternatives] if call.explore else options[:1],
+            outputs=options[: 1 + self.alternatives] if call.wants_alternatives else options[:1],
             options=options,
             adapter_version=scored.adapter_version,
             prompt_tokens=scored.prompt_tokens,
@@ -89,7 +103,7 @@ class Judge(Node):
         )
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
-        """``gold`` is the label that would have been right; True and False are the first two."""
+        """``gold`` is the right label; True and False stand for the first two."""
         label = self.labels[0 if gold else 1].strip() if isinstance(gold, bool) else gold
         values = [option.value for option in response.options]
         if label not in values:
@@ -99,8 +113,8 @@ class Judge(Node):
         scores = tuple(option.score for option in response.options if option.score is not None)
         return [ChoiceDatum(self.name, scores, values.index(label), self.weight)]
 
-    def initial_calibration(self) -> tuple[float, ...]:
-        return (self.scale, self.threshold) if self.score == "likelihood" else ()
+    def initial_head(self) -> Mapping[str, float]:
+        return {LIKELIHOOD: self.scale, BIAS: 0.0} if self.score == "likelihood" else {}
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len({label.strip() for label in self.labels}) < len(self.labels):
@@ -111,10 +125,12 @@ class Judge(Node):
             )
 
     def _terms(self, inputs: Mapping[str, Any]) -> tuple[Term, ...]:
-        own = self.prompt.render(inputs, node=self.name)
+        prompt = self.prompt.render(inputs, node=self.name)
         if self.score == "choice":
-            return tuple(Term(own, label) for label in self.labels)
-        return tuple(factor.term(own, inputs, node=self.name, mean=True) for factor in self.factors)
+            return tuple(Term(prompt, label) for label in self.labels)
+        return tuple(
+            factor.term(prompt, inputs, node=self.name, mean=True) for factor in self.factors
+        )
 
 
 def _log_softmax(values: Sequence[float]) -> list[float]:

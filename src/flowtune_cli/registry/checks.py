@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
+from ..flow.model_source import ModelSource
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
 from ..flow.task import Task
@@ -20,12 +21,14 @@ Kind = Literal[
     "evaluator",
     "optimizer",
     "post-processor",
+    "model",
     "tracker",
     "command",
 ]
 Checked = tuple[Kind, str]
 
 _NAME = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
+_MODEL = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 
 
 class Refused(Exception):
@@ -102,6 +105,20 @@ def postprocessor(thing: Any) -> Checked:
     return "post-processor", name
 
 
+def model(thing: Any) -> Checked:
+    if not isinstance(thing, ModelSource):
+        raise Refused(f"{thing!r} is not an object of a subclass of ModelSource")
+    name = getattr(thing, "name", None)
+    if not isinstance(name, str) or not _MODEL.fullmatch(name) or name.lower().endswith(".gguf"):
+        raise Refused(
+            f"model {type(thing).__name__} needs a name of letters and digits with single '.', '_'"
+            f" or '-' between them, which is not that of a GGUF file; it has {name!r}"
+        )
+    if not isinstance(thing.summary, str):
+        raise Refused(f"model '{name}': summary must be a text")
+    return "model", name
+
+
 def tracker(name: Any, thing: Any) -> Checked:
     return "tracker", _named("tracker", name, thing)
 
@@ -117,6 +134,7 @@ CHECKS: dict[str, Callable[..., Checked]] = {
     "register_rewards": reward_or_evaluator,
     "register_optimizers": optimizer,
     "register_postprocessors": postprocessor,
+    "register_models": model,
     "register_trackers": tracker,
     "register_commands": command,
 }

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from ..flow.deviation import Outcome
-from ..flow.episode import Stated, Target
+from ..flow.episode import RewardEvent, Target
 from .stored import StoredAlternative, StoredEpisode, StoredPreference, StoredRollout, StoredStep
 from .stored_text import from_json
 
@@ -69,9 +69,9 @@ def reward_means(connection: sqlite3.Connection, number: int) -> dict[str, float
     return {name: sum(v) / len(v) if v else None for name, v in values.items()}
 
 
-def _rewards(connection: sqlite3.Connection, number: int) -> list[Stated]:
+def _rewards(connection: sqlite3.Connection, number: int) -> list[RewardEvent]:
     query = "SELECT * FROM rewards WHERE episode = ? ORDER BY number"
-    return [of_row(Stated, row) for row in connection.execute(query, (number,))]
+    return [of_row(RewardEvent, row) for row in connection.execute(query, (number,))]
 
 
 def _steps(connection: sqlite3.Connection, number: int) -> dict[int, list[StoredStep]]:

@@ -40,7 +40,7 @@ def export_adapters(
     checkpoint: Path,
     base: Base,
     about: Mapping[str, Any],
-    contexts: Mapping[str, str],
+    frozen_prefixes: Mapping[str, str],
     *,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def export_adapters(
     Args:
         checkpoint: a run's checkpoint, named by its episodes.
         about: what else the manifest says, such as run and task.
-        contexts: by node, the template of its prompt's context, which the base model reads alone.
+        frozen_prefixes: by node, the template of its prompt's frozen prefix, if it has one.
 
     Returns:
         The manifest.
@@ -74,7 +74,7 @@ def export_adapters(
             "episode": int(checkpoint.name),
             "adapters": [
                 _copy(source, building / source.name, base)
-                | ({"context": contexts[source.name]} if contexts.get(source.name) else {})
+                | _nonempty({"frozen_prefix": frozen_prefixes.get(source.name)})
                 for source in sources
             ],
         }
@@ -113,5 +113,15 @@ def _copy(source: Path, target: Path, base: Base) -> dict[str, Any]:
     config["base_model_name_or_path"] = base.loaded_from
     config["revision"] = base.revision
     write_json(target / "adapter_config.json", config)
-    more = json.loads((source / "flowtune.json").read_text(encoding="utf-8"))
-    return {"node": source.name, "path": source.name, "rank": config["r"], **more}
+    stored = json.loads((source / "flowtune.json").read_text(encoding="utf-8"))
+    return {
+        "node": source.name,
+        "path": source.name,
+        "rank": config["r"],
+        "version": stored["version"],
+        **_nonempty({"head": stored["head"]}),
+    }
+
+
+def _nonempty(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..flow.deviation import Outcome
-from ..flow.episode import Stated, Target
+from ..flow.episode import RewardEvent, Target
 from .batch import MetricRecord, UpdateRecord
 
 
@@ -168,7 +168,7 @@ class StoredEpisode:
     result: Any
     error: str | None
     traceback: str | None
-    rewards: tuple[Stated, ...]
+    rewards: tuple[RewardEvent, ...]
     targets: tuple[Target, ...]
     steps: tuple[StoredStep, ...]
     rollouts: tuple[StoredRollout, ...]

@@ -1,11 +1,11 @@
-"""Checkpoints: everything a run needs to go on exactly, written whole or not at all."""
+"""Checkpoints: everything that a run needs to resume exactly, written atomically."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from ..engine.adapters import Adapters
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Node, SelfLearning
-from ..learning.learner import Learner
+from ..learning.learner import Learner, WriteError
 from .progressive import Progressive
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where in the training data a run stands: all before it was played and learned from."""
+    """How far a run is: everything before this was played and learned from."""
 
     episodes: int = 0
     batches: int = 0
@@ -33,7 +33,7 @@ def save_checkpoint(
     position: Position,
     adapters: Adapters,
     learner: Learner,
-    nodes: Mapping[str, Node],
+    nodes: Sequence[Node],
     progressive: Progressive,
     keep: int,
 ) -> Path:
@@ -57,29 +57,21 @@ def save_checkpoint(
             "position": vars(position),
             "optimizer": learner.settings.optimizer,
             "progressive": progressive.state(),
-            "nodes": {
-                name: node.state() for name, node in nodes.items() if isinstance(node, SelfLearning)
-            },
+            "nodes": {node.name: node.state() for node in nodes if isinstance(node, SelfLearning)},
         }
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
         _flush(partial)
         os.replace(partial, target)
         _flush_directory(directory)
-    except OSError as error:
+    except (OSError, WriteError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise FlowtuneError(
             f"the checkpoint {target} could not be written: {error}. Older checkpoints are"
             " untouched; make room and go on with --resume."
         ) from error
-    except Exception as error:
-        # safetensors has an error of its own for a failed write.
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise FlowtuneError(
-            f"the checkpoint {target} could not be written: {error}. Older checkpoints are"
-            " untouched; make room and go on with --resume."
-        ) from error
+        raise
     for old in checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -90,7 +82,7 @@ def load_checkpoint(
     *,
     adapters: Adapters,
     learner: Learner | None,
-    nodes: Mapping[str, Node],
+    nodes: Sequence[Node],
     reset_references: bool = False,
 ) -> tuple[Position, Progressive]:
     """Read a checkpoint into the adapters, optimizers and self-learning nodes.
@@ -103,17 +95,15 @@ def load_checkpoint(
     adapters.load(directory / "adapters", reset_references=reset_references)
     if learner is not None:
         learner.load(directory / "optimizers")
-    for name, node_state in state["nodes"].items():
-        node = nodes.get(name)
-        if isinstance(node, SelfLearning):
-            node.load_state(node_state)
+    for node in nodes:
+        if isinstance(node, SelfLearning) and node.name in state["nodes"]:
+            node.load_state(state["nodes"][node.name])
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
 
 
-def optimizer_of(directory: Path) -> str | None:
-    """The name of the optimizers whose state a checkpoint holds; older ones do not say it."""
-    name: str | None = _state(directory).get("optimizer")
-    return name
+def optimizer_of(directory: Path) -> str:
+    """The name of the optimizer whose state a checkpoint holds."""
+    return str(_state(directory)["optimizer"])
 
 
 def _state(directory: Path) -> dict[str, Any]:

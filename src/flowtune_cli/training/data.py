@@ -1,8 +1,8 @@
-"""The data that one mini-batch gives to each node: preferences from deviations, and targets."""
+"""The training data of one mini-batch, by node: preferences from deviations, and targets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,11 @@ from ..flow.node import Datum, Node, PreferenceDatum, Response
 
 @dataclass
 class NodeData:
-    """What one node learns from.
+    """One node's training data.
 
     Args:
         data: for its adapter.
-        preferences, targets: where they came from; a self-learning node learns from these.
+        preferences, targets: their sources, which a self-learning node learns from directly.
     """
 
     data: list[Datum] = field(default_factory=list)
@@ -24,30 +24,31 @@ class NodeData:
     targets: list[tuple[Response, Any]] = field(default_factory=list)
 
 
-def collect(nodes: Mapping[str, Node], traces: Sequence[Trace]) -> dict[str, NodeData]:
-    """Each node's data, in the order of the traces; nodes without any are left out.
+def collect(nodes: Sequence[Node], traces: Sequence[Trace]) -> dict[str, NodeData]:
+    """Each node's data, in the order of the traces; nodes without data are omitted.
 
     Preferences go to nodes that learn from them and targets to supervised ones. An episode that
-    failed gives neither.
+    failed contributes neither.
     """
+    by_name = {node.name: node for node in nodes}
     found: dict[str, NodeData] = {}
     for trace in traces:
         if trace.episode.failure is not None:
             continue
         for preference in trace.preferences:
-            node = nodes[preference.node]
-            mine = found.setdefault(preference.node, NodeData())
-            mine.preferences.append(preference)
+            node = by_name[preference.node]
+            node_data = found.setdefault(preference.node, NodeData())
+            node_data.preferences.append(preference)
             chosen, rejected = preference.chosen.score, preference.rejected.score
             if chosen is not None and rejected is not None:
                 weight = preference.margin * node.weight
-                mine.data.append(PreferenceDatum(node.name, chosen, rejected, weight))
+                node_data.data.append(PreferenceDatum(node.name, chosen, rejected, weight))
         for target in trace.episode.targets:
             step = trace.episode.steps[target.step]
-            node = nodes[step.node]
+            node = by_name[step.node]
             if node.learn != "supervised":
                 continue
-            mine = found.setdefault(step.node, NodeData())
-            mine.targets.append((step.response, target.gold))
-            mine.data += node.target_data(step.response, target.gold)
-    return {name: found[name] for name in nodes if name in found}
+            node_data = found.setdefault(step.node, NodeData())
+            node_data.targets.append((step.response, target.gold))
+            node_data.data += node.target_data(step.response, target.gold)
+    return {name: found[name] for name in by_name if name in found}

@@ -1,8 +1,8 @@
 """Online joint fine-tuning: play, deviate, prefer, update; batch after batch.
 
-Each mini-batch is played with the adapters as they are, its rewards are recorded (progressive
-validation), and then every node learns at once from what the deviations showed. Paper, section 2;
-``train`` below reads like its description.
+Each mini-batch is played with the current adapters, its rewards are recorded (progressive
+validation), and then all nodes learn from the preferences that its deviations imply. Paper,
+section 2.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..trackers.tracking import Trackers
 from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_of, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
-from .session import Bench
+from .session import Session
 
 
 class Stopped(Exception):
-    """Training was asked to stop; all before ``position`` is in a checkpoint."""
+    """Training was asked to stop; everything before ``position`` is in a checkpoint."""
 
     def __init__(self, position: Position) -> None:
         super().__init__(f"stopped after {position.episodes} episodes")
@@ -41,10 +41,11 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Report:
-    """How training stands: after each mini-batch, and within one after each episode.
+    """Progress of training: after each mini-batch, and within one after each episode.
 
     Args:
-        episodes, total: played with all their rollouts, and to play.
+        episodes: played so far, rollouts included.
+        total: to play in all.
         record: of the mini-batch that has just ended; None within one.
         progressive: window and overall averages up to the last mini-batch.
     """
@@ -74,7 +75,7 @@ class Trainer:
     """Trains one run, from its start or from its newest checkpoint.
 
     Args:
-        bench: the task with its model.
+        session: the task with its model.
         run: where everything is written.
         examples: to train on; they are shuffled by the seed and cut to the limit here.
         on_report: called as training goes on.
@@ -86,53 +87,52 @@ class Trainer:
 
     def __init__(
         self,
-        bench: Bench,
+        session: Session,
         run: RunDirectory,
         examples: Sequence[Example],
         *,
         on_report: Callable[[Report], None] = lambda report: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.bench = bench
+        self.session = session
         self.run = run
-        self.settings = bench.settings.training
+        self.settings = session.settings.training
         self.order = training_order(
             examples, self.settings.seed, self.settings.limit, self.settings.passes
         )
         self.on_report = on_report
         self.should_stop = should_stop
-        self.collect = collect
-        self.learner: Learner = bench.learner()
+        self.learner: Learner = session.learner()
         self.position = Position()
-        self.progressive = Progressive(gate=bench.task.gate)
+        self.progressive = Progressive(gate=session.task.gate)
         self.last_failure: Failure | None = None
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint; what was stored after it is taken back first."""
+        """Resume from the newest checkpoint; ``train`` first removes what was stored after it."""
         found = checkpoints(self.run.checkpoints)
         if found:
             self.position, self.progressive = load_checkpoint(
                 found[-1],
-                adapters=self.bench.adapters,
+                adapters=self.session.adapters,
                 learner=self.learner,
-                nodes=self.bench.task.nodes,
+                nodes=self.session.task.nodes,
             )
 
     def start_from(self, checkpoint: Path) -> bool:
-        """Begin with what another run has learned, and every reference set to that.
+        """Start from another run's checkpoint, with every reference set to its trained adapter.
 
-        Its optimizers go on, unless this run's are of another kind. This is a checkpoint of its
-        own, so that the other run is not needed again.
+        Its optimizer state is kept if this run has the same kind of optimizer. The start is saved
+        as a checkpoint of this run, so that the other run is not needed again.
 
         Returns:
-            Whether the optimizers go on.
+            Whether the optimizer state was kept.
         """
-        same = optimizer_of(checkpoint) == self.bench.settings.learning.optimizer
+        same = optimizer_of(checkpoint) == self.session.settings.learning.optimizer
         load_checkpoint(
             checkpoint,
-            adapters=self.bench.adapters,
+            adapters=self.session.adapters,
             learner=self.learner if same else None,
-            nodes=self.bench.task.nodes,
+            nodes=self.session.task.nodes,
             reset_references=True,
         )
         self._checkpoint()
@@ -146,8 +146,8 @@ class Trainer:
             FlowtuneError: too many episodes failed, or a loss was not finite. The newest
                 checkpoint holds the last good state.
         """
-        task = self.bench.task
-        settings = self.bench.settings
+        task = self.session.task
+        settings = self.session.settings
         trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
         with trackers, Store(self.run.store_path, task.question_text) as store:
             store.truncate(self.position.batches)
@@ -165,11 +165,13 @@ class Trainer:
         clock = _Clock()
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
-        versions = {node: self.bench.adapters.version(node) for node in self.bench.adapters.nodes}
+        versions = {
+            node: self.session.adapters.version(node) for node in self.session.adapters.nodes
+        }
 
         with clock.phase("play and deviate"):
-            self.bench.engine.forget()
-            traces = self._explore(batch)
+            self.session.engine.forget()
+            traces = self._deviate(batch)
         self._count_failures(traces)
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())
@@ -201,10 +203,10 @@ class Trainer:
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
 
-    def _explore(self, batch: Sequence[Example]) -> list[Trace]:
-        """Play the batch and deviate from it; the traces come in the order of the examples."""
+    def _deviate(self, batch: Sequence[Example]) -> list[Trace]:
+        """Play the batch and deviate from it; traces in the order of the examples."""
         traces: dict[int, Trace] = {}
-        for position, trace in self.bench.explore(batch, self._stop_if_asked):
+        for position, trace in self.session.deviate(batch, self._stop_if_asked):
             traces[position] = trace
             done = self.position.episodes + len(traces)
             if len(traces) < len(batch):
@@ -216,18 +218,18 @@ class Trainer:
             raise Stopped(self.position)
 
     def _learn(self, traces: Sequence[Trace]) -> list[UpdateRecord]:
-        """Update every node that got data; the others stay as they are, to the bit."""
-        collected = self.collect(self.bench.task.nodes, traces)
-        data = [datum for mine in collected.values() for datum in mine.data]
-        # Learning needs the memory.
-        self.bench.engine.forget(keep=self.learner.frozen_prefixes(data))
+        """Update every node that has data; the others stay bit-identical."""
+        collected = collect(self.session.task.nodes, traces)
+        data = [datum for node_data in collected.values() for datum in node_data.data]
+        # Frees memory for learning.
+        self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
         return [self._update(name, collected[name]) for name in collected]
 
-    def _update(self, name: str, mine: NodeData) -> UpdateRecord:
-        node = self.bench.task.nodes[name]
-        preferences, targets = len(mine.preferences), len(mine.targets)
+    def _update(self, name: str, node_data: NodeData) -> UpdateRecord:
+        node = self.session.task.node(name)
+        preferences, targets = len(node_data.preferences), len(node_data.targets)
         if isinstance(node, SelfLearning):
-            loss = node.update(mine.preferences, mine.targets)
+            loss = node.update(node_data.preferences, node_data.targets)
             return UpdateRecord(
                 node=name,
                 version_before=0,
@@ -237,14 +239,14 @@ class Trainer:
                 targets=targets,
                 loss=loss,
             )
-        before = self.bench.adapters.version(name)
-        if not mine.data:
+        before = self.session.adapters.version(name)
+        if not node_data.data:
             return UpdateRecord(name, before, before, 0, preferences, targets)
-        update = self.learner.update(name, mine.data)
+        update = self.learner.update(name, node_data.data)
         return UpdateRecord(
             node=name,
             version_before=before,
-            version_after=self.bench.adapters.version(name),
+            version_after=self.session.adapters.version(name),
             data=update.data,
             preferences=preferences,
             targets=targets,
@@ -252,24 +254,24 @@ class Trainer:
             margin=update.margin,
             accuracy=update.accuracy,
             gradient_norm=update.gradient_norm,
-            reference_drift=self.bench.adapters.distance(name),
+            reference_drift=self.session.adapters.distance(name),
         )
 
     def _end_window(self) -> dict[str, bool]:
-        """Close the window; if its gate passed, move the references towards the policies."""
+        """Close the window; if it passes the gate, move the references towards the policies."""
         passed = self.progressive.close_window()
-        weight = self.bench.settings.learning.reference_weight
+        weight = self.session.settings.learning.reference_weight
         moved = {}
-        for name in self.bench.adapters.nodes:
-            if self.bench.task.nodes[name].learn != "preferences":
+        for name in self.session.adapters.nodes:
+            if self.session.task.node(name).learn != "preferences":
                 continue
             moved[name] = passed and weight > 0
             if moved[name]:
-                self.bench.adapters.move(reference_of(name), name, weight)
+                self.session.adapters.move(reference_of(name), name, weight)
         return moved
 
     def _batch_size(self, begin: int) -> int:
-        """Batches end where windows end, so that each window has exactly its episodes."""
+        """Batches end where windows end, so that each has ``save_every`` episodes."""
         left_in_window = self.settings.save_every - begin % self.settings.save_every
         return min(self.settings.batch_size, left_in_window)
 
@@ -280,9 +282,9 @@ class Trainer:
         save_checkpoint(
             self.run.checkpoints,
             position=self.position,
-            adapters=self.bench.adapters,
+            adapters=self.session.adapters,
             learner=self.learner,
-            nodes=self.bench.task.nodes,
+            nodes=self.session.task.nodes,
             progressive=self.progressive,
             keep=self.settings.keep_checkpoints,
         )
@@ -313,7 +315,7 @@ class Trainer:
         )
 
     def _check_failures(self, *, final: bool = False) -> None:
-        """Stop when too large a share failed, once there are enough to tell."""
+        """Stop when too large a share has failed, once there are enough to tell."""
         failed, played = self.position.failed, self.position.played
         if not failed or (played < 20 and not final):
             return

@@ -1,4 +1,4 @@
-"""The bench: a task with the model, adapters, strategies and evaluators that its nodes name."""
+"""A session: a task with its model, adapters, exploration strategies and evaluators loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
 from ..engine.limits import Limits
-from ..flow.deviation import Evaluator, Trace, deviate, play
+from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError, unknown_name
 from ..flow.example import Example
@@ -21,17 +21,19 @@ from ..flow.task import Task
 from ..learning.learner import Learner
 from ..models.devices import dtype_name
 from ..models.loading import check_targets, load_model
+from ..runtime.deviation import deviate
+from ..runtime.play import play
 from ..runtime.scheduler import Scheduler
 
 
 @dataclass
-class Bench:
-    """Everything that plays and learns, set up for one task.
+class Session:
+    """Everything that plays and trains one task.
 
     Args:
-        settings: the dtype is the one that the model is computed in, and never "auto".
+        settings: with the dtype that the model computes in, never "auto".
         explorations: the strategy of each node that deviates, by node name.
-        evaluators: those that nodes name, by their own name.
+        evaluators: by their own names.
         optimizer: the factory that ``learning.optimizer`` names.
     """
 
@@ -44,7 +46,7 @@ class Bench:
     optimizer: Any
 
     def learner(self) -> Learner:
-        """A learner with fresh optimizers."""
+        """A learner with new optimizers."""
         return Learner(
             self.engine.prefixes,
             self.engine.tokens,
@@ -53,20 +55,20 @@ class Bench:
             self.engine.limits,
         )
 
-    def scheduler(self, between: Callable[[], None] = lambda: None) -> Scheduler:
-        """Args: ``between`` is called before each of the engine's batches, and may raise."""
-        engine = _Watched(self.engine, between)
+    def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
+        """Args: ``before_batch`` is called before each of the engine's batches, and may raise."""
+        engine = _NotifyingEngine(self.engine, before_batch)
         return Scheduler(engine, in_flight=self.settings.engine.in_flight)
 
-    def explore(
-        self, examples: Sequence[Example], between: Callable[[], None] = lambda: None
+    def deviate(
+        self, examples: Sequence[Example], before_batch: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[int, Trace]]:
-        """Play examples, deviate and prefer; yields (position, trace) as each is done."""
-        return self.scheduler(between).stream(
+        """Play examples and deviate from them; yields (position, trace) as each is done."""
+        return self.scheduler(before_batch).stream(
             deviate(
                 self.task,
                 example,
-                explore=self.explorations,
+                explorations=self.explorations,
                 evaluators=self.evaluators,
                 seed=self.settings.training.seed,
             )
@@ -74,39 +76,39 @@ class Bench:
         )
 
     def play(
-        self, examples: Iterable[Example], between: Callable[[], None] = lambda: None
+        self, examples: Iterable[Example], before_batch: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[int, Episode]]:
         """Play examples greedily; yields (position, episode) as each is done."""
         seed = self.settings.training.seed
-        return self.scheduler(between).stream(play(self.task, e, seed=seed) for e in examples)
+        return self.scheduler(before_batch).stream(play(self.task, e, seed=seed) for e in examples)
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _NotifyingEngine:
     """An engine that calls a function before each batch."""
 
     engine: Engine
-    between: Callable[[], None]
+    before_batch: Callable[[], None]
 
     def answer(self, requests: list[Request]) -> list[Answer]:
-        self.between()
+        self.before_batch()
         return self.engine.answer(requests)
 
 
-def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
+def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     """Load the model and put the task's adapters on it.
 
     Args:
-        registry: finds exploration strategies, evaluators and the optimizer by name.
+        registry: finds models, exploration strategies, evaluators and the optimizer by name.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
     for section in ("node_options", "calibration_options"):
         for name in getattr(settings.learning, section):
-            if name not in task.nodes:
-                raise unknown_name(f"node in learning.{section}", name, list(task.nodes))
-    for node in task.nodes.values():
+            if name not in task.nodes_by_name:
+                raise unknown_name(f"node in learning.{section}", name, list(task.nodes_by_name))
+    for node in task.nodes:
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
             raise UsageError(
@@ -114,17 +116,15 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
                 " class SelfLearning, or set learn = 'nothing'"
             )
     explorations = {
-        node.name: registry.exploration(node.explore)(**node.explore_options)
-        for node in task.nodes.values()
+        node.name: registry.make_exploration(node.exploration)
+        for node in task.nodes
         if node.deviates
     }
     evaluators = {
-        node.evaluator: registry.evaluator(node.evaluator)
-        for node in task.nodes.values()
-        if node.evaluator
+        node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
     }
     optimizer = registry.optimizer(settings.learning.optimizer)
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, registry)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     limits = Limits.for_model(loaded.model)
@@ -132,13 +132,9 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Bench:
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
         loaded.model,
-        {
-            node.name: node.initial_calibration()
-            for node in task.nodes.values()
-            if node.adapter is not None
-        },
+        {node.name: node.initial_head() for node in task.nodes if node.adapter is not None},
         settings.adapter,
         settings.training.seed,
     )
     engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
-    return Bench(task, settings, adapters, engine, explorations, evaluators, optimizer)
+    return Session(task, settings, adapters, engine, explorations, evaluators, optimizer)

@@ -14,31 +14,31 @@ from benchmarks.work import Small
 from flowtune_cli.config.settings import ModelSettings, Settings
 from flowtune_cli.flow.prompt import Prompt, Template
 from flowtune_cli.flow.request import Decoded, DecodeRequest, Decoding, Request, ScoreRequest
-from flowtune_cli.nodes import Measure
+from flowtune_cli.nodes import Feature
 from flowtune_cli.registry import load_registry
 from flowtune_cli.training.data import collect
-from flowtune_cli.training.session import Bench, set_up
+from flowtune_cli.training.session import Session, set_up
 from support.tiny import plain as prompt
 
 
 @pytest.fixture
-def bench(tiny_settings: ModelSettings) -> Bench:
+def session(tiny_settings: ModelSettings) -> Session:
     learning = {"optimizer": "adam", "calibration_options": {"retrieve": {"lr": 0.1}}}
     settings = Settings.model_validate(
         {"model": tiny_settings, "adapter": {"rank": 2}, "learning": learning}
     )
     task = Small()
-    long = Measure("long", lambda given: len(given["candidate"]) / 20, 0.5)
-    task.nodes["retrieve"] = replace(task.nodes["retrieve"], measures=(long,))
-    bench = set_up(task, settings, load_registry())
-    perturb(bench, 0.1)
-    return bench
+    long = Feature("long", lambda inputs: len(inputs["candidate"]) / 20, 0.5)
+    task.node("retrieve").features = (long,)
+    session = set_up(task, settings, load_registry())
+    perturb(session, 0.1)
+    return session
 
 
 @pytest.fixture
-def plain(bench: Bench) -> PlainEngine:
-    tokens = bench.engine.tokens
-    return PlainEngine(bench.adapters, tokens.tokenizer, tokens.context)
+def plain(session: Session) -> PlainEngine:
+    tokens = session.engine.tokens
+    return PlainEngine(session.adapters, tokens.tokenizer, tokens.context)
 
 
 REQUESTS: list[Request] = [
@@ -56,16 +56,16 @@ REQUESTS: list[Request] = [
 ]
 
 
-def compared(bench: Bench, plain: PlainEngine, requests: list[Request]) -> Report:
+def compared(session: Session, plain: PlainEngine, requests: list[Request]) -> Report:
     report = Report()
-    answers = zip(bench.engine.answer(requests), plain.answer(requests), strict=True)
+    answers = zip(session.engine.answer(requests), plain.answer(requests), strict=True)
     for request, (mine, other) in zip(requests, answers, strict=True):
-        compare_answers(report, bench, request, mine, other)
+        compare_answers(report, session, request, mine, other)
     return report
 
 
-def test_answers_agree(bench: Bench, plain: PlainEngine) -> None:
-    report = compared(bench, plain, REQUESTS)
+def test_answers_agree(session: Session, plain: PlainEngine) -> None:
+    report = compared(session, plain, REQUESTS)
     assert report.errors == []
     assert report.ties == []
     assert report.counts["texts"] == 1 + 1 + 5 + 6 + 1
@@ -73,7 +73,7 @@ def test_answers_agree(bench: Bench, plain: PlainEngine) -> None:
 
 
 def after(frozen_prefix: str, user: str = "") -> Prompt:
-    template = Template(context=frozen_prefix, user=user, chat=False)
+    template = Template(frozen_prefix=frozen_prefix, user=user, chat=False)
     return template.render({}, node="n", reserve=0)
 
 
@@ -91,8 +91,8 @@ AFTER_FROZEN_PREFIXES: list[Request] = [
 ]
 
 
-def test_answers_after_frozen_prefixes_agree(bench: Bench, plain: PlainEngine) -> None:
-    report = compared(bench, plain, AFTER_FROZEN_PREFIXES)
+def test_answers_after_frozen_prefixes_agree(session: Session, plain: PlainEngine) -> None:
+    report = compared(session, plain, AFTER_FROZEN_PREFIXES)
     assert (report.errors, report.ties) == ([], [])
     assert (report.counts["texts"], report.counts["score"]) == (1 + 5 + 1, 6 * 2)
 
@@ -105,8 +105,8 @@ def test_rows_end_at_different_places(plain: PlainEngine) -> None:
     assert not all(generation.truncated for generation in answer.generations)
 
 
-def test_whole_answers_agree_but_for_rounding(bench: Bench, plain: PlainEngine) -> None:
-    for mine, other in zip(bench.engine.answer(REQUESTS), plain.answer(REQUESTS), strict=True):
+def test_whole_answers_agree_but_for_rounding(session: Session, plain: PlainEngine) -> None:
+    for mine, other in zip(session.engine.answer(REQUESTS), plain.answer(REQUESTS), strict=True):
         for name in ("prompt", "prompts", "prompt_tokens", "dropped_tokens", "adapter_version"):
             assert getattr(mine, name, None) == getattr(other, name, None)
         for a, b in zip(
@@ -116,37 +116,37 @@ def test_whole_answers_agree_but_for_rounding(bench: Bench, plain: PlainEngine) 
 
 
 @pytest.mark.parametrize("number", [0, 2, 6])
-def test_another_adapter_is_found_out(bench: Bench, plain: PlainEngine, number: int) -> None:
+def test_another_adapter_is_found_out(session: Session, plain: PlainEngine, number: int) -> None:
     right = plain.answer
     plain.answer = lambda requests: right(  # type: ignore[method-assign]
         [replace(request, adapter="shorten") for request in requests]
     )
-    assert compared(bench, plain, [REQUESTS[number]]).errors
+    assert compared(session, plain, [REQUESTS[number]]).errors
 
 
-def test_gradients_agree(bench: Bench, plain: PlainEngine) -> None:
+def test_gradients_agree(session: Session, plain: PlainEngine) -> None:
     report = Report()
-    compare_gradients(report, bench, bench, data_of(bench))
+    compare_gradients(report, session, session, data_of(session))
     assert report.errors == []
     assert report.counts["gradient"] > 5
 
 
 def test_a_wrong_gradient_is_found_out(
-    bench: Bench, plain: PlainEngine, monkeypatch: pytest.MonkeyPatch
+    session: Session, plain: PlainEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = data_of(bench)
+    data = data_of(session)
     monkeypatch.setattr("benchmarks.throughput.plain.dpo_loss", lambda a, b, c, d, beta: a - b)
     report = Report()
-    compare_gradients(report, bench, bench, data)
+    compare_gradients(report, session, session, data)
     assert report.errors
 
 
-def data_of(bench: Bench) -> dict[str, Any]:
+def data_of(session: Session) -> dict[str, Any]:
     """What every node of the small flow learns from two examples."""
-    examples = list(bench.task.examples(None, "train"))[:2]
-    found = dict(bench.explore(examples))
+    examples = list(session.task.examples(None, "train"))[:2]
+    found = dict(session.deviate(examples))
     return {
-        name: mine.data for name, mine in collect(bench.task.nodes, [found[0], found[1]]).items()
+        name: mine.data for name, mine in collect(session.task.nodes, [found[0], found[1]]).items()
     }
 
 
@@ -156,12 +156,12 @@ def test_samples_are_refused(plain: PlainEngine) -> None:
         plain.answer([request])
 
 
-def test_a_difference_that_is_no_tie_is_an_error(bench: Bench, plain: PlainEngine) -> None:
+def test_a_difference_that_is_no_tie_is_an_error(session: Session, plain: PlainEngine) -> None:
     request = REQUESTS[0]
-    (mine,), (other,) = bench.engine.answer([request]), plain.answer([request])
+    (mine,), (other,) = session.engine.answer([request]), plain.answer([request])
     first = mine.generations[0]
     wrong = replace(mine, generations=(replace(first, tokens=(1, *first.tokens[1:])),))
     report = Report()
-    compare_answers(report, bench, request, wrong, other)
+    compare_answers(report, session, request, wrong, other)
     assert len(report.errors) == 1
     assert "token 0" in report.errors[0]

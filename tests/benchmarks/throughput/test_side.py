@@ -37,7 +37,7 @@ def setup(tiny_model_dir: Path) -> Setup:
 
 
 def weights(side: Side) -> dict[str, Any]:
-    adapters = side.bench.adapters
+    adapters = side.session.adapters
     return {n: [p.detach().clone() for p in adapters.parameters(n)] for n in adapters.versions}
 
 
@@ -67,7 +67,7 @@ def test_a_side_takes_over_the_other_s_state(setup: Setup, tmp_path: Path) -> No
     fast, plain = Side(setup, plain=False), Side(setup, plain=True)
     for parameters in weights(fast).values():
         assert parameters
-    fast.bench.adapters.parameters("query")[0].data.add_(1.0)
+    fast.session.adapters.parameters("query")[0].data.add_(1.0)
     fast.save(tmp_path / "state")
     plain.load(tmp_path / "state")
     mine, others = weights(fast), weights(plain)

@@ -128,7 +128,7 @@ class MusiqueAnswerable(Task):
     async def says_yes(self, episode: Episode, node: str, **inputs: Any) -> bool:
         """Whether a Judge chose the first of its labels."""
         label = await episode.call(node, **inputs)
-        return bool(label == self.nodes[node].labels[0].strip())
+        return bool(label == self.node(node).labels[0].strip())
 
     def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """The official line: the official id and the three official fields."""
@@ -184,5 +184,5 @@ class MusiqueFull(MusiqueAnswerable):
         return {
             **result,
             "predicted_answerable": sufficient,
-            SCORE: logprobs[self.nodes["sufficiency"].labels[0].strip()],
+            SCORE: logprobs[self.node("sufficiency").labels[0].strip()],
         }

@@ -1,4 +1,4 @@
-"""The nodes of the MuSiQue flow, with the paper's settings but for how `stop` learns."""
+"""The nodes of the MuSiQue flow, with the paper's settings except for how `stop` learns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from flowtune_cli import Generate, Judge, Node, Rank, Template
 
 from . import prompts
-from .measures import RETRIEVE_MEASURES
+from .features import RETRIEVE_FEATURES
 from .settings import MusiqueSettings
 
 # A small model goes on after the line that was asked for.
@@ -59,7 +59,7 @@ def _search_nodes(settings: MusiqueSettings) -> list[Node]:
             prompt=prompts.RETRIEVE_BY_LIKELIHOOD,
             score="likelihood",
             text=prompts.RETRIEVE_FACTORS,
-            measures=RETRIEVE_MEASURES,
+            features=RETRIEVE_FEATURES,
             negatives=1,
         )
     else:

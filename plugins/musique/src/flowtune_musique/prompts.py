@@ -17,11 +17,11 @@ def scratchpad(found: Sequence[Document]) -> Sequence[Document | str]:
     return tuple(found) or (NOTHING_FOUND,)
 
 
-# Documents stand in contexts, which the base model reads once for all nodes and updates that show
-# them, and begin alike wherever they can.
+# Documents are in frozen prefixes, which the base model encodes once for all nodes and updates that
+# share them.
 
-# Invented examples: shown them, a small model does at all what is asked. The same for queries and
-# answers, so that both share what comes before the question.
+# Invented few-shot examples, without which a small model hardly follows instructions. Queries and
+# answers have the same ones, so that they share a prefix.
 _MILL = "In which country was the painter of The Blue Mill born?"
 _BRIDGE = "When did the designer of Hale Bridge die?"
 _HALE_BRIDGE = (
@@ -43,7 +43,7 @@ _SEARCH = (
 )
 
 QUERY = Template(
-    context=_SEARCH,
+    frozen_prefix=_SEARCH,
     user="\n\nQuestion: {question}\nLook up:",
     chat=False,
     truncate=("found",),
@@ -58,7 +58,7 @@ CONCISE = replace(
 )
 
 # The document stands first and alone, so that what the model makes of it serves every query.
-RETRIEVE_BY_LIKELIHOOD = Template(context="{candidate}", chat=False, truncate=("candidate",))
+RETRIEVE_BY_LIKELIHOOD = Template(frozen_prefix="{candidate}", chat=False, truncate=("candidate",))
 # Titles count by how likely they would be looked up next, over how likely they are anyway; that by
 # half, as long titles would else win by being unlikely. Sums over a whole text differ by tens of
 # nats between documents: with small weights they say how sure one can be, and measures can count.
@@ -72,7 +72,7 @@ RETRIEVE_FACTORS = (
 
 # Here, too, the document and the question stand before what is looked up, which alone is read anew.
 RETRIEVE_BY_CHOICE = Template(
-    context="Does the document help to answer the question? Yes or No.\n\n{candidate}\n\n"
+    frozen_prefix="Does the document help to answer the question? Yes or No.\n\n{candidate}\n\n"
     "Question: {question}\nLook up:",
     user=" {query}\nHelps:",
     chat=False,
@@ -81,7 +81,7 @@ RETRIEVE_BY_CHOICE = Template(
 RETRIEVE_LABELS = (" Yes", " No")
 
 JUDGED_BY_LIKELIHOOD = Template(
-    context="{found}", chat=False, truncate=("found",), separator="\n\n"
+    frozen_prefix="{found}", chat=False, truncate=("found",), separator="\n\n"
 )
 QUESTION_AFTER_DOCUMENTS = "\n\nQuestion: {question}"
 # How likely the question is anyway counts less by half, as hard questions would else all seem to
@@ -89,7 +89,9 @@ QUESTION_AFTER_DOCUMENTS = "\n\nQuestion: {question}"
 SUFFICIENCY_FACTORS = (
     QUESTION_AFTER_DOCUMENTS,
     Factor(
-        QUESTION_AFTER_DOCUMENTS, prompt=Template(context=NOTHING_FOUND, chat=False), weight=-0.5
+        QUESTION_AFTER_DOCUMENTS,
+        prompt=Template(frozen_prefix=NOTHING_FOUND, chat=False),
+        weight=-0.5,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What `retrieve` measures of a document without a model: words that it shares.
+"""Features of a document for `retrieve`: the rare words that it shares.
 
 The documents of a question are a chain that hangs together by names: the question names something
 in the first, which names something in the next. The likelihood of a whole question hardly shows
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from flowtune_cli import Measure
+from flowtune_cli import Feature
 
 from .records import Document
 
@@ -123,11 +123,11 @@ def search(inputs: Mapping[str, Any]) -> Search:
     return _search(inputs["question"], tuple(inputs["found"]), tuple(inputs["candidates"]))
 
 
-RETRIEVE_MEASURES = (
-    Measure("title in question", lambda given: search(given).named(given["candidate"])),
-    Measure("title in found", lambda given: search(given).titled(given["candidate"])),
-    Measure("name from found", lambda given: search(given).links(given["candidate"])),
-    Measure("question's rest", lambda given: search(given).adds(given["candidate"])),
-    Measure("query", lambda given: search(given).asked(given["candidate"], given["query"])),
+RETRIEVE_FEATURES = (
+    Feature("title in question", lambda inputs: search(inputs).named(inputs["candidate"])),
+    Feature("title in found", lambda inputs: search(inputs).titled(inputs["candidate"])),
+    Feature("name from found", lambda inputs: search(inputs).links(inputs["candidate"])),
+    Feature("question's rest", lambda inputs: search(inputs).adds(inputs["candidate"])),
+    Feature("query", lambda inputs: search(inputs).asked(inputs["candidate"], inputs["query"])),
 )
-"""What else ranks documents. They start without weight: a run learns what each is worth."""
+"""What else ranks documents. Their weights start at 0, and are learned."""

@@ -1,0 +1,109 @@
+"""One-step deviations: from "this episode ended better" to "this node output is better".
+
+The algorithm of the paper (section 2.2, figure 2) for one example: play it greedily; at each step
+whose node learns from preferences, substitute an alternative output, play on greedily to the end
+(or until the node's reward is known), and compare the two endings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..flow.deviation import Deviation, Evaluator, Outcome, Trace, prefer
+from ..flow.episode import Episode, Step
+from ..flow.errors import unknown_name
+from ..flow.example import Example
+from ..flow.node import Exploration
+from ..flow.task import Task
+from .play import alternatives, play, roll_out
+from .replay import Effects, Plan
+from .scheduler import ask, gather
+
+
+async def deviate(
+    task: Task,
+    example: Example,
+    *,
+    explorations: Mapping[str, Exploration],
+    evaluators: Mapping[str, Evaluator],
+    seed: int = 0,
+) -> Trace:
+    """Play an example, try every alternative output at each step, and compare the endings.
+
+    Args:
+        explorations: the exploration strategy of each node that deviates, by node name.
+        evaluators: those that the task's nodes name.
+    """
+    effects: Effects = {}
+    plan = Plan(explorations=explorations, skip_undefined=True)
+    episode = await play(task, example, plan=plan, seed=seed, effects=effects)
+    trace = Trace(example, episode)
+    if episode.failure is None:
+        deviating = {node.name for node in task.nodes if node.deviates}
+        trace.deviations = await gather(
+            _deviate_once(task, episode, step, alternative, evaluators, seed, effects)
+            for step, alternative in alternatives(episode, deviating)
+        )
+        trace.preferences = prefer(task, episode, trace.deviations)
+    return trace
+
+
+async def _deviate_once(
+    task: Task,
+    episode: Episode,
+    step: Step,
+    alternative: int,
+    evaluators: Mapping[str, Evaluator],
+    seed: int,
+    effects: Effects,
+) -> Deviation:
+    """Roll out one alternative, and compare how it ended with the episode."""
+    node = task.node(step.node)
+    evaluator: Evaluator | None = None
+    greedy: float | None = None
+
+    def deviation(outcome: Outcome, rollout: Episode | None, **more: Any) -> Deviation:
+        return Deviation(
+            step.index, step.node, alternative, rollout, outcome, greedy_reward=greedy, **more
+        )
+
+    if node.evaluator is not None:
+        if node.evaluator not in evaluators:
+            raise unknown_name("evaluator", node.evaluator, list(evaluators))
+        evaluator = evaluators[node.evaluator]
+    else:
+        assert node.reward is not None
+        reward = episode.reward_after(node.reward, step.index)
+        if reward is None or reward.value is None:
+            what = "not reported" if reward is None else "undefined"
+            return deviation(Outcome.SKIPPED, None, reason=f"{node.reward} is {what} here")
+        greedy = reward.value
+
+    until = node.reward if evaluator is None else None
+    rollout = await roll_out(
+        task, episode, step, alternative, until=until, seed=seed, effects=effects
+    )
+    if rollout.failure is not None:
+        return deviation(Outcome.FAILED, rollout, reason=rollout.failure.error)
+
+    value: float | None = None
+    gain: float | None
+    if evaluator is not None:
+        gain = await evaluator.compare(ask, task, episode.example, episode, rollout)
+        reason = f"{evaluator.name} cannot tell"
+    else:
+        assert node.reward is not None
+        assert greedy is not None
+        reward = rollout.reward_after(node.reward, step.index)
+        value = reward.value if reward else None
+        gain = None if value is None else value - greedy
+        reason = f"{node.reward} is {'undefined' if reward else 'not reported'} in the rollout"
+    if gain is None:
+        return deviation(Outcome.UNDEFINED, rollout, reason=reason)
+    outcome = Outcome.TIE
+    if gain > 0:
+        outcome = Outcome.ALTERNATIVE_BETTER
+    elif gain < 0:
+        outcome = Outcome.GREEDY_BETTER
+    return deviation(outcome, rollout, alternative_reward=value, gain=gain)

@@ -1,0 +1,112 @@
+"""Play an example: run the flow once, and again from each alternative output."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from ..flow.episode import Episode, Failure, Step
+from ..flow.errors import FlowtuneError, ReplayError
+from ..flow.example import Example
+from ..flow.node import Exploration
+from ..flow.task import Task
+from .replay import Effects, Plan, Replay
+from .scheduler import gather, until_parked
+
+
+async def play(
+    task: Task,
+    example: Example,
+    *,
+    plan: Plan | None = None,
+    seed: int = 0,
+    effects: Effects | None = None,
+) -> Episode:
+    """Run the flow once. An exception inside the flow is recorded as the episode's failure.
+
+    Args:
+        plan: what is replayed, substituted and explored; None plays greedily.
+        effects: those of the episode that is replayed.
+    """
+    plan = plan or Plan()
+    replay = Replay(plan, seed, {} if effects is None else effects)
+    is_rollout = plan.substitute is not None
+    episode = Episode(example, task.nodes_by_name, replay, is_rollout=is_rollout)
+    try:
+        episode.result = await until_parked(task.run(episode, example))
+        replay.check_complete(episode)
+    except ReplayError as error:
+        episode.failure = Failure.of(error)
+    except FlowtuneError:
+        raise
+    except Exception as error:
+        episode.failure = Failure.of(error)
+    return episode
+
+
+async def roll_out(
+    task: Task,
+    episode: Episode,
+    step: Step,
+    alternative: int,
+    *,
+    until: str | None = None,
+    seed: int = 0,
+    effects: Effects,
+) -> Episode:
+    """Reset the flow to a step, substitute an alternative output, and play on greedily.
+
+    Args:
+        alternative: index into the step's ``response.outputs``.
+        until: the reward whose report after the step ends the rollout; None plays to the end.
+        effects: those of ``episode``.
+    """
+    plan = Plan(
+        replayed=episode.steps[: step.index],
+        substitute=(step, step.response.outputs[alternative]),
+        until=until,
+    )
+    return await play(task, episode.example, plan=plan, seed=seed, effects=effects)
+
+
+def alternatives(episode: Episode, nodes: Container[str]) -> list[tuple[Step, int]]:
+    """Every alternative output of these nodes' steps: the step, and the output's index."""
+    return [
+        (step, alternative)
+        for step in episode.steps
+        if step.node in nodes
+        for alternative in range(1, len(step.response.outputs))
+    ]
+
+
+async def play_with_rollouts(
+    task: Task, example: Example, *, explorations: Mapping[str, Exploration], seed: int = 0
+) -> tuple[Episode, list[dict[str, Any]]]:
+    """Play an example greedily, and every alternative of some nodes to the end of the flow.
+
+    Args:
+        explorations: the strategies of the nodes whose alternatives are wanted, by node name.
+
+    Returns:
+        The greedy episode, and its rollouts in the form that ``PostProcessor.apply`` describes;
+        none if the episode failed.
+    """
+    effects: Effects = {}
+    plan = Plan(explorations=explorations)
+    episode = await play(task, example, plan=plan, seed=seed, effects=effects)
+    if episode.failure is not None:
+        return episode, []
+    tried = alternatives(episode, explorations)
+    rollouts = await gather(
+        roll_out(task, episode, step, alternative, seed=seed, effects=effects)
+        for step, alternative in tried
+    )
+    return episode, [
+        {
+            "node": step.node,
+            "step": step.index,
+            "alternative": alternative,
+            "result": None if rollout.failure is not None else rollout.result,
+        }
+        for (step, alternative), rollout in zip(tried, rollouts, strict=True)
+    ]
