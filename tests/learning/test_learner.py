@@ -122,7 +122,7 @@ def tiny(tiny_model: LoadedModel) -> Tiny:
 
 def after_frozen(prefix: str) -> Prompt:
     """A text after a frozen prefix, which the base model reads."""
-    parts = (("context", prefix), ("text", "and so "))
+    parts = (("prefix", prefix), ("text", "and so "))
     return Prompt(tuple(Message(role, (Segment(text),)) for role, text in parts), chat=False)
 
 

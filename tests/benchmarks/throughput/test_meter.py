@@ -120,7 +120,7 @@ def test_requests_of_rollouts_are_known() -> None:
             seen.append(set(watched.rollouts))
             return watched.answer(requests)
 
-    for substitute in (None, ("step", "output")):
-        episode = SimpleNamespace(plan=SimpleNamespace(substitute=substitute))
+    for is_rollout in (False, True):
+        episode = SimpleNamespace(is_rollout=is_rollout)
         assert Scheduler(Spy()).run([task.run(episode, None)]) == [[1, 1]]
     assert seen == [set(), set(), {id(asked[0])}, {id(asked[1])}]
