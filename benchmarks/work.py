@@ -116,7 +116,7 @@ def _train(model: Path) -> Work:
         {
             "model": {"name": str(model), "device": "cpu", "dtype": "float32"},
             "adapter": {"rank": 2},
-            "learning": {"optimizer": "adam", "optimizer_options": {"lr": 1e-3}},
+            "learning": {"optimizer": {"name": "adam", "lr": 1e-3}},
             "training": {"batch_size": BATCH_SIZE},
         }
     )

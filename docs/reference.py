@@ -39,8 +39,13 @@ NODE = [option for option in options(flowtune_cli.Node) if option.name != "name"
 SETTINGS = """\
 A setting is looked for in this order; the first place that has it counts: an option such as
 `--limit`; `--set section.key=value`; a variable such as `FLOWTUNE_TRAINING__SEED`; the settings
-file (`flowtune.toml` here, or `--config FILE`); what the task prefers; the default. `flowtune
-config TASK` shows what holds and where it comes from.
+file (`flowtune.toml` here, or `--config FILE`); the preset that is chosen by `--preset`,
+`FLOWTUNE_PRESET` or `preset = "NAME"` at the top of the file, or is the model's default one; the
+task's defaults; flowtune's own. `flowtune config TASK` prints the effective settings and their
+sources.
+
+Tables are merged key by key. A choice with options, such as `learning.optimizer = {name = "adam",
+lr = 1e-4}`, is replaced as a whole; its name alone, `"adam"`, is short for one without options.
 """
 
 

@@ -11,7 +11,7 @@ from email.parser import Parser
 
 import pytest
 
-from flowtune_cli.config.sources import tomllib
+from flowtune_cli.config.layers import tomllib
 from support.markdown_blocks import REPOSITORY
 
 PACKAGES = {

@@ -14,6 +14,7 @@ follows from it may differ as well. Anything else is an error.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,11 +169,20 @@ def compare_gradients(
     report: Report, session: Session, plainly: Session, data: Mapping[str, Sequence[Datum]]
 ) -> None:
     """Compare the gradients of every step, without taking any."""
-    settings = session.settings.learning.model_copy(
-        update={"clip": 1e9, "optimizer_options": {}, "node_options": {}, "calibration_options": {}}
-    )
+    settings = session.settings.learning.model_copy(update={"clip": 1e9, "optimizer": "gradients"})
+    nodes = {
+        name: dataclasses.replace(node, optimizer=None, head_optimizer=None)
+        for name, node in session.task.nodes_by_name.items()
+    }
     learners = [
-        Learner(side.engine.prefixes, side.engine.tokens, settings, _Gradients, side.engine.limits)
+        Learner(
+            side.engine.prefixes,
+            side.engine.tokens,
+            settings,
+            nodes,
+            lambda name: _Gradients,
+            side.engine.limits,
+        )
         for side in (session, plainly)
     ]
     updates: list[Callable[..., Any]] = [

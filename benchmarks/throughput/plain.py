@@ -65,7 +65,9 @@ class PlainEngine:
 
     def _decode(self, request: DecodeRequest) -> Decoded:
         if request.decoding.samples:
-            raise NotImplementedError("the baseline does not sample: use explore = 'diverse_beam'")
+            raise NotImplementedError(
+                "the baseline does not sample: use exploration = 'diverse_beam'"
+            )
         prompt = self.tokens.encode(request.prompt, request.max_new_tokens)
         rows = Rows(request, len(prompt.ids), self.tokens, self.ends)
         config = GenerationConfig(

@@ -23,6 +23,7 @@ from .flow.node import (
     TextDatum,
 )
 from .flow.postprocessing import PostProcessor
+from .flow.preset import Preset
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
@@ -54,6 +55,7 @@ __all__ = [
     "NodeOutput",
     "PostProcessor",
     "PreferenceDatum",
+    "Preset",
     "Prompt",
     "Rank",
     "Response",

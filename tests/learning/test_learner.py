@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
+from support.fake_engine import writer
 from support.tiny import likelihood, make_adapters, make_model, plain, same, state, text
 
 ONE, TWO = plain("one "), plain("two and more ")
@@ -37,12 +38,24 @@ def make_learner(
     loaded: LoadedModel,
     optimizer: Callable[..., Any] = sgd,
     tokens_per_batch: int = 4096,
+    *,
+    options: Mapping[str, Any] | None = None,
+    nodes: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> Learner:
-    chosen = LearningSettings(**{"clip": 1e9, **settings})
-    tokens = Tokens(loaded.tokenizer, loaded.context)
+    """Args: ``options`` of the optimizer; ``nodes``: fields of single nodes."""
+    chosen = LearningSettings(
+        **{"clip": 1e9, "optimizer": {"name": "chosen", **(options or {})}, **settings}
+    )
     limits = Limits(learning_tokens_per_batch=tokens_per_batch)
-    return Learner(PrefixCache(adapters, limits), tokens, chosen, optimizer, limits)
+    return Learner(
+        PrefixCache(adapters, limits),
+        Tokens(loaded.tokenizer, loaded.context),
+        chosen,
+        {name: writer(name, **(nodes or {}).get(name, {})) for name in adapters.nodes},
+        {"chosen": optimizer, "adam": adam}.__getitem__,
+        limits,
+    )
 
 
 def preference(prompt: Prompt = ONE, seed: int = 0, weight: float = 1.0) -> PreferenceDatum:
@@ -167,7 +180,7 @@ def test_a_part_keeps_to_its_tokens(tiny: Tiny) -> None:
 
 def test_a_step_for_each_datum(tiny: Tiny) -> None:
     alike = tiny.copy()
-    learner = tiny.learner(optimizer_options={"lr": 0.01})
+    learner = tiny.learner(options={"lr": 0.01})
     update = learner.update("a", MIXED)
     assert update.steps == 5
     assert tiny.adapters.version("a") == 1
@@ -214,7 +227,7 @@ def test_without_preferences_there_is_no_margin(tiny: Tiny) -> None:
 
 
 def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
-    learner = tiny.learner(adam, optimizer_options={"lr": 0.003})
+    learner = tiny.learner(adam, options={"lr": 0.003})
     updates = [learner.update("a", [preference()]) for _ in range(4)]
     margins = [update.margin or 0.0 for update in updates]
     assert margins == sorted(margins)
@@ -223,7 +236,7 @@ def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
 
 
 def test_a_target_becomes_likelier_step_by_step(tiny: Tiny) -> None:
-    learner = tiny.learner(adam, optimizer_options={"lr": 0.02})
+    learner = tiny.learner(adam, options={"lr": 0.02})
     losses = [learner.update("a", [TextDatum("a", ONE, "gold")]).loss for _ in range(20)]
     assert losses[-1] < losses[0] / 3
 
@@ -335,15 +348,16 @@ def test_heads_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
         return tiny, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
     tiny, alike = learned()
-    tiny, apart = learned(calibration_options={"a": {"lr": 0.25}})
+    own = {"a": {"head_optimizer": {"lr": 0.25}}}
+    tiny, apart = learned(nodes=own)
     for one, other in zip(alike[:-1], apart[:-1], strict=True):
         assert torch.equal(one, other)
     assert torch.allclose(apart[-1], 0.25 * alike[-1], atol=1e-6)
-    learner = tiny.learner(adam, calibration_options={"a": {"lr": 0.25}})
+    learner = tiny.learner(adam, nodes=own)
     assert [group["lr"] for group in learner.optimizers["a"].param_groups] == [1e-4, 0.25]
     assert [group["lr"] for group in learner.optimizers["b"].param_groups] == [1e-4]
-    with pytest.raises(UsageError, match=r"learning.calibration_options.a does not fit 'cocob'"):
-        tiny.learner(calibration_options={"a": {"speed": 0.25}})
+    with pytest.raises(UsageError, match=r"head_optimizer of node 'a' does not fit 'chosen'"):
+        tiny.learner(nodes={"a": {"head_optimizer": {"speed": 0.25}}})
 
 
 def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> None:
@@ -354,7 +368,7 @@ def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> N
     def learned(clip: float) -> tuple[float, list[torch.Tensor]]:
         tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.0}})
         before = state(tiny.adapters, "a")
-        learner = tiny.learner(clip=clip, calibration_options={"a": {"lr": 1.0}})
+        learner = tiny.learner(clip=clip, nodes={"a": {"head_optimizer": {"lr": 1.0}}})
         norm = learner.update("a", [datum]).gradient_norm
         return norm, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
@@ -454,7 +468,7 @@ def test_a_gradient_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
 
 
 def test_a_step_into_nowhere_is_noticed(tiny: Tiny) -> None:
-    learner = tiny.learner(optimizer_options={"lr": float("inf")})
+    learner = tiny.learner(options={"lr": float("inf")})
     with pytest.raises(FlowtuneError, match="node 'a' is no longer finite"):
         learner.update("a", [preference()])
 
@@ -466,16 +480,19 @@ def test_a_step_into_nowhere_is_noticed(tiny: Tiny) -> None:
 def test_options_that_an_optimizer_does_not_take(
     tiny: Tiny, optimizer: Callable[..., Any], options: dict[str, Any]
 ) -> None:
-    with pytest.raises(UsageError, match=r"learning\.optimizer_options does not fit 'cocob'"):
-        tiny.learner(optimizer, optimizer_options=options)
+    with pytest.raises(UsageError, match=r"learning\.optimizer does not fit 'chosen'"):
+        tiny.learner(optimizer, options=options)
 
 
 def test_a_node_may_have_options_of_its_own(tiny: Tiny) -> None:
-    learner = tiny.learner(sgd, optimizer_options={"lr": 0.5}, node_options={"b": {"lr": 0.1}})
+    learner = tiny.learner(sgd, options={"lr": 0.5}, nodes={"b": {"optimizer": {"lr": 0.1}}})
     rates = {node: o.param_groups[0]["lr"] for node, o in learner.optimizers.items()}
     assert rates == {"a": 0.5, "b": 0.1}
-    with pytest.raises(UsageError, match=r"learning\.node_options\.b does not fit 'cocob'"):
-        tiny.learner(adam, node_options={"b": {"alpha": 1}})
+    learner = tiny.learner(sgd, nodes={"b": {"optimizer": "adam"}})
+    assert learner.optimizer_names == {"a": "chosen", "b": "adam"}
+    assert isinstance(learner.optimizers["b"], torch.optim.Adam)
+    with pytest.raises(UsageError, match=r"optimizer of node 'b' does not fit 'chosen'"):
+        tiny.learner(adam, nodes={"b": {"optimizer": {"alpha": 1}}})
 
 
 # Saved and loaded
@@ -521,7 +538,7 @@ def test_a_head_with_steps_of_its_own_resumes_exactly(
     ]
     tiny, fresh = (Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.5}}) for _ in range(2))
     learner, again = (
-        each.learner(optimizer, calibration_options={"a": options}) for each in (tiny, fresh)
+        each.learner(optimizer, nodes={"a": {"head_optimizer": options}}) for each in (tiny, fresh)
     )
     for _ in range(3):
         learner.update("a", data)

@@ -186,6 +186,17 @@ class M(ModelSource):
             f"{TASK}\nT.nodes = [Generate(name='n', prompt=Template(''))] * 2\nregister(T)",
             "two nodes named 'n'",
         ),
+        ("tasks", f"{TASK}\nT.presets = ['x']\nregister(T)", "must be a list of presets"),
+        (
+            "tasks",
+            f"{TASK}\nT.presets = [Preset('a', '', dict())] * 2\nregister(T)",
+            "two presets named 'a'",
+        ),
+        (
+            "tasks",
+            f"{TASK}\nT.presets = [Preset(n, '', dict(), models=['m']) for n in 'ab']\nregister(T)",
+            "two presets for the model 'm'",
+        ),
         ("tasks", f"{TASK}\nT.Settings = dict\nregister(T)", "must be a pydantic model"),
         (
             "tasks",

@@ -31,6 +31,7 @@ from flowtune_cli.training.checkpoint import (
     save_checkpoint,
 )
 from flowtune_cli.training.progressive import Progressive
+from support.fake_engine import writer
 from support.tiny import make_adapters, plain, randomize, same, state
 from support.tiny_training import Urn
 
@@ -42,7 +43,12 @@ class State:
         self.adapters = make_adapters(loaded, {"a": {"x": 1.5, "y": -2.0}, "b": {}})
         tokens = Tokens(loaded.tokenizer, loaded.context)
         self.learner = Learner(
-            PrefixCache(self.adapters, Limits()), tokens, LearningSettings(), adam, Limits()
+            PrefixCache(self.adapters, Limits()),
+            tokens,
+            LearningSettings(),
+            {name: writer(name) for name in "ab"},
+            lambda name: adam,
+            Limits(),
         )
         self.progressive = Progressive(gate="f1")
         self.nodes = [Urn()]
@@ -91,7 +97,8 @@ def fresh(trained: State) -> State:
         PrefixCache(other.adapters, Limits()),
         other.learner.tokens,
         other.learner.settings,
-        adam,
+        {name: writer(name) for name in "ab"},
+        lambda name: adam,
         Limits(),
     )
     other.progressive = Progressive()

@@ -183,7 +183,7 @@ def test_what_was_preferred_becomes_likelier(make_run: MakeRun) -> None:
         flow=flow,
         nodes=lambda: [writer("draft", "draft", max_new_tokens=4)],
         gate=None,
-        learning={"optimizer_options": {"alpha": 30.0}},
+        learning={"optimizer": {"name": "cocob", "alpha": 30.0}},
         count=12,
     )
     run.train()

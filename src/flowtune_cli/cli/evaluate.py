@@ -15,6 +15,7 @@ from .options import (
     JsonOption,
     PredictedOption,
     PredictionsArgument,
+    PresetOption,
     SetOption,
     SplitOption,
     TaskArgument,
@@ -38,6 +39,7 @@ def evaluate(
         bool, typer.Option("--reorder", help="Put the predictions in the order of the data first.")
     ] = False,
     json: JsonOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -46,7 +48,9 @@ def evaluate(
     from .examples import first_examples, read_examples
 
     registry = load_registry()
-    resolved = options.settings(registry, registry.task(task), config=config, overrides=set_)
+    resolved = options.settings(
+        registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
+    )
     chosen = resolved.make_task()
     examples = first_examples(read_examples(chosen, data, split), limit)
     figures = chosen.evaluate(examples, read_lines(predictions, chosen, examples, reorder=reorder))

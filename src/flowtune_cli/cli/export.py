@@ -55,7 +55,7 @@ def export(
 ) -> None:
     """Write what a run made into files that other programs read."""
     from ..registry import load_registry
-    from .run_settings import find_run
+    from .run_overrides import find_run
 
     if preferences is None and episodes is None and adapters is None:
         raise UsageError("say what to write, and where: --preferences, --episodes or --adapters")

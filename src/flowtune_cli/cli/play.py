@@ -10,6 +10,7 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    PresetOption,
     RunOption,
     SetOption,
     SplitOption,
@@ -32,6 +33,7 @@ def play(
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
     json: JsonOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
@@ -44,7 +46,7 @@ def play(
     from .output import print_styled
     from .trained import player
 
-    chosen = player(load_registry(), task, run, config, set_)
+    chosen = player(load_registry(), task, run, config, set_, preset)
     found = find_example(read_examples(chosen.task, data, split), example)
     session = chosen.set_up()
     if deviate:

@@ -17,6 +17,7 @@ from .options import (
     DataOption,
     OutOption,
     OverwriteOption,
+    PresetOption,
     RunOption,
     SetOption,
     SplitOption,
@@ -58,6 +59,7 @@ def predict(
         typer.Option("--scores", help="Add what post-processors need, for 'flowtune postprocess'."),
     ] = False,
     overwrite: OverwriteOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
@@ -73,7 +75,7 @@ def predict(
     from .trained import player
 
     check_out(out, overwrite)
-    chosen = player(load_registry(), task, run, config, set_)
+    chosen = player(load_registry(), task, run, config, set_, preset)
     processors = asked_for(context, chosen.registry, chosen.task)
     explored = explorations(processors, chosen.task, chosen.registry)
     if scores and not explored and type(chosen.task).scores is Task.scores:

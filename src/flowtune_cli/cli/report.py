@@ -32,7 +32,7 @@ def report(
     """Put runs on paper: learning curves, nodes, preferences and settings; several are compared."""
     from ..registry import load_registry
     from ..report.figures import as_json, run_figures
-    from .run_settings import find_run
+    from .run_overrides import find_run
 
     if out is None and not json:
         raise UsageError("say where to write the page: --out report.html; or --json for figures")

@@ -1,4 +1,4 @@
-"""Every setting with its type, default and meaning. ``config.py`` finds out their values."""
+"""Every setting with its type, default and meaning."""
 
 from __future__ import annotations
 
@@ -58,17 +58,11 @@ class AdapterSettings(Section):
 class LearningSettings(Section):
     """How nodes learn from preferences and targets."""
 
-    optimizer: str = Field("cocob", description="See 'flowtune ls optimizers'.")
-    optimizer_options: dict[str, Any] = Field(
-        {}, description="For 'cocob' {alpha = 1000}; for 'adam' {lr = 1e-4}."
-    )
-    node_options: dict[str, dict[str, Any]] = Field(
-        {}, description="Other options for single nodes, such as {query = {lr = 1e-5}}."
-    )
-    calibration_options: dict[str, dict[str, Any]] = Field(
-        {},
-        description="Other options for what single nodes learn beside their adapters, a Judge's"
-        " scale and threshold or the weights of measures, such as {retrieve = {lr = 0.1}}.",
+    optimizer: str | dict[str, Any] = Field(
+        "cocob",
+        description="A name (see 'flowtune ls optimizers'), or a name with options, such as"
+        " {name = \"adam\", lr = 1e-4}. It is set as a whole. For a single node, see 'optimizer'"
+        " in [tasks.NAME.nodes.NODE].",
     )
     beta: float = Field(1.0, gt=0, description="How strongly DPO holds to the reference.")
     clip: float = Field(1.0, gt=0, description="Gradients are clipped to this infinity norm.")
@@ -114,6 +108,12 @@ class RunSettings(Section):
 class Settings(Section):
     """All of flowtune.toml. ``tasks`` holds what the tasks and their nodes are set to."""
 
+    preset: str | None = Field(
+        None,
+        description="Settings that the task brings under this name, see 'flowtune show TASK'. They"
+        " override the task's defaults. Without a name, the model may have a default preset; 'none'"
+        " uses none.",
+    )
     model: ModelSettings = ModelSettings()
     adapter: AdapterSettings = AdapterSettings()
     learning: LearningSettings = LearningSettings()

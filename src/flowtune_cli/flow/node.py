@@ -197,6 +197,10 @@ class Node(ABC):
         alternatives: how many alternative outputs are tried at each step.
         pairs: compare the episode with each alternative, or only with the best.
         weight: multiplies this node's losses.
+        optimizer: options that replace single ones of learning.optimizer for this node, or another
+            optimizer: {name = ...} with its options.
+        head_optimizer: the same for the parameters that are learned beside the adapter, over the
+            node's own optimizer.
     """
 
     kind: ClassVar[str]
@@ -210,6 +214,8 @@ class Node(ABC):
     alternatives: int = 1
     pairs: Literal["each", "best"] = "each"
     weight: float = 1.0
+    optimizer: Mapping[str, Any] | str | None = None
+    head_optimizer: Mapping[str, Any] | str | None = None
 
     @property
     def deviates(self) -> bool:

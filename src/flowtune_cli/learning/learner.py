@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..config.optimizers import OptimizerChoice, optimizer_choices
 from ..config.settings import LearningSettings
 from ..engine.adapters import reference_of
 from ..engine.likelihoods import Completion, graph_tokens, likelihoods, pack_completions
@@ -24,7 +25,7 @@ from ..engine.limits import Limits
 from ..engine.packing import Ids
 from ..engine.prefix_cache import PrefixCache
 from ..flow.errors import FlowtuneError, UsageError
-from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
+from ..flow.node import Datum, Node, PreferenceDatum, Score, Term, TextDatum
 from ..flow.prompt import Prompt
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
@@ -62,7 +63,8 @@ class Learner:
         prefixes: of the model with all nodes' adapters; remembers prompts' frozen prefixes.
         tokens: encodes prompts exactly as the engine does.
         settings: optimizer, beta, clipping and steps.
-        optimizer: a factory, called with a node's parameters.
+        nodes: the nodes with adapters, by name: each may have an optimizer of its own.
+        factory: gives the factory of the optimizer with a name, ``factory(parameters, **options)``.
         limits: tokens in one forward pass that keeps gradients.
     """
 
@@ -71,7 +73,8 @@ class Learner:
         prefixes: PrefixCache,
         tokens: Tokens,
         settings: LearningSettings,
-        optimizer: Callable[..., torch.optim.Optimizer],
+        nodes: Mapping[str, Node],
+        factory: Callable[[str], Callable[..., torch.optim.Optimizer]],
         limits: Limits,
     ) -> None:
         self.prefixes = prefixes
@@ -79,42 +82,30 @@ class Learner:
         self.tokens = tokens
         self.settings = settings
         self.tokens_per_batch = limits.learning_tokens_per_batch
-        self.optimizers = {node: self._optimizer(node, optimizer) for node in adapters.nodes}
+        self.factory = factory
+        choices = {name: optimizer_choices(settings, nodes[name]) for name in adapters.nodes}
+        self.optimizers = {name: self._optimizer(name, *both) for name, both in choices.items()}
+        self.optimizer_names = {name: choice.name for name, (choice, _) in choices.items()}
 
     def _optimizer(
-        self, node: str, factory: Callable[..., torch.optim.Optimizer]
+        self, node: str, choice: OptimizerChoice, head_choice: OptimizerChoice
     ) -> torch.optim.Optimizer:
         """Of an adapter, and of its head in a parameter group of its own."""
-        settings = self.settings
-        own = settings.node_options.get(node, {})
-        options = {**settings.optimizer_options, **own}
-        where = f"learning.node_options.{node}" if own else "learning.optimizer_options"
         head = self.adapters.heads.get(node)
         if head is None:
-            return self._made(factory, self.adapters.parameters(node), options, where)
+            return self._made(self.adapters.parameters(node), choice)
         weights = [p for p in self.adapters.parameters(node) if p is not head.weights]
-        optimizer = self._made(factory, weights, options, where)
-        others = settings.calibration_options.get(node)
-        if others:
-            options, where = {**options, **others}, f"learning.calibration_options.{node}"
-        optimizer.add_param_group(
-            self._made(factory, [head.weights], options, where).param_groups[0]
-        )
+        optimizer = self._made(weights, choice)
+        optimizer.add_param_group(self._made([head.weights], head_choice).param_groups[0])
         return optimizer
 
-    def _made(
-        self,
-        factory: Callable[..., torch.optim.Optimizer],
-        parameters: Sequence[Tensor],
-        options: Mapping[str, Any],
-        where: str,
-    ) -> torch.optim.Optimizer:
+    def _made(self, parameters: Sequence[Tensor], choice: OptimizerChoice) -> torch.optim.Optimizer:
         try:
-            return factory(parameters, **options)
+            return self.factory(choice.name)(parameters, **choice.options)
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"{where} does not fit '{self.settings.optimizer}': {error}."
-                f" See 'flowtune show {self.settings.optimizer}'."
+                f"{choice.where} does not fit '{choice.name}': {error}."
+                f" See 'flowtune show {choice.name}'."
             ) from None
 
     def frozen_prefixes(self, data: Iterable[Datum]) -> set[Ids]:
@@ -151,7 +142,7 @@ class Learner:
                 if not math.isfinite(float(loss.detach())):
                     raise FlowtuneError(
                         f"the loss of node '{node}' is {float(loss.detach())}: its step was not"
-                        " taken. Lower the step size (learning.optimizer_options) or use float32."
+                        " taken. Lower the step size (learning.optimizer) or use float32."
                     )
                 with self.adapters.using(node):
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -179,7 +170,7 @@ class Learner:
         if not math.isfinite(float(norm)):
             raise FlowtuneError(
                 f"the gradient of node '{node}' is {float(norm)}: its step was not taken. Lower"
-                " the step size (learning.optimizer_options) or use float32."
+                " the step size (learning.optimizer) or use float32."
             )
         return float(norm)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..flow.model_source import ModelSource
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
+from ..flow.preset import Preset
 from ..flow.task import Task
 
 Kind = Literal[
@@ -53,6 +54,7 @@ def task(thing: Any) -> Checked:
         raise Refused(f"task '{name}': Settings must be a pydantic model or None")
     if fields and "nodes" in fields:
         raise Refused(f"task '{name}': Settings may not have a field 'nodes'; [tasks.{name}.nodes]")
+    _presets(name, thing.presets)
     if not inspect.iscoroutinefunction(thing.run):
         raise Refused(f"task '{name}': run must be an async function: 'async def run'")
     # A task may make its nodes from its settings instead, and then has no such attribute.
@@ -64,6 +66,18 @@ def task(thing: Any) -> Checked:
         if node_names.count(node_name) > 1:
             raise Refused(f"task '{name}' has two nodes named '{node_name}'")
     return "task", name
+
+
+def _presets(task: str, presets: Any) -> None:
+    """Names must differ, and a model can have one default preset only."""
+    if not all(isinstance(preset, Preset) for preset in presets):
+        raise Refused(f"task '{task}': presets must be a list of presets")
+    names = [name_of(preset.name, f"a preset of task '{task}'") for preset in presets]
+    models = [model for preset in presets for model in preset.models]
+    for what, found in (("two presets named", names), ("two presets for the model", models)):
+        for each in found:
+            if found.count(each) > 1:
+                raise Refused(f"task '{task}' has {what} '{each}'")
 
 
 def node_type(thing: Any) -> Checked:

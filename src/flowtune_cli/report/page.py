@@ -170,12 +170,17 @@ def _settings(stored: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], ..
     """(setting, value, origin): those that somebody set, and those left as flowtune has them."""
     values = stored.get("settings", stored)
     origins = stored.get("origins", {})
-    rows = [(key, shown, origins.get(key, "")) for key, shown in _flat(values, origins)]
-    untouched = [row for row in rows if row[2] == "default" or row[2].startswith("task ")]
-    return [row for row in rows if row not in untouched], untouched
+    chosen: list[tuple[str, str, str]] = []
+    untouched: list[tuple[str, str, str]] = []
+    for key, shown in _flat(values, origins):
+        origin = origins.get(key, {"layer": "", "text": ""})
+        text = origin["text"] + (f" (run {origin['run']})" if "run" in origin else "")
+        rows = untouched if origin["layer"] in ("default", "task") else chosen
+        rows.append((key, shown, text))
+    return chosen, untouched
 
 
-def _flat(values: Any, origins: Mapping[str, str], key: str = "") -> Iterator[tuple[str, str]]:
+def _flat(values: Any, origins: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, str]]:
     """Each setting with its value; a table that came from one place is one setting."""
     if isinstance(values, Mapping) and values and key not in origins:
         for name, value in values.items():

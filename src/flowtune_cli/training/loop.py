@@ -25,7 +25,7 @@ from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.store import Store
 from ..trackers.tracking import Trackers
-from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_of, save_checkpoint
+from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_names, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
 from .session import Session
@@ -127,7 +127,7 @@ class Trainer:
         Returns:
             Whether the optimizer state was kept.
         """
-        same = optimizer_of(checkpoint) == self.session.settings.learning.optimizer
+        same = optimizer_names(checkpoint) == self.learner.optimizer_names
         load_checkpoint(
             checkpoint,
             adapters=self.session.adapters,

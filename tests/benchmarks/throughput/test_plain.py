@@ -23,13 +23,13 @@ from support.tiny import plain as prompt
 
 @pytest.fixture
 def session(tiny_settings: ModelSettings) -> Session:
-    learning = {"optimizer": "adam", "calibration_options": {"retrieve": {"lr": 0.1}}}
     settings = Settings.model_validate(
-        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": learning}
+        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": {"optimizer": "adam"}}
     )
     task = Small()
     long = Feature("long", lambda inputs: len(inputs["candidate"]) / 20, 0.5)
     task.node("retrieve").features = (long,)
+    task.node("retrieve").head_optimizer = {"lr": 0.1}
     session = set_up(task, settings, load_registry())
     perturb(session, 0.1)
     return session
