@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import transformers
 
-from flowtune_cli.config.settings import AdapterSettings, EngineSettings
+from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
+from flowtune_cli.engine.limits import Limits
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.testing.tiny_model import plain_log_likelihood, plain_logits, randomize
@@ -21,7 +22,7 @@ likelihood, logits = plain_log_likelihood, plain_logits
 Heads = Mapping[str, Mapping[str, float]]
 
 WINDOW = 8
-"""Tokens that windowed layers of the tiny models look back over, the present one included."""
+"""Tokens that windowed layers of the tiny models attend to, the present one included."""
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Llama": {},
@@ -74,8 +75,8 @@ def make_adapters(
     return adapters
 
 
-def make_engine(loaded: LoadedModel, adapters: Adapters, **settings: Any) -> ModelEngine:
-    return ModelEngine(adapters, loaded.tokenizer, loaded.context, EngineSettings(**settings))
+def make_engine(loaded: LoadedModel, adapters: Adapters, **limits: int) -> ModelEngine:
+    return ModelEngine(adapters, loaded.tokenizer, loaded.context, Limits(**limits))
 
 
 def plain(text: str, reserve: int = 16) -> Prompt:

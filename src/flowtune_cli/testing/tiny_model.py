@@ -137,7 +137,7 @@ class TinySession:
         tokens, adapters = self._session.engine.tokens, self._session.adapters
         encoded = tokens.encode(prompt, 1)
         likelihood = plain_log_likelihood(
-            adapters, node, encoded.ids, tokens.completion(completion), encoded.context
+            adapters, node, encoded.ids, tokens.completion(completion), encoded.frozen_length
         )
         return float(likelihood.detach())
 
@@ -224,11 +224,11 @@ def randomize(adapters: Adapters, seed: int = 0) -> None:
 
 
 def plain_logits(
-    adapters: Adapters, name: str | None, ids: Sequence[int], frozen_prefix: int = 0
+    adapters: Adapters, name: str | None, ids: Sequence[int], frozen_length: int = 0
 ) -> Tensor:
     """The model's logits at every position of one text, shape (tokens, vocabulary).
 
-    The first ``frozen_prefix`` tokens are encoded by the base model, in a pass of their own.
+    The first ``frozen_length`` tokens are encoded by the base model, in a pass of their own.
     """
     import torch
     from transformers import DynamicCache
@@ -238,12 +238,12 @@ def plain_logits(
     cache = DynamicCache()
     parts = []
     with torch.no_grad(), adapters.using(None) as model:
-        if frozen_prefix:
-            begin = torch.tensor([list(ids[:frozen_prefix])])
+        if frozen_length:
+            begin = torch.tensor([list(ids[:frozen_length])])
             parts.append(model(begin, **with_cache(model, cache)).logits[0])
     with adapters.using(name) as model:
-        if ids[frozen_prefix:]:
-            rest = torch.tensor([list(ids[frozen_prefix:])])
+        if ids[frozen_length:]:
+            rest = torch.tensor([list(ids[frozen_length:])])
             parts.append(model(rest, **with_cache(model, cache)).logits[0])
     return torch.cat(parts).float()
 
@@ -253,12 +253,12 @@ def plain_log_likelihood(
     name: str | None,
     prompt: Sequence[int],
     completion: Sequence[int],
-    frozen_prefix: int = 0,
+    frozen_length: int = 0,
 ) -> Tensor:
     """The log-likelihood of a completion, by forward passes of its own over the whole text."""
     import torch
 
     ids = [*prompt, *completion]
-    logprobs = plain_logits(adapters, name, ids, frozen_prefix).log_softmax(-1)
+    logprobs = plain_logits(adapters, name, ids, frozen_length).log_softmax(-1)
     places = range(len(prompt) - 1, len(ids) - 1)
     return torch.stack([logprobs[place, ids[place + 1]] for place in places]).sum()
