@@ -102,7 +102,7 @@ def fresh(trained: State) -> State:
         Limits(),
     )
     other.progressive = Progressive()
-    other.nodes = {"urn": Urn()}
+    other.nodes = [Urn()]
     return other
 
 
