@@ -64,10 +64,12 @@ def test_killed_at_any_moment_it_goes_on_as_if_never_killed(letters: Site, run: 
 
 def test_interrupted_it_says_how_to_go_on(letters: Site, run: Run) -> None:
     with training(letters) as process:
+        process.send_signal(signal.SIGSTOP)  # or it might end before its rival begins
         rival = run("train", "--resume", "a")
         assert rival.code == 2
         assert f"in use by process {process.pid}" in rival.err
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
         out, err = process.communicate()
     assert process.returncode == 130
     assert out == ""

@@ -109,7 +109,7 @@ def test_two_processes_never_get_the_same_name(tmp_path):
         assert creator.stdin is not None
         creator.stdin.write("\n")
         creator.stdin.flush()
-    names = [creator.communicate(timeout=60)[0].split() for creator in creators]
+    names = [creator.communicate(timeout=600)[0].split() for creator in creators]
     assert sorted(names[0] + names[1]) == [f"hopqa-{i:03}" for i in range(1, 31)]
     for i, of_creator in enumerate(names):
         for name in of_creator:
@@ -197,7 +197,7 @@ def test_a_run_in_use_says_by_whom(run, holder):
     message = rf"run 'a' .*in use by process {holder.pid} on {re.escape(socket.gethostname())}"
     with pytest.raises(UsageError, match=message), run.lock():
         pass
-    holder.communicate("\n", timeout=30)
+    holder.communicate("\n", timeout=600)
     with run.lock():
         assert run.info.state == "training"
     assert run.info.state == "interrupted"
@@ -205,7 +205,7 @@ def test_a_run_in_use_says_by_whom(run, holder):
 
 def test_the_lock_dies_with_its_process(run, holder):
     holder.send_signal(signal.SIGKILL)
-    holder.wait(30)
+    holder.wait(600)
     assert run.info.state == "interrupted"
     with run.lock():
         pass

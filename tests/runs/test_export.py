@@ -40,7 +40,7 @@ def as_stored(records: list[BatchRecord], node: str | None = None) -> list[tuple
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches())
 def test_every_preference_with_its_prompt(records: list[BatchRecord]) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -117,7 +117,7 @@ def write(path: Path, records: Sequence[BatchRecord]) -> RunReader:
     return RunReader(path)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batches(max_size=2))
 def test_what_was_written_is_read(records):
     with (
@@ -152,7 +152,7 @@ def test_what_was_written_is_read(records):
         assert {u.batch: u.moved for u in reader.reference_updates()} == moved
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batches(max_size=2))
 def test_what_is_counted_is_what_was_written(records):
     with (

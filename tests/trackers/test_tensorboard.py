@@ -39,7 +39,7 @@ def test_what_was_logged_is_there_after_a_kill(tmp_path: Path) -> None:
 import os, sys
 from pathlib import Path
 from flowtune_cli.trackers.tensorboard import TensorBoard
-from flowtune_cli.trackers.tracking import TrackedRun
+from flowtune_cli.trackers.tracker import TrackedRun
 tracker = TensorBoard(TrackedRun("run", "run-1", Path(sys.argv[1]), "task", {}))
 tracker.log(3, {"reward": 0.5})
 os._exit(9)

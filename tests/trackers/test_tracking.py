@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.runs.directory import RunDirectory
-from flowtune_cli.trackers.tracking import Factory, TrackedRun, Trackers
+from flowtune_cli.trackers.tracker import TrackedRun, TrackerFactory
+from flowtune_cli.trackers.tracking import Trackers
 from report.stored_runs import sums_run
 from support.random_batches import played
 
@@ -52,7 +53,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     return sums_run(tmp_path, 1)
 
 
-def log(directory: RunDirectory, numbers: range, **factories: Factory) -> None:
+def log(directory: RunDirectory, numbers: range, **factories: TrackerFactory) -> None:
     """Log batches of 3 episodes each."""
     records = list(played(numbers.stop))
     with Trackers(list(factories), directory, SETTINGS, factories.__getitem__) as trackers:

@@ -23,7 +23,7 @@ from flowtune_cli.tui.screens.raw import RawScreen
 from flowtune_cli.tui.screens.runs import RunsScreen
 from flowtune_cli.tui.widgets.pane import Pane
 from flowtune_cli.tui.widgets.rows import Rows
-from tui.conftest import press, text_of, until
+from tui.conftest import press, settle, text_of, until
 
 Script = Callable[[Pilot[None]], Awaitable[None]]
 
@@ -31,7 +31,7 @@ Script = Callable[[Pilot[None]], Awaitable[None]]
 def run(app: InspectApp, script: Script, size: tuple[int, int] = (80, 24)) -> None:
     async def main() -> None:
         async with app.run_test(size=size, notifications=True) as pilot:
-            await pilot.pause(0.02)
+            await settle(pilot)
             await script(pilot)
 
     asyncio.run(main())
@@ -341,7 +341,7 @@ def test_a_click_opens_what_the_cursor_is_at(app: InspectApp) -> None:
         await pilot.click(Rows, offset=(10, 4))
         assert cursor(app) == 3
         await pilot.click(Rows, offset=(10, 4))
-        await pilot.pause(0.02)
+        await settle(pilot)
         assert isinstance(app.screen, EpisodeScreen)
 
     run(app, script)

@@ -16,7 +16,7 @@ from flowtune_cli.tui.widgets.rows import Rows
 from support.processes import python
 from support.random_batches import played, question_of
 from support.version_1 import downgrade
-from tui.conftest import make_run, press, text_of, until
+from tui.conftest import make_run, press, settle, text_of, until
 
 WRITER = """
 import sys
@@ -71,7 +71,7 @@ def test_a_run_that_another_process_trains_grows_while_it_is_watched(tmp_path: P
                 return writer.stdout.readline().strip()  # type: ignore[union-attr]
 
             async with app.run_test(size=(80, 24)) as pilot:
-                await pilot.pause(0.05)
+                await settle(pilot)
                 assert "● training" in text_of(app)
                 assert "↻ following" in text_of(app)
                 assert "there is no store" in text_of(app)
@@ -94,7 +94,7 @@ def test_a_run_that_another_process_trains_grows_while_it_is_watched(tmp_path: P
                 await until(pilot, lambda: "12 of 12 episodes · holds" in text_of(app))
                 assert on() == "15"
                 await until(pilot, lambda: "15 of 15 episodes · holds" in text_of(app))
-                writer.communicate("\n" * 9, timeout=60)
+                writer.communicate("\n" * 9, timeout=600)
                 await until(pilot, lambda: "✓ finished" in text_of(app))
                 await until(pilot, lambda: "27 of 27 episodes" in text_of(app))
 
@@ -107,9 +107,9 @@ def shown(path: Path, *keys: str, is_run: bool = True) -> str:
 
     async def main() -> str:
         async with app.run_test(size=(100, 24)) as pilot:
-            await pilot.pause(0.05)
+            await settle(pilot)
             await press(pilot, *keys)
-            await pilot.pause(0.1)
+            await settle(pilot)
             return text_of(app)
 
     return asyncio.run(main())
@@ -183,7 +183,7 @@ def test_episodes_that_a_resumed_run_takes_back_go_away(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with app.run_test(size=(80, 24)) as pilot:
-            await pilot.pause(0.05)
+            await settle(pilot)
             await script(pilot)
 
     asyncio.run(main())
@@ -219,5 +219,5 @@ load_registry()
 import flowtune_cli.cli.inspect, flowtune_cli.tui.app
 print([name for name in ("torch", "transformers", "peft") if name in sys.modules])
 """
-    out, _ = python(script).communicate(timeout=60)
+    out, _ = python(script).communicate(timeout=600)
     assert out.strip() == "[]"

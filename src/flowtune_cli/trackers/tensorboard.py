@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .tracking import TrackedRun
+from .tracker import TrackedRun
 
 
 class TensorBoard:

@@ -12,49 +12,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..runs.atomic import read_json, write_json
 from ..runs.batch import BatchRecord
 from ..runs.directory import RunDirectory
 from .figures import figures
+from .tracker import TrackedRun, Tracker, TrackerFactory
 
 FILE = "trackers.json"
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """What a tracker is told of the run.
-
-    Args:
-        name: the run's own, which other runs may have elsewhere.
-        id: the same whenever the run goes on, and no other run's.
-        path: its directory, where a tracker may keep files.
-        settings: by section, as JSON values.
-    """
-
-    name: str
-    id: str
-    path: Path
-    task: str
-    settings: Mapping[str, Any]
-
-
-class Tracker(Protocol):
-    """Something that figures are logged to."""
-
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
-        """The figures after a mini-batch, when so many episodes had been played."""
-
-    def close(self) -> None:
-        """The run ends, or stops for now."""
-
-
-Factory = Callable[[TrackedRun], Tracker]
-"""What a plugin registers: begins or goes on with the run in the tracker."""
 
 
 class Trackers:
@@ -71,7 +39,7 @@ class Trackers:
         names: Sequence[str],
         run: RunDirectory,
         settings: Mapping[str, Any],
-        factory_of: Callable[[str], Factory] | None = None,
+        factory_of: Callable[[str], TrackerFactory] | None = None,
     ) -> None:
         self._file = run.path / FILE
         self._logged: dict[str, int] = {}
@@ -122,7 +90,7 @@ class Trackers:
             )
 
 
-def _registered(name: str) -> Factory:
+def _registered(name: str) -> TrackerFactory:
     from ..registry import load_registry
 
     return load_registry().tracker(name)

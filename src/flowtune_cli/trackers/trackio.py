@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .tracking import TrackedRun
+from .tracker import TrackedRun
 
 
 class Trackio:

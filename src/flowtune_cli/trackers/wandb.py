@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .tracking import TrackedRun
+from .tracker import TrackedRun
 
 # Seconds: nobody may sit at the terminal, or the network may be away.
 _LOGIN, _INIT = 15, 60
