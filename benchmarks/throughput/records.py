@@ -40,7 +40,9 @@ def prepare(setup: Setup) -> tuple[Session, list[Example]]:
         registry=registry,
     )
     task = resolved.make_task()
-    chosen = mixed(list(task.examples(setup.data, task.splits[0])), setup.records)
+    split = task.splits[0]
+    examples = task.training_examples(task.examples(setup.data, split), split)
+    chosen = mixed(list(examples), setup.records)
     return set_up(task, resolved.settings, registry), chosen
 
 

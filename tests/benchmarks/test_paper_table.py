@@ -25,7 +25,7 @@ SMALL = (
     "tasks.{task}.max_retrievals=1",
     "tasks.{task}.nodes.query.max_new_tokens=4",
     "tasks.{task}.nodes.verbose.max_new_tokens=4",
-    "tasks.{task}.nodes.verbose.exploration={{name=\"diverse_beam\", beams=3}}",
+    'tasks.{task}.nodes.verbose.exploration={{name="diverse_beam", beams=3}}',
     "tasks.{task}.nodes.concise.max_new_tokens=4",
 )
 

@@ -44,7 +44,7 @@ def test_scores_and_rollouts_are_written_only_if_wanted(scored: Run) -> None:
         lines(f"{name}.jsonl") for name in ("plain", "scores", "all", "short")
     )
     assert all(line.keys() == FIELDS for line in plain + short)
-    assert all(line.keys() == FIELDS | {"length", "digest"} for line in scores)
+    assert all(line.keys() == FIELDS | {"length", "example_id"} for line in scores)
     assert [{k: line[k] for k in FIELDS} for line in scores] == plain
     assert all(line.keys() == scores[0].keys() | {"rollouts", "rank"} for line in everything)
     assert [
@@ -105,9 +105,9 @@ def test_a_file_in_another_order_is_put_right_if_wanted(scored: Run) -> None:
     )
     done = scored("postprocess", "turned.jsonl", "--out", "out.jsonl", "--rank")
     assert done.code == 2
-    assert "4 of 5 predictions are in another order than the data" in done.err
+    assert "4 of 5 predictions are not in the order of the data" in done.err
     done = scored("postprocess", "turned.jsonl", "--out", "out.jsonl", "--reorder")
-    assert "4 of 5 predictions were put in the order of the data" in done.err
+    assert "sorted 4 of 5 predictions into the order of the data" in done.err
     assert lines() == lines("plain.jsonl")
 
 

@@ -23,7 +23,7 @@ def test_a_task_with_its_settings_and_nodes(run: Run) -> None:
     assert 'prompt.system\tstr\t"Be brief."\tthe system message' in before_stop
     assert "prompt shows: question" in before_stop
     assert 'reward\tstr | None\t"f1"\tthe stated reward' in before_stop
-    assert "{name = \"diverse_beam\", penalty = 2.0}" in before_stop
+    assert '{name = "diverse_beam", penalty = 2.0}' in before_stop
 
 
 def test_a_node_type(run: Run) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from flowtune_cli.runs.export import PreferenceInContext
@@ -123,6 +122,7 @@ def test_the_library_of_data_sets_reads_it(tmp_path: Path, chat: bool) -> None:
     with path.open("w") as file:
         preferences = [PREFERENCE, replace(PREFERENCE, chosen="Ünlike \u2028 this", margin=1)]
         write_preferences(file, preferences, {}, split if chat else None)
+    datasets = pytest.importorskip("datasets")
     table = datasets.load_dataset(
         "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     )

@@ -306,12 +306,12 @@ def test_a_file_that_is_no_store_is_refused(path, tmp_path):
         Store(tmp_path / "nowhere" / "store.sqlite", question_of)
 
 
-@pytest.mark.parametrize(("version", "kind"), [(0, "an older"), (99, "a newer")])
+@pytest.mark.parametrize(("version", "kind"), [(1, "an older"), (99, "a newer")])
 def test_a_store_of_another_version_is_refused(path, version, kind):
     write(path, played(1))
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
     for opened in (lambda: Store(path, question_of), lambda: RunReader(path)):
-        match = f"{kind} flowtune: .*version {version}.*versions 1 to 2"
+        match = f"{kind} flowtune: .*version {version}.*reads version 2"
         with pytest.raises(UsageError, match=match):
             opened()

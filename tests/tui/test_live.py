@@ -15,7 +15,6 @@ from flowtune_cli.tui.screens.episodes import EpisodesScreen
 from flowtune_cli.tui.widgets.rows import Rows
 from support.processes import python
 from support.random_batches import played, question_of
-from support.version_1 import downgrade
 from tui.conftest import make_run, press, text_of, until
 
 WRITER = """
@@ -150,13 +149,6 @@ def test_a_damaged_store_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path, "damaged", 1)
     run.store_path.write_bytes(b"no database" * 999)
     assert "file is not a database" in " ".join(shown(run.path).split())
-
-
-def test_a_store_of_version_1_is_shown_like_any_other(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "old", 4)
-    new = shown(run.path), shown(run.path, "o"), shown(run.path, "o", "enter", "n")
-    downgrade(run.store_path)
-    assert (shown(run.path), shown(run.path, "o"), shown(run.path, "o", "enter", "n")) == new
 
 
 def test_a_store_of_a_later_version_says_why_it_is_not_shown(

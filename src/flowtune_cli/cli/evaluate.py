@@ -63,15 +63,17 @@ def evaluate(
 def read_lines(
     path: Path, task: Task, examples: Sequence[Example], *, reorder: bool
 ) -> list[dict[str, Any]]:
-    """A file's lines, one an example, in the examples' order; says so if they were put into it.
+    """The lines of a prediction file, one for each example, in the order of the examples.
+
+    Args:
+        reorder: accept lines in another order, sort them, and print a note about it.
 
     Raises:
-        DataError: a line is malformed, or the lines do not fit the examples.
+        DataError: a line is malformed, or the lines do not match the examples.
     """
-    from ..runs.prediction_lines import fit, read_predictions
+    from ..runs.prediction_reader import match_lines, read_predictions
 
-    keys = [task.prediction_key(example) for example in examples]
-    lines, notes = fit(keys, list(read_predictions(path)), reorder=reorder)
+    lines, notes = match_lines(task, examples, list(read_predictions(path)), reorder=reorder)
     for text in notes:
         note(text)
     return lines

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..flow.errors import DataError, UsageError, unknown_name
 from ..flow.example import Example
 from ..flow.task import Task
+from .output import note
 
 
 def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[Example]:
@@ -27,6 +28,30 @@ def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[
     except OSError as error:
         where = error.filename or data or f"the data of task '{task.name}'"
         raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
+
+
+def read_training_examples(task: Task, data: Path | None, split: str | None) -> list[Example]:
+    """The examples of a split that are trained on; prints a note if these are not all.
+
+    Raises: as ``read_examples``.
+    """
+    split = chosen_split(task, split)
+    total = 0
+
+    def counted() -> Iterator[Example]:
+        nonlocal total
+        for example in read_examples(task, data, split):
+            total += 1
+            yield example
+
+    source = counted()
+    used = list(task.training_examples(source, split))
+    for _ in source:  # where the task took only the first ones
+        pass
+    if len(used) < total:
+        reason = task.training_filter or f"task '{task.name}' leaves the others out"
+        note(f"training uses {len(used)} of the {total} examples of split '{split}': {reason}")
+    return used
 
 
 def chosen_split(task: Task, split: str | None) -> str:

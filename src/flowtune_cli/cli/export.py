@@ -13,6 +13,7 @@ import typer
 from ..flow.errors import UsageError, unknown_name
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
+from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
@@ -180,10 +181,7 @@ def _nodes(run: RunDirectory) -> Mapping[str, Any]:
 
 
 def _settings(run: RunDirectory) -> Mapping[str, Any]:
-    stored = run.settings
-    settings = stored.get("settings") if isinstance(stored, dict) else None
-    if not isinstance(settings, dict) or not settings.keys() >= {"model", "tasks"}:
-        raise UsageError(f"{run.path / 'settings.json'} does not hold the settings of a run")
+    settings: Mapping[str, Any] = stored_settings(run)["settings"]
     return settings
 
 

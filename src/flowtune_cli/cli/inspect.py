@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..flow.errors import UsageError
+from ..flow.errors import UsageError, missing_package
 from . import options
 from .options import ConfigOption, SetOption
 from .output import note
@@ -65,7 +65,7 @@ def inspect(
 
 def _serve(path: Path, *, is_run: bool, port: int) -> None:
     if importlib.util.find_spec("textual_serve") is None:
-        raise UsageError("--web needs the package textual-serve: pip install 'flowtune[web]'")
+        raise missing_package("--web", "textual-serve", "web")
     from ..tui.web import serve
 
     def say(address: str) -> None:

@@ -44,7 +44,7 @@ def postprocess(
     """
     from ..flow.postprocessing import post_process
     from ..registry import load_registry
-    from ..runs.predictions import write_lines
+    from ..runs.prediction_writer import write_lines
     from .evaluate import read_lines
     from .examples import first_examples, read_examples
     from .postprocessors import asked_for

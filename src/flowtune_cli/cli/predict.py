@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..flow.node import Exploration
     from ..flow.postprocessing import PostProcessor
     from ..flow.task import Task
-    from ..runs.predictions import PredictionFile
+    from ..runs.prediction_writer import PredictionFile
     from ..training.session import Session
     from .trained import Player
 
@@ -128,7 +128,7 @@ def write_predictions(
         FlowtuneError: the flow failed for an example, or the file cannot be written.
         KeyboardInterrupt: somebody interrupted it; it was said how to go on.
     """
-    from ..runs.predictions import PredictionFile
+    from ..runs.prediction_writer import PredictionFile
 
     # What is played depends on these nodes, and on no other option of the post-processors.
     made_by = ", with alternatives of ".join([made_by, *explorations])
@@ -223,9 +223,11 @@ def _made(
     explorations: Mapping[str, Exploration],
 ) -> dict[str, Any]:
     """All that a line may come of, whatever it is to have in the end."""
-    from ..flow.postprocessing import ROLLOUTS
+    from ..flow.postprocessing import EXAMPLE_ID, ROLLOUTS
 
     scores = dict(task.scores(example, episode.result))
+    if task.prediction_id(example) != example.id:
+        scores[EXAMPLE_ID] = example.id
     if explorations:
         scores[ROLLOUTS] = rollouts
     return {"prediction": task.prediction(example, episode.result), "scores": scores}

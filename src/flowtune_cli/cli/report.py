@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..flow.errors import UsageError
+from ..flow.errors import UsageError, missing_package
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
 
@@ -36,6 +37,8 @@ def report(
 
     if out is None and not json:
         raise UsageError("say where to write the page: --out report.html; or --json for figures")
+    if out is not None and find_spec("matplotlib") is None:
+        raise missing_package("an HTML report", "matplotlib", "report")
     registry = load_registry()
     found = [find_run(registry, run, config, set_) for run in runs]
     figures = [run_figures(run, None if json else _POINTS) for run in found]

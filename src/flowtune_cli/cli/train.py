@@ -83,7 +83,7 @@ class _Order:
 
 def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -> int:
     from ..runs.directory import RunDirectory
-    from .examples import chosen_split, read_examples
+    from .examples import chosen_split, read_training_examples
     from .run_settings import RunSettings, find_run
     from .stored_settings import describe, to_store
     from .trained import newest_checkpoint
@@ -102,7 +102,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
     if name is not None:
         RunDirectory.check_name(parent, name)
     split = chosen_split(task, order.split)
-    examples = list(read_examples(task, order.data, split))
+    examples = read_training_examples(task, order.data, split)
     described = describe(task, order.data, split, examples, resolved)
 
     def create(resolved: Resolved) -> RunDirectory:
@@ -120,7 +120,7 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
 
 
 def _resume(order: _Order, task_name: str | None, name: str) -> int:
-    from .examples import read_examples
+    from .examples import read_training_examples
     from .run_settings import RunSettings, find_run
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun, say_finished
@@ -137,7 +137,7 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
         task = resolved.make_task()
         data = order.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
         split = order.split or stored["data"]["split"]
-        examples = list(read_examples(task, data, split))
+        examples = read_training_examples(task, data, split)
         then = describe(task, data, split, examples, settings.old)
         if then["sha256"] != stored["data"]["sha256"]:
             raise UsageError(

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from .task import Task
 
 ROLLOUTS = "rollouts"
-"""The field of a line that holds its example's rollouts."""
+"""The field of a prediction line with the rollouts of its example."""
+
+EXAMPLE_ID = "example_id"
+"""The field of a prediction line with the id of its example, where ``id`` is another one."""
 
 Line = Mapping[str, Any]
 
@@ -75,11 +78,15 @@ def post_process(
         FlowtuneError: one of them lost lines or changed their order.
     """
     for processor in sorted(processors, key=lambda p: (p.order, p.name)):
-        before = [line.get("id") for line in lines]
+        before = _ids(lines)
         lines = processor.apply(task, examples, lines, note)
-        if [line.get("id") for line in lines] != before:
+        if _ids(lines) != before:
             raise FlowtuneError(
                 f"post-processor '{processor.name}' did not keep the lines and their order; this"
                 " is a mistake in its plugin"
             )
     return lines
+
+
+def _ids(lines: Sequence[Line]) -> list[tuple[Any, Any]]:
+    return [(line.get("id"), line.get(EXAMPLE_ID)) for line in lines]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..flow.deviation import Outcome
 from ..flow.errors import UsageError
-from . import older, schema
+from . import schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_reader import of_row, read_episode, reward_means
 from .node_summary import LATEST, summarize_nodes
@@ -64,8 +64,7 @@ class RunReader:
             )
             self._connection.row_factory = sqlite3.Row
             try:
-                if schema.check(self._connection, path) < schema.SCHEMA_VERSION:
-                    older.view_as_new(self._connection)
+                schema.check(self._connection, path)
             except BaseException:
                 self._connection.close()
                 raise

@@ -10,7 +10,6 @@ import sqlite3
 from pathlib import Path
 
 from ..flow.errors import UsageError
-from . import older
 
 SCHEMA_VERSION = 2
 
@@ -235,11 +234,11 @@ def is_empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
 
 
-def check(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the tables: this one, or an older one that ``older`` knows.
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the database has the tables of this version.
 
     Raises:
-        UsageError: they are no such tables; says why.
+        UsageError: it has not; says why.
     """
     if is_empty(connection):
         raise UsageError(f"{path} is empty: its run has not begun to write")
@@ -251,11 +250,10 @@ def check(connection: sqlite3.Connection, path: Path) -> int:
     if row is None or not str(row[0]).isdigit():
         raise UsageError(f"{path} is a database, but not the store of a run")
     version = int(row[0])
-    if not older.OLDEST_VERSION <= version <= SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         kind = "a newer" if version > SCHEMA_VERSION else "an older"
         raise UsageError(
             f"{path} was written by {kind} flowtune: its tables have version {version}, and this"
-            f" flowtune knows versions {older.OLDEST_VERSION} to {SCHEMA_VERSION}. Use the version"
-            ' that the run\'s run.json names under "versions".'
+            f" flowtune reads version {SCHEMA_VERSION}. Use the flowtune version that the run's"
+            ' run.json lists under "versions".'
         )
-    return version

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
-from . import older, schema, totals
+from . import schema, totals
 from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, rows
 from .sqlite_errors import told
 
@@ -25,12 +25,11 @@ class Store:
     """A run's store, open for writing. The run's lock keeps it to one writer.
 
     Args:
-        path: the SQLite file; made with its tables if it is not there, and brought to this version
-            if it is of an older one.
+        path: the SQLite file; created with its tables if it does not exist.
         question_of: how an example is shown in one line.
 
     Raises:
-        UsageError: the file is of a version that cannot be gone on with, or not a store.
+        UsageError: the file is of another version, or not a store.
         FlowtuneError: the file cannot be written.
     """
 
@@ -48,8 +47,7 @@ class Store:
                     )
                 if schema.is_empty(self._connection):
                     schema.create(self._connection)
-                if schema.check(self._connection, path) < schema.SCHEMA_VERSION:
-                    older.upgrade(self._connection, schema.SCHEMA, schema.SCHEMA_VERSION)
+                schema.check(self._connection, path)
             except BaseException:
                 self._connection.close()
                 raise

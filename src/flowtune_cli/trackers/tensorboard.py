@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..flow.errors import missing_package
 from .tracking import TrackedRun
 
 
@@ -13,7 +14,10 @@ class TensorBoard:
     """TensorBoard, in RUN/tensorboard; see them by 'tensorboard --logdir RUNS'."""
 
     def __init__(self, run: TrackedRun) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ModuleNotFoundError as error:
+            raise missing_package("it", "tensorboard", "tensorboard") from error
 
         self._writer: Any = EventFileWriter(str(run.path / "tensorboard"))
 

@@ -150,7 +150,9 @@ def _read(file: Path) -> dict[str, int]:
 
 def _shown(error: BaseException) -> str:
     """An error in a line, without what the environment keeps secret."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = " ".join(str(error).split())
+    if not isinstance(error, FlowtuneError):
+        text = f"{type(error).__name__}: {text}"
     for variable, value in os.environ.items():
         if re.search(r"KEY|TOKEN|SECRET|PASSW", variable.upper()) and len(value) >= 6:
             text = text.replace(value, "…")

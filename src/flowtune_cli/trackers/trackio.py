@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..flow.errors import missing_package
 from .tracking import TrackedRun
 
 
@@ -12,7 +13,10 @@ class Trackio:
     """Trackio, project 'flowtune-TASK'; see it by 'trackio show'."""
 
     def __init__(self, run: TrackedRun) -> None:
-        import trackio
+        try:
+            import trackio
+        except ModuleNotFoundError as error:
+            raise missing_package("it", "trackio", "trackio") from error
 
         self._run: Any = trackio.init(
             project=f"flowtune-{run.task}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..flow.errors import missing_package
 from .tracking import TrackedRun
 
 # Seconds: nobody may sit at the terminal, or the network may be away.
@@ -15,7 +16,10 @@ class WeightsAndBiases:
     """Weights & Biases; log in first by 'wandb login', or set WANDB_MODE=offline."""
 
     def __init__(self, run: TrackedRun) -> None:
-        import wandb
+        try:
+            import wandb
+        except ModuleNotFoundError as error:
+            raise missing_package("it", "wandb", "wandb") from error
 
         self._run: Any = wandb.init(
             project=f"flowtune-{run.task}",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
-from flowtune_cli.runs.predictions import PredictionFile, write_lines
+from flowtune_cli.runs.prediction_writer import PredictionFile, write_lines
 from support.processes import python
 
 TEXTS = st.text(
@@ -160,7 +160,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from flowtune_cli.flow.errors import FlowtuneError
-from flowtune_cli.runs.predictions import PredictionFile
+from flowtune_cli.runs.prediction_writer import PredictionFile
 
 with PredictionFile(Path(sys.argv[1]), "abc") as file:
     resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))
