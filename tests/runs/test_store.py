@@ -217,7 +217,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes(path):
                 assert counts.episodes == 3 * counts.batches
                 seen.append(counts.batches)
                 if counts.episodes:
-                    (summary,) = reader.episodes(counts.episodes - 1, limit=1)
+                    (summary,) = reader.summaries([counts.episodes - 1])
                     episode = reader.episode(summary.number)
                     assert len(episode.steps) == summary.steps > 0
                     assert len(episode.rollouts) == summary.rollouts

@@ -12,7 +12,7 @@ from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import Store
 from flowtune_cli.tui.app import InspectApp
 from flowtune_cli.tui.screens.episodes import EpisodesScreen
-from flowtune_cli.tui.widgets.rows import Rows
+from flowtune_cli.tui.widgets.lazy_table import LazyTable
 from support.processes import python
 from support.random_batches import played, question_of
 from tui.conftest import make_run, press, text_of, until
@@ -42,7 +42,7 @@ with run.lock():
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowtune_cli.tui.screens.base.EVERY", 0.05)
+    monkeypatch.setattr("flowtune_cli.tui.screens.base.POLL_SECONDS", 0.05)
 
 
 def new_run(parent: Path) -> RunDirectory:
@@ -51,7 +51,7 @@ def new_run(parent: Path) -> RunDirectory:
 
 def at_cursor(app: InspectApp) -> int:
     assert isinstance(app.screen, EpisodesScreen)
-    return app.screen.number_at(app.screen.query_one(Rows).cursor)
+    return app.screen.number_at(app.screen.query_one(LazyTable).cursor)
 
 
 def test_a_run_that_another_process_trains_grows_while_it_is_watched(tmp_path: Path) -> None:

@@ -60,14 +60,14 @@ def test_a_process_that_refuses_reads_runs_and_writes_nothing(tmp_path: Path) ->
 import os, sqlite3, subprocess, sys
 from pathlib import Path
 from flowtune_cli.runs.directory import list_runs
-from flowtune_cli.tui.watched import Watched
+from flowtune_cli.tui.open_run import OpenRun
 from flowtune_cli.tui.web_app import refuse
 sys.addaudithook(refuse)
 path = Path({str(run.path)!r})
 [info] = list_runs(path.parent)
-watched = Watched(path)
-assert watched.problem == "" and watched.reader.count() == 24
-assert watched.reader.episode(3).number == 3
+run = OpenRun(path)
+assert run.problem == "" and run.reader.counts().episodes == 24
+assert run.reader.episode(3).number == 3
 for act in (
     lambda: (path / "new").write_text("x"),
     lambda: os.open(path / "new", os.O_CREAT | os.O_WRONLY),

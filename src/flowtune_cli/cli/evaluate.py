@@ -1,4 +1,4 @@
-"""``flowtune evaluate``: the figures of a file of predictions."""
+"""``flowtune evaluate``: the metrics of a prediction file."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ def evaluate(
     split: SplitOption = None,
     limit: PredictedOption = None,
     reorder: Annotated[
-        bool, typer.Option("--reorder", help="Put the predictions in the order of the data first.")
+        bool,
+        typer.Option("--reorder", help="Sort the predictions into the data's order first."),
     ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Compare predictions with the labels of the data, in the task's own way."""
+    """Evaluate predictions with the task's metrics."""
     from ..registry import load_registry
     from .examples import first_examples, read_examples
 
     registry = load_registry()
     resolved = options.settings(registry, registry.task(task), config=config, overrides=set_)
-    chosen = resolved.make_task()
-    examples = first_examples(read_examples(chosen, data, split), limit)
-    figures = chosen.evaluate(examples, read_lines(predictions, chosen, examples, reorder=reorder))
+    task_ = resolved.make_task()
+    examples = first_examples(read_examples(task_, data, split), limit)
+    lines = read_lines(predictions, task_, examples, reorder=reorder)
+    metrics = task_.evaluate(examples, lines)
     if json:
-        print_json(dict(figures))
+        print_json(dict(metrics))
         return
-    rows = list(_rows(figures))
-    columns = ["figure", "value"]
+    rows = list(_rows(metrics))
+    columns = ["metric", "value"]
     if any(row["interval"] for row in rows):
         columns.append("interval")
     print_rows(columns, rows)
@@ -79,19 +81,19 @@ def read_lines(
     return lines
 
 
-def _rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
-    """A row a figure, those of a group with the group's name in front."""
-    intervals = figures.get(INTERVALS, {})
-    for name, value in figures.items():
+def _rows(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
+    """A row for each metric; the name of a group is a prefix."""
+    intervals = metrics.get(INTERVALS, {})
+    for name, value in metrics.items():
         if name == INTERVALS:
             continue
         if isinstance(value, Mapping):
             yield from _rows(value, f"{prefix}{name}.")
             continue
         interval = intervals.get(name)
-        shown = "" if interval is None else " to ".join(_shown(end) for end in interval)
-        yield {"figure": prefix + name, "value": _shown(value), "interval": shown}
+        ends = "" if interval is None else " to ".join(_format(end) for end in interval)
+        yield {"metric": prefix + name, "value": _format(value), "interval": ends}
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)

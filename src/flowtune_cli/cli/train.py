@@ -84,9 +84,9 @@ class _Order:
 def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -> int:
     from ..runs.directory import RunDirectory
     from .examples import chosen_split, read_training_examples
+    from .player import newest_checkpoint
     from .run_settings import RunSettings, find_run
     from .stored_settings import describe, to_store
-    from .trained import newest_checkpoint
     from .training_run import TrainingRun
 
     task_class = order.registry.task(task_name)
@@ -123,7 +123,7 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
     from .examples import read_training_examples
     from .run_settings import RunSettings, find_run
     from .stored_settings import describe, to_store
-    from .training_run import TrainingRun, say_finished
+    from .training_run import TrainingRun, report_finished
 
     run = find_run(order.registry, name, order.config, order.overrides)
     with run.lock():
@@ -132,7 +132,7 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
         resolved, stored = settings.resumed(), settings.stored
         grows = resolved.settings.training.limit != settings.old.settings.training.limit
         if run.info.state == "finished" and not grows:
-            return say_finished(run, json=order.json)
+            return report_finished(run, json=order.json)
 
         task = resolved.make_task()
         data = order.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
@@ -154,4 +154,4 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
         if now != stored:
             run.change_settings(now)
         training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
-        return training.go_on(run, name)
+        return training.resume(run, name)

@@ -20,7 +20,7 @@ from ..flow.errors import FlowtuneError
 from ..runs.atomic import read_json, write_json
 from ..runs.batch import BatchRecord
 from ..runs.directory import RunDirectory
-from .figures import figures
+from .metrics import batch_metrics
 
 FILE = "trackers.json"
 
@@ -104,7 +104,7 @@ class Trackers:
                 self._logged[name] = episodes
                 with self._guarded(name):
                     write_json(self._file, self._logged)
-                    tracker.log(episodes, figures(record))
+                    tracker.log(episodes, batch_metrics(record))
 
     @contextlib.contextmanager
     def _guarded(self, name: str) -> Iterator[None]:

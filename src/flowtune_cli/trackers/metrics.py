@@ -10,7 +10,7 @@ from ..runs.batch import BatchRecord
 _OF_UPDATE = ("data", "loss", "margin", "accuracy", "gradient_norm", "reference_drift")
 
 
-def figures(record: BatchRecord) -> dict[str, float]:
+def batch_metrics(record: BatchRecord) -> dict[str, float]:
     """Progressive validation, updates and reference updates; undefined ones are left out.
 
     ``reward/NAME/overall``, ``reward/NAME/window``; ``node/NAME/loss`` and so on;
