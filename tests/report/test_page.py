@@ -155,7 +155,7 @@ def test_a_reward_that_was_never_defined_and_an_empty_output(tmp_path: Path) -> 
     record = preference_batch([("", "a b")], metric="never")
     metrics = {"never": replace(record.metrics["never"], window=None, overall=None)}
     made = page(summarize_run(make_run(tmp_path, [replace(record, metrics=metrics)])))
-    assert "It was never defined." in made
+    assert "Never defined." in made
     assert "(nothing)" in made
 
 
@@ -191,7 +191,7 @@ def test_settings_that_were_set_come_before_the_rest(sums: RunSummary) -> None:
         },
     }
     text = Parsed(page(replace(sums, settings=settings))).text
-    set_, _, left = text.partition("2 settings that were left")
+    set_, _, left = text.partition("2 settings at the defaults")
     assert "training.seed 7 --seed" in set_
     assert 'learning.options {"lr": 0.1} flowtune.toml:3' in set_
     assert "model.revision null default" in left

@@ -430,7 +430,7 @@ def test_a_search_looks_into_everything_that_is_said(tmp_path):
     with write(tmp_path / "store.sqlite", [record]) as reader:
 
         def found(text: str) -> list[int]:
-            return [n for part in reader.search(text, [0]) for n in part.found]
+            return [n for part in reader.search(text, [0]) for n in part.matches]
 
         for text in [*texts, "THE SUM OF 0", "in_p", "n%o", "N ALT"]:
             assert found(text) == [0], text
@@ -439,8 +439,8 @@ def test_a_search_looks_into_everything_that_is_said(tmp_path):
 
 
 def test_a_search_goes_on_in_the_order_given(reader):
-    parts = list(reader.search("the sum", [35, 2, 30, 1], at_once=3))
-    assert [(part.episodes, part.found) for part in parts] == [(3, (35, 2, 30)), (4, (1,))]
+    parts = list(reader.search("the sum", [35, 2, 30, 1], chunk_size=3))
+    assert [(part.searched, part.matches) for part in parts] == [(3, (35, 2, 30)), (4, (1,))]
 
 
 def test_changes_tell_whether_somebody_has_written(tmp_path, records):

@@ -99,7 +99,7 @@ def test_a_tracker_that_fails_is_off_and_says_so_once(
     assert said.out == ""
     notes = [line for line in said.err.splitlines() if line.startswith("flowtune: ")]
     assert notes == [
-        "flowtune: note: tracker 'bad' is off, and the run goes on:"
+        "flowtune: note: tracker 'bad' is off, the run continues:"
         f" {type(error).__name__}: no route to host"
     ]
 
@@ -117,7 +117,7 @@ def test_a_missing_package_is_reported_with_the_pip_command(
     with Trackers([name], directory, SETTINGS) as trackers:
         trackers.log(next(played(1)))
     assert (
-        f"tracker '{name}' is off, and the run goes on: it needs the package {name}:"
+        f"tracker '{name}' is off, the run continues: it needs the package {name}:"
         f" pip install 'flowtune[{name}]'\n" in capsys.readouterr().err
     )
 

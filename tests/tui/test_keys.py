@@ -174,7 +174,7 @@ def test_filter(app: InspectApp) -> None:
 def test_sort(app: InspectApp) -> None:
     async def script(pilot: Pilot[None]) -> None:
         await press(pilot, "o", "s", "j", "j", "enter")
-        await until(pilot, lambda: "greatest gain first" in about(app))
+        await until(pilot, lambda: "highest gain first" in about(app))
         await until(pilot, lambda: len(listed(app)) == 36)
         reader = app.open_store(app.path).reader
         assert reader is not None
@@ -183,7 +183,7 @@ def test_sort(app: InspectApp) -> None:
         assert known == sorted(known, reverse=True)
         assert gains[len(known) :] == [None] * (36 - len(known))
         await press(pilot, "s", "escape")
-        assert "greatest gain first" in about(app)
+        assert "highest gain first" in about(app)
 
     run(app, script)
 
@@ -191,7 +191,7 @@ def test_sort(app: InspectApp) -> None:
 def test_search(app: InspectApp) -> None:
     async def script(pilot: Pilot[None]) -> None:
         await press(pilot, "o", "slash", *"SUM", "space", *"of", "space", "3", "enter")
-        await until(pilot, lambda: "holds “SUM of 3”" in about(app))
+        await until(pilot, lambda: "contains “SUM of 3”" in about(app))
         await until(pilot, lambda: listed(app) == [35, 34, 33, 32, 31, 30, 3])
         await press(pilot, "escape")
         await until(pilot, lambda: "36 of 36" in about(app))
@@ -285,7 +285,7 @@ def test_an_export_asks_before_it_replaces_and_says_what_is_wrong(
         there = tmp_path / "first.md"
         there.write_text("mine")
         await press(pilot, "e", "enter")
-        assert "once more replaces it" in text_of(app)
+        assert "press enter again to replace it" in text_of(app)
         await press(pilot, "escape")
         assert there.read_text() == "mine"
         await press(pilot, "e")

@@ -90,9 +90,9 @@ def test_a_run_that_another_process_trains_grows_while_it_is_watched(tmp_path: P
                 await until(pilot, lambda: "12 of 12 episodes" in text_of(app))
                 # What is filtered and searched grows, too.
                 await press(pilot, "slash", *"sum", "enter")
-                await until(pilot, lambda: "12 of 12 episodes · holds" in text_of(app))
+                await until(pilot, lambda: "12 of 12 episodes · contains" in text_of(app))
                 assert on() == "15"
-                await until(pilot, lambda: "15 of 15 episodes · holds" in text_of(app))
+                await until(pilot, lambda: "15 of 15 episodes · contains" in text_of(app))
                 writer.communicate("\n" * 9, timeout=60)
                 await until(pilot, lambda: "✓ finished" in text_of(app))
                 await until(pilot, lambda: "27 of 27 episodes" in text_of(app))
@@ -118,7 +118,7 @@ def test_a_run_that_was_killed_before_it_wrote(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     screen = " ".join(shown(run.path).split())
     assert "! interrupted" in screen
-    assert "has not begun to write" in screen
+    assert "has not written anything yet" in screen
     assert "flowtune train --resume" in screen
     assert "there is no store" in shown(run.path, "o", "f", "escape", "s", "escape", "y")
 
@@ -128,7 +128,7 @@ def test_an_empty_store(tmp_path: Path) -> None:
     with Store(run.store_path, question_of):
         pass
     assert "0 episodes" in shown(run.path)
-    assert "No episode is stored yet" in shown(run.path, "o", "enter", "y", "e", "escape")
+    assert "No episodes yet" in shown(run.path, "o", "enter", "y", "e", "escape")
 
 
 def test_without_settings_and_with_a_torn_description(tmp_path: Path) -> None:

@@ -109,9 +109,7 @@ def test_keys_that_write_or_command_do_nothing(
                 await pilot.press(key)
                 await pilot.pause()
                 assert isinstance(app.screen, OverviewScreen), key
-            assert [n.message for n in app._notifications] == [
-                "Nothing can be written from a browser."
-            ]
+            assert [n.message for n in app._notifications] == ["Export is disabled in a browser."]
             app.open_url("https://example.org")
             assert app.deliver_screenshot() is None
             assert await app.push_screen_wait(AskPath("all", tmp_path)) is None

@@ -11,7 +11,7 @@ from .tracking import TrackedRun
 
 
 class TensorBoard:
-    """TensorBoard, in RUN/tensorboard; see them by 'tensorboard --logdir RUNS'."""
+    """TensorBoard, in RUN/tensorboard; view it with 'tensorboard --logdir RUNS'."""
 
     def __init__(self, run: TrackedRun) -> None:
         try:
@@ -21,14 +21,14 @@ class TensorBoard:
 
         self._writer: Any = EventFileWriter(str(run.path / "tensorboard"))
 
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
+    def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         event = Event(wall_time=time.time(), step=episodes, summary=Summary(value=values))
         self._writer.add_event(event)
-        # What is not on the disk when the run is killed would not be logged again.
+        # Metrics that a crash loses would not be logged again.
         self._writer.flush()
 
     def close(self) -> None:

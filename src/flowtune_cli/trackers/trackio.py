@@ -1,4 +1,4 @@
-"""Trackio: a tracker that keeps its figures on this machine, unless it is told of a Space."""
+"""Trackio: a local tracker, unless a Hugging Face Space is configured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tracking import TrackedRun
 
 
 class Trackio:
-    """Trackio, project 'flowtune-TASK'; see it by 'trackio show'."""
+    """Trackio, project 'flowtune-TASK'; view it with 'trackio show'."""
 
     def __init__(self, run: TrackedRun) -> None:
         try:
@@ -25,8 +25,8 @@ class Trackio:
             resume="allow",
         )
 
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=episodes)
+    def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=episodes)
 
     def close(self) -> None:
         self._run.finish()

@@ -12,7 +12,7 @@ _MANY, _HALF, _SOME = 0.8, 0.5, 0.1
 _MIN_COUNT = 10
 """Fewer rollouts, preferences or outputs than this give no finding."""
 _MAX_LETTERS = 40
-"""Letters of an output that are shown."""
+"""The most letters of an output in a finding."""
 
 
 def completeness(counts: Counts) -> str:

@@ -93,7 +93,9 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
             return
     elif not event.startswith(_REFUSED):
         return
-    raise PermissionError(errno.EACCES, f"{event} is refused behind a page", str(arguments[:1]))
+    raise PermissionError(
+        errno.EACCES, f"{event} is refused in the web application", str(arguments[:1])
+    )
 
 
 def main() -> None:

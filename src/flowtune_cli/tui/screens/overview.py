@@ -126,13 +126,13 @@ class OverviewScreen(InspectScreen):
         moves = self.run.reader.reference_moves(20)
         names = sorted(series)
         shift = self.shift % len(names) if names else 0
-        shown = (names[shift:] + names[:shift])[: max(1, self.size.width // _PLOT)]
+        names = (names[shift:] + names[:shift])[: max(1, self.size.width // _PLOT)]
         holder = self.query_one("#plots")
         plots = list(holder.query(MetricPlot))
-        if len(plots) != len(shown):
-            self._change_plots(len(shown) - len(plots), plots)
+        if len(plots) != len(names):
+            self._change_plots(len(names) - len(plots), plots)
             return
-        for name, plot in zip(shown, plots, strict=True):
+        for name, plot in zip(names, plots, strict=True):
             window = [(point.episodes, point.metric.window) for point in series[name]]
             overall = [(point.episodes, point.metric.overall) for point in series[name]]
             plot.show(name, [Line("window", window, thick=True), Line("run", overall)], moves)

@@ -65,7 +65,7 @@ class RunsScreen(InspectScreen):
             Column("run", 16),
             Column("task", 8),
             Column("state", 13),
-            Column("played", 7, right=True),
+            Column("episodes", 8, right=True),
             Column("trend", _TREND),
             Column("mean of the run"),
         ]

@@ -124,10 +124,10 @@ def _outputs(episode: EpisodeRecord, rollout: RolloutRecord, *, diff: bool) -> L
 
 
 def _parts(parts: list[Part], begin: str, end: str, style: str) -> Content:
-    shown = [
+    marked = [
         (f"{begin}{text}{end}", style) if kind == "only" else (text, "") for kind, text in parts
     ]
-    return Content.assemble(*shown) if shown else Content("(nothing)")
+    return Content.assemble(*marked) if marked else Content("(nothing)")
 
 
 def _aligned_line(pair: AlignedSteps, width: int) -> Content:
