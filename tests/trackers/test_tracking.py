@@ -154,7 +154,7 @@ def test_a_torn_memory_of_what_was_logged(
     recorder = Recorder()
     log(directory, range(1), it=recorder)
     assert len(recorder.points) == 1
-    assert "trackers may get figures twice" in capsys.readouterr().err
+    assert "trackers may get metrics twice" in capsys.readouterr().err
     assert json.loads((directory.path / "trackers.json").read_text()) == {"it": 3}
 
 

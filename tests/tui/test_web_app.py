@@ -35,7 +35,7 @@ from report.stored_runs import sums_run
     ],
 )
 def test_what_does_not_read_is_refused(event: str, arguments: tuple[object, ...]) -> None:
-    with pytest.raises(PermissionError, match="refused behind a page"):
+    with pytest.raises(PermissionError, match="refused in the web application"):
         refuse(event, arguments)
 
 
