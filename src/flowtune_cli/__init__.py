@@ -7,6 +7,7 @@ from .exploration import DiverseBeam, MultiSample
 from .flow.episode import Episode
 from .flow.errors import DataError, FlowtuneError, UsageError
 from .flow.example import Example
+from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
     Call,
     ChoiceDatum,
@@ -22,6 +23,7 @@ from .flow.node import (
     TextDatum,
 )
 from .flow.postprocessing import PostProcessor
+from .flow.preset import Preset
 from .flow.prompt import Prompt, Template
 from .flow.request import Decoding
 from .flow.task import Task
@@ -47,11 +49,13 @@ __all__ = [
     "Generate",
     "Judge",
     "LLMJudge",
+    "ModelSource",
     "MultiSample",
     "Node",
     "NodeOutput",
     "PostProcessor",
     "PreferenceDatum",
+    "Preset",
     "Prompt",
     "Rank",
     "Response",
@@ -62,6 +66,7 @@ __all__ = [
     "Term",
     "TextDatum",
     "UsageError",
+    "cache_directory",
     "exact_match",
     "hookimpl",
     "normalize",

@@ -6,12 +6,13 @@ import json
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowtune_cli.models import devices as probe
-from support.installed_plugins import Site
+from support.installed_plugins import MODEL, Site
 
 Run = Callable[..., Any]
 
@@ -33,10 +34,15 @@ def test_it_says_what_is_installed_and_what_is_wrong(site: Site, run: Run) -> No
     assert "\x1b" not in done.out
 
 
-def test_json(run: Run) -> None:
+def test_json(site: Site, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_bytes(b" " * 1_000_000)
+    site.install("models", MODEL.format(directory=tmp_path / "small"))
     shown = json.loads(run("doctor", "--json").out)
     assert shown["devices"]["cpu"]["bfloat16"] == "123 GFLOP/s"
-    assert shown["models"]["is converted"] == "no"
+    assert shown["models"]["missing"] == "nowhere (not ready)"
+    assert shown["models"]["small"] == f"{tmp_path / 'small'} (1 MB)"
+    assert shown["models"]["free in the cache"].endswith("B")
     assert shown["memory"]["total"].endswith("B")
     assert set(shown["packages"]) >= {"transformers", "peft", "textual", "pluggy", "flowtune"}
 

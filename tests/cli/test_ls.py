@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowtune_cli.runs.directory import RunDirectory
-from support.installed_plugins import Site
+from support.installed_plugins import MODEL, Site
 
 Run = Callable[..., Any]
 
@@ -82,15 +82,37 @@ def test_runs_are_where_the_settings_say(run: Run, tmp_path: Path) -> None:
     assert {r["name"]: Path(r["path"]).name for r in listed} == {"first": "first", "torn": "torn"}
 
 
-def test_models(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models(site: Site, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     hub = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
-    [builtin] = run("ls", "models").rows
-    assert builtin == ["builtin:smollm2-135m", "builtin", "converted when it is first used"]
+    assert run("ls", "models").err == "flowtune: note: there are no models\n"
+    site.install("models", MODEL.format(directory=tmp_path / "small"))
+    missing, small = run("ls", "models").rows
+    assert missing == [
+        "missing",
+        "models",
+        "a small model; not here: flowtune models fetch missing",
+    ]
+    assert small == ["small", "models", "a small model; not here: flowtune models fetch small"]
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text("{}")
+    [_, small] = run("ls", "models").rows
+    assert small[2] == f"a small model; in {tmp_path / 'small'}"
     snapshot = hub / "models--some--model" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
-    [_, other] = run("ls", "models").rows
+    [_, _, other] = run("ls", "models").rows
     assert other[:2] == ["some/model", "hub"]
+    shown = json.loads(run("ls", "models", "--json").out)
+    assert [(row["name"], row["ready"]) for row in shown] == [
+        ("missing", False),
+        ("small", True),
+        ("some/model", True),
+    ]
+
+
+def test_a_plugin_whose_models_failed_is_noted(site: Site, run: Run) -> None:
+    site.install("broken", "1 / 0")
+    assert "plugin 'broken' (broken-dist 1.0) has a problem" in run("ls", "models").err

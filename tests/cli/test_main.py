@@ -74,7 +74,7 @@ def test_broken_plugins_do_not_break_help(site: Site, run: Run) -> None:
     site.install("broken", "1 / 0")
     site.install("raises", f"{hook}raise ValueError('no')")
     site.install("untyped", f"{hook}register('odd', eval('lambda x: 0', {{}}))\n")
-    site.install("taken", f"{hook}register('ls', print)")
+    site.install("taken", f"{hook}register('ls', print); register('models', print)")
     site.install(
         "unusable", f"{hook}\n    def bad(x: 'Missing') -> None: ...\n    register('bad', bad)"
     )
@@ -87,7 +87,9 @@ def test_broken_plugins_do_not_break_help(site: Site, run: Run) -> None:
     problems = {p["name"]: [x["error"] for x in p["problems"]] for p in plugins}
     assert "ZeroDivisionError" in problems["broken"][0]
     assert "ValueError: no" in problems["raises"][0]
-    assert "flowtune has a command of this name" in problems["taken"][0]
+    assert problems["taken"] == [
+        f"command '{name}': flowtune has a command of this name" for name in ("ls", "models")
+    ]
     assert "'bad' cannot be made a command: NameError" in problems["unusable"][0]
 
 
@@ -187,3 +189,7 @@ def test_ctrl_c_is_quiet(site: Site) -> None:
 def test_every_command_is_a_module_of_its_own() -> None:
     for function in main_module.COMMANDS:
         assert function.__module__ == f"flowtune_cli.cli.{function.__name__}"
+    for group in main_module.GROUPS:
+        for command in group.registered_commands:
+            assert command.callback is not None
+            assert command.callback.__module__ == f"flowtune_cli.cli.{group.info.name}"

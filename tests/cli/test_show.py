@@ -19,11 +19,23 @@ def test_a_task_with_its_settings_and_nodes(run: Run) -> None:
     assert rows["hops"] == ["int", "2", "Facts that a question needs."]
     assert rows["style"][:2] == ["'plain' | 'odd'", '"plain"']
     before_stop = done.out.partition("node [tasks.hop-qa.nodes.stop]")[0]
-    assert "max_new_tokens\tint\t40\twhere an output is cut off." in before_stop
+    assert "max_new_tokens\tint\t40\tan output is truncated at this many tokens." in before_stop
     assert 'prompt.system\tstr\t"Be brief."\tthe system message' in before_stop
     assert "prompt shows: question" in before_stop
-    assert 'reward\tstr | None\t"f1"\tthe stated reward' in before_stop
-    assert '{name = "diverse_beam", penalty = 2.0}' in before_stop
+    assert 'reward\tstr | None\t"f1"\tthe reward that judges' in before_stop
+    exploration = '{name = "diverse_beam", penalty = 2.0}'
+    assert f"exploration\tstr | Mapping[str, Any]\t{exploration}\t" in before_stop
+    assert "optimizer\tMapping[str, Any] | str | None\t" in before_stop
+
+
+def test_the_presets_of_a_task(run: Run) -> None:
+    out = run("show", "hop-qa").out
+    small = out.partition("\npreset small (the default with little, smaller)\n")[2]
+    small, _, large = small.partition("\npreset large\n")
+    assert small.startswith("  for little models\n")
+    assert 'learning.optimizer\t{name = "adam", lr = 0.01}\n' in small
+    assert "nodes.query.optimizer\t{lr = 0.001}\n" in small
+    assert large.startswith("  for large models\n")
 
 
 def test_a_node_type(run: Run) -> None:
@@ -33,9 +45,9 @@ def test_a_node_type(run: Run) -> None:
     assert rows["threshold"] == [
         "float",
         "-2.0",
-        "where learning them starts; threshold in nats per token.",
+        "in nats per token. It stays as it is; the bias, which starts at 0, is learned.",
     ]
-    assert rows["scale"][2] == rows["threshold"][2]
+    assert rows["scale"] == ["float", "1.0", "its initial value."]
     assert rows["learn"][0] == "'preferences' | 'supervised' | 'nothing'"
     assert "name" not in rows
 

@@ -66,8 +66,9 @@ def test_a_run_from_beginning_to_end(train: Run, tiny_model_dir: Path) -> None:
     stored = settings_of("letters-001")
     assert stored["settings"]["training"]["seed"] == 7
     assert stored["settings"]["tasks"]["letters"]["nodes"]["write"]["max_new_tokens"] == 4
-    assert stored["origins"]["training.seed"] == "--seed"
-    assert stored["origins"]["training.save_every"] == "task letters"
+    origins = stored["origins"]
+    assert origins["training.seed"] == {"layer": "command line", "text": "--seed"}
+    assert origins["training.save_every"] == {"layer": "task", "text": "task letters"}
     assert (stored["data"]["path"], stored["data"]["split"]) == (None, "train")
     assert stored["from"] is None
 
@@ -243,7 +244,8 @@ def test_from_begins_with_what_was_learned(train: Run, monkeypatch: pytest.Monke
     assert stored["settings"]["adapter"]["rank"] == 3
     assert stored["settings"]["learning"]["optimizer"] == "adam"
     assert stored["settings"]["training"]["limit"] == 0
-    assert stored["origins"]["adapter.rank"] == "--set (run a)"
+    origin = {"layer": "command line", "text": "--set", "run": "a"}
+    assert stored["origins"]["adapter.rank"] == origin
     assert stored["from"] == str(old.absolute())
     assert train("--resume", "b").code == 0
     assert json.loads(Path("runs/b/run.json").read_text())["episodes"] == 5
@@ -369,7 +371,7 @@ def test_a_bug_in_a_plugin_shows_its_traceback_and_how_to_go_on(
         (["letters", "--data", "unlabelled.jsonl"], "example 'x' has no labels"),
         (["letters", "--data", "empty.jsonl"], "there is nothing to train on"),
         (["letters", "--model", "missing/model/here"], "missing/model/here"),
-        (["letters", "--set", "learning.optimizer_options.alpah=1"], "Did you mean"),
+        (["letters", "--set", "learning.optimizer={name='cocob', alpah=1}"], "Did you mean"),
     ],
 )
 def test_wrong_use_leaves_no_run(letters: Site, run: Run, arguments: list[str], said: str) -> None:

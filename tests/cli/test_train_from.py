@@ -43,20 +43,11 @@ def test_averages_begin_anew(train: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (learned(Path("runs/a")), rows(Path("runs/a"))) == before
 
 
-def forget_the_kind(source: Path) -> None:
-    """As if it were an older checkpoint."""
-    kept = {key: value for key, value in state(str(source)).items() if key != "optimizer"}
-    (source / "state.json").write_text(json.dumps(kept))
-
-
-@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("key", ["learning.optimizer", "tasks.letters.nodes.draft.optimizer"])
 def test_optimizers_of_another_kind_begin_anew_and_that_is_said(
-    train: Run, monkeypatch: pytest.MonkeyPatch, *, older: bool
+    train: Run, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    other = ("--set", "learning.optimizer=adam")
-    if older:
-        forget_the_kind(Path("runs/a/checkpoints/0000004"))
-        other = ()
+    other = ("--set", f"{key}=adam")
     with monkeypatch.context() as patch:
         press_ctrl_c(patch, 1)
         result = train("letters", "--split", "test", "--from", "a", "--name", "b", *other)

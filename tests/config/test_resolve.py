@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli import Factor, Rank, Template
+from flowtune_cli import Factor, Preset, Rank, Template
+from flowtune_cli.config.layers import Origin, Setting
 from flowtune_cli.config.resolve import Resolved, resolve, restore
 from flowtune_cli.config.settings import Settings
 from flowtune_cli.flow.errors import UsageError
@@ -64,8 +65,8 @@ def resolved(registry: Registry, tmp_path: Path) -> Resolve:
 def test_without_anything_the_defaults_hold(resolved: Resolve) -> None:
     found = resolved(task=None)
     assert found.settings == Settings()
-    assert set(found.origins.values()) == {"default"}
-    assert found.origins["training.seed"] == "default"
+    assert set(found.origins.values()) == {Origin("default", "default")}
+    assert "training.seed" in found.origins
 
 
 def test_later_layers_win(resolved: Resolve) -> None:
@@ -81,13 +82,13 @@ def test_later_layers_win(resolved: Resolve) -> None:
     training = found.settings.training
     assert training.batch_size == 16  # the task says 4
     assert (training.seed, training.limit, training.save_every) == (2, 3, 4)
-    origins = {key: found.origins[f"training.{key}"] for key in type(training).model_fields}
+    origins = {key: str(found.origins[f"training.{key}"]) for key in type(training).model_fields}
     assert origins == {
-        "batch_size": "flowtune.toml:2",
+        "batch_size": "flowtune.toml",
         "seed": "environment FLOWTUNE_TRAINING__SEED",
         "limit": "--set",
         "save_every": "--save-every",
-        "passes": "flowtune.toml:6",
+        "passes": "flowtune.toml",
         "keep_checkpoints": "default",
         "max_failures": "default",
     }
@@ -96,7 +97,7 @@ def test_later_layers_win(resolved: Resolve) -> None:
 def test_the_tasks_preferences_come_before_the_file(resolved: Resolve) -> None:
     found = resolved()
     assert found.settings.training.batch_size == 4
-    assert found.origins["training.batch_size"] == "task hop-qa"
+    assert str(found.origins["training.batch_size"]) == "task hop-qa"
     assert resolved(task="plain").settings.training.batch_size == 8
 
 
@@ -108,7 +109,7 @@ def test_an_explicit_file_replaces_the_one_here(
     other.write_text("[training]\nlimit = 5\n")
     found = resolve(None, file=other, environ={}, registry=registry)
     assert (found.settings.training.seed, found.settings.training.limit) == (42, 5)
-    assert found.origins["training.limit"] == f"{other}:2"
+    assert str(found.origins["training.limit"]) == str(other)
     with pytest.raises(UsageError, match="cannot read the settings file"):
         resolve(None, file=tmp_path / "none.toml", environ={}, registry=registry)
 
@@ -131,32 +132,57 @@ def test_the_empty_text_unsets_what_may_be_unset(resolved: Resolve) -> None:
         resolved('[training]\nseed = ""\n')
 
 
-def test_tables_are_merged_key_by_key(resolved: Resolve) -> None:
-    found = resolved("[learning.optimizer_options]\neps = 1e-6\n")
-    assert found.settings.learning.optimizer_options == {"alpha": 10.0, "eps": 1e-6}
-    assert found.origins["learning.optimizer_options"] == "task hop-qa, flowtune.toml:2"
+def test_a_choice_with_options_is_replaced_as_a_whole(resolved: Resolve) -> None:
+    assert resolved().settings.learning.optimizer == {"name": "cocob", "alpha": 10.0}
+    given = '[learning]\noptimizer = {name = "cocob", eps = 1e-6}\n'
+    found = resolved(given)
+    assert found.settings.learning.optimizer == {"name": "cocob", "eps": 1e-6}
+    assert found.origins["learning.optimizer"] == Origin("file", "flowtune.toml")
+    found = resolved(given, "learning.optimizer=adam")
+    assert found.settings.learning.optimizer == "adam"
+    found = resolved(environ={"FLOWTUNE_LEARNING__OPTIMIZER": '{name = "adam", lr = 0.1}'})
+    assert found.settings.learning.optimizer == {"name": "adam", "lr": 0.1}
+    node = resolved("").make_task().node("query")
+    assert node.exploration == {"name": "diverse_beam", "penalty": 2.0}
+    node = resolved("", f"{QUERY}.exploration=multi_sample").make_task().node("query")
+    assert node.exploration == "multi_sample"
+    given = f'{QUERY}.exploration={{name = "diverse_beam", beams = 3}}'
+    node = resolved("", given).make_task().node("query")
+    assert node.exploration == {"name": "diverse_beam", "beams": 3}
 
 
-def test_another_choice_drops_the_options_of_the_old_one(resolved: Resolve) -> None:
-    found = resolved('[learning]\noptimizer_options = {lr = 0.5}\noptimizer = "adam"\n')
-    assert found.settings.learning.optimizer_options == {"lr": 0.5}
-    rates = "node_options = {query = {lr = 0.5}}"
-    found = resolved(f'[learning]\n{rates}\noptimizer = "adam"\n')
-    assert found.settings.learning.node_options == {"query": {"lr": 0.5}}
-    found = resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam")
-    assert found.settings.learning.node_options == {}
-    rates = rates.replace("node_options", "calibration_options")
-    found = resolved(f'[learning]\n{rates}\noptimizer = "adam"\n')
-    assert found.settings.learning.calibration_options == {"query": {"lr": 0.5}}
-    assert resolved(f"[learning]\n{rates}\n", "learning.optimizer=adam").settings.learning == (
-        resolved("", "learning.optimizer=adam").settings.learning
+def test_a_part_of_a_choice_cannot_be_set(resolved: Resolve) -> None:
+    for key in ("learning.optimizer", f"{QUERY}.optimizer", f"{QUERY}.exploration"):
+        said = f"'{key}.alpha' cannot be set by itself: set '{key}' as a whole"
+        with pytest.raises(UsageError, match=re.escape(f"--set: {said}")):
+            resolved(None, f"{key}.alpha=1")
+        variable = "FLOWTUNE_" + f"{key}.alpha".replace(".", "__").replace("-", "_").upper()
+        with pytest.raises(UsageError, match=re.escape(said)):
+            resolved(None, environ={variable: "1"})
+
+
+def test_nodes_have_optimizers_of_their_own(resolved: Resolve) -> None:
+    text = "[tasks.hop-qa.nodes.query]\noptimizer = {eps = 1e-5}\n"
+    query = resolved(text, f"{QUERY}.head_optimizer={{alpha=3}}").make_task().node("query")
+    assert (query.optimizer, query.head_optimizer) == ({"eps": 1e-5}, {"alpha": 3})
+    query = resolved(text, f"{QUERY}.optimizer=adam").make_task().node("query")
+    assert query.optimizer == "adam"
+    query = resolved(text, f"{QUERY}.optimizer=").make_task().node("query")
+    assert query.optimizer is None
+    with pytest.raises(UsageError) as error:
+        resolved(
+            text, "learning.optimizer={name = 'adam', lr = 0.1}", f"{QUERY}.optimizer={{epz=1}}"
+        )
+    assert str(error.value) == (
+        f"--set: {QUERY}.optimizer cannot be used with optimizer 'adam': unknown option 'epz'. Did"
+        " you mean 'eps'? Known: betas, eps, lr."
     )
-    node = resolved("", f"{QUERY}.explore=multi_sample").make_task().node("query")
-    assert (node.explore, node.explore_options) == ("multi_sample", {})
-    node = resolved("", f"{QUERY}.explore=diverse_beam").make_task().node("query")
-    assert node.explore_options == {"penalty": 2.0}
-    node = resolved("", f"{QUERY}.explore_options.beams=3").make_task().node("query")
-    assert node.explore_options == {"penalty": 2.0, "beams": 3}
+    with pytest.raises(UsageError, match=r"^flowtune.toml: .* optimizer 'adam': .* 'alpha'"):
+        resolved("[tasks.hop-qa.nodes.query]\noptimizer = {alpha = 1}\n", "learning.optimizer=adam")
+    with pytest.raises(
+        UsageError, match="cannot learn with 'adam', as its adapter learns with 'co"
+    ):
+        resolved("", f"{QUERY}.head_optimizer=adam")
 
 
 def test_nodes_take_their_settings(resolved: Resolve) -> None:
@@ -180,10 +206,10 @@ truncate = ["found"]
     assert query.weight == 2.0
     assert (query.prompt.user, query.prompt.system) == ("Say {question}", "Be brief.")
     assert (stop.prompt.user, stop.prompt.truncate) == ("Enough? {found}", ("found",))
-    assert found.origins["tasks.hop-qa.hops"] == "flowtune.toml:3"
-    assert found.origins[f"{QUERY}.prompt.user"] == "flowtune.toml:7"
-    assert found.origins[f"{QUERY}.prompt.system"] == "task hop-qa"
-    assert found.origins["tasks.hop-qa.style"] == "task hop-qa"
+    assert str(found.origins["tasks.hop-qa.hops"]) == "flowtune.toml"
+    assert str(found.origins[f"{QUERY}.prompt.user"]) == "flowtune.toml"
+    assert str(found.origins[f"{QUERY}.prompt.system"]) == "task hop-qa"
+    assert str(found.origins["tasks.hop-qa.style"]) == "task hop-qa"
     shown = found.settings.tasks["hop-qa"]
     assert shown["hops"] == 3
     assert shown["nodes"]["query"]["stop"] == ["\n", "."]
@@ -202,7 +228,7 @@ def test_variables_know_no_case_and_no_hyphens(resolved: Resolve) -> None:
     assert task.settings.hops == 5
     assert task.node("query").max_new_tokens == 7
     assert task.node("query").prompt.user == "Go {question}"
-    assert found.origins["tasks.hop-qa.hops"] == "environment FLOWTUNE_TASKS__HOP_QA__HOPS"
+    assert str(found.origins["tasks.hop-qa.hops"]) == "environment FLOWTUNE_TASKS__HOP_QA__HOPS"
 
 
 def test_every_task_made_has_nodes_of_its_own(resolved: Resolve) -> None:
@@ -217,18 +243,18 @@ def test_every_task_made_has_nodes_of_its_own(resolved: Resolve) -> None:
 def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> None:
     found = resolved(
         '[model]\nname = "m"\n[tasks.hop-qa]\nhops = 4\n[tasks.plain.nodes.best]\nnegatives = 2\n',
-        f"{QUERY}.explore=multi_sample",
+        f"{QUERY}.exploration=multi_sample",
         f"{QUERY}.evaluator=llm_judge",
         f"{QUERY}.reward=",
         "learning.clip=inf",
     )
     stored = found.settings.model_dump(mode="json")
-    again = restore(registry.task("hop-qa"), stored, "run x", registry)
+    again = restore(registry.task("hop-qa"), stored, "x", registry)
     assert again.make_task().nodes == found.make_task().nodes
     assert again.make_task().settings == found.make_task().settings
     assert again.settings.tasks == {"hop-qa": found.settings.tasks["hop-qa"]}
     assert again.settings.model_copy(update={"tasks": found.settings.tasks}) == found.settings
-    assert again.origins["model.name"] == "run x"
+    assert again.origins["model.name"] == Origin("run", "run x")
 
 
 @pytest.mark.parametrize(
@@ -240,23 +266,38 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ("training.seed=x", "training.seed should be a valid integer, not 'x'"),
         ("training.seed=true", "training.seed should be a valid integer, not True"),
         ("training.seed=1.0", "training.seed should be a valid integer, not 1.0"),
-        ("training.seed.deeper=1", "training.seed should be a valid integer"),
+        ("training.seed.deeper=1", "'training.seed.deeper' cannot be set by itself"),
         ("training.limit=-1", "training.limit should be greater than or equal to 0, not -1"),
         ("model.dtype=int8", "model.dtype should be 'auto', 'float32', 'bfloat16' or 'float16'"),
         ("adapter.targets=q_proj", "adapter.targets should be a valid array, not 'q_proj'"),
-        ("learning.optimizer_options=3", "learning.optimizer_options should be a table, not 3"),
+        ("learning.optimizer=3.5.1", "unknown optimizer '3.5.1'"),
         (
-            "learning.node_options.query.alfa=1",
-            "unknown setting 'learning.node_options.query.alfa'. Did you mean"
-            " 'learning.node_options.query.alpha'?",
+            "learning.optimizer={lr = 1}",
+            "learning.optimizer cannot be used: {'lr': 1} has no name: write {name = ",
         ),
         ("learning.optimizer=adm", "unknown optimizer 'adm'. Did you mean 'adam'?"),
         (
-            "learning.optimizer_options.alfa=1",
-            "unknown setting 'learning.optimizer_options.alfa'. Did you mean"
-            " 'learning.optimizer_options.alpha'?",
+            "learning.optimizer={name='cocob', alfa=1}",
+            "learning.optimizer cannot be used: unknown option 'alfa'. Did you mean 'alpha'?",
         ),
-        ("tasks.hop-qa=1", "'tasks.hop-qa' sets nothing"),
+        (
+            "learning.optimizer_options={lr=1}",
+            "there is no setting 'learning.optimizer_options' any more: 'learning.optimizer' holds",
+        ),
+        (
+            "learning.node_options.query.lr=1",
+            "there is no setting 'learning.node_options' any more: 'tasks.NAME.nodes.NODE.",
+        ),
+        (
+            "learning.calibration_options={}",
+            "any more: 'tasks.NAME.nodes.NODE.head_optimizer' holds",
+        ),
+        (
+            f"{QUERY}.explore=x",
+            f"no setting '{QUERY}.explore' any more: it is called 'exploration'",
+        ),
+        (f"{QUERY}.explore_options.x=1", f"no setting '{QUERY}.explore_options' any more: 'explor"),
+        ("tasks.hop-qa=1", "tasks.hop-qa should be a table, not 1"),
         ("tasks.hopqa.hops=1", "unknown task 'hopqa'. Did you mean 'hop-qa'?"),
         ("tasks.zzz.hops=1", "unknown task 'zzz'. Known: hop-qa, plain"),
         ("tasks.hop-qa.hop=1", "'tasks.hop-qa.hop'. Did you mean 'tasks.hop-qa.hops'?"),
@@ -271,9 +312,9 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ),
         (f"{TEXT}=['y', {{text='x', weight='y'}}]", f"{TEXT}.1.weight should be a valid number"),
         (f"{TEXT}=[{{weight=1.0}}]", f"{TEXT}.0.text must be set"),
-        ("tasks.hop-qa.nodes=1", "'tasks.hop-qa.nodes' sets nothing"),
+        ("tasks.hop-qa.nodes=1", "tasks.hop-qa.nodes should be a table, not 1"),
         ("tasks.hop-qa.nodes.qury.weight=1", f"'tasks.hop-qa.nodes.qury'. Did you mean '{QUERY}'?"),
-        (f"{QUERY}=1", f"'{QUERY}' sets nothing"),
+        (f"{QUERY}=1", f"{QUERY} should be a table, not 1"),
         (f"{QUERY}.name=x", f"unknown setting '{QUERY}.name'"),
         (f"{QUERY}.wait=1", f"'{QUERY}.wait'. Did you mean '{QUERY}.weight'?"),
         (f"{QUERY}.weight=x", f"{QUERY}.weight should be a valid number, not 'x'"),
@@ -282,12 +323,19 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         (f"{QUERY}.prompt=hello", f"{QUERY}.prompt should be a table, not 'hello'"),
         (f"{QUERY}.prompt.usr=x", f"'{QUERY}.prompt.usr'. Did you mean '{QUERY}.prompt.user'?"),
         (f"{QUERY}.prompt.user=a {{b", f"{QUERY}.prompt is not a template: expected '}}'"),
-        (f"{QUERY}.explore=beam", "unknown exploration 'beam'. Known: diverse_beam, multi_sample"),
+        (f"{QUERY}.exploration=beam", "unknown exploration 'beam'. Known: diverse_beam, multi_sam"),
         (
-            f"{QUERY}.explore_options.penality=1",
-            f"'{QUERY}.explore_options.penality'. Did you mean '{QUERY}.explore_options.penalty'?",
+            f"{QUERY}.exploration={{name='diverse_beam', penality=1}}",
+            f"{QUERY}.exploration cannot be used: unknown option 'penality'. Did you mean 'penalt",
         ),
-        (f"{QUERY}.explore_options.beams=x", "explore_options.beams should be a valid integer"),
+        (
+            f"{QUERY}.exploration={{name='diverse_beam', beams='x'}}",
+            f"{QUERY}.exploration cannot be used: beams should be a valid integer, not 'x'",
+        ),
+        (
+            f"{QUERY}.exploration={{beams=3}}",
+            "exploration cannot be used: {'beams': 3} has no name",
+        ),
         ("run.trackers=['tensorbord']", "trackers cannot be used: unknown tracker 'tensorbord'"),
         (f"{QUERY}.evaluator=llm", "unknown evaluator 'llm'. Known: llm_judge"),
         (
@@ -327,21 +375,24 @@ def test_all_that_is_wrong_is_said_at_once(resolved: Resolve) -> None:
         resolved(text, environ={"FLOWTUNE_MODEL__DTYP": "float32"})
     head, *lines = str(error.value).split("\n")
     assert head == "4 settings cannot be used:"
-    assert sorted(re.sub(r" .*", "", line.strip()) for line in lines) == [
-        "environment",
-        "flowtune.toml:2:",
-        "flowtune.toml:5:",
-        "flowtune.toml:7:",
+    assert sorted(re.sub(r": .*", "", line.strip()) for line in lines) == [
+        "environment FLOWTUNE_MODEL__DTYP",
+        *["flowtune.toml"] * 3,
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model = 3\n", "flowtune.toml:1: 'model' is a section"),
-        ("[tasks.hop-q]\n", "flowtune.toml:1: unknown task 'hop-q'. Did you mean 'hop-qa'?"),
-        ("[tasks.hop-qa.nodes.quer]\n", "flowtune.toml:1: unknown setting 'tasks.hop-qa.nodes.qu"),
-        ("[training]\n\nseed = [\n 1]\n", "flowtune.toml:3: training.seed should be"),
+        ("tasks = 1\n", "flowtune.toml: tasks should be a table, not 1"),
+        (
+            "[learning]\noptimizer = 3\n",
+            "flowtune.toml: learning.optimizer should be a valid string or a table, not 3",
+        ),
+        ("model = 3\n", "flowtune.toml: model should be a table, not 3"),
+        ("[tasks.hop-q]\n", "flowtune.toml: unknown task 'hop-q'. Did you mean 'hop-qa'?"),
+        ("[tasks.hop-qa.nodes.quer]\n", "flowtune.toml: unknown setting 'tasks.hop-qa.nodes.qu"),
+        ("[training]\n\nseed = [\n 1]\n", "flowtune.toml: training.seed should be"),
     ],
 )
 def test_what_is_wrong_with_tables(resolved: Resolve, text: str, said: str) -> None:
@@ -381,7 +432,7 @@ def test_a_default_that_is_refused_names_its_place(site: Site) -> None:
 STRANGE = """
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, TypedDict
 from pydantic import BaseModel, ConfigDict
 from flowtune_cli import Generate, Task, Template, hookimpl
 
@@ -392,10 +443,16 @@ class Strange(BaseModel):
 
 class Handle: ...
 
+class Shape(TypedDict):
+    sides: int
+
 @dataclass(kw_only=True)
 class Custom(Generate):
     call: Callable[..., Any] = print
     handle: Handle | None = None
+    shape: Shape | None = None
+    schema: int = 1
+    model_config: str = "a name that pydantic uses itself"
     second: Template | None = None
 
 class T(Task):
@@ -421,12 +478,16 @@ def test_settings_that_no_file_can_hold(site: Site) -> None:
 
     with pytest.raises(UsageError, match=r"^task strange: tasks.strange.needed must be set$"):
         call()
-    found = call("tasks.strange.needed=1")
+    needed = ["tasks.strange.needed=1"]
+    found = call(*needed)
     assert found.make_task().settings.path == Path("here")
     assert "call" not in found.settings.tasks["strange"]["nodes"]["n"]
     found = call("tasks.strange.needed=1", "tasks.strange.path=7", "tasks.strange.nodes.n.stop=[]")
     assert found.make_task().settings.path == Path("7")
-    with pytest.raises(UsageError, match=r"n.handle cannot be set: its type is"):
+    found = call(*needed, "tasks.strange.nodes.n.schema=2", "tasks.strange.nodes.n.model_config=7")
+    node = found.make_task().node("n")
+    assert (node.schema, node.model_config) == (2, "7")
+    with pytest.raises(UsageError, match=r"n.handle cannot be set: only Python has such values"):
         call("tasks.strange.needed=1", "tasks.strange.nodes.n.handle=1")
     found = call("tasks.strange.needed=1", "tasks.strange.nodes.n.second.user='hello'")
     assert found.make_task().node("n").second.user == "hello"
@@ -453,3 +514,106 @@ def test_settings_of_a_task_whose_plugin_is_not_there_wait(
     assert call("tasks.gone-task.x=1").settings.tasks["gone-task"] == {"x": 1}
     with pytest.raises(UsageError, match="Did you mean 'hop-qa'"):
         call("tasks.hop-q.x=1")
+
+
+def test_a_preset_lies_between_the_task_and_the_file(resolved: Resolve) -> None:
+    found = resolved(
+        "[training]\nsave_every = 9\n", task="hop-qa", flags={"preset": "small", "model.name": "x"}
+    )
+    task = found.make_task()
+    assert found.settings.preset == "small"
+    assert found.settings.training.batch_size == 4
+    assert found.settings.training.save_every == 9
+    assert found.settings.learning.optimizer == {"name": "adam", "lr": 0.01}
+    assert task.settings.style == "odd"
+    assert task.node("query").optimizer == {"lr": 0.001}
+    origins = {key: found.origins[key] for key in ("preset", "learning.optimizer")}
+    assert origins["preset"] == Origin("command line", "--preset")
+    assert origins["learning.optimizer"] == Origin("preset", "preset small")
+    assert str(found.origins[f"{QUERY}.optimizer"]) == "preset small"
+    assert found.stored["settings"]["preset"] == "small"
+    assert found.stored["origins"]["preset"] == {"layer": "command line", "text": "--preset"}
+
+
+def test_where_a_preset_is_chosen(resolved: Resolve) -> None:
+    assert resolved('preset = "large"\n').settings.model.quantization == "nf4"
+    found = resolved('preset = "large"\n', environ={"FLOWTUNE_PRESET": "small"})
+    assert found.settings.training.save_every == 7
+    assert found.settings.model.quantization == "none"
+    assert str(found.origins["preset"]) == "environment FLOWTUNE_PRESET"
+    found = resolved(environ={"FLOWTUNE_PRESET": "small"}, flags={"preset": "none"})
+    assert (found.settings.preset, found.settings.training.save_every) == ("none", 100)
+
+
+def test_a_model_may_have_a_default_preset(resolved: Resolve, registry: Registry) -> None:
+    for given in (
+        {"text": '[model]\nname = "little"\n'},
+        {"flags": {"model.name": "smaller"}},
+        {"environ": {"FLOWTUNE_MODEL__NAME": "little"}},
+    ):
+        found = resolved(**{"text": "", **given})
+        assert found.settings.training.save_every == 7, given
+        assert found.settings.preset == "small"
+        assert str(found.origins["preset"]).startswith("default with ")
+        found = resolved(
+            **{"text": "", **given, "flags": {"preset": "none", **given.get("flags", {})}}
+        )
+        assert found.settings.training.save_every == 100, given
+    found = resolved("", "model.name=other")
+    assert (found.settings.preset, found.settings.training.save_every) == (None, 100)
+    hop = registry.task("hop-qa")
+    inherited = Setting("large", Origin("run", "run x"))
+    found = resolve(
+        hop, environ={}, flags={"model.name": "little"}, registry=registry, preset=inherited
+    )
+    assert found.settings.preset == "large"
+    gone = Setting("gone", Origin("run", "run x"))
+    found = resolve(hop, environ={}, flags={"model.name": "little"}, registry=registry, preset=gone)
+    assert found.settings.preset is None
+
+
+def test_a_preset_that_does_not_exist(resolved: Resolve) -> None:
+    with pytest.raises(UsageError) as error:
+        resolved('preset = "smal"\n')
+    assert str(error.value) == (
+        "flowtune.toml: unknown preset of task 'hop-qa' 'smal'. Did you mean 'small'?"
+        " Known: large, none, small."
+    )
+    with pytest.raises(
+        UsageError, match=r"flowtune\.toml: unknown preset of task 'hop-qa' '\[1\]'"
+    ):
+        resolved("preset = [1]\n")
+    with pytest.raises(UsageError, match="unknown preset of task 'plain' 'small'"):
+        resolved("", task="plain", flags={"preset": "small"})
+    # A command without a task leaves it to those that have one.
+    assert resolved('preset = "smal"\n', task=None).settings.preset == "smal"
+
+
+def test_a_preset_that_is_wrong_is_named(site: Site) -> None:
+    wrong = HOPQA.replace('"hop-qa"', '"wrong"').replace('"plain"\n', '"also"\n')
+    site.install("wrong", wrong.replace('"nodes.query.optimizer"', '"nodes.qury.optimizer"'))
+    registry = load_registry()
+    task = registry.task("wrong")
+    with pytest.raises(
+        UsageError, match=r"^preset small: unknown setting 'tasks\.wrong\.nodes\.qury'"
+    ):
+        resolve(task, environ={}, flags={"preset": "small"}, registry=registry)
+    resolve(task, environ={}, registry=registry)
+
+
+def test_a_preset_that_does_not_fit_other_settings_can_be_left_out(resolved: Resolve) -> None:
+    small = {"preset": "small"}
+    with pytest.raises(UsageError) as error:
+        resolved("", "learning.optimizer=cocob", flags=small)
+    assert str(error.value) == (
+        f"preset small: {QUERY}.optimizer cannot be used with optimizer 'cocob': unknown option"
+        " 'lr'. Known: alpha, eps.\n  '--preset none' leaves the preset out"
+    )
+    resolved("", "learning.optimizer=cocob", f"{QUERY}.optimizer=", flags=small)
+
+
+def test_a_preset_cannot_be_made_that_chooses_itself() -> None:
+    with pytest.raises(ValueError, match=r"preset 'x' cannot set model\.name"):
+        Preset("x", "", {"model.name": "y"})
+    with pytest.raises(ValueError, match="a preset cannot be called 'none'"):
+        Preset("none", "", {})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import SECTIONS, resolve
 from flowtune_cli.config.settings import Settings
-from flowtune_cli.config.sources import tomllib
 from flowtune_cli.config.template import template, toml_value
 from flowtune_cli.registry import load_registry
 
@@ -34,12 +34,13 @@ def test_uncommented_it_holds_every_setting_with_its_default(tmp_path: Path) -> 
     document = tomllib.loads(text)
     for name, section in SECTIONS.items():
         assert list(document[name]) == list(section.model_fields)
+    assert document["preset"] == ""
     assert document["tasks"]["NAME"]["nodes"]["NODE"]["prompt"]["system"]
     file = tmp_path / "flowtune.toml"
     file.write_text(text.partition("[tasks.NAME]")[0], encoding="utf-8")
     resolved = resolve(None, file=file, environ={}, registry=load_registry())
     assert resolved.settings == Settings()
-    assert "default" not in resolved.origins.values()
+    assert {origin.layer for origin in resolved.origins.values()} == {"file"}
 
 
 def test_every_setting_is_described() -> None:

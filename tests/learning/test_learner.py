@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import Adapters, reference_of
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
@@ -21,6 +22,7 @@ from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
+from support.fake_engine import writer
 from support.tiny import likelihood, make_adapters, make_model, plain, same, state, text
 
 ONE, TWO = plain("one "), plain("two and more ")
@@ -36,11 +38,24 @@ def make_learner(
     loaded: LoadedModel,
     optimizer: Callable[..., Any] = sgd,
     tokens_per_batch: int = 4096,
+    *,
+    options: Mapping[str, Any] | None = None,
+    nodes: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> Learner:
-    chosen = LearningSettings(**{"clip": 1e9, **settings})
-    tokens = Tokens(loaded.tokenizer, loaded.context)
-    return Learner(Prefixes(adapters, 4096, 10**9), tokens, chosen, optimizer, tokens_per_batch)
+    """Args: ``options`` of the optimizer; ``nodes``: fields of single nodes."""
+    chosen = LearningSettings(
+        **{"clip": 1e9, "optimizer": {"name": "chosen", **(options or {})}, **settings}
+    )
+    limits = Limits(learning_tokens_per_batch=tokens_per_batch)
+    return Learner(
+        PrefixCache(adapters, limits),
+        Tokens(loaded.tokenizer, loaded.context),
+        chosen,
+        {name: writer(name, **(nodes or {}).get(name, {})) for name in adapters.nodes},
+        {"chosen": optimizer, "adam": adam}.__getitem__,
+        limits,
+    )
 
 
 def preference(prompt: Prompt = ONE, seed: int = 0, weight: float = 1.0) -> PreferenceDatum:
@@ -118,9 +133,9 @@ def tiny(tiny_model: LoadedModel) -> Tiny:
     return Tiny(tiny_model)
 
 
-def behind(context: str) -> Prompt:
-    """A text behind a context, which the base model reads."""
-    parts = (("context", context), ("text", "and so "))
+def after_frozen(prefix: str) -> Prompt:
+    """A text after a frozen prefix, which the base model reads."""
+    parts = (("prefix", prefix), ("text", "and so "))
     return Prompt(tuple(Message(role, (Segment(text),)) for role, text in parts), chat=False)
 
 
@@ -165,7 +180,7 @@ def test_a_part_keeps_to_its_tokens(tiny: Tiny) -> None:
 
 def test_a_step_for_each_datum(tiny: Tiny) -> None:
     alike = tiny.copy()
-    learner = tiny.learner(optimizer_options={"lr": 0.01})
+    learner = tiny.learner(options={"lr": 0.01})
     update = learner.update("a", MIXED)
     assert update.steps == 5
     assert tiny.adapters.version("a") == 1
@@ -212,7 +227,7 @@ def test_without_preferences_there_is_no_margin(tiny: Tiny) -> None:
 
 
 def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
-    learner = tiny.learner(adam, optimizer_options={"lr": 0.003})
+    learner = tiny.learner(adam, options={"lr": 0.003})
     updates = [learner.update("a", [preference()]) for _ in range(4)]
     margins = [update.margin or 0.0 for update in updates]
     assert margins == sorted(margins)
@@ -221,7 +236,7 @@ def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
 
 
 def test_a_target_becomes_likelier_step_by_step(tiny: Tiny) -> None:
-    learner = tiny.learner(adam, optimizer_options={"lr": 0.02})
+    learner = tiny.learner(adam, options={"lr": 0.02})
     losses = [learner.update("a", [TextDatum("a", ONE, "gold")]).loss for _ in range(20)]
     assert losses[-1] < losses[0] / 3
 
@@ -333,15 +348,16 @@ def test_heads_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
         return tiny, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
     tiny, alike = learned()
-    tiny, apart = learned(calibration_options={"a": {"lr": 0.25}})
+    own = {"a": {"head_optimizer": {"lr": 0.25}}}
+    tiny, apart = learned(nodes=own)
     for one, other in zip(alike[:-1], apart[:-1], strict=True):
         assert torch.equal(one, other)
     assert torch.allclose(apart[-1], 0.25 * alike[-1], atol=1e-6)
-    learner = tiny.learner(adam, calibration_options={"a": {"lr": 0.25}})
+    learner = tiny.learner(adam, nodes=own)
     assert [group["lr"] for group in learner.optimizers["a"].param_groups] == [1e-4, 0.25]
     assert [group["lr"] for group in learner.optimizers["b"].param_groups] == [1e-4]
-    with pytest.raises(UsageError, match=r"learning.calibration_options.a does not fit 'cocob'"):
-        tiny.learner(calibration_options={"a": {"speed": 0.25}})
+    with pytest.raises(UsageError, match=r"head_optimizer of node 'a' does not fit 'chosen'"):
+        tiny.learner(nodes={"a": {"head_optimizer": {"speed": 0.25}}})
 
 
 def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> None:
@@ -352,7 +368,7 @@ def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> N
     def learned(clip: float) -> tuple[float, list[torch.Tensor]]:
         tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.0}})
         before = state(tiny.adapters, "a")
-        learner = tiny.learner(clip=clip, calibration_options={"a": {"lr": 1.0}})
+        learner = tiny.learner(clip=clip, nodes={"a": {"head_optimizer": {"lr": 1.0}}})
         norm = learner.update("a", [datum]).gradient_norm
         return norm, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
@@ -452,7 +468,7 @@ def test_a_gradient_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
 
 
 def test_a_step_into_nowhere_is_noticed(tiny: Tiny) -> None:
-    learner = tiny.learner(optimizer_options={"lr": float("inf")})
+    learner = tiny.learner(options={"lr": float("inf")})
     with pytest.raises(FlowtuneError, match="node 'a' is no longer finite"):
         learner.update("a", [preference()])
 
@@ -464,16 +480,19 @@ def test_a_step_into_nowhere_is_noticed(tiny: Tiny) -> None:
 def test_options_that_an_optimizer_does_not_take(
     tiny: Tiny, optimizer: Callable[..., Any], options: dict[str, Any]
 ) -> None:
-    with pytest.raises(UsageError, match=r"learning\.optimizer_options does not fit 'cocob'"):
-        tiny.learner(optimizer, optimizer_options=options)
+    with pytest.raises(UsageError, match=r"learning\.optimizer does not fit 'chosen'"):
+        tiny.learner(optimizer, options=options)
 
 
 def test_a_node_may_have_options_of_its_own(tiny: Tiny) -> None:
-    learner = tiny.learner(sgd, optimizer_options={"lr": 0.5}, node_options={"b": {"lr": 0.1}})
+    learner = tiny.learner(sgd, options={"lr": 0.5}, nodes={"b": {"optimizer": {"lr": 0.1}}})
     rates = {node: o.param_groups[0]["lr"] for node, o in learner.optimizers.items()}
     assert rates == {"a": 0.5, "b": 0.1}
-    with pytest.raises(UsageError, match=r"learning\.node_options\.b does not fit 'cocob'"):
-        tiny.learner(adam, node_options={"b": {"alpha": 1}})
+    learner = tiny.learner(sgd, nodes={"b": {"optimizer": "adam"}})
+    assert learner.optimizer_names == {"a": "chosen", "b": "adam"}
+    assert isinstance(learner.optimizers["b"], torch.optim.Adam)
+    with pytest.raises(UsageError, match=r"optimizer of node 'b' does not fit 'chosen'"):
+        tiny.learner(adam, nodes={"b": {"optimizer": {"alpha": 1}}})
 
 
 # Saved and loaded
@@ -519,7 +538,7 @@ def test_a_head_with_steps_of_its_own_resumes_exactly(
     ]
     tiny, fresh = (Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.5}}) for _ in range(2))
     learner, again = (
-        each.learner(optimizer, calibration_options={"a": options}) for each in (tiny, fresh)
+        each.learner(optimizer, nodes={"a": {"head_optimizer": options}}) for each in (tiny, fresh)
     )
     for _ in range(3):
         learner.update("a", data)
@@ -544,22 +563,28 @@ def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
 # Memory
 
 
-def test_where_the_contexts_of_the_data_are_remembered_nothing_is_read_anew(tiny: Tiny) -> None:
+def test_remembered_frozen_prefixes_are_not_read_again(tiny: Tiny) -> None:
     learner = tiny.learner()
     prefixes = learner.prefixes
-    read = [tiny.tokens.encode(behind(f"a fact, number {n}. ")) for n in range(4)]
-    contexts = [encoded.context for encoded in read]
-    prefixes.read("a", [encoded.ids for encoded in read], keep=True, contexts=contexts)
+    read = [tiny.tokens.encode(after_frozen(f"a fact, number {n}. ")) for n in range(4)]
+    lengths = [encoded.frozen_length for encoded in read]
+    prefixes.prefill("a", [encoded.ids for encoded in read], keep=True, frozen_lengths=lengths)
     data: list[Datum] = [
-        choice(behind("a fact, number 1. ")),
-        TextDatum("a", behind("a fact, number 3. "), "gold", 1.0),
+        choice(after_frozen("a fact, number 1. ")),
+        TextDatum("a", after_frozen("a fact, number 3. "), "gold", 1.0),
         choice(ONE),
     ]
     fresh = tiny.copy()
     expected = fresh.change(data, fresh.learner())
-    prefixes.clear(learner.contexts(data))
-    kept = [(space[0], ids) for space, ids in prefixes._kept]
-    assert sorted(kept) == sorted((None, read[n].ids[: contexts[n]]) for n in (1, 3))
-    misses = prefixes.misses
+    prefixes.clear(learner.frozen_prefixes(data))
+    kept = [(key.namespace.adapter, key.ids) for key in prefixes._entries]
+    frozen = [read[n].ids[: lengths[n]] for n in (1, 3)]
+    assert sorted(kept) == sorted((None, ids) for ids in frozen)
+    passes = []
+    tiny.adapters.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"]), with_kwargs=True
+    )
     assert_near(tiny.change(data, learner), expected)
-    assert prefixes.misses == misses
+    begins = {tuple(row[: len(ids)]) for ids in frozen for seen in passes for row in seen.tolist()}
+    assert passes
+    assert not begins & set(frozen)

@@ -14,6 +14,7 @@ from flowtune_cli.flow.prompt import Template
 from flowtune_cli.models.chat import ChatSplitter, load_tokenizer
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
+from flowtune_cli.registry import load_registry
 
 DEFAULT_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}<system>Be good.</end>{% endif %}"
@@ -110,7 +111,7 @@ def test_without_a_template_nothing_is_a_chat(tokenizer: Any) -> None:
 
 
 def test_the_tokenizer_alone(tiny_settings: ModelSettings, tmp_path: Any) -> None:
-    assert load_tokenizer(tiny_settings).chat_template
+    assert load_tokenizer(tiny_settings, load_registry()).chat_template
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"the tokenizer of .*empty"):
-        load_tokenizer(ModelSettings(name=str(tmp_path / "empty")))
+        load_tokenizer(ModelSettings(name=str(tmp_path / "empty")), load_registry())

@@ -50,7 +50,7 @@ def test_what_would_be_emulated_is_not_measured(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_imports_torch_alone() -> None:
-    code = "import sys; from flowtune_cli.engine import probe; print(*sys.modules)"
+    code = "import sys; from flowtune_cli.models import devices; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "torch" in done.stdout.split()
     assert not {"transformers", "peft", "bitsandbytes"} & set(done.stdout.split())

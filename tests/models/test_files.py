@@ -11,15 +11,18 @@ import pytest
 
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.models import files as files_module
 from flowtune_cli.models.files import find_model
 from flowtune_cli.models.memory import Weight
+from flowtune_cli.registry import load_registry
+from support.installed_plugins import MODEL, Site
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def find(name: str, revision: str | None = None) -> tuple[Path, list[Weight]]:
     checked: list[Weight] = []
-    files = find_model(ModelSettings(name=name, revision=revision), checked.extend)
+    files = find_model(ModelSettings(name=name, revision=revision), checked.extend, load_registry())
     assert files.gguf is None
     return files.directory, checked
 
@@ -33,16 +36,56 @@ def test_a_local_directory_is_taken_as_it_is(tiny_model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("builtin:smolm2-135m", r"built-in model .* Did you mean 'builtin:smollm2-135m'"),
         ("./no/such/model", r"no model directory .*/no/such/model"),
         ("models/of/mine", r"no model directory .*/models/of/mine"),
         ("~/no/such/model.GGUF", r"no GGUF file /.*/no/such/model\.GGUF"),
-        ("no spaces", r"'no spaces' is not a model: no such directory, and no Hugging Face id"),
+        ("no spaces", r"unknown model 'no spaces'\..* A Hugging Face id has the form 'org/name'"),
+        ("no spaces/here", r"'no spaces/here' is not a model: no such directory, and no Hugging"),
     ],
 )
 def test_a_name_that_leads_nowhere(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find(name)
+
+
+def test_a_registered_model_comes_before_a_directory_of_its_name(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"small is not a model directory"):
+        find("small")
+    Site(tmp_path, monkeypatch).install("models", MODEL.format(directory=tiny_model_dir))
+    assert find("small")[0] == tiny_model_dir
+    with pytest.raises(UsageError, match=r"unknown model 'smal'\. Did you mean 'small'"):
+        find("smal")
+    with pytest.raises(UsageError, match=r"not on this machine.*flowtune models fetch missing"):
+        find("missing")
+
+
+def test_a_name_of_two_plugins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path, monkeypatch)
+    for name in ("one", "two"):
+        site.install(name, MODEL.format(directory=tmp_path))
+    with pytest.raises(UsageError, match=r"model 'small' comes from more than one plugin"):
+        find("small")
+
+
+def test_without_its_plugin_the_default_model_is_named_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Site(tmp_path, monkeypatch)
+    with pytest.raises(UsageError) as raised:
+        find(ModelSettings().name)
+    assert f"unknown model '{ModelSettings().name}'" in str(raised.value)
+    assert str(raised.value).endswith("pip install flowtune-smollm2")
+
+
+def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(files_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'flowtune\[gguf\]'"):
+        find(str(tmp_path / "model.gguf"))
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
@@ -72,7 +115,9 @@ def test_a_directory_without_safetensors(tmp_path: Path) -> None:
 
 
 def test_offline_without_a_copy() -> None:
-    with pytest.raises(UsageError, match=r"'some/model' is not .* on this machine.*builtin:smol"):
+    with pytest.raises(
+        UsageError, match=r"'some/model' is not .* on this machine.*flowtune ls models"
+    ):
         find("some/model")
 
 
@@ -187,7 +232,7 @@ def test_nothing_large_is_fetched_of_a_model_that_does_not_fit(hub: type[Hub]) -
         raise UsageError("does not fit")
 
     with pytest.raises(UsageError, match="does not fit"):
-        find_model(ModelSettings(name="org/tiny"), refuse)
+        find_model(ModelSettings(name="org/tiny"), refuse, load_registry())
     assert "model.safetensors" not in hub.fetched
 
 

@@ -16,6 +16,7 @@ from flowtune_cli.models import loading as models
 from flowtune_cli.models import memory
 from flowtune_cli.models.loading import check_targets, choose_device, choose_dtype, load_model
 from flowtune_cli.models.quiet import quiet
+from flowtune_cli.registry import load_registry
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
 
 
 def load(directory: Path, **settings: object) -> models.LoadedModel:
-    return load_model(ModelSettings(name=str(directory), device="cpu", **settings))
+    return load_model(ModelSettings(name=str(directory), device="cpu", **settings), load_registry())
 
 
 def test_a_loaded_model_is_frozen_and_complete(
@@ -35,7 +36,7 @@ def test_a_loaded_model_is_frozen_and_complete(
     tiny_model_dir: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    loaded = load_model(tiny_settings)
+    loaded = load_model(tiny_settings, load_registry())
     assert capfd.readouterr() == ("", "")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -99,11 +100,11 @@ def test_a_model_larger_than_the_memory_is_not_loaded(
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100_000)
     monkeypatch.setattr(models, "_load", lambda *_: pytest.fail("loaded all the same"))
     with pytest.raises(UsageError, match=r"need 0\.0 GB in float32 on cpu"):
-        load_model(tiny_settings)
+        load_model(tiny_settings, load_registry())
 
 
 def test_adapters_need_layers_that_exist(tiny_settings: ModelSettings) -> None:
-    model = load_model(tiny_settings).model
+    model = load_model(tiny_settings, load_registry()).model
     check_targets(model, ["q_proj", "v_proj", "down_proj"])
     with pytest.raises(
         UsageError, match=r"adapter\.targets: 'qkv_proj'.*Known: .*k_proj, .*q_proj"
@@ -245,8 +246,8 @@ def test_a_gguf_file_gives_the_same_weights_without_a_word_from_transformers(
 
 
 @pytest.mark.model
-def test_the_built_in_model_knows_a_capital() -> None:
-    loaded = load_model(ModelSettings(device="cpu", dtype="float32"))
+def test_the_default_model_knows_a_capital() -> None:
+    loaded = load_model(ModelSettings(device="cpu", dtype="float32"), load_registry())
     assert loaded.context == 8192
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = loaded.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -263,7 +264,7 @@ def test_the_built_in_model_knows_a_capital() -> None:
 def test_gradients_reach_an_adapter_on_4_bit_weights_after_inference() -> None:
     from peft import LoraConfig, get_peft_model
 
-    loaded = load_model(ModelSettings(device="cpu", quantization="nf4"))
+    loaded = load_model(ModelSettings(device="cpu", quantization="nf4"), load_registry())
     assert any(parameter.dtype == torch.uint8 for parameter in loaded.model.parameters())
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     model = get_peft_model(loaded.model, config).eval()

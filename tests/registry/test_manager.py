@@ -12,7 +12,7 @@ import pytest
 from flowtune_cli import DiverseBeam, Generate, LLMJudge, token_f1
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import Problem, Registry, load_registry
-from support.installed_plugins import HOPQA, Site
+from support.installed_plugins import HOPQA, MODEL, Site
 
 IMPORTS = "from flowtune_cli import *\nfrom flowtune_cli import hookimpl\n"
 REWARD = (
@@ -163,6 +163,14 @@ class T(Task):
     async def run(self, episode, example): return {}
 """
 
+SOURCE = """
+class M(ModelSource):
+    name = "m"
+    directory = None
+    def is_ready(self): return False
+    def fetch(self, *, verify=False): ...
+"""
+
 
 @pytest.mark.parametrize(
     ("hook", "code", "said"),
@@ -177,6 +185,17 @@ class T(Task):
             "tasks",
             f"{TASK}\nT.nodes = [Generate(name='n', prompt=Template(''))] * 2\nregister(T)",
             "two nodes named 'n'",
+        ),
+        ("tasks", f"{TASK}\nT.presets = ['x']\nregister(T)", "must be a list of presets"),
+        (
+            "tasks",
+            f"{TASK}\nT.presets = [Preset('a', '', dict())] * 2\nregister(T)",
+            "two presets named 'a'",
+        ),
+        (
+            "tasks",
+            f"{TASK}\nT.presets = [Preset(n, '', dict(), models=['m']) for n in 'ab']\nregister(T)",
+            "two presets for the model 'm'",
         ),
         ("tasks", f"{TASK}\nT.Settings = dict\nregister(T)", "must be a pydantic model"),
         (
@@ -215,6 +234,13 @@ class T(Task):
             "    async def compare(self): ...\nregister(J)",
             "cannot be made without 'model'",
         ),
+        ("models", "register('small')", "not an object of a subclass of ModelSource"),
+        ("models", "register(ModelSource)", "not an object of a subclass of ModelSource"),
+        ("models", "class M(ModelSource): ...\nregister(M())", "directory, fetch, is_ready"),
+        ("models", f"{SOURCE}\ndel M.name\nregister(M())", "it has None"),
+        ("models", f"{SOURCE}\nM.name = 'org/m'\nregister(M())", "it has 'org/m'"),
+        ("models", f"{SOURCE}\nM.name = 'm.gguf'\nregister(M())", "it has 'm.gguf'"),
+        ("models", f"{SOURCE}\nM.summary = None\nregister(M())", "model 'm': summary must be"),
         ("optimizers", "register('sgd', 3)", "must be a function"),
         ("commands", "register('', print)", "needs a name"),
         ("commands", "register(print)", "register_commands failed: TypeError"),
@@ -252,6 +278,30 @@ def test_the_environment_narrows_what_is_loaded(
         load_registry()
     monkeypatch.delenv("FLOWTUNE_PLUGINS")
     assert {"builtin", "good", "hop"} <= {plugin.name for plugin in load_registry().plugins}
+
+
+def test_models_are_objects_known_by_name(site: Site, tmp_path: Path) -> None:
+    site.install("models", MODEL.format(directory=tmp_path))
+    registry = load_registry()
+    small = registry.model("small")
+    assert small.directory == tmp_path
+    assert registry.entries("model")["small"].plugin == "models"
+    with pytest.raises(UsageError, match="flowtune models fetch small"):
+        small.prepare()
+    (tmp_path / "config.json").write_text("{}")
+    assert small.prepare() == tmp_path
+    with pytest.raises(UsageError, match=r"unknown model 'smal'\. Did you mean 'small'"):
+        registry.model("smal")
+    site.install("again", MODEL.format(directory=tmp_path))
+    with pytest.raises(UsageError, match="model 'small' comes from more than one plugin"):
+        load_registry().model("small")
+
+
+def test_a_models_name_may_have_dots(site: Site, tmp_path: Path) -> None:
+    site.install("models", MODEL.format(directory=tmp_path).replace('"small"', '"small-1.5b"'))
+    registry = load_registry()
+    assert registry.model("small-1.5b").summary == "a small model"
+    assert problems_of(registry, "models") == []
 
 
 def test_an_unknown_name_gets_a_suggestion(site: Site) -> None:

@@ -119,7 +119,7 @@ def test_whatever_data_says_stays_text(tmp_path: Path) -> None:
     figures = summarize_run(run)
     settings = {
         "settings": {HOSTILE: {HOSTILE: HOSTILE}},
-        "origins": {f"{HOSTILE}.{HOSTILE}": HOSTILE},
+        "origins": {f"{HOSTILE}.{HOSTILE}": {"layer": HOSTILE, "text": HOSTILE, "run": HOSTILE}},
         "data": {"path": HOSTILE, "split": HOSTILE, "examples": HOSTILE, "sha256": HOSTILE},
         "from": HOSTILE,
     }
@@ -184,15 +184,15 @@ def test_settings_that_were_set_come_before_the_rest(sums: RunSummary) -> None:
             "learning": {"options": {"lr": 0.1}},
         },
         "origins": {
-            "training.seed": "--seed",
-            "training.limit": "task sums",
-            "learning.options": "flowtune.toml:3",
-            "model.revision": "default",
+            "training.seed": {"layer": "command line", "text": "--seed", "run": "a"},
+            "training.limit": {"layer": "task", "text": "task sums"},
+            "learning.options": {"layer": "file", "text": "flowtune.toml"},
+            "model.revision": {"layer": "default", "text": "default"},
         },
     }
     text = Parsed(page(replace(sums, settings=settings))).text
     set_, _, left = text.partition("2 settings at the defaults")
-    assert "training.seed 7 --seed" in set_
-    assert 'learning.options {"lr": 0.1} flowtune.toml:3' in set_
+    assert "training.seed 7 --seed (run a)" in set_
+    assert 'learning.options {"lr": 0.1} flowtune.toml' in set_
     assert "model.revision null default" in left
     assert "training.limit 0 task sums" in left

@@ -14,7 +14,7 @@ _numbers = itertools.count()
 HOPQA = '''
 from typing import ClassVar, Literal
 from pydantic import BaseModel, Field
-from flowtune_cli import Generate, Judge, Rank, Task, Template, hookimpl
+from flowtune_cli import Generate, Judge, Preset, Rank, Task, Template, hookimpl
 
 
 class HopSettings(BaseModel):
@@ -29,7 +29,24 @@ class HopQA(Task):
     summary = "questions in hops"
     Settings = HopSettings
     gate = "f1"
-    defaults = {"training.batch_size": 4, "learning.optimizer_options": {"alpha": 10.0}}
+    defaults = {
+        "training.batch_size": 4,
+        "learning.optimizer": {"name": "cocob", "alpha": 10.0},
+    }
+    presets = [
+        Preset(
+            "small",
+            "for little models",
+            {
+                "learning.optimizer": {"name": "adam", "lr": 0.01},
+                "training.save_every": 7,
+                "style": "odd",
+                "nodes.query.optimizer": {"lr": 0.001},
+            },
+            models=["little", "smaller"],
+        ),
+        Preset("large", "for large models", {"model.quantization": "nf4"}),
+    ]
 
     @classmethod
     def default_nodes(cls, settings):
@@ -67,6 +84,36 @@ def register_tasks(register):
     register(HopQA)
     register(Plain)
 '''
+
+MODEL = """
+from pathlib import Path
+from flowtune_cli import ModelSource, hookimpl
+
+
+class Small(ModelSource):
+    name = "small"
+    summary = "a small model"
+    directory = Path(r"{directory}")
+
+    def is_ready(self):
+        return (self.directory / "config.json").is_file()
+
+    def fetch(self, *, verify=False):
+        print("verified" if verify else "fetched")
+        return self.directory
+
+
+class Missing(Small):
+    name = "missing"
+    directory = Path("nowhere")
+
+
+@hookimpl
+def register_models(register):
+    register(Small())
+    register(Missing())
+"""
+"""Two models: "small" is ready once ``directory`` has a configuration, "missing" never is."""
 
 
 class Site:

@@ -26,8 +26,8 @@ class Letters(Task):
     gate = "sum"
     Settings = LettersSettings
     splits = ("train", "test")
-    defaults = {"learning.optimizer_options": {"alpha": 10.0}, "training.save_every": 4,
-                "training.batch_size": 2, "adapter.rank": 2}
+    defaults = {"learning.optimizer": {"name": "cocob", "alpha": 10.0},
+                "training.save_every": 4, "training.batch_size": 2, "adapter.rank": 2}
     nodes = [
         Generate(name="draft", prompt=Template("Draft {question}"), reward="sum",
                  alternatives=2, max_new_tokens=5),

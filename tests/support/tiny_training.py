@@ -111,7 +111,7 @@ class Run:
                 "adapter": {"rank": 2},
                 "engine": dict(engine or {}),
                 # Large steps, so that every update changes what is written.
-                "learning": {"optimizer_options": {"alpha": 2.0}, **(learning or {})},
+                "learning": {"optimizer": {"name": "cocob", "alpha": 2.0}, **(learning or {})},
                 "training": {"batch_size": 2, "save_every": 4, **training},
             }
         )

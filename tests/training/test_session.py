@@ -10,7 +10,7 @@ import pytest
 from flowtune_cli.engine import blocked_weights
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.learning.optimizers import adam
+from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.nodes import Generate, Judge
 from flowtune_cli.rewards import LLMJudge
 from support.fake_engine import writer
@@ -30,13 +30,11 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
             Judge(name="judge", prompt=text, score="likelihood", text="{x}", scale=2.0),
         ]
 
-    session = make_run(
-        nodes=nodes, learning={"optimizer": "adam", "optimizer_options": {}}
-    ).session()
+    session = make_run(nodes=nodes, learning={"optimizer": "adam"}).session()
     assert session.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
     assert list(session.evaluators) == ["llm_judge"]
     assert isinstance(session.evaluators["llm_judge"], LLMJudge)
-    assert session.optimizer is adam
+    assert session.optimizers == {"adam": adam}
     assert session.adapters.nodes == ("draft", "wild", "still", "judge")
     assert session.adapters.head("judge") == {"likelihood": 2.0, "bias": 0.0}
     assert session.adapters.parameters("draft")[0].shape == (2, 64)  # of the rank
@@ -59,11 +57,14 @@ def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], messa
 
 
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
-def test_weights_lie_in_blocks_where_the_settings_say_so(make_run: MakeRun) -> None:
-    for wanted in (True, False):
-        model = make_run(engine={"blocked_weights": wanted}).session().adapters.model
+def test_weights_lie_in_blocks_where_the_processor_gains(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for gains in (True, False):
+        monkeypatch.setattr(blocked_weights, "_has_blocks", lambda gains=gains: gains)
+        model = make_run().session().adapters.model
         blocked = [m for m in model.modules() if isinstance(m, blocked_weights.BlockedLinear)]
-        assert bool(blocked) is wanted
+        assert bool(blocked) is gains
 
 
 def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:
@@ -71,20 +72,21 @@ def test_an_optimizer_that_is_not_there(make_run: MakeRun) -> None:
         make_run(learning={"optimizer": "kocob"}).session()
 
 
-def test_options_are_for_nodes_of_the_task_whether_they_learn_or_not(make_run: MakeRun) -> None:
+def test_a_node_may_have_an_optimizer_of_its_own(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
-        return [writer("draft", "r"), writer("fixed", "r", learn="nothing")]
+        return [writer("draft", "r"), writer("write", "r", optimizer={"name": "adam", "lr": 0.1})]
 
-    def learning(node: str) -> dict[str, Any]:
-        options = {"lr": 0.1}
-        return {"optimizer": "adam", "optimizer_options": {}, "node_options": {node: options}}
+    session = make_run(nodes=nodes).session()
+    assert session.optimizers == {"cocob": cocob, "adam": adam}
+    learner = session.learner()
+    assert learner.optimizer_names == {"draft": "cocob", "write": "adam"}
+    assert learner.optimizers["write"].param_groups[0]["lr"] == 0.1
 
-    assert make_run(nodes=nodes, learning=learning("fixed")).session().adapters.nodes == ("draft",)
-    for section in ("node_options", "calibration_options"):
-        settings = {**learning("draft"), section: {"daft": {"lr": 0.1}}}
-        message = rf"unknown node in learning\.{section} 'daft'\. Did you mean 'draft'"
-        with pytest.raises(UsageError, match=message):
-            make_run(nodes=nodes, learning=settings).session()
+    def unknown() -> list[Any]:
+        return [writer("draft", "r", optimizer="adm")]
+
+    with pytest.raises(UsageError, match=r"optimizer 'adm'\. Did you mean 'adam'"):
+        make_run(nodes=unknown).session()
 
 
 class Fixed(Generate):
@@ -122,7 +124,7 @@ def test_something_can_be_done_before_each_batch_of_the_engine(make_run: MakeRun
     calls: list[int] = []
 
     def between() -> None:
-        calls.append(session.engine.counts.requests)
+        calls.append(len(session.engine._generations) + len(session.engine._scores))
         if len(calls) == 3:
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What retrieve measures of documents: the words that link them to each other."""
+"""The features of documents for retrieve: the words that link them to each other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def measured(candidate: Document, *found: Document, query: str = "Orrin Vale") -
         "candidates": [each for each in ALL if each not in found],
         "candidate": candidate,
     }
-    return {measure.name: measure.of(inputs) for measure in RETRIEVE_FEATURES}
+    return {feature.name: feature.function(inputs) for feature in RETRIEVE_FEATURES}
 
 
 def test_words_and_names() -> None:
@@ -90,7 +90,7 @@ documents = st.builds(Document, st.integers(0, 9), texts, texts)
 
 
 @given(texts, texts, st.lists(documents, max_size=3), st.lists(documents, min_size=1, max_size=4))
-def test_measures_are_between_zero_and_one(question, query, found, candidates) -> None:
+def test_features_are_between_zero_and_one(question, query, found, candidates) -> None:
     for candidate in candidates:
         inputs = {
             "question": question,
@@ -99,5 +99,5 @@ def test_measures_are_between_zero_and_one(question, query, found, candidates) -
             "candidates": candidates,
             "candidate": candidate,
         }
-        for measure in RETRIEVE_FEATURES:
-            assert 0.0 <= measure.of(inputs) <= 1.0 + 1e-9
+        for feature in RETRIEVE_FEATURES:
+            assert 0.0 <= feature.function(inputs) <= 1.0 + 1e-9

@@ -280,7 +280,7 @@ def test_verbose_learns_from_its_best_alternative_after_the_concise_answer(world
 
 
 def test_the_nodes_are_those_of_the_paper_but_for_how_stop_learns():
-    nodes = MusiqueFull().nodes
+    nodes = MusiqueFull().nodes_by_name
     assert list(nodes) == ["query", "retrieve", "stop", "verbose", "concise", "sufficiency"]
     assert {name: nodes[name].max_new_tokens for name in ("query", "verbose", "concise")} == {
         "query": 50,
@@ -296,7 +296,7 @@ def test_the_nodes_are_those_of_the_paper_but_for_how_stop_learns():
         "concise": "supervised",
         "sufficiency": "supervised",
     }
-    assert list(MusiqueAnswerable().nodes) == list(nodes)[:-1]
+    assert list(MusiqueAnswerable().nodes_by_name) == list(nodes)[:-1]
 
 
 @pytest.mark.parametrize(("ranking", "data"), [("likelihood", 1), ("choice", 2)])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options
-from .options import ConfigOption, JsonOption, SetOption
+from .options import ConfigOption, JsonOption, PresetOption, SetOption
 from .output import print_json, print_rows
 
 
@@ -17,6 +17,7 @@ def config(
         bool, typer.Option("--template", help="Print a flowtune.toml with every setting.")
     ] = False,
     json: JsonOption = False,
+    preset: PresetOption = None,
     file: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -29,16 +30,18 @@ def config(
         return
     registry = load_registry()
     task_class = registry.task(task) if task is not None else None
-    resolved = options.settings(registry, task_class, config=file, overrides=set_)
+    resolved = options.settings(
+        registry, task_class, config=file, overrides=set_, flags={"preset": preset}
+    )
     values = resolved.settings.model_dump(mode="json")
     if json:
-        print_json({"settings": values, "origins": resolved.origins})
+        print_json(resolved.stored)
         return
     rows = [
         {
             "setting": key,
             "value": config_template.toml_value(_value(values, key)),
-            "from": origin,
+            "from": str(origin),
         }
         for key, origin in resolved.origins.items()
     ]

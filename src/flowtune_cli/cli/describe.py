@@ -1,4 +1,4 @@
-"""What options a thing has: each with its type, default and help, as its author wrote them."""
+"""The options of a class or function: types, defaults and help, as their author wrote them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def summary(thing: Any) -> str:
 
 def options(thing: Any) -> list[Option]:
     """The options of a dataclass, a pydantic model or a function (whose first argument is none)."""
-    from ..config import checks as config_checks
+    from ..config import schema as config_schema
     from ..config import template as config_template
 
     def shown(default: Any) -> str:
@@ -53,7 +53,7 @@ def options(thing: Any) -> list[Option]:
         ]
     helps = argument_help(thing)
     if isinstance(thing, type) and dataclasses.is_dataclass(thing):
-        types = config_checks.field_types(thing)
+        types = config_schema.field_types(thing)
         return [
             Option(f.name, type_text(types[f.name]), shown(_default(f)), helps.get(f.name, ""))
             for f in dataclasses.fields(thing)

@@ -6,12 +6,16 @@ import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .options import JsonOption
 from .output import print_json
+from .plugin_commands import fully_loaded_registry
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 PACKAGES = (
     "flowtune",
@@ -19,6 +23,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "bitsandbytes",
+    "gguf",
     "parameterfree",
     "tomli",
     "textual",
@@ -27,16 +32,17 @@ PACKAGES = (
 )
 
 
-def doctor(json: JsonOption = False) -> None:
+def doctor(context: typer.Context, json: JsonOption = False) -> None:
     """Describe the installation and the machine, to be pasted where help is asked for."""
+    registry = fully_loaded_registry(context)
     report = {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         "packages": _packages(),
         "devices": _devices(),
         "memory": _memory(),
-        "models": _models(),
-        "plugins": _plugins(),
+        "models": _models(registry),
+        "plugins": _plugins(registry),
     }
     if json:
         print_json(report)
@@ -79,30 +85,27 @@ def _memory() -> dict[str, str]:
     return {"total": _bytes(memory.total), "available": _bytes(memory.available)}
 
 
-def _models() -> dict[str, str]:
+def _models(registry: Registry) -> dict[str, str]:
     """Where models are kept, how much that is, and how much room is left."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from ..models import builtin_model
+    from ..flow.model_source import cache_directory
 
-    converted = builtin_model.cached_directory()
-    hub = Path(HF_HUB_CACHE)
+    registered = {}
+    for name in registry.entries("model"):
+        source = registry.model(name)
+        size = f" ({_bytes(_size(source.directory))})" if source.is_ready() else " (not ready)"
+        registered[name] = f"{source.directory}{size}"
+    hub, cache = Path(HF_HUB_CACHE), cache_directory()
     return {
-        "built-in model": f"{converted} ({_bytes(_size(converted))})",
-        "is converted": "yes" if builtin_model.is_converted() else "no",
+        **registered,
         "hub cache": f"{hub} ({_bytes(_size(hub))})",
-        "free on that disk": _bytes(shutil.disk_usage(_existing(converted)).free),
+        "free in the cache": _bytes(shutil.disk_usage(_existing(cache)).free),
         "free in this directory": _bytes(shutil.disk_usage(Path.cwd()).free),
     }
 
 
-def _plugins() -> dict[str, Any]:
-    from ..registry import load_registry
-    from .main import plugin_commands
-
-    registry = load_registry()
-    registry.load_all()
-    plugin_commands(registry)
+def _plugins(registry: Registry) -> dict[str, Any]:
     return {
         str(plugin): [p.error for p in registry.problems if p.plugin == plugin] or "no problems"
         for plugin in registry.plugins

@@ -15,6 +15,7 @@ from .options import (
     JsonOption,
     PredictedOption,
     PredictionsArgument,
+    PresetOption,
     SetOption,
     SplitOption,
     TaskArgument,
@@ -39,6 +40,7 @@ def evaluate(
         typer.Option("--reorder", help="Sort the predictions into the data's order first."),
     ] = False,
     json: JsonOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -47,7 +49,9 @@ def evaluate(
     from .examples import first_examples, read_examples
 
     registry = load_registry()
-    resolved = options.settings(registry, registry.task(task), config=config, overrides=set_)
+    resolved = options.settings(
+        registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
+    )
     task_ = resolved.make_task()
     examples = first_examples(read_examples(task_, data, split), limit)
     lines = read_lines(predictions, task_, examples, reorder=reorder)

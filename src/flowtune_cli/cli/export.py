@@ -16,6 +16,7 @@ from .output import note, print_json
 from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
+    from ..registry import Registry
     from ..runs.directory import RunDirectory
     from ..runs.export_preferences import Split
 
@@ -53,20 +54,21 @@ def export(
 ) -> None:
     """Export a run for other programs."""
     from ..registry import load_registry
-    from .run_settings import find_run
+    from .run_overrides import find_run
 
     if preferences is None and episodes is None and adapters is None:
         raise UsageError("choose what to export: --preferences, --episodes or --adapters")
     if node is not None and preferences is None:
         raise UsageError("--node needs --preferences")
-    directory = find_run(load_registry(), run, config, set_)
+    registry = load_registry()
+    directory = find_run(registry, run, config, set_)
     exported: dict[str, Any] = {"run": directory.path.name}
     if preferences is not None:
-        exported["preferences"] = _preferences(directory, preferences, node, overwrite)
+        exported["preferences"] = _preferences(directory, preferences, node, registry, overwrite)
     if episodes is not None:
         exported["episodes"] = _episodes(directory, episodes, overwrite)
     if adapters is not None:
-        exported["adapters"] = _adapters(directory, adapters, overwrite)
+        exported["adapters"] = _adapters(directory, adapters, registry, overwrite)
     if json:
         print_json(exported)
     elif adapters is not None:
@@ -75,7 +77,7 @@ def export(
 
 
 def _preferences(
-    run: RunDirectory, path: Path, node: str | None, overwrite: bool
+    run: RunDirectory, path: Path, node: str | None, registry: Registry, overwrite: bool
 ) -> dict[str, Any]:
     from ..runs.atomic import new_file
     from ..runs.export_preferences import is_chat, write_preferences
@@ -89,7 +91,7 @@ def _preferences(
         episodes = reader.counts().episodes
         split: Split | None = None
         if any(_is_chat_node(settings) for name, settings in nodes.items() if node in (None, name)):
-            split = _splitter(run)
+            split = _splitter(run, registry)
             with closing(stream_preferences(reader, node, episodes)) as stream:
                 if not is_chat(stream, nodes, split):
                     split = None
@@ -110,12 +112,12 @@ def _preferences(
     }
 
 
-def _splitter(run: RunDirectory) -> Split:
+def _splitter(run: RunDirectory, registry: Registry) -> Split:
     from ..config.settings import ModelSettings
     from ..models.chat import ChatSplitter, load_tokenizer
 
     model = ModelSettings.model_validate(_settings(run)["model"])
-    return ChatSplitter(load_tokenizer(model)).split
+    return ChatSplitter(load_tokenizer(model, registry)).split
 
 
 def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
@@ -135,12 +137,12 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     return {"path": path, "lines": lines}
 
 
-def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
+def _adapters(run: RunDirectory, path: Path, registry: Registry, overwrite: bool) -> dict[str, Any]:
     from ..runs.export_adapters import Base, export_adapters
     from .player import newest_checkpoint
 
     model = _settings(run)["model"]
-    base = Base(model["name"], model["revision"], _loaded_from(model["name"]))
+    base = Base(model["name"], model["revision"], _loaded_from(model["name"], registry))
     metadata = {"run": run.path.name, "task": run.info.task}
     frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
     manifest = export_adapters(
@@ -162,11 +164,9 @@ def _adapters(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     return {"path": path, **manifest}
 
 
-def _loaded_from(name: str) -> str:
-    from ..models import builtin_model
-
-    if name == builtin_model.NAME:
-        return str(builtin_model.cached_directory())
+def _loaded_from(name: str, registry: Registry) -> str:
+    if name in registry.entries("model"):
+        return str(registry.model(name).directory)
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 

@@ -26,7 +26,7 @@ REGISTERED: dict[str, tuple[Kind, ...]] = {
     "trackers": ("tracker",),
 }
 KINDS = [*REGISTERED, "models", "runs"]
-DETAILS = ("path", "problem")
+DETAILS = ("path", "problem", "ready")
 """What only JSON has."""
 
 Rows = list[dict[str, Any]]
@@ -45,20 +45,25 @@ def ls(
         raise unknown_name("kind of thing", kind, KINDS)
     registry = load_registry()
     if kind == "models":
-        rows = _models()
+        rows = _models(registry)
+        _note_failed(registry, "model")
     elif kind == "runs":
         found = options.settings(registry, config=config, overrides=set_)
         rows = _runs(Path(found.settings.run.directory))
     else:
         rows = _registered(registry, REGISTERED[kind])
-        for plugin in registry.failed(REGISTERED[kind][0]):
-            note(f"plugin {plugin} has a problem; see 'flowtune plugins'")
+        _note_failed(registry, REGISTERED[kind][0])
     if json:
         print_json(rows)
     elif rows:
         print_rows([column for column in rows[0] if column not in DETAILS], rows)
     else:
         note(f"there are no {kind}")
+
+
+def _note_failed(registry: Registry, kind: Kind) -> None:
+    for plugin in registry.failed(kind):
+        note(f"plugin {plugin} has a problem; see 'flowtune plugins'")
 
 
 def _registered(registry: Registry, kinds: tuple[Kind, ...]) -> Rows:
@@ -76,16 +81,24 @@ def _registered(registry: Registry, kinds: tuple[Kind, ...]) -> Rows:
     ]
 
 
-def _models() -> Rows:
-    """The built-in model, and those in the cache of the Hugging Face hub."""
+def _models(registry: Registry) -> Rows:
+    """The models of plugins, and those in the cache of the Hugging Face hub."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
-    from ..models import builtin_model
-
-    ready = builtin_model.is_converted()
-    directory = builtin_model.cached_directory()
-    state = f"converted, in {directory}" if ready else "converted when it is first used"
-    rows = [{"name": builtin_model.NAME, "from": "builtin", "summary": state}]
+    rows: Rows = []
+    for name, entry in registry.entries("model").items():
+        source = registry.model(name)
+        ready = source.is_ready()
+        state = f"in {source.directory}" if ready else f"not here: flowtune models fetch {name}"
+        rows.append(
+            {
+                "name": name,
+                "from": entry.plugin,
+                "summary": "; ".join(filter(None, [source.summary, state])),
+                "path": source.directory,
+                "ready": ready,
+            }
+        )
     try:
         repositories = scan_cache_dir().repos
     except CacheNotFound:
@@ -93,7 +106,8 @@ def _models() -> Rows:
     for repository in sorted(repositories, key=lambda r: r.repo_id):
         if repository.repo_type == "model":
             size = f"{repository.size_on_disk / 1e9:.1f} GB in {repository.repo_path}"
-            rows.append({"name": repository.repo_id, "from": "hub", "summary": size})
+            row = {"name": repository.repo_id, "from": "hub", "summary": size}
+            rows.append({**row, "path": repository.repo_path, "ready": True})
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -23,8 +23,10 @@ from .evaluate import evaluate
 from .export import export
 from .inspect import inspect
 from .ls import ls
+from .models import models
 from .output import note
 from .play import play
+from .plugin_commands import plugin_commands
 from .plugins import plugins
 from .postprocess import postprocess
 from .postprocessors import PostProcessorFlags
@@ -32,9 +34,6 @@ from .predict import predict
 from .report import report
 from .show import show
 from .train import train
-
-if TYPE_CHECKING:
-    from ..registry import Registry
 
 COMMANDS = (
     train,
@@ -51,12 +50,18 @@ COMMANDS = (
     config,
     doctor,
 )
+GROUPS = (models,)
+"""Commands that have commands of their own."""
 
 
 class Commands(TyperGroup):
     """flowtune's own commands, and those of plugins: these are loaded when they are needed."""
 
     _complete = False
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.own = frozenset(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
@@ -77,25 +82,7 @@ class Commands(TyperGroup):
             return
         registry = load_registry()
         self._complete = True
-        self.commands = {**self.commands, **plugin_commands(registry)}
-
-
-def plugin_commands(registry: Registry) -> dict[str, Any]:
-    """The commands that plugins bring. One that cannot be is a problem of its plugin's."""
-    own = {function.__name__ for function in COMMANDS}
-    commands: dict[str, Any] = {}
-    for name, entry in registry.commands.items():
-        if name in own:
-            registry.report(entry, f"command '{name}': flowtune has a command of this name")
-            continue
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name)(entry.thing)
-        try:
-            commands[name] = get_command(single)
-        except Exception as error:  # whatever its annotations do, the other commands stay
-            text = f"{type(error).__name__}: {error}"
-            registry.report(entry, f"command '{name}' cannot be made a command: {text}")
-    return commands
+        self.commands = {**self.commands, **plugin_commands(registry, self.own)}
 
 
 app = typer.Typer(
@@ -108,6 +95,8 @@ app = typer.Typer(
 for function in COMMANDS:
     flags = PostProcessorFlags if function in (predict, postprocess) else None
     app.command(cls=flags)(function)
+for group in GROUPS:
+    app.add_typer(group)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..config.layers import Setting
     from ..config.resolve import Resolved
     from ..flow.task import Task
     from ..registry import Registry
@@ -23,7 +24,13 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Set one setting; can be given many times. The value is TOML or a text.",
+        help="Set one setting; may be repeated. The value is TOML or a string.",
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="A preset of the task, see 'flowtune show'; or 'none'."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -34,7 +41,7 @@ DataOption = Annotated[
 ]
 SplitOption = Annotated[
     str | None,
-    typer.Option("--split", metavar="NAME", help="The split; the task's first one if not given."),
+    typer.Option("--split", metavar="NAME", help="The split; by default the task's first one."),
 ]
 PredictionsArgument = Annotated[
     Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
@@ -54,7 +61,7 @@ RunOption = Annotated[
     typer.Option(
         "--run",
         metavar="RUN",
-        help="Play as this run learned to, up to its newest checkpoint; untrained if not given.",
+        help="Play the flow as of this run's newest checkpoint; by default, untrained.",
     ),
 ]
 
@@ -66,8 +73,13 @@ def settings(
     config: Path | None = None,
     overrides: Sequence[str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    preset: Setting | None = None,
 ) -> Resolved:
-    """The settings of a command, from the file, the environment and its options."""
+    """The settings of a command, from the file, the environment and its options.
+
+    Args:
+        preset: the preset unless another is chosen; None is the model's default one.
+    """
     from ..config.resolve import resolve
 
     return resolve(
@@ -77,4 +89,5 @@ def settings(
         overrides=overrides or (),
         flags=flags,
         registry=registry,
+        preset=preset,
     )

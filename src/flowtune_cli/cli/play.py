@@ -10,6 +10,7 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    PresetOption,
     RunOption,
     SetOption,
     SplitOption,
@@ -34,6 +35,7 @@ def play(
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
     json: JsonOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
@@ -46,7 +48,7 @@ def play(
     from .output import print_styled
     from .player import load_player
 
-    player = load_player(load_registry(), task, run, config, set_)
+    player = load_player(load_registry(), task, run, config, set_, preset)
     chosen = find_example(read_examples(player.task, data, split), example)
     session = player.set_up()
     if deviate:

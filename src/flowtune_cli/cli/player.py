@@ -14,7 +14,7 @@ from ..flow.task import Task
 from ..runs.directory import RunDirectory
 from . import options
 from .output import note
-from .run_settings import RunSettings, find_run
+from .run_overrides import RunOverrides, find_run
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -60,19 +60,25 @@ def load_player(
     run_name: str | None,
     config: Path | None,
     overrides: Sequence[str] | None,
+    preset: str | None = None,
 ) -> Player:
     """The task with the run's newest checkpoint; without a run, untrained.
 
     Settings that now differ from the run's are used, with a note.
     """
     task_class = registry.task(task_name)
+    flags = {"preset": preset}
     if run_name is None:
-        resolved = options.settings(registry, task_class, config=config, overrides=overrides)
+        resolved = options.settings(
+            registry, task_class, config=config, overrides=overrides, flags=flags
+        )
         made_by = f"untrained {resolved.settings.model.name}"
         checkpoint = None
     else:
         run = find_run(registry, run_name, config, overrides)
-        settings = RunSettings(registry, task_class, run, config=config, overrides=overrides)
+        settings = RunOverrides(
+            registry, task_class, run, config=config, overrides=overrides, flags=flags
+        )
         resolved = settings.trained()
         for difference in settings.differences:
             note(f"differs from the run: {difference}")

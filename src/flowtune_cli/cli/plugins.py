@@ -9,18 +9,17 @@ import typer
 
 from .options import JsonOption
 from .output import print_json, print_rows
+from .plugin_commands import fully_loaded_registry
 
 
 def plugins(
+    context: typer.Context,
     hooks: Annotated[
         bool, typer.Option("--hooks", help="List the hooks that a plugin can implement.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show every plugin with what it brings and its problems."""
-    from ..registry import load_registry
-    from .main import plugin_commands
-
     if hooks:
         rows = _hooks()
         if json:
@@ -28,9 +27,7 @@ def plugins(
         else:
             print_rows(["hook", "help"], rows)
         return
-    registry = load_registry()
-    registry.load_all()
-    plugin_commands(registry)
+    registry = fully_loaded_registry(context)
     shown: list[dict[str, Any]] = []
     for plugin in registry.plugins:
         brings: dict[str, list[str]] = {}

@@ -15,6 +15,7 @@ from .options import (
     OverwriteOption,
     PredictedOption,
     PredictionsArgument,
+    PresetOption,
     SetOption,
     SplitOption,
     TaskArgument,
@@ -34,6 +35,7 @@ def postprocess(
         bool, typer.Option("--reorder", help="Sort the predictions into the data's order.")
     ] = False,
     overwrite: OverwriteOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -52,7 +54,9 @@ def postprocess(
 
     check_out(out, overwrite)
     registry = load_registry()
-    resolved = options.settings(registry, registry.task(task), config=config, overrides=set_)
+    resolved = options.settings(
+        registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
+    )
     task_ = resolved.make_task()
     processors = selected_postprocessors(context, registry, task_)
     if not processors and not reorder:

@@ -17,6 +17,7 @@ from .options import (
     DataOption,
     OutOption,
     OverwriteOption,
+    PresetOption,
     RunOption,
     SetOption,
     SplitOption,
@@ -58,6 +59,7 @@ def predict(
         typer.Option("--scores", help="Add what 'flowtune postprocess' needs."),
     ] = False,
     overwrite: OverwriteOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
@@ -73,7 +75,7 @@ def predict(
     from .postprocessors import explorations, selected_postprocessors
 
     check_out(out, overwrite)
-    player = load_player(load_registry(), task, run, config, set_)
+    player = load_player(load_registry(), task, run, config, set_, preset)
     processors = selected_postprocessors(context, player.registry, player.task)
     strategies = explorations(processors, player.task, player.registry)
     if scores and not strategies and type(player.task).scores is Task.scores:

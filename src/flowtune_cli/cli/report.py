@@ -33,7 +33,7 @@ def report(
     """Summarize runs on a page: learning curves, nodes, preferences, settings; or compare them."""
     from ..registry import load_registry
     from ..report.summary import as_json, summarize_run
-    from .run_settings import find_run
+    from .run_overrides import find_run
 
     if out is None and not json:
         raise UsageError("choose --out report.html for a page, or --json for the numbers")

@@ -1,4 +1,4 @@
-"""``flowtune show``: everything that can be set about one thing, with its meaning."""
+"""``flowtune show``: all settings of one task, node type, strategy and the like, with help."""
 
 from __future__ import annotations
 
@@ -87,6 +87,10 @@ def _task(entry: Entry) -> None:
     if task.defaults:
         _heading("settings that it changes")
         _table({"setting": key, "default": _shown(value)} for key, value in task.defaults.items())
+    for preset in task.presets:
+        models = f" (the default with {', '.join(preset.models)})" if preset.models else ""
+        _heading(f"preset {preset.name}{models}", preset.summary)
+        _table({"setting": k, "value": _shown(value)} for k, value in preset.settings.items())
     if task.Settings is not None:
         _heading(f"settings [tasks.{task.name}]", summary(task.Settings))
         _options(options(task.Settings))
@@ -104,7 +108,7 @@ def _task(entry: Entry) -> None:
 
 def _node(task: str, node: Node) -> None:
     """A node of a task: its settings with the values that the task gives them."""
-    from ..config.checks import field_types
+    from ..config.schema import field_types
     from ..flow.prompt import Template
 
     _heading(f"node [tasks.{task}.nodes.{node.name}]", f"{node.kind}: {summary(type(node))}")

@@ -1,4 +1,4 @@
-"""What settings.json holds: how a run was made, so that commands can go on from it."""
+"""The contents of settings.json: how a run was made, so that it can be resumed and reused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def to_store(
     resolved: Resolved, config: Path | None, checkpoint: Path | None, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What settings.json holds.
+    """The contents of settings.json.
 
     Args:
         config: the settings file.

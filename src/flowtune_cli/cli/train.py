@@ -1,4 +1,4 @@
-"""``flowtune train``: begins a run, or goes on with one."""
+"""``flowtune train``: begins a run, or resumes one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import typer
 
 from ..flow.errors import UsageError
 from . import options
-from .options import ConfigOption, DataOption, JsonOption, SetOption, SplitOption
+from .options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+    SplitOption,
+)
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -33,7 +40,7 @@ def train(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The run's name; if not given, TASK-001 and so on."),
+        typer.Option(metavar="NAME", help="The run's name; by default TASK-001 and so on."),
     ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with this run: its name or path.")
@@ -46,26 +53,27 @@ def train(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
     json: JsonOption = False,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
     """Train all nodes of a task's flow, online."""
     from ..registry import load_registry
 
-    flags = {"training.limit": limit, "training.seed": seed, "model.name": model}
-    order = _Order(load_registry(), data, split, json, config, set_ or (), flags)
+    flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
+    arguments = _Arguments(load_registry(), data, split, json, config, set_ or (), flags)
     if resume is not None:
         if name is not None or from_ is not None:
             raise UsageError("--resume goes on with a run; --name and --from are for a new one")
-        return _resume(order, task, resume)
+        return _resume(arguments, task, resume)
     if task is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
-    return _begin(order, task, name, from_)
+    return _begin(arguments, task, name, from_)
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What the command was told."""
+class _Arguments:
+    """The arguments that new and resumed runs share."""
 
     registry: Registry
     data: Path | None
@@ -76,34 +84,36 @@ class _Order:
     flags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def given(self) -> dict[str, Any]:
-        """Where settings are given, as ``options.settings`` wants it."""
+    def sources(self) -> dict[str, Any]:
+        """Where settings come from, as ``options.settings`` takes it."""
         return {"config": self.config, "overrides": self.overrides, "flags": self.flags}
 
 
-def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -> int:
+def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str | None) -> int:
     from ..runs.directory import RunDirectory
     from .examples import chosen_split, read_training_examples
     from .player import newest_checkpoint
-    from .run_settings import RunSettings, find_run
+    from .run_overrides import RunOverrides, find_run
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun
 
-    task_class = order.registry.task(task_name)
+    task_class = arguments.registry.task(task_name)
     checkpoint = None
     if from_ is None:
-        resolved = options.settings(order.registry, task_class, **order.given)
+        resolved = options.settings(arguments.registry, task_class, **arguments.sources)
     else:
-        source = find_run(order.registry, from_, order.config, order.overrides)
-        resolved = RunSettings(order.registry, task_class, source, **order.given).continued()
+        source = find_run(arguments.registry, from_, arguments.config, arguments.overrides)
+        resolved = RunOverrides(
+            arguments.registry, task_class, source, **arguments.sources
+        ).continued()
         checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
     parent = Path(resolved.settings.run.directory)
     if name is not None:
         RunDirectory.check_name(parent, name)
-    split = chosen_split(task, order.split)
-    examples = read_training_examples(task, order.data, split)
-    described = describe(task, order.data, split, examples, resolved)
+    split = chosen_split(task, arguments.split)
+    examples = read_training_examples(task, arguments.data, split)
+    described = describe(task, arguments.data, split, examples, resolved)
 
     def create(resolved: Resolved) -> RunDirectory:
         """Only when everything else is there, so that no run is left which never began."""
@@ -112,31 +122,31 @@ def _begin(order: _Order, task_name: str, name: str | None, from_: str | None) -
             name,
             task=task.name,
             model=resolved.settings.model.name,
-            settings=to_store(resolved, order.config, checkpoint, described),
+            settings=to_store(resolved, arguments.config, checkpoint, described),
         )
 
-    training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
+    training = TrainingRun(arguments.registry, resolved, task, examples, checkpoint, arguments.json)
     return training.begin(create)
 
 
-def _resume(order: _Order, task_name: str | None, name: str) -> int:
+def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     from .examples import read_training_examples
-    from .run_settings import RunSettings, find_run
+    from .run_overrides import RunOverrides, find_run
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun, report_finished
 
-    run = find_run(order.registry, name, order.config, order.overrides)
+    run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
     with run.lock():
-        task_class = order.registry.task(task_name or run.info.task)
-        settings = RunSettings(order.registry, task_class, run, **order.given)
+        task_class = arguments.registry.task(task_name or run.info.task)
+        settings = RunOverrides(arguments.registry, task_class, run, **arguments.sources)
         resolved, stored = settings.resumed(), settings.stored
         grows = resolved.settings.training.limit != settings.old.settings.training.limit
         if run.info.state == "finished" and not grows:
-            return report_finished(run, json=order.json)
+            return report_finished(run, json=arguments.json)
 
         task = resolved.make_task()
-        data = order.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
-        split = order.split or stored["data"]["split"]
+        data = arguments.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
+        split = arguments.split or stored["data"]["split"]
         examples = read_training_examples(task, data, split)
         then = describe(task, data, split, examples, settings.old)
         if then["sha256"] != stored["data"]["sha256"]:
@@ -149,9 +159,11 @@ def _resume(order: _Order, task_name: str | None, name: str) -> int:
             )
         described = describe(task, data, split, examples, resolved) if grows else then
         checkpoint = stored["from"] and Path(stored["from"])
-        config = order.config or (stored["config"] and Path(stored["config"]))
+        config = arguments.config or (stored["config"] and Path(stored["config"]))
         now = to_store(resolved, config, checkpoint, described)
         if now != stored:
             run.change_settings(now)
-        training = TrainingRun(order.registry, resolved, task, examples, checkpoint, order.json)
+        training = TrainingRun(
+            arguments.registry, resolved, task, examples, checkpoint, arguments.json
+        )
         return training.resume(run, name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from ..config.resolve import Resolved
+from ..config.resolve import FILE, Resolved
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
 from ..flow.task import Task
@@ -106,12 +106,12 @@ class TrainingRun:
     def _reference(self, run: RunDirectory) -> str:
         """How later commands refer to the run: by its name, if they look in the same directory."""
         origin = self.resolved.origins["run.directory"]
-        by_name = origin == "default" or origin.startswith(("flowtune.toml:", "environment "))
+        by_name = origin.layer in ("default", "environment") or origin.text == str(FILE)
         return run.path.name if by_name else str(run.path)
 
     def _resume_command(self, reference: str) -> str:
         command = f"flowtune train --resume {shlex.quote(reference)}"
-        if self.resolved.origins.get("model.trust_remote_code", "").startswith("--"):
+        if self.resolved.origins["model.trust_remote_code"].layer == "command line":
             command += " --set model.trust_remote_code=true"
         return command
 

@@ -1,10 +1,14 @@
-"""Every setting with its type, default and meaning. ``config.py`` finds out their values."""
+"""Every setting with its type, default and meaning."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODEL_PACKAGE = "flowtune-smollm2"
+"""The distribution whose plugin provides it."""
 
 
 class Section(BaseModel):
@@ -17,8 +21,9 @@ class ModelSettings(Section):
     """The base model that all nodes share."""
 
     name: str = Field(
-        "builtin:smollm2-135m",
-        description="'builtin:smollm2-135m', a Hugging Face id, a local directory or a GGUF file.",
+        DEFAULT_MODEL,
+        description="A model of a plugin (see 'flowtune ls models'), a Hugging Face id such as"
+        " 'org/name', a local directory or a GGUF file.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face id.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -53,17 +58,11 @@ class AdapterSettings(Section):
 class LearningSettings(Section):
     """How nodes learn from preferences and targets."""
 
-    optimizer: str = Field("cocob", description="See 'flowtune ls optimizers'.")
-    optimizer_options: dict[str, Any] = Field(
-        {}, description="For 'cocob' {alpha = 1000}; for 'adam' {lr = 1e-4}."
-    )
-    node_options: dict[str, dict[str, Any]] = Field(
-        {}, description="Other options for single nodes, such as {query = {lr = 1e-5}}."
-    )
-    calibration_options: dict[str, dict[str, Any]] = Field(
-        {},
-        description="Other options for what single nodes learn beside their adapters, a Judge's"
-        " scale and threshold or the weights of measures, such as {retrieve = {lr = 0.1}}.",
+    optimizer: str | dict[str, Any] = Field(
+        "cocob",
+        description="A name (see 'flowtune ls optimizers'), or a name with options, such as"
+        " {name = \"adam\", lr = 1e-4}. It is set as a whole. For a single node, see 'optimizer'"
+        " in [tasks.NAME.nodes.NODE].",
     )
     beta: float = Field(1.0, gt=0, description="How strongly DPO holds to the reference.")
     clip: float = Field(1.0, gt=0, description="Gradients are clipped to this infinity norm.")
@@ -79,20 +78,6 @@ class EngineSettings(Section):
     """How much is computed at once. None of this changes results in float32."""
 
     in_flight: int = Field(8, ge=1, description="Examples played side by side.")
-    tokens_per_batch: int = Field(4096, ge=1, description="Tokens in one forward pass.")
-    learning_tokens_per_batch: int = Field(
-        1024,
-        ge=1,
-        description="Tokens in one forward pass that keeps gradients. A datum that has more is"
-        " computed twice, layer by layer, to need less memory.",
-    )
-    prefix_cache_mb: int = Field(
-        1536, ge=0, description="Memory for the keys and values of prompts used again."
-    )
-    blocked_weights: bool = Field(
-        True,
-        description="Lay weights out as the processor's matrix products read them: faster there.",
-    )
 
 
 class TrainingSettings(Section):
@@ -123,6 +108,12 @@ class RunSettings(Section):
 class Settings(Section):
     """All of flowtune.toml. ``tasks`` holds what the tasks and their nodes are set to."""
 
+    preset: str | None = Field(
+        None,
+        description="Settings that the task brings under this name, see 'flowtune show TASK'. They"
+        " override the task's defaults. Without a name, the model may have a default preset; 'none'"
+        " uses none.",
+    )
     model: ModelSettings = ModelSettings()
     adapter: AdapterSettings = AdapterSettings()
     learning: LearningSettings = LearningSettings()

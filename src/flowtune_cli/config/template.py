@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from .resolve import SECTIONS
 from .settings import Settings
 
@@ -14,9 +16,9 @@ _HEAD = """\
 # The settings of flowtune, all of them, each with its default.
 # To change one, take the '#' in front of it away.
 #
-# A task's own defaults override these; this file overrides the task's; then come environment
-# variables (FLOWTUNE_TRAINING__SEED=7), '--set training.seed=7' and options such as '--limit'.
-# The empty text "" unsets a setting that has no default. 'flowtune config' shows what holds now.
+# A task's own defaults override these, then come its preset, this file, environment variables
+# (FLOWTUNE_TRAINING__SEED=7), '--set training.seed=7' and options such as '--limit'. The empty
+# string "" unsets a setting that has no default. 'flowtune config' shows the effective settings.
 """
 
 _EXAMPLE = """\
@@ -28,18 +30,18 @@ _EXAMPLE = """\
 # Every field of the node can be set; for a prompt, single fields of it.
 #max_new_tokens = 50
 #exploration = {name = "multi_sample", temperature = 1.2}
+#optimizer = {lr = 1e-5}
 #prompt.system = "Answer in one word."
 """
 
 
 def template() -> str:
     """A complete flowtune.toml. A line with a setting begins with '#', a comment with '# '."""
-    parts = [_HEAD]
+    parts = [_HEAD, "\n".join(_setting("preset", Settings.model_fields["preset"]))]
     for name, section in SECTIONS.items():
         lines = [*_comment(section.__doc__ or ""), f"[{name}]"]
         for key, field in section.model_fields.items():
-            lines += ["", *_comment(field.description or "")]
-            lines.append(f"#{key} = {toml_value(field.default)}")
+            lines += ["", *_setting(key, field)]
         parts.append("\n".join(lines) + "\n")
     about = Settings.model_fields["tasks"].description or ""
     parts.append("\n".join([*_comment(about), _EXAMPLE]))
@@ -64,6 +66,10 @@ def toml_value(value: Any) -> str:
 def _key(key: str) -> str:
     bare = key.replace("_", "").replace("-", "")
     return key if bare.isalnum() and bare.isascii() else toml_value(key)
+
+
+def _setting(key: str, field: FieldInfo) -> list[str]:
+    return [*_comment(field.description or ""), f"#{key} = {toml_value(field.default)}"]
 
 
 def _comment(text: str) -> list[str]:

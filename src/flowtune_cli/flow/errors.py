@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read. Everything else is a bug and shows a traceback."""
+"""Errors with messages for users. Any other exception is a bug and shows a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class FlowtuneError(Exception):
 
 
 class UsageError(FlowtuneError):
-    """flowtune was asked for something it cannot do: a setting, a name, an input. Exit code 2."""
+    """Wrong use: a setting, a name or an input that flowtune cannot work with. Exit code 2."""
 
     exit_code = 2
 
@@ -20,11 +20,11 @@ class DataError(UsageError):
 
 
 class ReplayError(FlowtuneError):
-    """A flow did not make the same calls again when its recorded outputs were replayed."""
+    """A flow did not make the same calls when its recorded outputs were replayed."""
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
-    """The error for a name that nothing goes by, with the nearest known one as a suggestion."""
+    """The error for an unknown name, with the closest known one as a suggestion."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""An example: what a flow is asked, and (where known) what would have been right."""
+"""An example: a flow's inputs and, where there are labels, the right answer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Example:
-    """One question for a flow.
+    """One example of a dataset.
 
     Args:
-        id: unique within its data; names the example in the run store and seeds its randomness.
-        inputs: what the flow may look at. Each entry is also an attribute: ``example.question``.
-        gold: what only rewards, targets and metrics may look at; None where there are no labels.
+        id: unique within its data; identifies the example in the run store, and seeds its
+            randomness.
+        inputs: what the flow may use. Each entry is also an attribute: ``example.question``.
+        gold: the labels, for rewards, targets and metrics only; None where there are none.
     """
 
     id: str

@@ -1,9 +1,9 @@
-"""A node of a flow: turns a call's inputs into an output, and says how that output is learned.
+"""A node of a flow: turns a call's inputs into an output, and defines how that output is learned.
 
-Every output of a node that uses a language model carries its *score*: an expression over
-log-likelihoods whose value orders the node's possible outputs. Preferences between two outputs
-then need nothing else, whatever the node's type: DPO raises the score of the chosen output over
-that of the rejected one, relative to the reference.
+Every output of a node that uses a language model carries its *score*: a linear model over
+log-likelihoods and features that ranks the node's possible outputs. Preferences between two outputs
+need nothing else, whatever the node's type: DPO raises the score of the chosen output over that of
+the rejected one, relative to the reference.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class NodeOutput:
 
     Args:
         value: what the flow gets.
-        text: what a person sees.
+        text: how it is displayed.
         score: what learning raises or lowers; None for a node that learns by itself.
         logprob: the model's log-probability of it, in nats, where there is one.
         tokens: how many tokens were decoded for it.
-        truncated: it was cut off before it ended by itself.
+        truncated: it reached the token limit before it ended.
     """
 
     value: Any
@@ -197,6 +197,10 @@ class Node(ABC):
         alternatives: how many alternative outputs are tried at each step.
         pairs: compare the episode with each alternative, or only with the best.
         weight: multiplies this node's losses.
+        optimizer: options that replace single ones of learning.optimizer for this node, or another
+            optimizer: {name = ...} with its options.
+        head_optimizer: the same for the parameters that are learned beside the adapter, over the
+            node's own optimizer.
     """
 
     kind: ClassVar[str]
@@ -210,6 +214,8 @@ class Node(ABC):
     alternatives: int = 1
     pairs: Literal["each", "best"] = "each"
     weight: float = 1.0
+    optimizer: Mapping[str, Any] | str | None = None
+    head_optimizer: Mapping[str, Any] | str | None = None
 
     @property
     def deviates(self) -> bool:

@@ -1,4 +1,4 @@
-"""A task: examples, the nodes, and the flow that connects them. What a plugin's author writes."""
+"""A task: its examples, its nodes, and the flow that connects them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .episode import Episode
 from .errors import UsageError
 from .example import Example
 from .node import Node
+from .preset import Preset
 
 
 class Task(ABC):
@@ -26,7 +27,9 @@ class Task(ABC):
         Settings: a pydantic model of the task's own settings (``[tasks.NAME]`` in flowtune.toml),
             or None; ``self.settings`` holds them.
         defaults: settings that suit this task better than flowtune's own, as ``{"section.key":
-            value}``; the settings file, the environment and the command line override them.
+            value}``; any other key is one of the task's own, such as "nodes.query.weight". The
+            settings file, the environment and the command line override them.
+        presets: named settings that override the defaults where they are chosen, see ``Preset``.
         splits: the names that ``split`` may have; the first is trained on.
         training_filter: why ``training_examples`` leaves examples out, in a few words.
     """
@@ -37,6 +40,7 @@ class Task(ABC):
     gate: ClassVar[str | None] = None
     Settings: ClassVar[Any] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[Sequence[Preset]] = ()
     splits: ClassVar[Sequence[str]] = ("train", "dev")
     training_filter: ClassVar[str] = ""
 

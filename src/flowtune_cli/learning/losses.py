@@ -21,7 +21,7 @@ def dpo_loss(
     Args:
         chosen, rejected: scores of the two outputs under the policy, shape (pairs,).
         reference_chosen, reference_rejected: the same under the reference.
-        beta: how strongly the policy is held to the reference.
+        beta: how strongly the policy is regularised towards the reference.
 
     Returns:
         One loss a pair, shape (pairs,).

@@ -1,19 +1,22 @@
-"""Takes prompts out of a model's chat template again, message by message."""
+"""Splits rendered prompts back into the messages of a model's chat template."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
 from ..config.settings import ModelSettings
 from ..flow.errors import UsageError
 from ..flow.prompt import Message, Prompt, Segment
-from . import builtin_model
+from .files import find_local
 from .quiet import quiet
 from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 _SYSTEM, _USER = "\x02system\x03", "\x02user\x03"
 
@@ -23,10 +26,9 @@ Chat = tuple[list[dict[str, str]], str]
 
 
 class ChatSplitter:
-    """Finds the messages in prompts that a model's chat template was put around.
+    """Splits prompts that a model's chat template rendered.
 
-    What it gives, put into the template again, is the prompt to the letter: messages that would
-    not be are not given.
+    Rendering the messages that it returns gives the same prompt to the letter.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -39,7 +41,7 @@ class ChatSplitter:
                     self._shapes.append((roles, shape))
 
     def split(self, text: str) -> Chat | None:
-        """The chat that a prompt shows; None if it is not in the model's template."""
+        """A prompt's chat; None if it is not in the model's template."""
         for roles, shape in self._shapes:
             found = _contents(text, shape)
             if found is None:
@@ -60,7 +62,7 @@ class ChatSplitter:
             if not found:
                 return None
             shape.append(before)
-        # Nothing tells where the system's part ends in a template that has it in the user's.
+        # If a template puts the system's message into the user's, its end cannot be found.
         merged = any(not before.strip() for before in shape[1:])
         return None if merged else [*shape, rest]
 
@@ -70,24 +72,22 @@ class ChatSplitter:
         return self._tokens.render(Prompt(messages, prefill))
 
 
-def load_tokenizer(settings: ModelSettings) -> Any:
+def load_tokenizer(settings: ModelSettings, registry: Registry) -> Any:
     """A base model's tokenizer alone; that of a Hugging Face id is fetched if it is not cached.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: it cannot be loaded.
     """
     name = settings.name
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    files = find_local(name, registry)
     source: str | Path = name
-    if name == builtin_model.NAME:
-        source = builtin_model.ensure_converted()
-    elif name.lower().endswith(".gguf"):
-        path = Path(name).expanduser()
-        source, options["gguf_file"] = path.parent, path.name
-    elif not Path(name).expanduser().is_dir():
+    if files is None:
         options["revision"] = settings.revision
     else:
-        source = Path(name).expanduser()
+        source = files.directory
+        if files.gguf:
+            options["gguf_file"] = files.gguf
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(source, **options)
@@ -100,7 +100,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
 
 
 def _contents(text: str, shape: list[str]) -> list[str] | None:
-    """What stands between the parts of a shape, and after its last; None where it does not fit."""
+    """What comes between the parts of a shape and after its last; None if it does not fit."""
     first, *between, last = shape
     if not text.startswith(first):
         return None

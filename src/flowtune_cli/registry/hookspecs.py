@@ -45,6 +45,10 @@ class Hooks:
         """``register(class)``: subclasses of PostProcessor, offered by their ``name``."""
 
     @hookspec
+    def register_models(self, register: Callable[[Any], None]) -> None:
+        """``register(source)``: objects of subclasses of ModelSource, known by their ``name``."""
+
+    @hookspec
     def register_trackers(self, register: Callable[[str, Callable[..., Any]], None]) -> None:
         """``register(name, factory)``: ``factory(run)`` gives something that figures are logged to.
 

@@ -1,7 +1,7 @@
-"""What the installed plugins bring: found, imported, checked, and known by name.
+"""The registry: finds and imports installed plugins, and looks up what they register by name.
 
-A plugin that fails is a problem of its own: it is recorded with its distribution and its error,
-and nothing else is disturbed. Hooks are called when their kind of thing is first asked for.
+A plugin that fails is recorded as a problem, with its distribution and error, and affects nothing
+else. A hook is called when something of its kind is first requested.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pluggy
 
 from ..flow.deviation import Evaluator
 from ..flow.errors import UsageError, unknown_name
+from ..flow.model_source import ModelSource
 from ..flow.named import name_and_options
 from ..flow.node import Exploration, Node
 from ..flow.postprocessing import PostProcessor
@@ -32,6 +33,7 @@ HOOKS: dict[Kind, str] = {
     "evaluator": "register_rewards",
     "optimizer": "register_optimizers",
     "post-processor": "register_postprocessors",
+    "model": "register_models",
     "tracker": "register_trackers",
     "command": "register_commands",
 }
@@ -52,7 +54,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that a plugin brought."""
+    """Something that a plugin registered."""
 
     name: str
     kind: Kind
@@ -63,13 +65,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with a plugin.
+    """A fault of a plugin.
 
     Args:
-        plugin: whose it is.
-        hook: the hook that failed or whose thing was refused; "" when the import failed.
-        error: what is wrong, in a line or two.
-        traceback: where, for an exception in the plugin's own code.
+        hook: the hook that failed, or whose object was refused; "" when the import failed.
+        error: a line or two for users.
+        traceback: of an exception in the plugin's own code.
     """
 
     plugin: Plugin
@@ -79,11 +80,11 @@ class Problem:
 
 
 class Registry:
-    """All that the loaded plugins bring, by kind and name. ``load_registry`` makes one.
+    """Everything that the loaded plugins register, by kind and name. See ``load_registry``.
 
     Args:
-        plugins: those that are installed and wanted.
-        left_out: names of installed plugins that ``FLOWTUNE_PLUGINS`` does not name.
+        points: entry points of the plugins to load.
+        left_out: installed plugins that ``FLOWTUNE_PLUGINS`` excludes.
     """
 
     def __init__(self, points: list[EntryPoint], left_out: list[str]) -> None:
@@ -140,6 +141,9 @@ class Registry:
     def postprocessor(self, name: str) -> type[PostProcessor]:
         return cast("type[PostProcessor]", self.get("post-processor", name))
 
+    def model(self, name: str) -> ModelSource:
+        return cast(ModelSource, self.get("model", name))
+
     def tracker(self, name: str) -> Callable[..., Any]:
         """The factory of that name: ``factory(run)``."""
         return cast("Callable[..., Any]", self.get("tracker", name))
@@ -149,7 +153,7 @@ class Registry:
         return self.entries("command")
 
     def entries(self, kind: Kind) -> dict[str, Entry]:
-        """What can be asked for of one kind, by name; not what two plugins bring by one name."""
+        """Everything of one kind by name, without names that several plugins use."""
         self._call(HOOKS[kind])
         return {
             name: found[0][1]
@@ -158,12 +162,12 @@ class Registry:
         }
 
     def contested(self, kind: Kind) -> set[str]:
-        """The names that more than one thing of this kind has, so that none can be had by it."""
+        """Names of this kind that several plugins use, so that they are ambiguous."""
         self._call(HOOKS[kind])
         return {name for (of, name), found in self._entries.items() if of == kind and found[1:]}
 
     def brought_by(self, plugin: Plugin) -> list[Entry]:
-        """All that one plugin brings."""
+        """Everything that one plugin registers."""
         self.load_all()
         everything = [pair for found in self._entries.values() for pair in found]
         return [entry for owner, entry in everything if owner == plugin]
@@ -174,17 +178,17 @@ class Registry:
             self._call(hook)
 
     def failed(self, kind: Kind) -> list[Plugin]:
-        """The plugins that may have something of this kind to bring, had they not failed."""
+        """Plugins that failed, and might have registered something of this kind."""
         self._call(HOOKS[kind])
         return list(dict.fromkeys(p.plugin for p in self.problems if p.hook in ("", HOOKS[kind])))
 
     def report(self, entry: Entry, error: str) -> None:
-        """Record that something which passed the checks turned out not to work."""
+        """Record a problem with something that passed the checks."""
         owner = next(o for o, e in self._entries[entry.kind, entry.name] if e == entry)
         self.problems.append(Problem(owner, HOOKS[entry.kind], error))
 
     def unknown(self, kind: Kind, name: str) -> UsageError:
-        """The error for a name that is not known, with all that may explain why."""
+        """The error for an unknown name, with possible explanations."""
         message = str(unknown_name(kind, name, list(self.entries(kind))))
         suspects = self.failed(kind)
         if suspects:
@@ -218,7 +222,7 @@ class Registry:
                 self.problems.append(Problem(plugin, "", str(wrong)))
 
     def _call(self, hook: str) -> None:
-        """Call a hook of every plugin, each by itself, so that one that fails stops no other."""
+        """Call a hook plugin by plugin, so that a failure affects no other plugin."""
         if hook in self._called:
             return
         self._called.add(hook)
@@ -236,15 +240,15 @@ class Registry:
                 self.problems += [Problem(owner, hook, problem) for owner in dict.fromkeys(owners)]
 
     def _registrar(self, hook: str, plugin: Plugin) -> Callable[..., None]:
-        """The ``register`` that a plugin gets: checks the thing, and remembers whose it is."""
+        """The ``register`` function for a plugin: checks the object, and records its owner."""
 
-        def register(*given: Any) -> None:
+        def register(*arguments: Any) -> None:
             try:
-                kind, name = CHECKS[hook](*given)
+                kind, name = CHECKS[hook](*arguments)
             except Refused as error:
                 self.problems.append(Problem(plugin, hook, str(error)))
                 return
-            entry = Entry(name, kind, given[-1], plugin.name, plugin.distribution)
+            entry = Entry(name, kind, arguments[-1], plugin.name, plugin.distribution)
             self._entries.setdefault((kind, name), []).append((plugin, entry))
 
         return register

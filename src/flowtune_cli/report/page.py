@@ -175,12 +175,17 @@ def _settings(stored: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], ..
     """(setting, value, origin) of the settings that were changed, and of those at their default."""
     values = stored.get("settings", stored)
     origins = stored.get("origins", {})
-    rows = [(key, text, origins.get(key, "")) for key, text in _flatten(values, origins)]
-    defaults = [row for row in rows if row[2] == "default" or row[2].startswith("task ")]
-    return [row for row in rows if row not in defaults], defaults
+    changed: list[tuple[str, str, str]] = []
+    defaults: list[tuple[str, str, str]] = []
+    for key, value in _flatten(values, origins):
+        origin = origins.get(key, {"layer": "", "text": ""})
+        text = origin["text"] + (f" (run {origin['run']})" if "run" in origin else "")
+        rows = defaults if origin["layer"] in ("default", "task") else changed
+        rows.append((key, value, text))
+    return changed, defaults
 
 
-def _flatten(values: Any, origins: Mapping[str, str], key: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(values: Any, origins: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, str]]:
     """Each setting with its value; a table with one origin is one setting."""
     if isinstance(values, Mapping) and values and key not in origins:
         for name, value in values.items():

@@ -1,8 +1,8 @@
-"""The scheduler: runs many coroutines side by side and hands what they wait for to the engine.
+"""The scheduler: runs many coroutines concurrently and batches their requests to the engine.
 
-A flow is an ordinary ``async`` function. Whenever it awaits a node it is parked here with its
-request, so that episodes and rollouts which wait for the same node are answered in one batch.
-There is no event loop, no thread and no clock: the same requests come in the same order.
+A flow is an ordinary ``async`` function. Awaiting a node parks it here with its request, so that
+episodes and rollouts that wait for the same node are answered in one batch. There is no event
+loop, thread or clock: the same coroutines make the same requests in the same order.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ def ask(request: Request) -> Awaitable[Any]:
 
 
 def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> Awaitable[list[T]]:
-    """Await many coroutines that run side by side; their results come in the order given."""
+    """Await concurrent coroutines; their results come in the order of the arguments."""
     return _Gather(list(coroutines))
 
 
 def park() -> Awaitable[None]:
-    """Await for ever: nothing more is needed of this flow. See ``until_parked``."""
+    """Never resume: the rest of this flow is not needed. See ``until_parked``."""
     return _Park()
 
 
 def until_parked(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T | None]:
-    """Await a coroutine to its end, or until it parks: it is closed then, and gives None."""
+    """Await a coroutine's result; if it parks, it is closed and the result is None."""
     return _UntilParked(coroutine)
 
 
@@ -91,13 +91,13 @@ class _Job:
 
 
 class Scheduler:
-    """Runs coroutines to their ends, at most ``in_flight`` outermost ones at a time.
+    """Runs coroutines to completion, at most ``in_flight`` outermost ones at a time.
 
     Args:
-        engine: answers the requests, many at once.
-        in_flight: how many outermost coroutines are started before one has ended. It bounds
-            memory and fills batches; results do not depend on it.
-        batch_requests: the most requests handed to the engine at once.
+        engine: answers batches of requests.
+        in_flight: outermost coroutines that run at once. It bounds memory and fills batches;
+            results do not depend on it.
+        batch_requests: maximum number of requests in a batch.
     """
 
     def __init__(self, engine: Engine, in_flight: int = 8, batch_requests: int = 256) -> None:
@@ -106,14 +106,14 @@ class Scheduler:
         self.batch_requests = batch_requests
 
     def run(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Run all coroutines and return their results in the order given.
+        """Run all coroutines; returns their results in the order of the arguments.
 
-        An exception that leaves a coroutine, or comes from the engine, ends the whole run.
+        An exception from a coroutine or from the engine ends the whole run.
         """
         return [result for _, result in sorted(self.stream(coroutines), key=lambda pair: pair[0])]
 
     def stream(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> Iterator[tuple[int, T]]:
-        """Like ``run``, but yields ``(position, result)`` as each coroutine ends."""
+        """Like ``run``, but yields ``(position, result)`` as each coroutine completes."""
         source = enumerate(coroutines)
         ready: deque[tuple[_Job, Any]] = deque()
         parked: list[tuple[_Job, Request]] = []
@@ -185,8 +185,8 @@ class Scheduler:
                 ready.extend((job, answer) for (job, _), answer in zip(batch, answers, strict=True))
         finally:
             for job in list(alive.values()):
-                # What a flow raises while it is closed must neither hide the error that ends
-                # the run nor keep the others from being closed.
+                # An exception while closing a flow must neither hide the error that ended the run
+                # nor keep the other flows from being closed.
                 with suppress(Exception):
                     job.coroutine.close()
 
@@ -194,7 +194,7 @@ class Scheduler:
 def _largest_group(
     parked: list[tuple[_Job, Request]], most: int
 ) -> tuple[list[tuple[_Job, Request]], list[tuple[_Job, Request]]]:
-    """Split off the requests that most jobs wait for alike (same kind, same adapter)."""
+    """Split off the largest batch of requests of one kind for one adapter."""
     groups: dict[Any, list[tuple[_Job, Request]]] = {}
     for entry in parked:
         groups.setdefault((type(entry[1]), entry[1].adapter), []).append(entry)

@@ -55,7 +55,7 @@ def save_checkpoint(
         learner.save(partial / "optimizers")
         state: dict[str, Any] = {
             "position": vars(position),
-            "optimizer": learner.settings.optimizer,
+            "optimizers": learner.optimizer_names,
             "progressive": progressive.state(),
             "nodes": {node.name: node.state() for node in nodes if isinstance(node, SelfLearning)},
         }
@@ -101,9 +101,10 @@ def load_checkpoint(
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
 
 
-def optimizer_of(directory: Path) -> str:
-    """The name of the optimizer whose state a checkpoint holds."""
-    return str(_state(directory)["optimizer"])
+def optimizer_names(directory: Path) -> dict[str, str]:
+    """The names of the optimizers whose states a checkpoint holds, by node."""
+    names: dict[str, str] = _state(directory)["optimizers"]
+    return names
 
 
 def _state(directory: Path) -> dict[str, Any]:

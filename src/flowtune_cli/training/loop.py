@@ -25,7 +25,7 @@ from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.store import Store
 from ..trackers.tracking import Trackers
-from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_of, save_checkpoint
+from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_names, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
 from .session import Session
@@ -127,7 +127,7 @@ class Trainer:
         Returns:
             Whether the optimizer state was kept.
         """
-        same = optimizer_of(checkpoint) == self.session.settings.learning.optimizer
+        same = optimizer_names(checkpoint) == self.learner.optimizer_names
         load_checkpoint(
             checkpoint,
             adapters=self.session.adapters,
@@ -221,7 +221,8 @@ class Trainer:
         """Update every node that has data; the others stay bit-identical."""
         collected = collect(self.session.task.nodes, traces)
         data = [datum for node_data in collected.values() for datum in node_data.data]
-        self.session.engine.forget(keep=self.learner.contexts(data))  # frees memory for learning
+        # Frees memory for learning.
+        self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
         return [self._update(name, collected[name]) for name in collected]
 
     def _update(self, name: str, node_data: NodeData) -> UpdateRecord:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.optimizers import optimizer_choices
 from ..config.settings import Settings
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
+from ..engine.limits import Limits
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
-from ..flow.errors import UsageError, unknown_name
+from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.node import Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
@@ -33,7 +35,7 @@ class Session:
         settings: with the dtype that the model computes in, never "auto".
         explorations: the strategy of each node that deviates, by node name.
         evaluators: by their own names.
-        optimizer: the factory that ``learning.optimizer`` names.
+        optimizers: the factories of the nodes' optimizers, by name.
     """
 
     task: Task
@@ -42,7 +44,7 @@ class Session:
     engine: ModelEngine
     explorations: Mapping[str, Exploration]
     evaluators: Mapping[str, Evaluator]
-    optimizer: Any
+    optimizers: Mapping[str, Any]
 
     def learner(self) -> Learner:
         """A learner with new optimizers."""
@@ -50,8 +52,9 @@ class Session:
             self.engine.prefixes,
             self.engine.tokens,
             self.settings.learning,
-            self.optimizer,
-            self.settings.engine.learning_tokens_per_batch,
+            self.task.nodes_by_name,
+            self.optimizers.__getitem__,
+            self.engine.limits,
         )
 
     def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
@@ -98,15 +101,11 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     """Load the model and put the task's adapters on it.
 
     Args:
-        registry: finds exploration strategies, evaluators and the optimizer by name.
+        registry: finds models, exploration strategies, evaluators and optimizers by name.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
-    for section in ("node_options", "calibration_options"):
-        for name in getattr(settings.learning, section):
-            if name not in task.nodes_by_name:
-                raise unknown_name(f"node in learning.{section}", name, list(task.nodes_by_name))
     for node in task.nodes:
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
@@ -122,12 +121,13 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     evaluators = {
         node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
     }
-    optimizer = registry.optimizer(settings.learning.optimizer)
-    loaded = load_model(settings.model)
+    choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
+    optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
+    loaded = load_model(settings.model, registry)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
-    if settings.engine.blocked_weights:
-        block_weights(loaded.model)
+    limits = Limits.for_model(loaded.model)
+    block_weights(loaded.model)
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
         loaded.model,
@@ -135,5 +135,5 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
         settings.adapter,
         settings.training.seed,
     )
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, settings.engine)
-    return Session(task, settings, adapters, engine, explorations, evaluators, optimizer)
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
+    return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)

@@ -23,13 +23,13 @@ from support.tiny import plain as prompt
 
 @pytest.fixture
 def session(tiny_settings: ModelSettings) -> Session:
-    learning = {"optimizer": "adam", "calibration_options": {"retrieve": {"lr": 0.1}}}
     settings = Settings.model_validate(
-        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": learning}
+        {"model": tiny_settings, "adapter": {"rank": 2}, "learning": {"optimizer": "adam"}}
     )
     task = Small()
     long = Feature("long", lambda inputs: len(inputs["candidate"]) / 20, 0.5)
     task.node("retrieve").features = (long,)
+    task.node("retrieve").head_optimizer = {"lr": 0.1}
     session = set_up(task, settings, load_registry())
     perturb(session, 0.1)
     return session
@@ -72,27 +72,27 @@ def test_answers_agree(session: Session, plain: PlainEngine) -> None:
     assert report.counts["score"] == 2 * 2 + 6 * 3
 
 
-def behind(context: str, shown: str = "") -> Prompt:
-    template = Template(frozen_prefix=context, user=shown, chat=False)
+def after(frozen_prefix: str, user: str = "") -> Prompt:
+    template = Template(frozen_prefix=frozen_prefix, user=user, chat=False)
     return template.render({}, node="n", reserve=0)
 
 
-BEHIND_CONTEXTS: list[Request] = [
-    DecodeRequest("query", behind("one and two", " three"), 12),
+AFTER_FROZEN_PREFIXES: list[Request] = [
+    DecodeRequest("query", after("one and two", " three"), 12),
     DecodeRequest(
-        "answer", behind("two", " one"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)
+        "answer", after("two", " one"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)
     ),
-    DecodeRequest(None, behind("three", " one"), 5),
-    # Contexts of unlike lengths in one micro-batch, with and without a text behind them.
+    DecodeRequest(None, after("three", " one"), 5),
+    # Frozen prefixes of unlike lengths in one micro-batch, with and without a text after them.
     ScoreRequest(
         "retrieve",
-        tuple((behind("text " * n, "?" * (n % 3)), ("ab", "wordy end")) for n in range(1, 7)),
+        tuple((after("text " * n, "?" * (n % 3)), ("ab", "wordy end")) for n in range(1, 7)),
     ),
 ]
 
 
-def test_answers_behind_contexts_agree(session: Session, plain: PlainEngine) -> None:
-    report = compared(session, plain, BEHIND_CONTEXTS)
+def test_answers_after_frozen_prefixes_agree(session: Session, plain: PlainEngine) -> None:
+    report = compared(session, plain, AFTER_FROZEN_PREFIXES)
     assert (report.errors, report.ties) == ([], [])
     assert (report.counts["texts"], report.counts["score"]) == (1 + 5 + 1, 6 * 2)
 
@@ -135,7 +135,7 @@ def test_a_wrong_gradient_is_found_out(
     session: Session, plain: PlainEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = data_of(session)
-    monkeypatch.setattr("throughput_plain.dpo_loss", lambda a, b, c, d, beta: a - b)
+    monkeypatch.setattr("benchmarks.throughput.plain.dpo_loss", lambda a, b, c, d, beta: a - b)
     report = Report()
     compare_gradients(report, session, session, data)
     assert report.errors

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flowtune_cli import Episode, Example, Node, Task, UsageError
+from flowtune_cli import Episode, Example, Node, Preset, Task, UsageError
 
 from . import hops
 from .download import locate, official_name
@@ -15,6 +15,7 @@ from .feedback import Feedback
 from .metrics import PREDICTED, score
 from .nodes import answerable_nodes, full_nodes
 from .pairwise import SCORE
+from .presets import PAPER, SMALL, SMALL_FULL
 from .prompts import scratchpad
 from .records import Document, paragraphs_digest, read_examples
 from .settings import MusiqueSettings
@@ -26,17 +27,9 @@ class MusiqueAnswerable(Task):
     name: ClassVar[str] = "musique-answerable"
     summary: ClassVar[str] = "MuSiQue-Answerable: find the supporting paragraphs, then answer"
     gate: ClassVar[str | None] = "answer_f1"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "learning.optimizer": "adam",
-        "learning.optimizer_options": {"lr": 1e-3},
-        # They start well, and larger steps undo that: verbose answers come to be empty. retrieve's
-        # likelihoods count for 0.03 of a nat, so to lower its loss they would be moved by many.
-        "learning.node_options": {"retrieve": {"lr": 1e-5}, "verbose": {"lr": 1e-4}},
-        # The weights of its measures start from nothing.
-        "learning.calibration_options": {"retrieve": {"lr": 0.1}},
-        # One forward pass then reads a document once for all retrievals of its example.
-        "learning.step_per": "batch",
-    }
+    # One forward pass then reads a document once for all retrievals of its example.
+    defaults: ClassVar[Mapping[str, Any]] = {"learning.step_per": "batch"}
+    presets: ClassVar[Sequence[Preset]] = (PAPER, SMALL)
     Settings: ClassVar[Any] = MusiqueSettings
     splits: ClassVar[Sequence[str]] = ("train", "dev", "test")
     training_filter: ClassVar[str] = (
@@ -167,17 +160,7 @@ class MusiqueFull(MusiqueAnswerable):
 
     name: ClassVar[str] = "musique-full"
     summary: ClassVar[str] = "MuSiQue-Full: find paragraphs, answer, and say whether they suffice"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **MusiqueAnswerable.defaults,
-        "learning.node_options": {
-            **MusiqueAnswerable.defaults["learning.node_options"],
-            "sufficiency": {"lr": 1e-4},
-        },
-        "learning.calibration_options": {
-            **MusiqueAnswerable.defaults["learning.calibration_options"],
-            "sufficiency": {"lr": 0.01},
-        },
-    }
+    presets: ClassVar[Sequence[Preset]] = (PAPER, SMALL_FULL)
     variant: ClassVar[str] = "full"
 
     @classmethod

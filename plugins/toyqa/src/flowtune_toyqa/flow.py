@@ -15,6 +15,7 @@ from flowtune_cli import (
     Example,
     Generate,
     Judge,
+    Preset,
     Rank,
     Task,
     Template,
@@ -69,17 +70,23 @@ class ToyQA(Task):
     splits = SPLITS
     gate = "answer_f1"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "learning.optimizer": "adam",
-        "learning.optimizer_options": {"lr": 3e-3},
-        # They start well, and get few preferences a batch, which are noisy.
-        "learning.node_options": {
-            "query": {"lr": 1e-3},
-            "retrieve": {"lr": 1e-3},
-            "stop": {"lr": 1e-3},
-        },
         "learning.step_per": "batch",
         "training.save_every": 32,
     }
+    presets: ClassVar[Sequence[Preset]] = (
+        Preset(
+            "small",
+            "learning rates for a model of about a hundred million parameters",
+            {
+                "learning.optimizer": {"name": "adam", "lr": 3e-3},
+                # They start well, and get few preferences a batch, which are noisy.
+                "nodes.query.optimizer": {"lr": 1e-3},
+                "nodes.retrieve.optimizer": {"lr": 1e-3},
+                "nodes.stop.optimizer": {"lr": 1e-3},
+            },
+            models=("smollm2-135m",),
+        ),
+    )
     nodes = (
         Generate(
             name="query",

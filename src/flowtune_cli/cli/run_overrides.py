@@ -1,4 +1,4 @@
-"""What a run was set to, against what is set now: what differs, and whether it may."""
+"""The settings of a run with what is set now: which settings differ, and whether they may."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flow.errors import UsageError
+from ..flow.preset import NO_PRESET
 from ..runs.directory import RunDirectory
 from . import options
 from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
+    from ..config.layers import Origin
     from ..config.resolve import Resolved
     from ..flow.task import Task
     from ..registry import Registry
 
 # The adapters' weights mean nothing without these.
 _ADAPTERS = ("model.name", "model.revision", "adapter.")
-# Whatever these are, a run goes on as it would have.
+# These change no result.
 _FREE = (
+    "preset",
     "engine.",
     "model.device",
     "model.trust_remote_code",
@@ -34,13 +37,13 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is set now, and not to what it was in the run."""
+    """A setting that has another value now than in the run."""
 
     key: str
     path: tuple[str, ...]
     stored: Any
     now: Any
-    origin: str
+    origin: Origin
 
     def __str__(self) -> str:
         from ..config.template import toml_value
@@ -49,13 +52,13 @@ class Difference:
         return f"{self.key} = {stored} in the run, and {now} now ({self.origin})"
 
 
-class RunSettings:
-    """The settings of a run, beside those that a command finds now.
+class RunOverrides:
+    """The settings of a run, and those that override them now.
 
     Args:
         run: of the task ``task_class``.
-        config, overrides, flags: what the command was given. Without ``config`` the run's own
-            settings file is looked at again, be it ./flowtune.toml or another.
+        config, overrides, flags: the command's options. Without ``config`` the run's own settings
+            file is read again, be it ./flowtune.toml or another.
 
     Raises:
         UsageError: the run is of another task, or its settings no longer fit.
@@ -71,6 +74,7 @@ class RunSettings:
         overrides: Sequence[str] | None = None,
         flags: Mapping[str, Any] | None = None,
     ) -> None:
+        from ..config.layers import Origin, Setting
         from ..config.resolve import restore
 
         self.run = run
@@ -80,12 +84,19 @@ class RunSettings:
             raise UsageError(f"run '{run.path.name}' is of task '{run.info.task}', not {self.task}")
         if config is None and self.stored["config"] is not None:
             config = Path(self.stored["config"])
-            # What it said is stored. ./flowtune.toml was not looked at, and is not now.
+            # What it said is stored. ./flowtune.toml was not read then, and is not now.
             config = config if config.is_file() else Path(os.devnull)
-        self._restore = lambda values, origin: restore(task_class, values, origin, registry)
-        self.old = self._restore(self.stored["settings"], f"run {run.path.name}")
+        self._restore = lambda values: restore(task_class, values, run.path.name, registry)
+        self.old = self._restore(self.stored["settings"])
+        self.origins = {key: Origin(**origin) for key, origin in self.stored["origins"].items()}
+        preset = self.old.settings.preset or NO_PRESET
         self.now = options.settings(
-            registry, task_class, config=config, overrides=overrides, flags=flags
+            registry,
+            task_class,
+            config=config,
+            overrides=overrides,
+            flags=flags,
+            preset=Setting(preset, Origin("run", f"run {run.path.name}")),
         )
         self.differences = list(self._differences())
 
@@ -113,7 +124,7 @@ class RunSettings:
         )
         resolved = self._changed(self.old)
         changed = {difference.key: difference.origin for difference in self.differences}
-        return replace(resolved, origins={**self.stored["origins"], **changed})
+        return replace(resolved, origins={**self.origins, **changed})
 
     def trained(self) -> Resolved:
         """The settings to use what the run has learned: the run's, with what is set now.
@@ -140,12 +151,12 @@ class RunSettings:
         origins = {k: v for k, v in self.now.origins.items() if k.split(".")[0] in now}
         return replace(resolved, origins={**self._origins(), **origins})
 
-    def _origins(self) -> dict[str, str]:
-        """Where the run's settings came from when it began, and the changed ones come from now."""
-        inherited = {}
-        for key, origin in self.stored["origins"].items():
-            known = self._rank(origin) == 0 or origin.endswith(")")
-            inherited[key] = origin if known else f"{origin} (run {self.run.path.name})"
+    def _origins(self) -> dict[str, Origin]:
+        """Where the run's settings were set when it began, and where those that changed are now."""
+        inherited = {
+            key: replace(origin, run=origin.run or self.run.path.name) if origin.rank else origin
+            for key, origin in self.origins.items()
+        }
         return inherited | {difference.key: difference.origin for difference in self.differences}
 
     def _refuse_other_adapters(self) -> None:
@@ -162,22 +173,17 @@ class RunSettings:
 
     def _changed(self, old: Resolved, sections: Mapping[str, Any] | None = None) -> Resolved:
         """The run's settings with some sections replaced, and then with what is set now."""
-        from ..config.sources import CHOICES
-
         values = old.settings.model_dump(mode="json")
         values |= {name: s.model_dump(mode="json") for name, s in (sections or {}).items()}
-        now = self.now.settings.model_dump(mode="json")
         for difference in self.differences:
-            *inner, last = difference.path
+            *tables, last = difference.path
             parent = values
-            for name in inner:
+            for name in tables:
                 parent = parent.setdefault(name, {})
             parent[last] = copy.deepcopy(difference.now)
-            for name in CHOICES.get(last, ()):  # options of what was chosen before
-                parent[name] = _value(now, (*inner, name))
         # A run cannot say that its model's code is to be trusted.
         values["model"]["trust_remote_code"] = self.now.settings.model.trust_remote_code
-        return self._restore(values, f"run {self.run.path.name}")
+        return self._restore(values)
 
     def _differences(self) -> Iterable[Difference]:
         """What is set now, by whatever overrides what the run had its value from."""
@@ -185,10 +191,7 @@ class RunSettings:
         now = self.now.settings.model_dump(mode="json")
         for key, origin in self.now.origins.items():
             path = self._path(key)
-            if path is None:
-                continue
-            before = self._rank(self.stored["origins"].get(key, "default"))
-            if self._rank(origin) == 0 or self._rank(origin) < before:
+            if path is None or not self._overrides(key, origin):
                 continue
             stored, value = _value(old, path), _value(now, path)
             if (key, value) == ("model.dtype", "auto"):
@@ -196,31 +199,24 @@ class RunSettings:
             if stored != value:
                 yield Difference(key, path, stored, value, origin)
 
+    def _overrides(self, key: str, origin: Origin) -> bool:
+        """Whether a setting's origin now overrides the one it had in the run.
+
+        What a run's command line set stays without being repeated: the settings file, which it
+        overrode, is no change then. A preset's settings count if another preset is chosen.
+        """
+        before = self.origins.get(key)
+        if origin.layer == "preset":
+            chosen = self.now.origins["preset"]
+            other = self.now.settings.preset != self.old.settings.preset
+            return other and self._overrides("preset", chosen) and not (before and before.rank)
+        return origin.rank > 0 and (before is None or origin.rank >= before.rank)
+
     def _path(self, key: str) -> tuple[str, ...] | None:
         """The names of a setting; None for those of other tasks, and of where runs are."""
-        section, _, rest = key.partition(".")
-        if key == "run.directory":
-            return None
-        if section != "tasks":
-            return (section, rest)
-        task, _, rest = rest.partition(".")
-        return ("tasks", task, *rest.split(".")) if task == self.task else None
-
-    def _rank(self, origin: str) -> int:
-        """Which of two origins overrides the other; 0 is what nobody set.
-
-        What a run was given on its command line holds when it is not given again: then the
-        settings file, which it overrode, does not count as a change.
-        """
-        ranks = [0]
-        for part in origin.split(", "):
-            if part.startswith("--"):
-                ranks.append(3)
-            elif part.startswith("environment "):
-                ranks.append(2)
-            elif part not in ("default", f"task {self.task}"):
-                ranks.append(1)
-        return max(ranks)
+        path = tuple(key.split("."))
+        other = path[0] == "tasks" and path[1] != self.task
+        return None if other or key == "run.directory" else path
 
 
 def find_run(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flowtune_cli.cli import options
-from flowtune_cli.cli.run_settings import RunSettings, find_run
+from flowtune_cli.cli.run_overrides import RunOverrides, find_run
 from flowtune_cli.cli.stored_settings import stored_settings, to_store
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.registry import Registry, load_registry
@@ -42,23 +42,23 @@ def begin(registry: Registry) -> Begin:
 
 
 @pytest.fixture
-def now(registry: Registry) -> Callable[..., RunSettings]:
+def now(registry: Registry) -> Callable[..., RunOverrides]:
     def call(
         run: RunDirectory,
         *overrides: str,
         config: Path | None = None,
         flags: Mapping[str, Any] | None = None,
-    ) -> RunSettings:
+    ) -> RunOverrides:
         task = registry.task("hop-qa")
-        return RunSettings(registry, task, run, config=config, overrides=overrides, flags=flags)
+        return RunOverrides(registry, task, run, config=config, overrides=overrides, flags=flags)
 
     return call
 
 
-Now = Callable[..., RunSettings]
+Now = Callable[..., RunOverrides]
 
 
-def keys(settings: RunSettings) -> Sequence[str]:
+def keys(settings: RunOverrides) -> Sequence[str]:
     return [difference.key for difference in settings.differences]
 
 
@@ -104,8 +104,8 @@ def test_a_file_that_has_changed_is_a_difference(begin: Begin, now: Now) -> None
         now(run).resumed()
     lines = str(error.value).splitlines()
     assert lines[1:] == [
-        "  learning.beta = 0.3 in the run, and 0.4 now (flowtune.toml:2)",
-        "  learning.clip = 1.0 in the run, and 2.0 now (flowtune.toml:3)",
+        "  learning.beta = 0.3 in the run, and 0.4 now (flowtune.toml)",
+        "  learning.clip = 1.0 in the run, and 2.0 now (flowtune.toml)",
     ]
 
 
@@ -149,8 +149,8 @@ def test_what_changes_no_result_may_be_changed(begin: Begin, now: Now) -> None:
     assert resolved.settings.training.max_failures == 0.5
     assert resolved.settings.run.directory == "runs"
     assert resolved.settings.run.trackers == ["tensorboard"]
-    assert resolved.origins["training.keep_checkpoints"] == "--set"
-    assert resolved.origins["training.save_every"] == "default"
+    assert str(resolved.origins["training.keep_checkpoints"]) == "--set"
+    assert str(resolved.origins["training.save_every"]) == "default"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,6 @@ def test_what_was_learned_can_be_used_with_other_settings_but_not_adapters(
     query = trained.make_task().node("query")
     assert query.exploration == "multi_sample"
     assert (trained.settings.learning.optimizer, trained.settings.learning.beta) == ("adam", 0.7)
-    assert trained.settings.learning.optimizer_options == {}
     assert trained.settings.training.seed == 1
     with pytest.raises(UsageError, match=r'model\.name = "m" in the run, and "other" now'):
         now(run, "model.name=other").trained()
@@ -200,10 +199,10 @@ def test_a_run_that_goes_on_from_another_inherits_and_trains_as_set_now(
     assert continued.settings.learning.beta == 0.7
     assert continued.settings.tasks["hop-qa"]["hops"] == 4
     assert (continued.settings.training.seed, continued.settings.training.limit) == (42, 6)
-    assert continued.origins["learning.beta"] == "--set (run hop-qa-001)"
-    assert continued.origins["learning.clip"] == "flowtune.toml:2 (run hop-qa-001)"
-    assert continued.origins["adapter.alpha"] == "default"
-    assert continued.origins["training.batch_size"] == "--set"
+    assert str(continued.origins["learning.beta"]) == "--set (run hop-qa-001)"
+    assert str(continued.origins["learning.clip"]) == "flowtune.toml (run hop-qa-001)"
+    assert str(continued.origins["adapter.alpha"]) == "default"
+    assert str(continued.origins["training.batch_size"]) == "--set"
 
     new = begin(origins=continued.origins)
     new.change_settings(
@@ -225,7 +224,7 @@ def test_runs_that_are_not_of_this_kind(begin: Begin, now: Now, registry: Regist
     with pytest.raises(UsageError, match=r"settings\.json lacks some of: settings, origins"):
         now(other)
     with pytest.raises(UsageError, match="is of task 'hop-qa', not plain"):
-        RunSettings(registry, registry.task("plain"), begin())
+        RunOverrides(registry, registry.task("plain"), begin())
 
 
 def test_a_run_is_found_by_name_where_the_settings_say(begin: Begin, registry: Registry) -> None:
@@ -235,3 +234,40 @@ def test_a_run_is_found_by_name_where_the_settings_say(begin: Begin, registry: R
     assert found.path == Path("moved", run.path.name)
     with pytest.raises(UsageError, match=r"unknown run 'hop-qa-002'\. Did you mean 'hop-qa-001'"):
         find_run(registry, "hop-qa-002", None, ["run.directory=moved"])
+
+
+def test_the_preset_of_a_run_holds(begin: Begin, now: Now) -> None:
+    run = begin("model.name=little")
+    assert stored_settings(run)["settings"]["preset"] == "small"
+    for resolved in (now(run).resumed(), now(run).trained(), now(run).continued()):
+        assert resolved.settings.preset == "small"
+        assert resolved.settings.training.save_every == 7
+        assert resolved.settings.learning.optimizer == {"name": "adam", "lr": 0.01}
+    assert keys(now(run)) == []
+    assert keys(now(run, flags={"preset": "small"})) == []
+    without = now(begin("model.name=other"))
+    assert without.resumed().settings.preset is None
+    assert without.continued().settings.training.save_every == 100
+
+
+def test_another_preset_is_a_difference(begin: Begin, now: Now) -> None:
+    run = begin("learning.optimizer=adam")
+    with pytest.raises(UsageError) as error:
+        now(run, flags={"preset": "small"}).resumed()
+    _, *lines = str(error.value).splitlines()
+    assert lines == [
+        "  training.save_every = 100 in the run, and 7 now (preset small)",
+        '  tasks.hop-qa.style = "plain" in the run, and "odd" now (preset small)',
+        '  tasks.hop-qa.nodes.query.optimizer = "" in the run, and {lr = 0.001} now (preset small)',
+    ], "what the command line set in the run overrides a preset"
+    assert now(run, flags={"preset": "none"}).resumed().settings.preset == "none"
+
+
+def test_a_presets_settings_count_as_the_choice_of_the_preset_does(begin: Begin, now: Now) -> None:
+    toml('preset = "small"\n')
+    plain = begin()
+    assert stored_settings(plain)["settings"]["training"]["save_every"] == 7
+    toml('preset = "large"\n')
+    assert keys(now(plain)) == ["preset", "model.quantization"]
+    toml('preset = "none"\n')
+    assert keys(now(plain)) == ["preset"]

@@ -1,0 +1,96 @@
+"""Checks what settings name: optimizers, explorations, evaluators, trackers, and their options."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from ..flow.errors import UsageError, unknown_name
+from ..flow.named import name_and_options
+from ..flow.node import Node
+from ..flow.prompt import Template
+from ..registry import Registry
+from .checker import Checker, message, validated
+from .layers import Key
+from .optimizers import optimizer_choices
+from .schema import field_types, table
+from .settings import LearningSettings, Settings
+
+
+def check_sections(settings: Settings, checker: Checker) -> None:
+    """Check the trackers and the optimizer that the sections name."""
+    registry = checker.registry
+    for tracker in settings.run.trackers:
+        checker.attempt(("run", "trackers"), partial(registry.tracker, tracker))
+    key = ("learning", "optimizer")
+    # Only if it was chosen: a plugin's optimizers may import torch, which takes seconds.
+    if checker.origin(key).layer != "default":
+        optimizer = settings.learning.optimizer
+        checker.attempt(key, lambda: _fits(*name_and_options(optimizer), registry))
+
+
+def check_nodes(
+    nodes: Iterable[Node], key: Key, learning: LearningSettings | None, checker: Checker
+) -> None:
+    """Check what nodes name, and their templates.
+
+    Args:
+        key: of the table that holds the nodes' tables.
+        learning: what their optimizers are based on; None if these are not checked.
+    """
+    registry = checker.registry
+    for node in nodes:
+        own = (*key, node.name)
+        checker.attempt(
+            (*own, "exploration"), partial(_check_exploration, node.exploration, registry)
+        )
+        if node.evaluator is not None:
+            checker.attempt((*own, "evaluator"), partial(registry.evaluator, node.evaluator))
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            if isinstance(value, Template):
+                fields = partial(getattr, value, "fields")
+                checker.attempt((*own, field.name), fields, "is not a template")
+        if learning is not None:
+            _check_optimizers(node, own, learning, checker)
+
+
+def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker: Checker) -> None:
+    """Check what a node changes about ``learning.optimizer``, if anything."""
+    settings = [name for name in ("optimizer", "head_optimizer") if getattr(node, name) is not None]
+    if settings:
+        last = (*key, settings[-1])
+        choices = checker.attempt(last, partial(optimizer_choices, learning, node))
+        for choice in choices or ():
+            if choice.setting in settings:
+                fits = partial(_fits, choice.name, choice.options, checker.registry)
+                what = f"cannot be used with optimizer '{choice.name}'"
+                checker.attempt((*key, choice.setting), fits, what)
+
+
+def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> None:
+    name, options = name_and_options(setting)
+    strategy = registry.exploration(name)
+    if dataclasses.is_dataclass(strategy):
+        types: dict[str, Any] = field_types(strategy)
+        _check_options(options, types)
+        problems, _ = validated(table(name, {o: types[o] for o in options}), options)
+        for place, details in problems.items():
+            raise UsageError(f"{'.'.join(place)} {message(details)}")
+    registry.make_exploration(setting)
+
+
+def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
+    """The values of the options are checked when the optimizer is made."""
+    parameters = list(inspect.signature(registry.optimizer(name)).parameters.values())[1:]
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        _check_options(options, [parameter.name for parameter in parameters])
+
+
+def _check_options(options: Iterable[str], names: Iterable[str]) -> None:
+    for option in options:
+        if option not in names:
+            raise unknown_name("option", option, list(names))
