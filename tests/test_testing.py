@@ -367,7 +367,7 @@ async def returns(episode: Episode, result: Any) -> Any:
         ({"answer": {1}}, "the result is not JSON: Object of type set"),
         ({"answer": float("nan")}, "the result is not JSON"),
         (["answer"], "run must return a mapping; it returned ['answer']"),
-        ({"id": "mine"}, "the prediction's 'id' is 'mine'; by prediction_key it is 'train-0'"),
+        ({"id": "mine"}, "the prediction's 'id' is 'mine'; by prediction_id it is 'train-0'"),
     ],
 )
 def test_wrong_results_are_noticed(result: Any, message: str) -> None:

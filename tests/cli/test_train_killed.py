@@ -74,8 +74,8 @@ def test_interrupted_it_says_how_to_go_on(letters: Site, run: Run) -> None:
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err
-    assert "stopping after what is being computed; Ctrl-C again stops at once\n" in err
-    assert err.endswith("Go on with:\n  flowtune train --resume a\n")
+    assert "stopping after the current step; press Ctrl-C again to stop at once\n" in err
+    assert err.endswith("Resume with:\n  flowtune train --resume a\n")
     assert RunDirectory(Path("runs/a")).info.state == "stopped"
     assert run("train", "--resume", "a").code == 0
     assert run("train", "letters", "--name", "whole", *LONG).code == 0

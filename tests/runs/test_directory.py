@@ -59,18 +59,18 @@ def test_names_count_up(tmp_path):
 def test_a_name_that_is_taken_is_refused_and_left_alone(tmp_path):
     run = make(tmp_path, "a-b")
     before = (run.path / "run.json").read_bytes()
-    with pytest.raises(UsageError, match=r"'a-b' in .* already.*--resume a-b.*another name"):
+    with pytest.raises(UsageError, match=r"'a-b' already exists in .*--resume a-b.*another name"):
         make(tmp_path, "a-b", task="other")
     assert (run.path / "run.json").read_bytes() == before
     assert list(tmp_path.iterdir()) == [run.path]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"'empty' in .* already"):
+    with pytest.raises(UsageError, match=r"'empty' already exists"):
         make(tmp_path, "empty")
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b", "-x", "a b", "a\n"])
 def test_a_name_that_cannot_be_one_is_refused(tmp_path, name):
-    with pytest.raises(UsageError, match="cannot be a run's name"):
+    with pytest.raises(UsageError, match="cannot be the name of a run"):
         make(tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
@@ -150,7 +150,7 @@ def test_updates_change_what_they_name(tmp_path):
         before.versions,
         before.task,
     )
-    with pytest.raises(ValueError, match="'interrupted' is no state"):
+    with pytest.raises(ValueError, match="'interrupted' is not one of the states"):
         run.update(state="interrupted")
 
 

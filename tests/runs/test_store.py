@@ -82,17 +82,17 @@ def test_truncating_to_more_than_is_stored_says_that_something_is_lost(path):
     with Store(path, question_of) as store:
         store.write_batch(next(played(1)))
         store.truncate(1)
-        with pytest.raises(FlowtuneError, match=r"holds 1 batches.*after 3.*earlier checkpoint"):
+        with pytest.raises(FlowtuneError, match=r"has 1 batches.*after 3.*earlier checkpoint"):
             store.truncate(3)
 
 
 def test_a_batch_out_of_turn_is_refused(path):
     first, second = played(2)
     with Store(path, question_of) as store:
-        with pytest.raises(ValueError, match="batch 1, and 0 comes next"):
+        with pytest.raises(ValueError, match="got batch 1, expected 0"):
             store.write_batch(second)
         store.write_batch(first)
-        with pytest.raises(ValueError, match="episode 7, and 3 comes next"):
+        with pytest.raises(ValueError, match="got episode 7, expected 3"):
             store.write_batch(replace(second, position=7))
         store.write_batch(second)
 
@@ -223,7 +223,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes(path):
                 assert counts.episodes == 3 * counts.batches
                 seen.append(counts.batches)
                 if counts.episodes:
-                    (summary,) = reader.episodes(counts.episodes - 1, limit=1)
+                    (summary,) = reader.summaries([counts.episodes - 1])
                     episode = reader.episode(summary.number)
                     assert len(episode.steps) == summary.steps > 0
                     assert len(episode.rollouts) == summary.rollouts
@@ -239,7 +239,7 @@ def test_a_reader_in_the_middle_of_reading_keeps_nobody_from_writing(path):
     with Store(path, question_of) as store:
         store.write_batch(first)
         store._connection.execute("PRAGMA busy_timeout = 0")
-        with RunReader(path) as reader, reader._moment() as moment:
+        with RunReader(path) as reader, reader.snapshot() as moment:
             count = "SELECT count(*) FROM episodes"
             assert moment.execute(count).fetchone()[0] == 3
             store.write_batch(second)
@@ -286,7 +286,7 @@ def test_a_full_disk_is_told(path):
         store.write_batch(first)
         store._connection.execute("PRAGMA max_page_count = 1")  # raised to the pages there are
         with pytest.raises(
-            FlowtuneError, match=r"batch 1 to .*store.sqlite: .* is full.*Make room"
+            FlowtuneError, match=r"batch 1 to .*store.sqlite: .* is full.*Free some space"
         ):
             store.write_batch(second)
         assert store.batches == 1
@@ -306,18 +306,18 @@ def test_a_file_that_is_no_store_is_refused(path, tmp_path):
         Store(path, question_of)
     with sqlite3.connect(tmp_path / "other.sqlite") as other:
         other.execute("CREATE TABLE recipes (name TEXT)")
-    with pytest.raises(UsageError, match=r"other\.sqlite is a database, but not the store"):
+    with pytest.raises(UsageError, match=r"other\.sqlite is a database, but not a run's store"):
         Store(tmp_path / "other.sqlite", question_of)
-    with pytest.raises(FlowtuneError, match=r"cannot open .*must be there, and writable"):
+    with pytest.raises(FlowtuneError, match=r"cannot open .*must exist and be writable"):
         Store(tmp_path / "nowhere" / "store.sqlite", question_of)
 
 
-@pytest.mark.parametrize(("version", "kind"), [(0, "an older"), (99, "a newer")])
+@pytest.mark.parametrize(("version", "kind"), [(1, "an older"), (99, "a newer")])
 def test_a_store_of_another_version_is_refused(path, version, kind):
     write(path, played(1))
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
     for opened in (lambda: Store(path, question_of), lambda: RunReader(path)):
-        match = f"{kind} flowtune: .*version {version}.*versions 1 to 2"
+        match = f"{kind} flowtune: .*version {version}.*reads version 2"
         with pytest.raises(UsageError, match=match):
             opened()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowtune_cli.trackers.figures import figures
+from flowtune_cli.trackers.metrics import batch_metrics
 from flowtune_cli.trackers.tracking import Trackers
 from report.stored_runs import sums_run
 from support.event_files import scalars
@@ -23,14 +23,14 @@ def test_every_figure_with_its_episodes(tmp_path: Path, capsys: pytest.CaptureFi
             for number in numbers:
                 trackers.log(records[number])
     found = scalars(run.path)
-    for name in figures(records[0]).keys() | figures(records[1]).keys():
+    for name in batch_metrics(records[0]).keys() | batch_metrics(records[1]).keys():
         expected = [
-            (record.position + 3, pytest.approx(figures(record)[name]))
+            (record.position + 3, pytest.approx(batch_metrics(record)[name]))
             for record in records
-            if name in figures(record)
+            if name in batch_metrics(record)
         ]
         assert found[name] == expected, name
-    assert found.keys() == {name for record in records for name in figures(record)}
+    assert found.keys() == {name for record in records for name in batch_metrics(record)}
     assert capsys.readouterr().out == ""
 
 

@@ -52,7 +52,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     code = (
         "import sys; from pathlib import Path; from flowtune_cli.tui.web import serve\n"
         "say = lambda address: print(address, file=sys.stderr, flush=True)\n"
-        "serve(Path(sys.argv[1]), is_run=True, port=0, say=say)"
+        "serve(Path(sys.argv[1]), is_run=True, port=0, on_ready=say)"
     )
     server = subprocess.Popen(
         [sys.executable, "-c", code, str(run.path)], stderr=subprocess.PIPE, text=True

@@ -167,22 +167,18 @@ def _episode_problems(task: Task, episode: Episode) -> Iterator[str]:
         yield f"{where}: the result is not JSON: {wrong}"
     try:
         prediction = task.prediction(example, episode.result)
-        key = task.prediction_key(example)
+        expected_id = task.prediction_id(example)
     except Exception as error:
         yield f"{where}: no prediction: {_named(error)}"
         return
     if wrong := _not_json(prediction):
         yield f"{where}: the prediction is not JSON: {wrong}"
-    if not key:
-        yield f"{where}: prediction_key returns no field by which its prediction can be found"
-    for position, (field, value) in enumerate(key.items()):
-        missing = field not in prediction
-        if (missing and position == 0) or (not missing and prediction[field] != value):
-            found = "is missing" if missing else f"is {prediction[field]!r}"
-            yield (
-                f"{where}: the prediction's '{field}' {found}; by prediction_key it is {value!r}."
-                " Without it, 'flowtune evaluate' cannot tell whose prediction it is."
-            )
+    if prediction.get("id") != expected_id:
+        found = f"is {prediction['id']!r}" if "id" in prediction else "is missing"
+        yield (
+            f"{where}: the prediction's 'id' {found}; by prediction_id it is {expected_id!r}."
+            " Without it, 'flowtune evaluate' cannot tell whose prediction it is."
+        )
     try:
         training_data(task, Trace(example, episode))
     except Exception as error:

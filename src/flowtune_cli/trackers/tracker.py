@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """The run whose figures a tracker logs.
+    """The run whose metrics a tracker logs.
 
     Args:
         name: the run's name; runs in other directories may have the same one.
@@ -28,17 +28,17 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Logs the figures of one run while it trains.
+    """Logs the metrics of one run while it trains.
 
     An exception from any method turns this tracker off, with a note on stderr; the run continues.
     """
 
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
-        """Log the figures of one mini-batch. A resumed run logs no mini-batch twice.
+    def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of one mini-batch. A resumed run logs no mini-batch twice.
 
         Args:
             episodes: how many episodes of the run have been played so far.
-            figures: finite numbers by name: ``reward/NAME/overall`` and ``reward/NAME/window``
+            metrics: finite numbers by name: ``reward/NAME/overall`` and ``reward/NAME/window``
                 (progressive validation), ``node/NAME/loss``, ``.../margin``, ``.../accuracy``,
                 ``.../gradient_norm``, ``.../reference_drift``, ``.../data`` and
                 ``.../reference_moved``, ``episode/preferences``, ``episode/failed`` and

@@ -1,7 +1,6 @@
-"""A file of predictions, one JSON line an example, that is either whole or not there.
+"""Writes a prediction file, one JSON line for each example, that appears when it is complete.
 
-Until it is whole, what its lines are made of is in ``PATH.partial``, which a later process can go
-on with.
+Until then the records are in ``PATH.partial``, from which a later process can resume.
 """
 
 from __future__ import annotations
@@ -13,29 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.errors import FlowtuneError, UsageError
-from .atomic import read_json, write_json, write_whole
+from .atomic import read_json, write_bytes, write_json
 from .lock import try_lock
 
 
-class PredictionFile:
-    """Keeps what was predicted in the order of the examples, whatever order it comes in.
+class PredictionWriter:
+    """Collects records in any order, and writes them in the order of the examples.
 
-    Beside ``PATH.partial`` lies ``PATH.partial.ids``, which tells whether a later process makes
-    the same predictions: of the same examples in the same order, made in the same way.
+    ``PATH.partial.ids`` beside ``PATH.partial`` says whether a later process makes the same
+    predictions: for the same examples in the same order, in the same way. ``finish`` turns the
+    records into the lines of the file.
 
     Args:
-        path: where the whole file will be; an older one is replaced, but only by a whole one.
+        path: the complete file; replaces an existing one only when it is complete.
         expected_ids: the examples' ids, in the order of the lines.
-        made_by: tells predictions apart that must not be mixed, such as run and checkpoint.
-
-    What the lines of the whole file are made of these is said only in the end, by ``finish``.
+        made_by: identifies predictions that may be mixed, such as run and checkpoint.
 
     Attributes:
-        done: how many lines are written; a file that was reopened begins with those it has.
+        done: the number of records written, with those of a resumed file.
 
     Raises:
-        UsageError: there is a partial file, and it is not one of these predictions; or another
-            process writes it.
+        UsageError: the partial file has other predictions, or another process writes to it.
         FlowtuneError: the file cannot be written.
     """
 
@@ -44,18 +41,18 @@ class PredictionFile:
         self.partial = path.with_name(f"{path.name}.partial")
         self.done = 0
         self._expected = len(expected_ids)
-        self._waiting: dict[int, bytes] = {}
+        self._pending: dict[int, bytes] = {}
         self._ids = path.with_name(f"{path.name}.partial.ids")
         digest = hashlib.sha256(json.dumps(list(expected_ids)).encode()).hexdigest()
         key = {"examples": len(expected_ids), "ids_sha256": digest, "made_by": made_by}
         try:
-            # Unbuffered: what could not be written is not tried again when the file is closed.
+            # Unbuffered: closing the file after a failed write does not try it again.
             self._file = open(self.partial, "a+b", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise self._failed(error) from error
         try:
             if not try_lock(self._file.fileno()):
-                raise UsageError(f"another process writes {self.partial}; wait until it has ended")
+                raise UsageError(f"another process is writing {self.partial}; let it finish first")
             if self.partial.stat().st_size == 0:
                 write_json(self._ids, key)
             self._check_key(key)
@@ -67,46 +64,46 @@ class PredictionFile:
             self.close()
             raise
 
-    def __enter__(self) -> PredictionFile:
+    def __enter__(self) -> PredictionWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def write(self, position: int, prediction: Mapping[str, Any]) -> None:
-        """Give the prediction of the example at ``position`` of ``expected_ids``, once.
+    def write(self, position: int, record: Mapping[str, Any]) -> None:
+        """Write the record of the example at ``position`` of ``expected_ids``, once.
 
         Raises:
-            UsageError: the prediction is not made of JSON values.
+            UsageError: the record is not made of JSON values.
             FlowtuneError: the file cannot be written.
         """
-        if not self.done <= position < self._expected or position in self._waiting:
-            raise ValueError(f"the prediction at position {position} is not wanted (any more)")
-        self._waiting[position] = _encoded(prediction, position)
+        if not self.done <= position < self._expected or position in self._pending:
+            raise ValueError(f"position {position} is out of range or already written")
+        self._pending[position] = _encode(record, position)
         lines: list[bytes] = []
-        while self.done + len(lines) in self._waiting:
-            lines.append(self._waiting.pop(self.done + len(lines)))
+        while self.done + len(lines) in self._pending:
+            lines.append(self._pending.pop(self.done + len(lines)))
         self._append(b"".join(lines))
         self.done += len(lines)
 
-    def finish(self, final: Callable[[list[Any]], Iterable[Mapping[str, Any]]] = list) -> None:
-        """Write the whole file.
+    def finish(self, to_lines: Callable[[list[Any]], Iterable[Mapping[str, Any]]] = list) -> None:
+        """Write the complete file.
 
         Args:
-            final: makes its lines of all that was given, in the order of the examples.
+            to_lines: makes its lines from all records, in the order of the examples.
 
         Raises:
-            FlowtuneError: lines are missing, or the file cannot be written. What was given is
-                kept, as it is when ``final`` raises something.
+            FlowtuneError: records are missing, or the file cannot be written. The partial file is
+                kept then, and also if ``to_lines`` raises an exception.
         """
         if self.done < self._expected:
             raise FlowtuneError(
                 f"{self.partial} has {self.done} of {self._expected} lines. Run the same command"
-                " again to go on."
+                " again to resume."
             )
         with open(self.partial, "rb") as lines:
-            given = [json.loads(line) for line in lines]
-        write_lines(self.path, final(given))
+            records = [json.loads(line) for line in lines]
+        write_lines(self.path, to_lines(records))
         try:
             self._file.close()
             self.partial.unlink()
@@ -115,26 +112,26 @@ class PredictionFile:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Stop here; what is written can be gone on with."""
+        """Stop here; a later process can resume."""
         self._file.close()
 
     def _check_key(self, key: Mapping[str, Any]) -> None:
-        other = f"Delete it to begin anew, or write to another file than {self.path}."
+        advice = f"Delete it to start again, or write to another file than {self.path}."
         if not self._ids.exists():
             raise UsageError(
-                f"{self.partial} lacks its {self._ids.name}, so nothing says what its lines are."
-                f" {other}"
+                f"{self._ids.name} is missing, so the lines of {self.partial} are of unknown"
+                f" origin. {advice}"
             )
         stored = read_json(self._ids)
         if stored == key:
             return
-        what = "is of other examples, or of the same in another order"
+        what = "has other examples, or the same ones in another order"
         if isinstance(stored, dict) and {**stored, "made_by": key["made_by"]} == key:
-            what = f"was made by {stored['made_by']!r}, and not by {key['made_by']!r}"
-        raise UsageError(f"{self.partial} {what}. {other}")
+            what = f"was made by {stored['made_by']!r}, not by {key['made_by']!r}"
+        raise UsageError(f"{self.partial} {what}. {advice}")
 
     def _read_back(self) -> None:
-        """Count the lines that are there, and drop the last if it was torn."""
+        """Count the existing lines, and drop an incomplete last one."""
         end = 0
         with open(self.partial, "rb") as lines:
             for line in lines:
@@ -145,14 +142,14 @@ class PredictionFile:
                 except ValueError as error:
                     raise UsageError(
                         f"{self.partial}, line {self.done + 1}, is not JSON ({error}). Delete the"
-                        " file to begin anew."
+                        " file to start again."
                     ) from error
                 self.done += 1
                 end += len(line)
         if self.done > self._expected:
             raise UsageError(
                 f"{self.partial} has {self.done} lines for {self._expected} examples. Delete it to"
-                " begin anew."
+                " start again."
             )
         self._file.truncate(end)
 
@@ -165,22 +162,22 @@ class PredictionFile:
 
     def _failed(self, error: OSError) -> FlowtuneError:
         return FlowtuneError(
-            f"cannot write {self.path}: {error.strerror or error}. What {self.partial.name} holds"
-            " is kept: run the same command again to go on."
+            f"cannot write {self.path}: {error.strerror or error}. {self.partial.name} is kept:"
+            " run the same command again to resume."
         )
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON line each to ``path``, which is then whole; an older file stays until then.
+    """Write a JSON line for each of ``lines`` to ``path``, atomically.
 
     Raises:
         UsageError: a line is not made of JSON values.
         FlowtuneError: it cannot be written.
     """
-    write_whole(path, (_encoded(line, number) for number, line in enumerate(lines)))
+    write_bytes(path, (_encode(line, number) for number, line in enumerate(lines)))
 
 
-def _encoded(prediction: Mapping[str, Any], position: int) -> bytes:
+def _encode(prediction: Mapping[str, Any], position: int) -> bytes:
     try:
         line = json.dumps(prediction, ensure_ascii=False)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A task as a run has learned to play it, or as it plays untrained."""
+"""Loads a task to play: with the adapters of a run's newest checkpoint, or untrained."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Player:
-    """A task, ready to be played once the model is loaded.
+    """A task with its settings and checkpoint; ``set_up`` loads the model.
 
     Args:
-        checkpoint: what was learned; None for the untrained task.
-        made_by: tells what it plays from what another one plays.
+        checkpoint: a run's checkpoint; None for the untrained task.
+        made_by: identifies the model, checkpoint and settings, on which outputs depend.
     """
 
     registry: Registry
@@ -54,7 +54,7 @@ class Player:
         return session
 
 
-def player(
+def load_player(
     registry: Registry,
     task_name: str,
     run_name: str | None,
@@ -62,9 +62,9 @@ def player(
     overrides: Sequence[str] | None,
     preset: str | None = None,
 ) -> Player:
-    """The task as the run's newest checkpoint plays it; without a run, untrained.
+    """The task with the run's newest checkpoint; without a run, untrained.
 
-    What is set now and differs from the run's settings is used, and said.
+    Settings that now differ from the run's are used, with a note.
     """
     task_class = registry.task(task_name)
     flags = {"preset": preset}
@@ -81,7 +81,7 @@ def player(
         )
         resolved = settings.trained()
         for difference in settings.differences:
-            note(f"other than in the run: {difference}")
+            note(f"differs from the run: {difference}")
         checkpoint = newest_checkpoint(run)
         made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
     made_by += f", settings {_digest(resolved, task_name)}"
@@ -89,7 +89,7 @@ def player(
 
 
 def newest_checkpoint(run: RunDirectory) -> Path:
-    """What a run has learned so far.
+    """The newest checkpoint of a run.
 
     Raises:
         UsageError: it has no checkpoint yet.
@@ -99,14 +99,14 @@ def newest_checkpoint(run: RunDirectory) -> Path:
     found = checkpoints(run.checkpoints)
     if not found:
         raise UsageError(
-            f"run '{run.path.name}' has no checkpoint yet: it makes one after each"
+            f"run '{run.path.name}' has no checkpoint yet: training saves one after every"
             " training.save_every episodes, when it is stopped, and at its end"
         )
     return found[-1]
 
 
 def _digest(resolved: Resolved, task: str) -> str:
-    """A few digits for the settings that outputs depend on."""
+    """A short digest of the settings that outputs depend on."""
     values = resolved.settings.model_dump(mode="json")
     model = {key: value for key, value in values["model"].items() if key != "device"}
     text = json.dumps([model, values["training"]["seed"], values["tasks"].get(task)])

@@ -1,17 +1,17 @@
-"""Numbers and texts as the screens show them."""
+"""Formats numbers and texts for the screens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..runs.stored_text import visible
+from ..runs.serialization import visible
 
 UNKNOWN = "–"
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def one_line(text: str) -> str:
-    """The text on one line; a break is shown as ⏎."""
+    """The text on one line; a line break is shown as ⏎."""
     return visible(text.strip().replace("\r\n", "\n").replace("\n", "⏎").replace("\t", " "))
 
 
@@ -32,18 +32,18 @@ def plural(count: int, thing: str) -> str:
 
 
 def shortened(name: str, width: int) -> str:
-    """A name with its middle left out, where names that begin alike differ at their ends."""
+    """A name shortened in the middle, since similar names often differ at the end."""
     return name if len(name) <= width else f"{name[: width - 4]}…{name[-3:]}"
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The last values as bars between the least and the greatest; a blank where there is none."""
-    shown = list(values)[-width:]
-    known = [value for value in shown if value is not None]
-    if not known:
+    """The last values as bars from minimum to maximum; a blank for None."""
+    latest = list(values)[-width:]
+    defined = [value for value in latest if value is not None]
+    if not defined:
         return ""
-    least, span = min(known), (max(known) - min(known)) or 1.0
+    minimum, span = min(defined), (max(defined) - min(defined)) or 1.0
     return "".join(
-        " " if value is None else _BARS[round((value - least) / span * (len(_BARS) - 1))]
-        for value in shown
+        " " if value is None else _BARS[round((value - minimum) / span * (len(_BARS) - 1))]
+        for value in latest
     )

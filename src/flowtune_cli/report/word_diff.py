@@ -1,4 +1,4 @@
-"""Which words of two texts differ."""
+"""Marks the words in which two texts differ."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import difflib
 import re
 
 Piece = tuple[str, bool]
-"""A stretch of a text, and whether the other text lacks it."""
+"""A piece of a text, and whether the other text lacks it."""
 
 
-def marked(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
-    """Both texts in stretches; joined again, these are the texts.
+def mark_differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
+    """Both texts in pieces, which joined are the texts again.
 
-    Words are compared whole, with the white space before them.
+    Whole words are compared, without the white space around them.
     """
     words = [re.findall(r"\s*\S+|\s+$", text) for text in (first, second)]
     same: list[set[int]] = [set(), set()]
@@ -21,7 +21,7 @@ def marked(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     for block in matcher.get_matching_blocks():
         same[0].update(range(block.a, block.a + block.size))
         same[1].update(range(block.b, block.b + block.size))
-    left, right = (_pieces(side, kept) for side, kept in zip(words, same, strict=True))
+    left, right = (_pieces(side, common) for side, common in zip(words, same, strict=True))
     return left, right
 
 
@@ -30,7 +30,7 @@ def _pieces(words: list[str], same: set[int]) -> list[Piece]:
     for number, word in enumerate(words):
         differs = number not in same
         if differs:
-            # White space is not marked but between two words that are.
+            # White space is marked only between two marked words.
             space, word = word[: len(word) - len(word.lstrip())], word.lstrip()
             _add(pieces, space, bool(pieces) and pieces[-1][1] and bool(word))
         _add(pieces, word, differs and bool(word))

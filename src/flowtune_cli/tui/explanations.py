@@ -1,21 +1,21 @@
-"""Why a step or a rollout made a preference, or why it made none: in words, from what is stored."""
+"""Explains in words why a step or a rollout made a preference, or none."""
 
 from __future__ import annotations
 
 from ..flow.deviation import Outcome
-from ..runs.stored import StoredEpisode, StoredPreference, StoredRollout, StoredStep
-from .figures import number
+from ..runs.records import EpisodeRecord, PreferenceRecord, RolloutRecord, StepRecord
+from .formatting import number
 
 
-def preference_of(episode: StoredEpisode, rollout: StoredRollout) -> StoredPreference | None:
-    """The preference that a rollout made; None if it made none."""
+def preference_of(episode: EpisodeRecord, rollout: RolloutRecord) -> PreferenceRecord | None:
+    """The preference of a rollout; None if it made none."""
     for preference in episode.preferences:
         if (preference.step, preference.alternative) == (rollout.step, rollout.alternative):
             return preference
     return None
 
 
-def explain_rollout(episode: StoredEpisode, rollout: StoredRollout) -> str:
+def explain_rollout(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     """Why this rollout made a preference or made none."""
     preference = preference_of(episode, rollout)
     if preference is not None:
@@ -28,7 +28,7 @@ def explain_rollout(episode: StoredEpisode, rollout: StoredRollout) -> str:
         at = "" if rollout.greedy_reward is None else f": both ended with {reward}"
         return f"none, because it made no difference{at}"
     if rollout.gain:
-        return "none, because another alternative of this step was better still (pairs = best)"
+        return "none, because another alternative of this step was better (pairs = best)"
     reasons = {
         Outcome.UNDEFINED: "the rollout cannot be compared",
         Outcome.FAILED: "the flow failed in the rollout",
@@ -38,17 +38,17 @@ def explain_rollout(episode: StoredEpisode, rollout: StoredRollout) -> str:
     return f"none, because {reasons.get(rollout.outcome, rollout.outcome.value)}{reason}"
 
 
-def explain_step(episode: StoredEpisode, step: StoredStep) -> str:
-    """What there was to learn from at a step."""
+def explain_step(episode: EpisodeRecord, step: StepRecord) -> str:
+    """What a step gave to learn from."""
     targets = [target for target in episode.targets if target.step == step.index]
     rollouts = [rollout for rollout in episode.rollouts if rollout.step == step.index]
     if rollouts:
         made = sum(preference.step == step.index for preference in episode.preferences)
         return f"{len(rollouts)} alternative(s) tried, {made} preference(s) made"
     if targets:
-        return "supervised, by the target"
+        return "a target (supervised)"
     if episode.error is not None:
-        return "nothing: the flow failed, so nothing was tried"
+        return "nothing: the flow failed, so no alternatives were tried"
     if step.alternatives:
         return "nothing: its alternatives were not tried"
     return "nothing: it has no alternatives and no target"

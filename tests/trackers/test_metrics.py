@@ -6,14 +6,14 @@ import math
 from dataclasses import replace
 
 from flowtune_cli.runs.batch import MetricRecord
-from flowtune_cli.trackers.figures import figures
+from flowtune_cli.trackers.metrics import batch_metrics
 from report.stored_runs import preference_batch
 
 RECORD = preference_batch([("a", "b"), ("c", "d")])
 
 
 def test_rewards_updates_and_references() -> None:
-    assert figures(RECORD) == {
+    assert batch_metrics(RECORD) == {
         "reward/good/overall": 0.5,
         "reward/good/window": 0.25,
         "node/write/data": 2.0,
@@ -37,7 +37,7 @@ def test_what_is_undefined_is_no_figure() -> None:
         updates=[replace(update, loss=None)],
         reference_update=None,
     )
-    names = figures(record)
+    names = batch_metrics(record)
     assert not [name for name in names if name.startswith("reward/")]
     assert "node/write/loss" not in names
     assert "node/write/reference_moved" not in names

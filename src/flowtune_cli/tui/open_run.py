@@ -1,4 +1,4 @@
-"""A run that is looked at, whatever state it is in: not begun, being trained, killed, finished."""
+"""A run that is open in the application, in any state: new, training, killed or finished."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..runs.directory import RunDirectory, RunInfo
 from ..runs.reader import RunReader
 
 
-class Watched:
-    """A run and the reader of its store, which is opened as soon as there is one.
+class OpenRun:
+    """A run's metadata and the reader of its store, which is opened as soon as the store exists.
 
     Attributes:
         reader: None as long as the store cannot be read; ``problem`` says why.
-        info: what the run says of itself, or that it cannot be read.
+        info: the run's metadata; the state "unreadable" if run.json cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class Watched:
         return self.info.state == "training"
 
     def refresh(self) -> tuple[RunInfo, str, int]:
-        """Look again; what it gives is another one whenever something is new."""
+        """Read again; the returned value changes whenever something is new."""
         try:
             self.info = self.directory.info
         except FlowtuneError as error:

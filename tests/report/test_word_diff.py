@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtune_cli.report.words import marked
+from flowtune_cli.report.word_diff import mark_differences
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ from flowtune_cli.report.words import marked
 def test_words_that_differ(
     first: str, second: str, left: list[tuple[str, int]], right: list[tuple[str, int]]
 ) -> None:
-    assert marked(first, second) == (left, right)
+    assert mark_differences(first, second) == (left, right)
 
 
 @given(st.text("ab \n", max_size=12), st.text("ab \n", max_size=12))
 def test_nothing_is_lost_and_what_is_unmarked_is_in_both(first: str, second: str) -> None:
-    sides = marked(first, second)
+    sides = mark_differences(first, second)
     assert tuple("".join(text for text, _ in side) for side in sides) == (first, second)
     unmarked = ["".join(text for text, differs in side if not differs).split() for side in sides]
     assert unmarked[0] == unmarked[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
-from flowtune_cli.report.figures import as_json, run_figures
+from flowtune_cli.report.summary import as_json, summarize_run
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from report.stored_runs import sums_run
@@ -17,7 +17,7 @@ from report.stored_runs import sums_run
 
 def test_they_are_those_of_the_store(tmp_path: Path) -> None:
     run = sums_run(tmp_path)
-    figures = run_figures(run)
+    figures = summarize_run(run)
     with RunReader(run.store_path) as reader:
         assert figures.counts == reader.counts()
         assert figures.nodes == reader.node_summary()
@@ -33,7 +33,7 @@ def test_they_are_those_of_the_store(tmp_path: Path) -> None:
 
 
 def test_json_is_json_and_complete(tmp_path: Path) -> None:
-    figures = json.loads(json.dumps(as_json(run_figures(sums_run(tmp_path)))))
+    figures = json.loads(json.dumps(as_json(summarize_run(sums_run(tmp_path)))))
     assert figures["counts"]["episodes"] == 24
     assert [point["episodes"] for point in figures["metrics"]["high"]["series"]] == [
         3 * batch for batch in range(1, 9)
@@ -46,25 +46,25 @@ def test_json_is_json_and_complete(tmp_path: Path) -> None:
 
 def test_few_points_of_a_long_run(tmp_path: Path) -> None:
     run = sums_run(tmp_path, batches=20)
-    points = run_figures(run, points=5).metrics["high"]
+    points = summarize_run(run, points=5).metrics["high"]
     assert 3 <= len(points) <= 8
     assert points[-1].episodes == 60
 
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "new", task="sums", model="m", settings={"settings": {}})
-    figures = run_figures(run)
+    figures = summarize_run(run)
     assert figures.counts is None
     assert figures.info.state == "interrupted"
     run.store_path.touch()
-    assert run_figures(run).counts is None
+    assert summarize_run(run).counts is None
     assert as_json(figures)["metrics"] == {}
 
 
 def test_a_copy_without_settings_says_so(tmp_path: Path) -> None:
     run = sums_run(tmp_path)
     (run.path / "settings.json").write_text("{ torn")
-    figures = run_figures(run)
+    figures = summarize_run(run)
     assert "settings.json is not JSON" in figures.problem
     assert figures.episodes == 24
 
@@ -75,7 +75,7 @@ def test_a_store_that_is_none_is_an_error(tmp_path: Path) -> None:
     for beside in run.path.glob("store.sqlite-*"):
         beside.unlink()
     with pytest.raises((FlowtuneError, UsageError), match=r"store\.sqlite"):
-        run_figures(run)
+        summarize_run(run)
 
 
 def test_a_copy_that_nobody_may_write(tmp_path: Path) -> None:
@@ -84,6 +84,6 @@ def test_a_copy_that_nobody_may_write(tmp_path: Path) -> None:
     for path in [*copied.iterdir(), copied]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        assert run_figures(RunDirectory(copied)).episodes == 24
+        assert summarize_run(RunDirectory(copied)).episodes == 24
     finally:
         copied.chmod(0o755)

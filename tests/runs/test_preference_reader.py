@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 
 from flowtune_cli.runs.batch import BatchRecord
-from flowtune_cli.runs.export import RunExport, has_begun
+from flowtune_cli.runs.preference_reader import sample_preferences, stream_preferences
+from flowtune_cli.runs.reader import RunReader, has_data
+from flowtune_cli.runs.serialization import storable
 from flowtune_cli.runs.store import Store
-from flowtune_cli.runs.stored_text import storable
 from report.stored_runs import make_run, preference_batch, sums_run
 from support.random_batches import batches, played, question_of
 
@@ -48,7 +49,7 @@ def test_every_preference_with_its_prompt(records: list[BatchRecord]) -> None:
         with Store(path, question_of) as store:
             for record in records:
                 store.write_batch(record)
-        with RunExport(path) as export:
+        with RunReader(path) as reader:
             for node in (None, "rank"):
                 found = [
                     (
@@ -61,40 +62,40 @@ def test_every_preference_with_its_prompt(records: list[BatchRecord]) -> None:
                         preference.prompt,
                         preference.example_id,
                     )
-                    for preference in export.preferences(node)
+                    for preference in stream_preferences(reader, node)
                 ]
                 assert found == as_stored(records, node)
 
 
 def test_only_those_of_the_first_episodes(tmp_path: Path) -> None:
     run = sums_run(tmp_path)
-    with RunExport(run.store_path) as export:
-        some = list(export.preferences(episodes=5))
-        assert some == [p for p in export.preferences() if p.episode < 5]
+    with RunReader(run.store_path) as reader:
+        some = list(stream_preferences(reader, episodes=5))
+        assert some == [p for p in stream_preferences(reader) if p.episode < 5]
         assert {p.episode for p in some} == {0, 1, 2, 3, 4} & {p.episode for p in some}
         assert some
 
 
 def test_how_an_output_came_about(tmp_path: Path) -> None:
     chosen = make_run(tmp_path, [preference_batch([("a", "b")], tokens=0)])
-    with RunExport(chosen.store_path) as export:
-        [preference] = export.preferences()
-        assert (preference.written, preference.greedy_chosen) == (False, False)
+    with RunReader(chosen.store_path) as reader:
+        [preference] = stream_preferences(reader)
+        assert (preference.generated, preference.greedy_chosen) == (False, False)
         assert (preference.adapter_version, preference.question) == (2, "What?")
-    with RunExport(sums_run(tmp_path, name="sums").store_path) as export:
-        found = list(export.preferences())
-        assert all(preference.written for preference in found)
+    with RunReader(sums_run(tmp_path, name="sums").store_path) as reader:
+        found = list(stream_preferences(reader))
+        assert all(preference.generated for preference in found)
         assert {preference.greedy_chosen for preference in found} == {True, False}
         for preference in found:
-            greedy = export.episode(preference.episode).steps[preference.step].output
+            greedy = reader.episode(preference.episode).steps[preference.step].output
             assert preference.greedy_chosen == (preference.chosen == greedy)
 
 
 @pytest.mark.parametrize("cut", ["greedy", "other", ""])
 def test_whether_one_of_both_was_cut_off(tmp_path: Path, cut: str) -> None:
     run = make_run(tmp_path, [preference_batch([("a", "b")], cut=cut)])
-    with RunExport(run.store_path) as export:
-        [preference] = export.preferences()
+    with RunReader(run.store_path) as reader:
+        [preference] = stream_preferences(reader)
         assert preference.truncated == bool(cut)
 
 
@@ -102,19 +103,19 @@ def test_whether_one_of_both_was_cut_off(tmp_path: Path, cut: str) -> None:
 def test_a_sample_is_spread_from_the_first_to_the_last(
     tmp_path: Path, count: int, places: list[int]
 ) -> None:
-    with RunExport(sums_run(tmp_path).store_path) as export:
-        everything = list(export.preferences("draw"))
+    with RunReader(sums_run(tmp_path).store_path) as reader:
+        everything = list(stream_preferences(reader, "draw"))
         assert len(everything) == 40
-        assert export.preference_sample("draw", count) == [everything[place] for place in places]
-        assert export.preference_sample("nobody", count) == []
+        assert sample_preferences(reader, "draw", count) == [everything[place] for place in places]
+        assert sample_preferences(reader, "nobody", count) == []
 
 
 def test_every_episode_whole(tmp_path: Path) -> None:
     run = sums_run(tmp_path, 3)
-    with RunExport(run.store_path) as export:
-        lines = [json.loads(json.dumps(episode)) for episode in export.all_episodes()]
+    with RunReader(run.store_path) as reader:
+        lines = [json.loads(json.dumps(episode)) for episode in reader.stream_episodes()]
         assert [line["number"] for line in lines] == list(range(9))
-        whole = export.episode(4)
+        whole = reader.episode(4)
     assert lines[4]["steps"][0]["output"] == whole.steps[0].output
     assert lines[4]["rollouts"][0]["outcome"] == whole.rollouts[0].outcome.value
     assert len(lines[4]["preferences"]) == len(whole.preferences)
@@ -122,13 +123,13 @@ def test_every_episode_whole(tmp_path: Path) -> None:
 
 def test_a_stream_does_not_see_what_is_written_meanwhile(tmp_path: Path) -> None:
     run = sums_run(tmp_path, 2)
-    with RunExport(run.store_path) as export:
-        stream = export.all_episodes()
+    with RunReader(run.store_path) as reader:
+        stream = reader.stream_episodes()
         next(stream)
         with Store(run.store_path, question_of) as store:
             store.write_batch(list(played(3))[2])
         assert len(list(stream)) == 5
-        assert len(list(export.all_episodes())) == 9
+        assert len(list(reader.stream_episodes())) == 9
 
 
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
@@ -137,9 +138,9 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
         record = preference_batch(pairs, prompt="prompt " * 500)
         path = make_run(tmp_path, [record], f"of-{episodes}").store_path
         del record, pairs
-        with RunExport(path) as export:
+        with RunReader(path) as reader:
             tracemalloc.start()
-            for stream in (export.preferences(), export.all_episodes()):
+            for stream in (stream_preferences(reader), reader.stream_episodes()):
                 for number, _ in enumerate(stream):
                     if number % 10 == 0:
                         gc.collect()
@@ -151,10 +152,10 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     assert peak(400) < 2 * peak(20)
 
 
-def test_whether_a_run_has_begun(tmp_path: Path) -> None:
+def test_whether_a_run_has_data(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
-    assert not has_begun(path)
+    assert not has_data(path)
     path.touch()
-    assert not has_begun(path)
+    assert not has_data(path)
     with Store(path, question_of):
-        assert has_begun(path)
+        assert has_data(path)

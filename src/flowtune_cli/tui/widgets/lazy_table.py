@@ -1,4 +1,4 @@
-"""A table that holds no more rows than it shows, so that any number of them scrolls at once."""
+"""A table that loads only the rows it shows, so that any number of rows scrolls instantly."""
 
 from __future__ import annotations
 
@@ -20,31 +20,35 @@ from textual.visual import Visual
 
 Row = Sequence[Content | str]
 Load = Callable[[int, int], Sequence[Row]]
-"""Gives the rows from the first number up to, and without, the second."""
+"""Returns the rows from the first number up to, but without, the second."""
 
 _BLOCK, _BLOCKS = 64, 8
-"""Rows that are loaded together, and how many such blocks are kept."""
+"""LazyTable that are loaded together, and how many such blocks are kept."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column. ``width`` 0 takes what the others leave; one column has it."""
+    """A column. One column has the ``width`` 0 and takes the remaining space."""
 
     title: str
     width: int = 0
     right: bool = False
 
 
-class Rows(ScrollView, can_focus=True):
-    """A table with a cursor, which says when the cursor moves and when a row is chosen."""
+class LazyTable(ScrollView, can_focus=True):
+    """A table with a cursor; posts ``Moved`` and ``Chosen``."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"rows--head", "rows--cursor", "rows--quiet-cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "table--head",
+        "table--cursor",
+        "table--quiet-cursor",
+    }
     DEFAULT_CSS = """
-    Rows {
+    LazyTable {
         background: $surface; overflow-x: hidden;
-        .rows--head { text-style: bold; color: $text-muted; background: $panel; }
-        .rows--cursor { background: $primary 40%; text-style: bold; }
-        .rows--quiet-cursor { background: $primary 15%; }
+        .table--head { text-style: bold; color: $text-muted; background: $panel; }
+        .table--cursor { background: $primary 40%; text-style: bold; }
+        .table--quiet-cursor { background: $primary 15%; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -59,18 +63,18 @@ class Rows(ScrollView, can_focus=True):
     cursor: reactive[int] = reactive(0)
 
     class Moved(Message):
-        """The cursor is at another row, or the row under it is another one."""
+        """The cursor moved, or the row at the cursor changed."""
 
-        def __init__(self, rows: Rows, index: int) -> None:
+        def __init__(self, rows: LazyTable, index: int) -> None:
             super().__init__()
             self.rows, self.index = rows, index
 
         @property
-        def control(self) -> Rows:
+        def control(self) -> LazyTable:
             return self.rows
 
     class Chosen(Moved):
-        """Enter, or a click on the row under the cursor."""
+        """Enter, or a click on the row at the cursor."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -82,7 +86,7 @@ class Rows(ScrollView, can_focus=True):
     def show(
         self, columns: Sequence[Column], count: int, load: Load, cursor: int | None = None
     ) -> None:
-        """Show other rows, or the same ones anew; the cursor stays where it is if it can."""
+        """Show other rows, or reload them; the cursor stays if possible."""
         self.columns, self.count, self._load = columns, count, load
         self._blocks.clear()
         self.virtual_size = Size(0, count + 1)
@@ -138,7 +142,7 @@ class Rows(ScrollView, can_focus=True):
         elif self.cursor >= top + height:
             self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
 
-    # How it looks
+    # Rendering
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
@@ -146,12 +150,12 @@ class Rows(ScrollView, can_focus=True):
             return Strip.blank(width, self.rich_style)
         if y == 0:
             titles = [column.title for column in self.columns]
-            return self._strip("  ", titles, width, "rows--head")
+            return self._strip("  ", titles, width, "table--head")
         index = self.scroll_offset.y + y - 1
         if index >= self.count:
             return Strip.blank(width, self.rich_style)
         at_cursor = index == self.cursor
-        part = ("rows--cursor" if self.has_focus else "rows--quiet-cursor") if at_cursor else ""
+        part = ("table--cursor" if self.has_focus else "table--quiet-cursor") if at_cursor else ""
         return self._strip("▸ " if at_cursor else "  ", self._row(index), width, part)
 
     def _strip(self, lead: str, row: Row, width: int, part: str) -> Strip:
@@ -179,5 +183,5 @@ class Rows(ScrollView, can_focus=True):
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(first)
         block = self._blocks[first]
-        # What is stored may be less than was counted: a resumed run takes rows back.
+        # There may be fewer rows than counted: a resumed run deletes some.
         return block[index - first] if index - first < len(block) else ()

@@ -1,4 +1,4 @@
-"""Badges: what became of a thing, as a symbol and a word; the colour only says it again."""
+"""Symbols, words and colours for outcomes, run states and problems; no meaning by colour alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from ..flow.deviation import Outcome
-from ..runs.stored import EpisodeSummary, StoredRollout
-from .figures import UNKNOWN, signed
+from ..runs.records import EpisodeSummary, RolloutRecord
+from .formatting import UNKNOWN, signed
 
 
 @dataclass(frozen=True)
@@ -38,31 +38,31 @@ STATES = {
     "interrupted": Badge("!", "interrupted", "$text-warning bold"),
     "unreadable": Badge("?", "unreadable", "$text-error bold"),
 }
-CHOSEN = Badge("★", "preference", "$text-accent bold")
+PREFERENCE = Badge("★", "preference", "$text-accent bold")
 
 LEGEND = (
     *((badge.symbol, f"the alternative: {badge.word}") for badge in OUTCOMES.values()),
-    ("★", "it made a preference"),
-    ("◆", "at the foot of a plot: references moved"),
-    ("⊘", "replaced: an alternative stood in for the output"),
+    ("★", "made a preference"),
+    ("◆", "below a plot: references moved"),
+    ("⊘", "substituted: an alternative in place of the output"),
     ("≠", "the rollout differs from the episode here"),
     ("FAIL", "the flow failed"),
-    ("CUT", "an output was cut off before it ended"),
-    ("SHORT", "a prompt was shortened to fit"),
+    ("CUT", "an output was truncated"),
+    ("SHORT", "a prompt was shortened to fit the context"),
 )
-"""Every symbol with its meaning, for the help."""
+"""Every symbol and its meaning, for the help."""
 
 
-def gained(rollout: StoredRollout) -> Content:
-    """How a rollout ended, in as few letters as say it."""
+def outcome_label(rollout: RolloutRecord) -> Content:
+    """A rollout's gain, or the symbol of its outcome."""
     if rollout.gain is not None:
-        return gain(rollout.gain)
+        return gain_label(rollout.gain)
     badge = OUTCOMES[rollout.outcome]
     return Content.assemble((badge.symbol, badge.style))
 
 
-def gain(value: float | None) -> Content:
-    """What an alternative gained over the greedy output; None if none was compared."""
+def gain_label(value: float | None) -> Content:
+    """The gain of an alternative over the greedy output; None if none was compared."""
     if value is None:
         return Content(UNKNOWN)
     if not value:
@@ -71,8 +71,8 @@ def gain(value: float | None) -> Content:
     return Content.assemble((f"{badge.symbol}{signed(value, 2)}", badge.style))
 
 
-def flags(episode: EpisodeSummary) -> Content:
-    """What is wrong with an episode's data."""
+def problem_flags(episode: EpisodeSummary) -> Content:
+    """The problems of an episode: failed, truncated, shortened."""
     parts = []
     if episode.error is not None:
         parts.append(("FAIL", "$text-error bold"))

@@ -1,4 +1,4 @@
-"""What a screen shows as a file: JSON lines or Markdown, by the ending of its name."""
+"""Exports a screen to a file: Markdown or JSON lines, by the file's ending."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.errors import UsageError
-from ..runs.atomic import write_whole
-from ..runs.stored import StoredEpisode, StoredRollout, StoredStep
-from ..runs.stored_text import to_json
-from .figures import number, signed
-from .why import explain_rollout, explain_step, preference_of
+from ..runs.atomic import write_bytes
+from ..runs.records import EpisodeRecord, RolloutRecord, StepRecord
+from ..runs.serialization import to_json
+from .explanations import explain_rollout, explain_step, preference_of
+from .formatting import number, signed
 
 ENDINGS = (".md", ".jsonl")
 
 
 @dataclass(frozen=True)
-class Export:
-    """What a screen would write. Both are made when they are asked for, in whatever thread.
+class ScreenExport:
+    """An export of a screen; the content is computed in ``write``, in any thread.
 
     Args:
         name: the file's name without its ending.
-        what: says it to a person, such as "36 episodes".
-        records: one JSON line each.
+        what: the content in words, such as "36 episodes".
+        records: the values of the JSON lines.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Export:
     markdown: Callable[[], str]
 
     def write(self, path: Path) -> None:
-        """Write a file that is there as a whole or, whatever happens, as it was before.
+        """Write the file atomically.
 
         Raises:
             UsageError: its ending is none of ``ENDINGS``.
@@ -44,8 +44,8 @@ class Export:
         elif path.suffix == ".jsonl":
             lines = ((to_json(record) or "null") + "\n" for record in self.records())
         else:
-            raise UsageError(f"{path} must end with {' or '.join(ENDINGS)}, which says the format")
-        write_whole(path, (line.encode("utf-8", "backslashreplace") for line in lines))
+            raise UsageError(f"{path} must end with {' or '.join(ENDINGS)}")
+        write_bytes(path, (line.encode("utf-8", "backslashreplace") for line in lines))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -56,14 +56,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def fenced(text: str) -> str:
-    """A text as a code block, whatever it holds."""
+    """A text as a code block, with a fence that it does not contain."""
     fence = "```"
     while fence in text:
         fence += "`"
     return f"{fence}\n{text.rstrip()}\n{fence}\n"
 
 
-def episode_markdown(run: str, episode: StoredEpisode) -> str:
+def episode_markdown(run: str, episode: EpisodeRecord) -> str:
     """A whole episode."""
     parts = [
         f"# {run}, episode {episode.number}\n",
@@ -84,13 +84,13 @@ def episode_markdown(run: str, episode: StoredEpisode) -> str:
     return "\n".join(parts)
 
 
-def step_markdown(episode: StoredEpisode, step: StoredStep) -> str:
+def step_markdown(episode: EpisodeRecord, step: StepRecord) -> str:
     """A step with its alternatives."""
     parts = [
         f"## Step {step.index}: {step.node} (adapter version {step.adapter_version})\n",
         f"Prompt:\n\n{fenced(step.prompt)}",
-        f"Output{' (cut off)' if step.truncated else ''}:\n\n{fenced(step.output)}",
-        f"Learned from: {explain_step(episode, step)}.\n",
+        f"Output{' (truncated)' if step.truncated else ''}:\n\n{fenced(step.output)}",
+        f"Training data: {explain_step(episode, step)}.\n",
     ]
     parts += [
         rollout_markdown(episode, rollout)
@@ -100,8 +100,8 @@ def step_markdown(episode: StoredEpisode, step: StoredStep) -> str:
     return "\n".join(parts)
 
 
-def rollout_markdown(episode: StoredEpisode, rollout: StoredRollout) -> str:
-    """An alternative, how it ended, and the preference that it made."""
+def rollout_markdown(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
+    """An alternative, its outcome, and its preference."""
     text = alternative_text(episode, rollout)
     parts = [
         f"### Alternative {rollout.alternative} of step {rollout.step}: {rollout.outcome.value},"
@@ -119,8 +119,8 @@ def rollout_markdown(episode: StoredEpisode, rollout: StoredRollout) -> str:
     return "\n".join(parts)
 
 
-def alternative_text(episode: StoredEpisode, rollout: StoredRollout) -> str:
-    """The output that a rollout put in the place of the greedy one."""
+def alternative_text(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
+    """The alternative output of a rollout."""
     for step in episode.steps:
         for alternative in step.alternatives:
             if (step.index, alternative.number) == (rollout.step, rollout.alternative):
@@ -128,10 +128,10 @@ def alternative_text(episode: StoredEpisode, rollout: StoredRollout) -> str:
     return ""
 
 
-def flattened(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings in their sections as ``section.key`` and value."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as ``section.key`` and value."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from flattened(value, f"{before}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{before}{key}", value
+            yield f"{prefix}{key}", value

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
-from flowtune_cli.runs.export_files import new_directory, new_file
+from flowtune_cli.runs.atomic import new_directory, new_file
 
 
 def test_a_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, kind: str) -> N
             with new_file(path, overwrite=True) as file:
                 file.write("half")
                 raise ZeroDivisionError
-        with new_directory(path, overwrite=True, sign="sign") as directory:
+        with new_directory(path, overwrite=True, marker="marker") as directory:
             (directory / "half").touch()
             raise ZeroDivisionError
 
@@ -65,21 +65,21 @@ def test_a_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_directory_replaces_only_one_of_its_kind(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
-    with new_directory(path, overwrite=False, sign="sign") as directory:
-        (directory / "sign").touch()
+    with new_directory(path, overwrite=False, marker="marker") as directory:
+        (directory / "marker").touch()
         (directory / "old").touch()
         assert not path.exists()
     with (
         pytest.raises(UsageError, match="--overwrite"),
-        new_directory(path, overwrite=False, sign="sign"),
+        new_directory(path, overwrite=False, marker="marker"),
     ):
         pass
-    with new_directory(path, overwrite=True, sign="sign") as directory:
+    with new_directory(path, overwrite=True, marker="marker") as directory:
         (directory / "new").touch()
     assert [file.name for file in path.iterdir()] == ["new"]
     with (
         pytest.raises(UsageError, match="flowtune did not make it"),
-        new_directory(path, overwrite=True, sign="sign"),
+        new_directory(path, overwrite=True, marker="marker"),
     ):
         pass
     assert (path / "new").exists()
@@ -89,7 +89,7 @@ def test_a_directory_replaces_only_one_of_its_kind(tmp_path: Path) -> None:
 def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.mkdir()
-    with new_directory(path, overwrite=False, sign="sign") as directory:
+    with new_directory(path, overwrite=False, marker="marker") as directory:
         (directory / "new").touch()
     assert (path / "new").exists()
 
@@ -98,7 +98,7 @@ def test_a_file_is_no_directory_and_a_directory_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(UsageError, match="is not a directory"),
-        new_directory(tmp_path / "file", overwrite=True, sign="sign"),
+        new_directory(tmp_path / "file", overwrite=True, marker="marker"),
     ):
         pass
     with pytest.raises(UsageError, match="is a directory"), new_file(tmp_path, overwrite=True):

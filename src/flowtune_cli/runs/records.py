@@ -1,4 +1,4 @@
-"""What the reader of a store gives: a run's episodes, rollouts and figures as plain records."""
+"""What is read from a store, as plain records: episodes, rollouts, metrics, summaries."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .batch import MetricRecord, UpdateRecord
 
 @dataclass(frozen=True)
 class Filter:
-    """Which episodes are wanted: those that fit everything given here.
+    """A filter of episodes; None accepts any value.
 
     Args:
-        node: they called this node; the outcome, the preference and the truncated output that are
-            asked for must be of this node.
-        outcome: a rollout of theirs ended so.
-        failed: the flow failed, or did not.
-        example_id: they played this example.
-        preference: they made a preference, or made none.
-        truncated: an output of the episode itself was cut off, or none was.
+        node: a node that was called. ``outcome``, ``preference`` and ``truncated`` then refer to
+            this node alone.
+        outcome: the outcome of one of the rollouts.
+        failed: whether the flow failed.
+        example_id: the example that was played.
+        preference: whether there is a preference.
+        truncated: whether an output of the episode itself was truncated.
     """
 
     node: str | None = None
@@ -35,12 +35,13 @@ class Filter:
 
 @dataclass(frozen=True)
 class Order:
-    """How episodes are sorted; those that are alike stay in the order in which they were played.
+    """A sort order of episodes; ties are in the order of their numbers.
 
     Args:
-        by: what is compared. ``gain`` is the most that a deviation gained over the greedy output.
-        reward: which reward, for ``by="reward"``: its mean over the episode. Undefined comes last.
-        descending: the greatest first.
+        by: the sort key. ``gain`` is the highest gain of a rollout over the greedy output.
+        reward: the reward's name, for ``by="reward"``: its mean over the episode. Undefined ones
+            come last.
+        descending: the highest first.
     """
 
     by: Literal["number", "reward", "gain", "preferences", "steps"] = "number"
@@ -50,14 +51,14 @@ class Order:
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """One line on an episode.
+    """A summary of one episode.
 
     Args:
-        rewards: each stated reward's mean over its defined statements; None: all undefined.
-        truncated: steps whose output was cut off.
-        dropped_tokens: prompt tokens that were cut to fit.
+        rewards: each reward's mean over its defined values; None: all are undefined.
+        truncated: the number of steps with a truncated output.
+        dropped_tokens: prompt tokens that were dropped to fit the context.
         error: why the flow failed; None if it did not.
-        best_gain: the most that a deviation gained over the greedy output; None without any.
+        best_gain: the highest gain of a rollout over the greedy output; None without rollouts.
     """
 
     number: int
@@ -75,21 +76,21 @@ class EpisodeSummary:
 
 
 @dataclass(frozen=True)
-class Searched:
-    """How far a search is.
+class SearchProgress:
+    """The progress of a search.
 
     Args:
-        episodes: how many were searched so far.
-        found: those that hold the text, of the latest ones searched, in their order.
+        searched: the number of episodes searched so far.
+        matches: the new matches, in the order searched.
     """
 
-    episodes: int
-    found: tuple[int, ...]
+    searched: int
+    matches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class StoredAlternative:
-    """An output that the node could have given; ``number`` counts from 1."""
+class AlternativeRecord:
+    """An alternative output of a step; ``number`` counts from 1."""
 
     number: int
     text: str
@@ -99,11 +100,11 @@ class StoredAlternative:
 
 
 @dataclass(frozen=True)
-class StoredStep:
-    """One node call. Token counts and log-probability (nats) as in ``flow.node``.
+class StepRecord:
+    """One node call. Token counts and log-probability (in nats) as in ``flow.node``.
 
-    ``substituted``: an alternative stood in for the output here, and no call was made. Rollouts
-    have no alternatives, and the detail of a substituted step is that of the episode's step.
+    ``substituted``: the output is an alternative, and no call was made. A rollout's steps have no
+    alternatives; the detail of its substituted step is in the episode's step.
     """
 
     index: int
@@ -118,15 +119,15 @@ class StoredStep:
     dropped_tokens: int
     substituted: bool
     detail: Mapping[str, Any]
-    alternatives: tuple[StoredAlternative, ...] = ()
+    alternatives: tuple[AlternativeRecord, ...] = ()
 
 
 @dataclass(frozen=True)
-class StoredRollout:
-    """An alternative tried, and how it ended: the fields of ``flow.deviation.Deviation``.
+class RolloutRecord:
+    """A rollout from an alternative: the fields of ``flow.deviation.Deviation``.
 
-    ``steps`` begin with the substituted one; those before it are the episode's. A rollout that
-    was skipped has none.
+    ``steps`` starts with the substituted one; earlier steps are the episode's. A skipped rollout
+    has none.
     """
 
     number: int
@@ -141,11 +142,11 @@ class StoredRollout:
     traceback: str | None
     stopped_early: bool
     result: Any
-    steps: tuple[StoredStep, ...]
+    steps: tuple[StepRecord, ...]
 
 
 @dataclass(frozen=True)
-class StoredPreference:
+class PreferenceRecord:
     """A preference between the greedy output of a step and an alternative."""
 
     step: int
@@ -157,8 +158,8 @@ class StoredPreference:
 
 
 @dataclass(frozen=True)
-class StoredEpisode:
-    """A whole episode with all that was tried at its steps."""
+class EpisodeRecord:
+    """A whole episode with its rollouts and preferences."""
 
     number: int
     batch: int
@@ -170,14 +171,14 @@ class StoredEpisode:
     traceback: str | None
     rewards: tuple[RewardEvent, ...]
     targets: tuple[Target, ...]
-    steps: tuple[StoredStep, ...]
-    rollouts: tuple[StoredRollout, ...]
-    preferences: tuple[StoredPreference, ...]
+    steps: tuple[StepRecord, ...]
+    rollouts: tuple[RolloutRecord, ...]
+    preferences: tuple[PreferenceRecord, ...]
 
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """A metric after a batch, when ``episodes`` had been played."""
+    """A metric after a batch, that is after ``episodes`` episodes."""
 
     batch: int
     episodes: int
@@ -186,7 +187,7 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class UpdatePoint:
-    """A node's update after a batch, when ``episodes`` had been played."""
+    """A node's update after a batch, that is after ``episodes`` episodes."""
 
     batch: int
     episodes: int
@@ -194,24 +195,16 @@ class UpdatePoint:
 
 
 @dataclass(frozen=True)
-class ReferenceUpdate:
-    """After this batch it was decided whether references move: by node whether they did."""
-
-    batch: int
-    moved: Mapping[str, bool]
-
-
-@dataclass(frozen=True)
-class Commonest:
-    """What a node wrote most often in its latest calls.
+class MostCommonOutput:
+    """A node's most common output in its latest calls.
 
     Args:
-        output: the text; empty where it wrote nothing.
-        times: how often, of ``calls``.
+        output: the text; may be empty.
+        count: how many of the ``calls`` gave it.
     """
 
     output: str
-    times: int
+    count: int
     calls: int
 
 
@@ -221,15 +214,15 @@ class NodeSummary:
 
     Args:
         steps: calls in the episodes themselves.
-        truncated: outputs cut off, in episodes, alternatives and rollouts.
+        truncated: truncated outputs in episodes, alternatives and rollouts.
         better, worse, ties, undefined, failed, skipped: rollouts from this node's alternatives.
         win_rate: share of ``better`` among ``better`` and ``worse``; None without any.
         mean_margin: of its preferences; None without any.
-        last_loss: of its latest update that had one.
-        tokens, prompt_tokens: of its outputs and prompts, in episodes, alternatives and rollouts.
-        reference_moves: how often its reference moved towards its policy.
-        last_update: the latest that had a loss; None without any.
-        commonest: of its latest calls in episodes; None for a node that writes no text.
+        last_loss: of its latest update with a loss.
+        tokens, prompt_tokens: of its outputs and prompts in episodes, alternatives and rollouts.
+        reference_moves: how often its reference was moved to its policy.
+        last_update: the latest one with a loss; None without any.
+        most_common_output: in its latest calls in episodes; None if it generates no text.
     """
 
     node: str
@@ -250,23 +243,23 @@ class NodeSummary:
     prompt_tokens: int = 0
     reference_moves: int = 0
     last_update: UpdateRecord | None = None
-    commonest: Commonest | None = None
+    most_common_output: MostCommonOutput | None = None
 
     @property
     def rollouts(self) -> int:
-        """All rollouts from its alternatives, skipped ones too."""
+        """The number of rollouts from its alternatives, with the skipped ones."""
         return self.better + self.worse + self.ties + self.undefined + self.failed + self.skipped
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A run in numbers.
+    """A run's counts.
 
     Args:
         failed: episodes whose flow failed.
-        truncated: episodes with an output that was cut off.
-        shortened: episodes with a prompt that was cut to fit.
-        rollouts: by outcome; every outcome is there.
+        truncated: episodes with a truncated output.
+        shortened: episodes with a prompt that was shortened to fit the context.
+        rollouts: by outcome, with every outcome as a key.
     """
 
     batches: int

@@ -1,4 +1,4 @@
-"""The figures of a report: all that a page or JSON shows of a run, read from its directory."""
+"""The data of a report: everything that the page or the JSON shows about a run."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..runs.directory import RunDirectory, RunInfo
-from ..runs.export import PreferenceInContext, RunExport, has_begun
-from ..runs.stored import Counts, MetricPoint, NodeSummary, UpdatePoint
+from ..runs.preference_reader import PreferenceWithPrompt, sample_preferences
+from ..runs.reader import RunReader, has_data
+from ..runs.records import Counts, MetricPoint, NodeSummary, UpdatePoint
 
 
 @dataclass(frozen=True)
-class RunFigures:
-    """A run in figures.
+class RunSummary:
+    """What a report says about a run.
 
     Args:
-        settings: what settings.json holds; empty when it cannot be read, and then ``problem``
-            says why.
-        counts: None when nothing has been stored yet.
+        settings: the content of settings.json; empty if it cannot be read, with the reason in
+            ``problem``.
+        counts: None if nothing has been stored yet.
         metrics: each metric's series over the batches.
         updates: each node's series of updates over the batches.
-        references: how many episodes had been played when it was decided whether references move,
-            and by node whether it did.
+        references: at the end of each window, the episodes so far, and by node whether its
+            reference moved.
         seconds: by phase.
-        sample: by node some of its preferences, from its first to its last.
+        sample: by node, some of its preferences, from its first to its last.
     """
 
     info: RunInfo
@@ -37,25 +38,25 @@ class RunFigures:
     references: list[tuple[int, Mapping[str, bool]]]
     nodes: list[NodeSummary]
     seconds: Mapping[str, float]
-    sample: Mapping[str, list[PreferenceInContext]]
+    sample: Mapping[str, list[PreferenceWithPrompt]]
 
     @property
     def episodes(self) -> int:
-        """How many are stored."""
+        """The number of episodes stored."""
         return self.counts.episodes if self.counts else 0
 
     def drift(self, node: str) -> float | None:
-        """How far a node's adapter was from its reference after its last update."""
+        """The distance of a node's adapter from its reference after its last update."""
         drifts = [point.update.reference_drift for point in self.updates.get(node, ())]
         return next((drift for drift in reversed(drifts) if drift is not None), None)
 
 
-def run_figures(run: RunDirectory, points: int | None = None, samples: int = 4) -> RunFigures:
-    """Read a run, be it finished, stopped, going on, or not begun.
+def summarize_run(run: RunDirectory, points: int | None = None, samples: int = 4) -> RunSummary:
+    """Read a run in any state.
 
     Args:
-        points: at most about so many of each series; None: all.
-        samples: how many preferences of each node.
+        points: at most about this many of each series; None: all.
+        samples: the number of preferences of each node.
 
     Raises:
         FlowtuneError: run.json or the store cannot be read.
@@ -67,31 +68,31 @@ def run_figures(run: RunDirectory, points: int | None = None, samples: int = 4) 
     except FlowtuneError as error:
         problem = str(error)
     info = run.info
-    if not has_begun(run.store_path):
-        return RunFigures(info, settings, problem, None, {}, {}, [], [], {}, {})
-    with RunExport(run.store_path) as store:
-        nodes = store.node_summary()
-        return RunFigures(
+    if not has_data(run.store_path):
+        return RunSummary(info, settings, problem, None, {}, {}, [], [], {}, {})
+    with RunReader(run.store_path) as reader:
+        nodes = reader.node_summary()
+        return RunSummary(
             info,
             settings,
             problem,
-            store.counts(),
-            store.metrics(points),
-            store.updates(points),
-            store.reference_decisions(),
+            reader.counts(),
+            reader.metrics(points),
+            reader.updates(points),
+            reader.reference_updates(),
             nodes,
-            store.timings(),
+            reader.timings(),
             {
-                node.node: store.preference_sample(node.node, samples)
+                node.node: sample_preferences(reader, node.node, samples)
                 for node in nodes
                 if node.preferences
             },
         )
 
 
-def as_json(figures: RunFigures) -> dict[str, Any]:
-    """The figures as JSON values; without the sample and the settings, which are no figures."""
-    info = figures.info
+def as_json(run: RunSummary) -> dict[str, Any]:
+    """The summary as JSON values, without the sample and the settings."""
+    info = run.info
     return {
         "run": info.name,
         "path": str(info.path),
@@ -100,7 +101,7 @@ def as_json(figures: RunFigures) -> dict[str, Any]:
         "state": info.state,
         "created": info.created,
         "versions": dict(info.versions),
-        "counts": asdict(figures.counts) if figures.counts else None,
+        "counts": asdict(run.counts) if run.counts else None,
         "metrics": {
             name: {
                 **asdict(points[-1].metric),
@@ -109,21 +110,21 @@ def as_json(figures: RunFigures) -> dict[str, Any]:
                     for p in points
                 ],
             }
-            for name, points in figures.metrics.items()
+            for name, points in run.metrics.items()
         },
         "reference_updates": [
-            {"episodes": episodes, "moved": dict(moved)} for episodes, moved in figures.references
+            {"episodes": episodes, "moved": dict(moved)} for episodes, moved in run.references
         ],
         "nodes": [
             {
                 **asdict(node),
-                "reference_drift": figures.drift(node.node),
+                "reference_drift": run.drift(node.node),
                 "series": [
                     {"episodes": p.episodes, **asdict(p.update)}
-                    for p in figures.updates.get(node.node, ())
+                    for p in run.updates.get(node.node, ())
                 ],
             }
-            for node in figures.nodes
+            for node in run.nodes
         ],
-        "seconds": dict(figures.seconds),
+        "seconds": dict(run.seconds),
     }
