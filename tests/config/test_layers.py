@@ -14,7 +14,6 @@ from flowtune_cli.config.layers import (
     from_flags,
     from_overrides,
     from_task,
-    merge,
     toml_or_text,
 )
 from flowtune_cli.flow.errors import UsageError

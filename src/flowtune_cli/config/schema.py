@@ -1,115 +1,151 @@
-"""Which settings there are: one pydantic model of all tables, made for the tasks at hand."""
+"""Which settings there are: tables of leaves, each of which checks its own value."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from ..flow.errors import UsageError
 from ..flow.node import Node
-from ..flow.task import Task
+from .layers import Key
 from .settings import Settings
 
-_TABLE = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+_MESSAGES = {
+    "missing": "must be set",
+    "extra_forbidden": "is not a setting",
+    "unexpected_keyword_argument": "is not a setting",
+    "needs_python_object": "cannot be set: only Python has such values",
+}
+_SHOULD = "Input should be "
+
+Problems = Mapping[Key, str]
+"""What is wrong with a value, by the place in it; ``()`` is the value itself."""
 
 
-def schema(tasks: Mapping[str, Any]) -> type[BaseModel]:
-    """The model of all settings, with a model for each task."""
-    return create_model("Schema", __base__=Settings, tasks=(table("tasks", tasks), None))
+@dataclass(frozen=True)
+class Leaf:
+    """A setting that is replaced as a whole, even if its value is a mapping.
+
+    Types are strict and TOML's: an array for a tuple, a string for a path, no number for a string.
+
+    Args:
+        type: the type of its value.
+        model: the model that it is a field of, whose constraints and validators apply.
+        field: its name there.
+    """
+
+    type: Any
+    model: type[BaseModel] | None = None
+    field: str = "value"
+
+    @property
+    def optional(self) -> bool:
+        return is_optional(self.type)
+
+    def check(self, value: Any) -> tuple[Any, Problems]:
+        """The value as its type has it, and what is wrong with it."""
+        values = {self.field: value}
+        try:
+            model = self.model or create_model("Value", __config__=_CONFIG, value=(self.type, ...))
+            checked = model.model_validate_json(json.dumps(values, default=str), strict=True)
+            return getattr(checked, "value", value), {}
+        except PydanticUserError:
+            return value, {(): _MESSAGES["needs_python_object"]}
+        except ValidationError as error:
+            # What is said about other fields of the model is left to when all of it is made.
+            problems = explain(error, values).items()
+            return value, {
+                place[1:]: text for place, text in problems if place[:1] == (self.field,)
+            }
 
 
-def task_table(task: type[Task], nodes: Any = Any) -> type[BaseModel]:
-    """The model of ``[tasks.NAME]``: the task's own settings, and the model of its nodes."""
-    if task.Settings is None:
-        return table(task.name, {"nodes": nodes})
-    extended: type[BaseModel] = create_model(task.name, __base__=task.Settings, nodes=(nodes, None))
-    return extended
+@dataclass(frozen=True)
+class Table:
+    """A table of settings, merged key by key with those of other layers.
+
+    Args:
+        fields: the leaves and tables in it, by name.
+        type: the dataclass that has these fields; None for any other table.
+        optional: whether the empty string unsets it.
+        open: whether it may have other settings, too.
+    """
+
+    fields: Mapping[str, Kind]
+    type: Any = None
+    optional: bool = False
+    open: bool = False
 
 
-def nodes_table(nodes: Iterable[Node]) -> type[BaseModel]:
-    """The model of ``[tasks.NAME.nodes]``."""
-    return table("nodes", {node.name: _record(type(node), ("name",)) for node in nodes})
+Kind = Union[Leaf, Table, None]
+"""None is a value or a table of which nothing is known."""
+
+
+def model_table(model: type[BaseModel], optional: bool = False) -> Table:
+    """The table of a pydantic model; models in it are tables, too."""
+    fields: dict[str, Kind] = {}
+    for name, field in model.model_fields.items():
+        key, kind = field.alias or name, without_none(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields[key] = model_table(kind, is_optional(field.annotation))
+        else:
+            fields[key] = Leaf(field.annotation, model, key)
+    return Table(fields, None, optional, model.model_config.get("extra") == "allow")
 
 
 @cache
-def _record(kind: type, hidden: Sequence[str] = ()) -> type[BaseModel]:
-    """The model of a table that holds a dataclass's fields; dataclasses in it are tables, too."""
-    fields = {name: t for name, t in field_types(kind).items() if name not in hidden}
-    for name, annotation in fields.items():
-        inner = without_none(annotation)
-        if _is_record(inner):
-            fields[name] = _record(inner) | None if is_optional(annotation) else _record(inner)
-    try:
-        return table(kind.__name__, fields)
-    except PydanticUserError:
-        checked = {name: t if _can_be_checked(t) else _PythonOnly for name, t in fields.items()}
-        return table(kind.__name__, checked)
+def dataclass_table(owner: type, optional: bool = False) -> Table:
+    """The table of a dataclass; dataclasses in it are tables, too."""
+    fields: dict[str, Kind] = {}
+    for name, annotation in field_types(owner).items():
+        kind = without_none(annotation)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            fields[name] = dataclass_table(kind, is_optional(annotation))
+        else:
+            fields[name] = Leaf(annotation)
+    return Table(fields, owner, optional)
 
 
-def _is_record(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+def node_table(node: type[Node]) -> Table:
+    """The table of a node type, without the name."""
+    table = dataclass_table(node)
+    fields = {name: kind for name, kind in table.fields.items() if name != "name"}
+    return dataclasses.replace(table, fields=fields)
 
 
-class _PythonOnly:
-    """The type of a setting that pydantic cannot check."""
-
-
-def _can_be_checked(kind: Any) -> bool:
-    try:
-        table("one", {"value": kind})
-    except PydanticUserError:
-        return False
-    return True
-
-
-def table(name: str, fields: Mapping[str, Any]) -> type[BaseModel]:
-    """The model of a table with these settings, each with its type."""
-    # Through aliases, a setting may have any name, even one that pydantic uses itself.
-    aliased: dict[str, Any] = {
-        f"field_{number}": (kind, Field(None, alias=key))
-        for number, (key, kind) in enumerate(fields.items())
-    }
-    return create_model(name, __config__=_TABLE, **aliased)
-
-
-def set_values(values: BaseModel) -> dict[str, Any]:
-    """The values that were set in a model made by ``table``, by the names of their settings."""
-    fields = type(values).model_fields
-    return {str(fields[name].alias): getattr(values, name) for name in values.model_fields_set}
-
-
-def build(kind: type, current: Any, values: BaseModel) -> Any:
-    """A dataclass instance with the values that a table sets, instead of ``current``'s own.
+def build(table: Table, current: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass instance with checked values in place of ``current``'s own.
 
     Raises:
         FlowtuneError, ValueError, TypeError: the class refuses them.
     """
-    changes = set_values(values)
-    for name, value in changes.items():
-        inner = without_none(field_types(kind)[name])
-        if isinstance(value, BaseModel) and _is_record(inner):
-            changes[name] = build(inner, getattr(current, name, None), value)
+    changes = {}
+    for name, value in values.items():
+        kind = table.fields[name]
+        if isinstance(kind, Table) and value is not None:
+            changes[name] = build(kind, getattr(current, name, None), value)
+        else:
+            changes[name] = kind.check(value)[0] if isinstance(kind, Leaf) else value
     if current is None:
-        return kind(**changes)
+        return table.type(**changes)
     return dataclasses.replace(current, **changes) if changes else current
 
 
-def fields_of(kind: Any) -> dict[str, Any] | None:
-    """The settings of a table, each with its type; None for the type of a single value.
-
-    A table is merged key by key with those of other layers. A single value is replaced as a whole,
-    even if it is a mapping.
-    """
-    kind = without_none(kind)
-    if get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-    return None
+def leaf_keys(kind: Kind, value: Any, key: Key = ()) -> Iterator[Key]:
+    """The keys of all leaves in a value of this kind."""
+    if isinstance(value, Mapping) and not isinstance(kind, Leaf):
+        for name, inside in value.items():
+            yield from leaf_keys(kind and kind.fields.get(name), inside, (*key, name))
+    else:
+        yield key
 
 
 def field_types(owner: type) -> dict[str, Any]:
@@ -137,3 +173,43 @@ def without_none(kind: Any) -> Any:
     """T for ``T | None``; any other type as it is."""
     kinds = [each for each in get_args(kind) if each is not NoneType]
     return kinds[0] if is_optional(kind) and len(kinds) == 1 else kind
+
+
+def explain(error: ValidationError, value: Any) -> Problems:
+    """What pydantic says about a value, in the words of a settings file."""
+    details: dict[Key, list[Mapping[str, Any]]] = {}
+    for detail in error.errors(include_url=False):
+        details.setdefault(_place(detail, value), []).append(dict(detail))
+    # Of the types that a value may have, the ones count that fit it best.
+    outer = {place[:depth] for place in details for depth in range(len(place))}
+    return {place: _message(found) for place, found in details.items() if place not in outer}
+
+
+def _place(detail: Mapping[str, Any], value: Any) -> Key:
+    """Where in a value something is wrong: keys and indices, without the types that were tried."""
+    *_, last = loc = detail["loc"] or (None,)
+    place = []
+    for part in loc:
+        found = isinstance(value, Mapping) and part in value
+        is_field = not place or (part is last and detail["type"] == "missing")
+        if part is not None and (found or is_field or isinstance(part, int)):
+            place.append(str(part))
+            value = value[part] if found or isinstance(value, (list, tuple)) else None
+    return tuple(place)
+
+
+def _message(details: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong at one place, where several types may have been tried."""
+    kind, text, value = (details[0][name] for name in ("type", "msg", "input"))
+    if kind in _MESSAGES:
+        return _MESSAGES[kind]
+    if not text.startswith(_SHOULD):
+        return (
+            f"is refused: {text.removeprefix('Value error, ').removeprefix('Assertion failed, ')}"
+        )
+    texts = (detail["msg"].removeprefix(_SHOULD) for detail in details)
+    types = ("a table" if text == "an object" else text for text in texts)
+    return f"should be {' or '.join(dict.fromkeys(types))}, not {value!r}"
+
+
+SETTINGS = model_table(Settings)
