@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 from flowtune_cli import Episode, Example, Generate, Judge, Rank, Task, Template, token_f1
 from flowtune_cli.registry import load_registry
@@ -119,7 +120,9 @@ def _train(model: Path) -> Work:
             "training": {"batch_size": BATCH_SIZE},
         }
     )
-    session = set_up(Small(), settings, load_registry())
+    # Weights as they are: torch does not count the products of others.
+    with patch("flowtune_cli.training.session.block_weights"):
+        session = set_up(Small(), settings, load_registry())
     learner = session.learner()
     meter = Meter(session.adapters.model)
     work: Work = {}
@@ -139,11 +142,11 @@ def _train(model: Path) -> Work:
         return result
 
     def learn(data: Mapping[str, Any]) -> None:
-        held = learner.contexts(datum for mine in data.values() for datum in mine.data)
-        session.engine.forget(keep=held)
-        for name, mine in data.items():
-            if mine.data:
-                learner.update(name, mine.data)
+        every = (datum for of_node in data.values() for datum in of_node.data)
+        session.engine.forget(keep=learner.frozen_prefixes(every))
+        for name, of_node in data.items():
+            if of_node.data:
+                learner.update(name, of_node.data)
 
     every = list(session.task.examples(None, "train"))
     for start in range(0, len(every), BATCH_SIZE):
@@ -152,8 +155,8 @@ def _train(model: Path) -> Work:
         found = dict(counted("play and deviate", lambda batch=batch: list(session.deviate(batch))))
         data = collect(session.task.nodes, [found[place] for place in range(len(batch))])
         for kind in ("preferences", "targets"):
-            given = sum(len(getattr(mine, kind)) for mine in data.values())
-            work.setdefault("data", {})[kind] = work.get("data", {}).get(kind, 0) + given
+            count = sum(len(getattr(of_node, kind)) for of_node in data.values())
+            work.setdefault("data", {})[kind] = work.get("data", {}).get(kind, 0) + count
         counted("learn", lambda data=data: learn(data))
     return work
 
@@ -226,11 +229,11 @@ def table(stored: Work, now: Work) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="store the figures of now")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     now = measure()
     stored: Work = json.loads(STORED.read_text()) if STORED.exists() else {}
     print(table(stored, now))
-    if given.update:
+    if options.update:
         write_json(STORED, now)
         return 0
     found = grown(stored, now)

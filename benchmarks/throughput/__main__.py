@@ -47,31 +47,31 @@ def main() -> int:
     parser.add_argument("--curve", choices=CURVES)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    return _run(given)
+    arguments = parser.parse_args()
+    return _run(arguments)
 
 
-def _run(given: argparse.Namespace) -> int:
-    setup = Setup(given.task, given.data, given.records, tuple(given.overrides))
-    modes = [given.only] if given.only else MODES
-    if given.curve:
-        rows = curves.curve(given.curve, setup, modes[-1], Process, say)
-        tables.show_curve(given.curve, modes[-1], rows, as_json=given.json)
+def _run(arguments: argparse.Namespace) -> int:
+    setup = Setup(arguments.task, arguments.data, arguments.records, tuple(arguments.overrides))
+    modes = [arguments.only] if arguments.only else MODES
+    if arguments.curve:
+        rows = curves.curve(arguments.curve, setup, modes[-1], Process, say)
+        tables.show_curve(arguments.curve, modes[-1], rows, as_json=arguments.json)
         return 0
     result: dict[str, Any] = {}
-    if not given.skip_check:
+    if not arguments.skip_check:
         say("checking that both sides make the same outputs, preferences and gradients")
         with Process() as process:
             report = process.run(
-                check.check, dataclasses.replace(setup, records=given.check_records)
+                check.check, dataclasses.replace(setup, records=arguments.check_records)
             )
         tables.show_check(report)
         if report.errors:
             return 1
         result["check"] = dataclasses.asdict(report)
-    count = given.records if given.baseline_records is None else given.baseline_records
+    count = arguments.records if arguments.baseline_records is None else arguments.baseline_records
     result |= compare(setup, modes, count, say)
-    if given.json:
+    if arguments.json:
         print(json.dumps(result, indent=1, default=dataclasses.asdict))
     else:
         tables.show(result)

@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from benchmarks.throughput.meter import Watched
-from benchmarks.throughput.plain import PlainEngine, PlainLearner, read_context
+from benchmarks.throughput.plain import PlainEngine, PlainLearner, read_frozen_prefix
 from benchmarks.throughput.records import Setup, prepare
 from benchmarks.throughput.side import check_episodes
 from flowtune_cli.engine.forward import with_cache
@@ -65,7 +66,7 @@ def check(setup: Setup) -> Report:
     """Compare both sides on a setup's records, with one state of the adapters."""
     setup = setup.with_overrides("model.dtype=float32")
     session, examples = prepare(setup)
-    plainly, _ = prepare(setup.with_overrides("engine.blocked_weights=false"))
+    plainly, _ = prepare(setup, plain_weights=True)
     for side in (session, plainly):
         perturb(side)
     report = Report()
@@ -79,15 +80,17 @@ def check(setup: Setup) -> Report:
         _compare(report, session, request, fast[request], slow[request])
     alone = [str(request)[:200] for request in fast.keys() ^ slow.keys()]
     report.same("sets of requests", alone, [])
-    for mine, others in zip(fast_traces, plain_traces, strict=True):
-        report.same("preferences", _preferences(mine), _preferences(others))
-    data = {name: mine.data for name, mine in collect(session.task.nodes, fast_traces).items()}
+    for trace, other in zip(fast_traces, plain_traces, strict=True):
+        report.same("preferences", _preferences(trace), _preferences(other))
+    data = {
+        name: of_node.data for name, of_node in collect(session.task.nodes, fast_traces).items()
+    }
     compare_gradients(report, session, plainly, data)
     return report
 
 
 def perturb(session: Session, size: float = 0.01) -> None:
-    """Give every adapter weights of its own: fresh ones would all compute the same."""
+    """Give every adapter weights of its own: new ones would all compute the same."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in session.adapters.versions:
@@ -112,21 +115,21 @@ def _preferences(trace: Trace) -> list[Any]:
     ]
 
 
-def _compare(report: Report, session: Session, request: Request, mine: Any, other: Any) -> None:
+def _compare(report: Report, session: Session, request: Request, fast: Any, plain: Any) -> None:
     if isinstance(request, DecodeRequest):
-        _compare_outputs(report, session, request, mine, other)
+        _compare_outputs(report, session, request, fast, plain)
         return
-    assert isinstance(mine, Scored)
-    for item, others in zip(mine.likelihoods, other.likelihoods, strict=True):
+    assert isinstance(fast, Scored)
+    for item, others in zip(fast.likelihoods, plain.likelihoods, strict=True):
         for a, b in zip(item, others, strict=True):
             where = f"a completion of {a.tokens} tokens for {request.adapter}"
             report.compare("score", a.logprob, b.logprob, abs(b.logprob), where)
 
 
 def _compare_outputs(
-    report: Report, session: Session, request: DecodeRequest, mine: Decoded, other: Decoded
+    report: Report, session: Session, request: DecodeRequest, fast: Decoded, plain: Decoded
 ) -> None:
-    for row, (a, b) in enumerate(zip(mine.generations, other.generations, strict=True)):
+    for row, (a, b) in enumerate(zip(fast.generations, plain.generations, strict=True)):
         where = f"output {row} of {request.adapter}"
         if a.tokens == b.tokens:
             report.same("texts", (a.text, a.truncated), (b.text, b.truncated))
@@ -138,25 +141,25 @@ def _compare_outputs(
         if place is None:
             report.errors.append(f"{where}: one of {a.text!r} and {b.text!r} ended too soon")
             return
-        gap = _gap(session, request, other, row, place, a.tokens[place])
+        gap = _gap(session, request, plain, row, place, a.tokens[place])
         text = f"{where}, token {place}: {a.text!r} and {b.text!r}, whose scores differ by {gap:g}"
         (report.ties if gap <= TOLERANCE else report.errors).append(text)
         return  # the rows below pay for what this one chose
 
 
 def _gap(
-    session: Session, request: DecodeRequest, other: Decoded, row: int, place: int, rival: int
+    session: Session, request: DecodeRequest, plain: Decoded, row: int, place: int, rival: int
 ) -> float:
     """How far a row's token at a place is ahead of a rival, by a forward pass of its own."""
-    tokens = other.generations[row].tokens
+    tokens = plain.generations[row].tokens
     prompt = session.engine.tokens.encode(request.prompt, request.max_new_tokens)
-    context = prompt.context if request.adapter else 0
-    cache = read_context(session.adapters, prompt) if context else None
+    frozen_length = prompt.frozen_length if request.adapter else 0
+    cache = read_frozen_prefix(session.adapters, prompt) if frozen_length else DynamicCache()
     with torch.no_grad(), session.adapters.using(request.adapter) as model:
-        ids = torch.tensor([[*prompt.ids[context:], *tokens[:place]]], device=model.device)
+        ids = torch.tensor([[*prompt.ids[frozen_length:], *tokens[:place]]], device=model.device)
         read = model(ids, **with_cache(model, cache))
     scores = read.logits[0, -1].float().log_softmax(-1)
-    for above in other.generations[:row]:
+    for above in plain.generations[:row]:
         if len(above.tokens) > place:
             scores[above.tokens[place]] -= request.decoding.diversity_penalty
     return abs(float(scores[tokens[place]] - scores[rival]))
@@ -171,10 +174,14 @@ def compare_gradients(
         name: dataclasses.replace(node, optimizer=None, head_optimizer=None)
         for name, node in session.task.nodes_by_name.items()
     }
-    size = session.settings.engine.learning_tokens_per_batch
     learners = [
         Learner(
-            side.engine.prefixes, side.engine.tokens, settings, nodes, lambda name: _Gradients, size
+            side.engine.prefixes,
+            side.engine.tokens,
+            settings,
+            nodes,
+            lambda name: _Gradients,
+            side.engine.limits,
         )
         for side in (session, plainly)
     ]
@@ -182,11 +189,11 @@ def compare_gradients(
         learners[0].update,
         PlainLearner(learners[1], plainly.engine.tokens).update,
     ]
-    for node, mine in data.items():
-        if not mine:
+    for node, of_node in data.items():
+        if not of_node:
             continue
         for update in updates:
-            update(node, mine)
+            update(node, of_node)
         steps = [learner.optimizers[node].steps for learner in learners]  # type: ignore[attr-defined]
         report.same("steps", len(steps[0]), len(steps[1]))
         for fast, slow in zip(*steps, strict=True):

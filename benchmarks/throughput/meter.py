@@ -26,8 +26,10 @@ from typing import Any
 
 import torch
 
+from flowtune_cli.engine.cascade import CascadeCache
 from flowtune_cli.engine.forward import cache_argument
-from flowtune_cli.engine.likelihoods import Pair
+from flowtune_cli.engine.likelihoods import Completion
+from flowtune_cli.engine.prefill import PackedSuffixes
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request
 from flowtune_cli.models.tokens import Tokens
 
@@ -65,16 +67,13 @@ class Figures:
     generated: int = 0
     rollouts: int = 0
     preferences: int = 0
-    remembered: dict[str, int] = field(default_factory=dict)
     peak_mb: float = 0.0
 
     def __add__(self, other: Figures) -> Figures:
         total = Figures(peak_mb=max(self.peak_mb, other.peak_mb))
-        for name in ("phases", "remembered"):
-            mine, more = getattr(self, name), getattr(other, name)
-            setattr(total, name, {k: mine.get(k, 0) + more.get(k, 0) for k in {**mine, **more}})
+        total.phases = {name: self.phases[name] + other.phases[name] for name in PHASES}
         for entry in dataclasses.fields(self):
-            if entry.name not in ("phases", "remembered", "peak_mb"):
+            if entry.name not in ("phases", "peak_mb"):
                 value = getattr(self, entry.name) + getattr(other, entry.name)
                 setattr(total, entry.name, value)
         return total
@@ -105,17 +104,13 @@ class Meter:
     def _before_decoder(self, module: Any, args: Any, kwargs: Any) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
         rows, columns = (ids if ids is not None else kwargs["inputs_embeds"]).shape[:2]
-        past = kwargs.get(cache_argument(module))
-        looked_at = getattr(past, "looked_at", None)
-        if looked_at is None:
-            width = columns + (past.get_seq_length() if past is not None else 0)
-            looked_at = rows * columns * width
+        attended = _attended(kwargs.get(cache_argument(module)), rows, columns)
         backward = torch.is_grad_enabled()
         self.work.forwards += 1
         self.work.steps += columns == 1
         self.work.tokens += rows * columns
         self.work.flops += 2 * self._weights * rows * columns * (2 if backward else 1)
-        self.work.flops += self._attention * looked_at * (3 if backward else 1)
+        self.work.flops += self._attention * attended * (3 if backward else 1)
 
     def _before_head(self, module: Any, args: Any) -> None:
         positions = args[0].numel() // args[0].shape[-1]
@@ -123,9 +118,20 @@ class Meter:
         self.work.flops += 2 * self._head.weight.numel() * positions * (2 if backward else 1)
 
 
+def _attended(cache: Any, rows: int, columns: int) -> int:
+    """Columns that the tokens of a forward pass attend to, those of the cache included."""
+    if not isinstance(cache, CascadeCache):
+        return rows * columns * (columns + (cache.get_seq_length() if cache is not None else 0))
+    owned = sum(group.lengths[owner] for group in cache.prefixes for owner in group.owners)
+    suffixes: Any = cache.suffixes
+    if isinstance(suffixes, PackedSuffixes):
+        return owned + sum((end - begin) ** 2 for begin, end in suffixes.spans)
+    return owned + rows * columns * (suffixes.length + 1)
+
+
 @dataclass
 class Watched:
-    """An engine whose calls are timed and remembered, in the place of the engine of a session."""
+    """An engine whose calls are timed and logged, in the place of the engine of a session."""
 
     engine: Any
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -183,48 +189,49 @@ class _Rollout:
         answer = None
         while True:
             try:
-                wanted = self.flow.send(answer)
+                awaited = self.flow.send(answer)
             except StopIteration as stop:
                 return stop.value
-            if hasattr(wanted, "request"):
-                self.requests.add(id(wanted.request))
+            if hasattr(awaited, "request"):
+                self.requests.add(id(awaited.request))
             try:
-                answer = yield wanted
+                answer = yield awaited
             except BaseException:
                 self.flow.close()
                 raise
 
 
 def needed_by_requests(
-    tokens: Tokens, log: Iterable[tuple[Request, Answer]], learned: Iterable[Pair] = ()
+    tokens: Tokens, log: Iterable[tuple[Request, Answer]], learned: Iterable[Completion] = ()
 ) -> int:
-    """Tokens that a mini-batch's answers needed, and the contexts of what was learned."""
-    texts: dict[str | None, list[Pair]] = {}
+    """Tokens that a mini-batch's answers needed, and the frozen prefixes of what was learned."""
+    completions: dict[str | None, list[Completion]] = {}
     for request, answer in log:
-        mine = texts.setdefault(request.adapter, [])
+        of_adapter = completions.setdefault(request.adapter, [])
         if isinstance(request, DecodeRequest):
             assert isinstance(answer, Decoded)
-            prompt = tokens.encode(request.prompt, request.max_new_tokens).read
-            mine += [Pair(*prompt, generation.tokens) for generation in answer.generations]
+            prompt = tokens.encode(request.prompt, request.max_new_tokens)
+            ends = [generation.tokens for generation in answer.generations]
+            of_adapter += [Completion(prompt.ids, prompt.frozen_length, end) for end in ends]
         else:
-            for shown, completions in request.items:
-                ends = [tokens.completion(text) for text in completions]
-                prompt = tokens.encode(shown, max(len(end) for end in ends)).read
-                mine += [Pair(*prompt, end) for end in ends]
-    # What the base model reads: whole prompts of its own, and all others' contexts.
-    base = {(*pair.prompt, *pair.completion[:-1]) for pair in texts.pop(None, [])}
-    for pair in (*(pair for pairs in texts.values() for pair in pairs), *learned):
-        base.add(pair.begin)
-    return _different(base) + sum(prefixes(pairs) for pairs in texts.values())
+            for item, texts in request.items:
+                ends = [tokens.completion(text) for text in texts]
+                prompt = tokens.encode(item, max(len(end) for end in ends))
+                of_adapter += [Completion(prompt.ids, prompt.frozen_length, end) for end in ends]
+    # What the base model reads: whole prompts of its own, and the others' frozen prefixes.
+    base = {(*c.prompt, *c.tokens[:-1]) for c in completions.pop(None, [])}
+    for completion in (*(c for each in completions.values() for c in each), *learned):
+        base.add(completion.frozen_prefix)
+    return _different(base) + sum(prefixes(each) for each in completions.values())
 
 
-def prefixes(pairs: Iterable[Pair]) -> int:
-    """How many different prefixes these texts have behind their contexts, whole texts left out."""
-    texts: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-    for pair in pairs:
-        if pair.completion:
-            texts.setdefault(pair.begin, set()).add(pair.text)
-    return sum(_different(mine) for mine in texts.values())
+def prefixes(completions: Iterable[Completion]) -> int:
+    """How many different prefixes these have after their frozen ones, whole texts left out."""
+    inputs: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for completion in completions:
+        if completion.tokens:
+            inputs.setdefault(completion.frozen_prefix, set()).add(completion.inputs)
+    return sum(_different(each) for each in inputs.values())
 
 
 def _different(texts: Iterable[tuple[int, ...]]) -> int:

@@ -2,9 +2,9 @@
 
 It answers the same requests and learns from the same data, one at a time: a prompt through
 ``transformers.generate``, scores in padded micro-batches of four whole texts, and in learning one
-whole text a forward pass, so four for a preference. A prompt's context is read without the adapter
-in a pass before it, each time anew. Nothing is remembered or shared, but that two labels of one
-token are read off the same logits, as anybody would write it.
+whole text a forward pass, so four for a preference. A prompt's frozen prefix is read without the
+adapter in a pass before it, again each time. Nothing is remembered or shared, but that two labels
+of one token are read off the same logits, as anybody would write it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import DynamicCache, GenerationConfig
 from benchmarks.throughput.rows import Diverse, Ends, Rows
 from flowtune_cli.engine.adapters import Adapters, reference_of
 from flowtune_cli.engine.forward import with_cache
-from flowtune_cli.engine.likelihoods import Pair
+from flowtune_cli.engine.likelihoods import Completion
 from flowtune_cli.flow.node import Datum, PreferenceDatum, Score, TextDatum
 from flowtune_cli.flow.request import (
     Answer,
@@ -49,7 +49,7 @@ class PlainEngine:
 
     def __init__(self, adapters: Adapters, tokenizer: Any, context: int) -> None:
         self.adapters = adapters
-        self.tokens = Tokens(tokenizer, context, remember=0)
+        self.tokens = Tokens(tokenizer, context, cache_size=0)
         configured = adapters.model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [configured]
         self.ends = sorted({tokenizer.eos_token_id, *ends} - {None})
@@ -76,11 +76,11 @@ class PlainEngine:
             eos_token_id=self.ends,
             pad_token_id=self.ends[0],
         )
-        begun = {}
-        if request.adapter is not None and prompt.context:
-            cache = read_context(self.adapters, prompt)
+        past: dict[str, Any] = {}
+        if request.adapter is not None and prompt.frozen_length:
+            cache = read_frozen_prefix(self.adapters, prompt)
             cache.batch_repeat_interleave(request.decoding.groups)
-            begun = with_cache(self.adapters.model, cache)
+            past = with_cache(self.adapters.model, cache)
         with self.adapters.using(request.adapter) as model:
             ids = torch.tensor([prompt.ids] * request.decoding.groups, device=model.device)
             found = model.generate(
@@ -89,7 +89,7 @@ class PlainEngine:
                 generation_config=config,
                 logits_processor=[Diverse(rows)],
                 stopping_criteria=[Ends(rows)],
-                **begun,
+                **past,
             )
         generations = rows.generations(found[:, len(prompt.ids) :].tolist())
         version = self.adapters.version(request.adapter)
@@ -101,20 +101,20 @@ class PlainEngine:
         for prompt, completions in request.items:
             texts = [self.tokens.completion(text) for text in completions]
             prompts.append(self.tokens.encode(prompt, max(len(text) for text in texts)))
-            items.append([Pair(*prompts[-1].read, text) for text in texts])
-        rows = [row for pairs in items for row in _texts(pairs)]
-        values: dict[Pair, float] = {}
+            items.append([_after(prompts[-1], text) for text in texts])
+        rows = [row for completions in items for row in _texts(completions)]
+        values: dict[Completion, float] = {}
         for start in range(0, len(rows), MICRO_BATCH):
             batch = rows[start : start + MICRO_BATCH]
             found = _read(self.adapters, request.adapter, batch)
-            values.update({pair: float(value) for pair, value in found})
+            values.update({completion: float(value) for completion, value in found})
         return Scored(
             prompts=tuple(prompt.text for prompt in prompts),
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             dropped_tokens=sum(prompt.dropped for prompt in prompts),
             likelihoods=tuple(
-                tuple(Likelihood(values.get(pair, 0.0), len(pair.completion)) for pair in pairs)
-                for pairs in items
+                tuple(Likelihood(values.get(c, 0.0), len(c.tokens)) for c in completions)
+                for completions in items
             ),
             adapter_version=self.adapters.version(request.adapter),
             head=self.adapters.head(request.adapter),
@@ -122,11 +122,11 @@ class PlainEngine:
 
 
 @torch.no_grad()
-def read_context(adapters: Adapters, prompt: Encoded) -> DynamicCache:
-    """The keys and values that the base model makes of a prompt's context."""
+def read_frozen_prefix(adapters: Adapters, prompt: Encoded) -> DynamicCache:
+    """The keys and values that the base model makes of a prompt's frozen prefix."""
     cache = DynamicCache()
     with adapters.using(None) as model:
-        ids = torch.tensor([prompt.ids[: prompt.context]], device=model.device)
+        ids = torch.tensor([prompt.ids[: prompt.frozen_length]], device=model.device)
         model(ids, **with_cache(model, cache))
     return cache
 
@@ -164,35 +164,36 @@ class PlainLearner:
             sides = (datum.chosen, datum.rejected)
             chosen, rejected = (self._scores(node, [side])[0] for side in sides)
             with torch.no_grad():
-                held = [self._scores(reference_of(node), [side])[0] for side in sides]
-            return dpo_loss(chosen, rejected, held[0], held[1], self.settings.beta)
+                references = [self._scores(reference_of(node), [side])[0] for side in sides]
+            return dpo_loss(chosen, rejected, *references, self.settings.beta)
         if isinstance(datum, TextDatum):
-            pair = self._text(datum)
-            return text_loss(self._values(node, [pair])[pair], len(pair.completion))
+            completion = self._text(datum)
+            values = self._values(node, [completion])
+            return text_loss(values[completion], len(completion.tokens))
         return choice_loss(torch.stack(self._scores(node, datum.options)), datum.right)
 
     def _scores(self, adapter: str, scores: Sequence[Score]) -> list[Tensor]:
-        terms = [[(term, self._pair(term)) for term in score.terms] for score in scores]
-        values = self._values(adapter, [pair for score in terms for _, pair in score])
+        terms = [[(term, self._completion(term)) for term in score.terms] for score in scores]
+        values = self._values(adapter, [c for score in terms for _, c in score])
         found = []
         for score, members in zip(scores, terms, strict=True):
             total = torch.zeros((), device=self.adapters.model.device)
-            for term, pair in members:
-                length = max(len(pair.completion), 1) if term.mean else 1
-                total = total + term.coefficient * values[pair] / length
+            for term, completion in members:
+                length = max(len(completion.tokens), 1) if term.mean else 1
+                total = total + term.coefficient * values[completion] / length
             heads = self.adapters.heads
             head = heads[adapter].tensors() if adapter in heads else {}
             found.append(score.value(total, head))
         return found
 
-    def _values(self, adapter: str, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
+    def _values(self, adapter: str, completions: Sequence[Completion]) -> dict[Completion, Tensor]:
         device = self.adapters.model.device
-        values = {pair: torch.zeros((), device=device) for pair in pairs}
-        for row in _texts(pairs):
+        values = {completion: torch.zeros((), device=device) for completion in completions}
+        for row in _texts(completions):
             values.update(_read(self.adapters, adapter, [row]))
         return values
 
-    def pairs(self, datum: Datum) -> list[Pair]:
+    def completions(self, datum: Datum) -> list[Completion]:
         """The prompts and completions whose likelihoods a datum's loss is made of."""
         if isinstance(datum, TextDatum):
             return [self._text(datum)]
@@ -200,55 +201,62 @@ class PlainLearner:
             scores: Sequence[Score] = (datum.chosen, datum.rejected)
         else:
             scores = datum.options
-        return [self._pair(term) for score in scores for term in score.terms]
+        return [self._completion(term) for score in scores for term in score.terms]
 
-    def _text(self, datum: TextDatum) -> Pair:
-        completion = self.tokens.completion(datum.completion, end=True)
-        return Pair(*self.tokens.encode(datum.prompt, len(completion)).read, completion)
+    def _text(self, datum: TextDatum) -> Completion:
+        tokens = self.tokens.completion(datum.completion, end=True)
+        return _after(self.tokens.encode(datum.prompt, len(tokens)), tokens)
 
-    def _pair(self, term: Any) -> Pair:
-        completion = term.completion
-        if isinstance(completion, str):
-            completion = self.tokens.completion(completion)
-        return Pair(*self.tokens.encode(term.prompt, len(completion)).read, completion)
+    def _completion(self, term: Any) -> Completion:
+        tokens = term.completion
+        if isinstance(tokens, str):
+            tokens = self.tokens.completion(tokens)
+        return _after(self.tokens.encode(term.prompt, len(tokens)), tokens)
 
 
-def _texts(pairs: Sequence[Pair]) -> list[list[Pair]]:
+def _after(prompt: Encoded, tokens: tuple[int, ...]) -> Completion:
+    return Completion(prompt.ids, prompt.frozen_length, tokens)
+
+
+def _texts(completions: Sequence[Completion]) -> list[list[Completion]]:
     """What is read off each whole text: labels of one token after one prompt need it once."""
-    texts: dict[Any, list[Pair]] = {}
-    for pair in pairs:
-        if pair.completion:
-            alone = pair.completion if len(pair.completion) > 1 else ()
-            texts.setdefault((pair.prompt, pair.context, alone), []).append(pair)
+    texts: dict[Any, list[Completion]] = {}
+    for completion in completions:
+        if completion.tokens:
+            alone = completion.tokens if len(completion.tokens) > 1 else ()
+            key = (completion.prompt, completion.frozen_length, alone)
+            texts.setdefault(key, []).append(completion)
     return list(texts.values())
 
 
 def _read(
-    adapters: Adapters, adapter: str | None, texts: Sequence[Sequence[Pair]]
-) -> Iterator[tuple[Pair, Tensor]]:
-    """Each pair with its log-likelihood, from one forward pass with all logits.
+    adapters: Adapters, adapter: str | None, texts: Sequence[Sequence[Completion]]
+) -> Iterator[tuple[Completion, Tensor]]:
+    """Each completion with its log-likelihood, from one forward pass with all logits.
 
-    Contexts are read before, padded on the left, in a pass without the adapter.
+    Frozen prefixes are read before, padded on the left, in a pass without the adapter.
     """
     device = adapters.model.device
     firsts = [members[0] for members in texts]
-    begins = [list(pair.prompt[: pair.context]) if adapter else [] for pair in firsts]
+    frozen = [list(first.frozen_prefix) if adapter else [] for first in firsts]
     rows = [
-        [*pair.prompt, *pair.completion][len(begin) :]
-        for pair, begin in zip(firsts, begins, strict=True)
+        [*first.prompt, *first.tokens][len(prefix) :]
+        for first, prefix in zip(firsts, frozen, strict=True)
     ]
-    longest, width = max(map(len, begins)), max(map(len, rows))
+    longest, width = max(map(len, frozen)), max(map(len, rows))
     ids = torch.tensor(
         [
-            [0] * (longest - len(begin)) + begin + row + [0] * (width - len(row))
-            for begin, row in zip(begins, rows, strict=True)
+            [0] * (longest - len(prefix)) + prefix + row + [0] * (width - len(row))
+            for prefix, row in zip(frozen, rows, strict=True)
         ],
         device=device,
     )
     mask = torch.tensor(
         [
-            [0] * (longest - len(begin)) + [1] * (len(begin) + len(row)) + [0] * (width - len(row))
-            for begin, row in zip(begins, rows, strict=True)
+            [0] * (longest - len(prefix))
+            + [1] * (len(prefix) + len(row))
+            + [0] * (width - len(row))
+            for prefix, row in zip(frozen, rows, strict=True)
         ],
         device=device,
     )
@@ -273,8 +281,8 @@ def _read(
         ]
     logits = torch.cat(parts, dim=1)
     for row, members in enumerate(texts):
-        for pair in members:
-            begin = longest - len(begins[row]) + len(pair.prompt) - 1
-            read = logits[row, begin : begin + len(pair.completion)].float().log_softmax(-1)
-            targets = torch.tensor(pair.completion, device=device)
-            yield pair, read.gather(1, targets[:, None]).sum()
+        for completion in members:
+            begin = longest - len(frozen[row]) + len(completion.prompt) - 1
+            read = logits[row, begin : begin + len(completion.tokens)].float().log_softmax(-1)
+            targets = torch.tensor(completion.tokens, device=device)
+            yield completion, read.gather(1, targets[:, None]).sum()

@@ -7,9 +7,11 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from unittest.mock import patch
 
 from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.example import Example
@@ -30,8 +32,12 @@ class Setup:
         return dataclasses.replace(self, overrides=(*self.overrides, *overrides))
 
 
-def prepare(setup: Setup) -> tuple[Session, list[Example]]:
-    """The session of a setup, and its records: as many of each number of hops, by a hash."""
+def prepare(setup: Setup, *, plain_weights: bool = False) -> tuple[Session, list[Example]]:
+    """The session of a setup, and its records: as many of each number of hops, by a hash.
+
+    Args:
+        plain_weights: leave weights as transformers has them.
+    """
     registry = load_registry()
     resolved = resolve(
         registry.task(setup.task),
@@ -41,7 +47,9 @@ def prepare(setup: Setup) -> tuple[Session, list[Example]]:
     )
     task = resolved.make_task()
     chosen = mixed(list(task.examples(setup.data, task.splits[0])), setup.records)
-    return set_up(task, resolved.settings, registry), chosen
+    unchanged = patch("flowtune_cli.training.session.block_weights")
+    with unchanged if plain_weights else nullcontext():
+        return set_up(task, resolved.settings, registry), chosen
 
 
 def mixed(examples: Sequence[Example], count: int) -> list[Example]:

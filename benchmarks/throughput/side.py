@@ -29,7 +29,7 @@ from benchmarks.throughput.meter import (
 from benchmarks.throughput.plain import PlainEngine, PlainLearner
 from benchmarks.throughput.records import Setup, prepare
 from flowtune_cli.cli.allocator import keep_freed_memory
-from flowtune_cli.engine.likelihoods import Pair
+from flowtune_cli.engine.likelihoods import Completion
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
@@ -51,12 +51,12 @@ class Side:
 
     def __init__(self, setup: Setup, plain: bool) -> None:
         if plain:
-            setup = setup.with_overrides("engine.in_flight=1", "engine.blocked_weights=false")
-        session, self.examples = prepare(setup)
+            setup = setup.with_overrides("engine.in_flight=1")
+        session, self.examples = prepare(setup, plain_weights=plain)
         self.fast = None if plain else session.engine
         self.tokens = session.engine.tokens
         self.learner: Learner = session.learner()
-        self.pairs = PlainLearner(self.learner, self.tokens).pairs
+        self.completions = PlainLearner(self.learner, self.tokens).completions
         self.update: Any = self.learner.update
         engine: Any = session.engine
         if plain:
@@ -98,7 +98,6 @@ class Side:
         self.watched.seconds = dict.fromkeys(PHASES, 0.0)
         self.watched.log.clear()
         self.meter.work = Work()
-        before = self._remembered()
         cpu = time.process_time()
         with self.watched.timed() as spent:
             self.watched.forget()
@@ -123,7 +122,6 @@ class Side:
             generated=sum(len(g.tokens) for answer in decoded for g in answer.generations),
             rollouts=sum(d.rollout is not None for t in traces for d in t.deviations),
             preferences=sum(len(trace.preferences) for trace in traces),
-            remembered={k: v - before[k] for k, v in self._remembered().items()},
             peak_mb=peak_mb(),
         )
 
@@ -137,34 +135,28 @@ class Side:
         traces = [found[position] for position in range(len(examples))]
         check_episodes(trace.episode for trace in traces)
         nodes = collect(self.session.task.nodes, traces)
-        data = {name: mine.data for name, mine in nodes.items() if mine.data}
+        data = {name: of_node.data for name, of_node in nodes.items() if of_node.data}
         with self.watched.timed("learn"):
             if self.fast is not None:
-                held = self.learner.contexts(datum for mine in data.values() for datum in mine)
-                self.watched.forget(keep=held)
-            for name, mine in data.items():
-                self.update(name, mine)
+                every = (datum for of_node in data.values() for datum in of_node)
+                self.watched.forget(keep=self.learner.frozen_prefixes(every))
+            for name, of_node in data.items():
+                self.update(name, of_node)
         return traces, data
 
-    def _learned(self, data: Mapping[str, Sequence[Datum]]) -> list[Pair]:
-        return [pair for mine in data.values() for datum in mine for pair in self.pairs(datum)]
+    def _learned(self, data: Mapping[str, Sequence[Datum]]) -> list[Completion]:
+        every = [datum for of_node in data.values() for datum in of_node]
+        return [completion for datum in every for completion in self.completions(datum)]
 
     def _needed_by_learning(self, data: Mapping[str, Sequence[Datum]]) -> int:
         each = self.learner.settings.step_per == "datum"
         total = 0
-        for mine in data.values():
-            steps = [[datum] for datum in mine] if each else [mine]
-            held = [datum for datum in mine if isinstance(datum, PreferenceDatum)]
-            for part in (*steps, held):
-                total += prefixes(pair for datum in part for pair in self.pairs(datum))
+        for of_node in data.values():
+            steps = [[datum] for datum in of_node] if each else [of_node]
+            with_reference = [datum for datum in of_node if isinstance(datum, PreferenceDatum)]
+            for part in (*steps, with_reference):
+                total += prefixes(c for datum in part for c in self.completions(datum))
         return total
-
-    def _remembered(self) -> dict[str, int]:
-        if self.fast is None:
-            return {}
-        prefixes = self.fast.prefixes
-        counts = dataclasses.asdict(self.fast.counts)
-        return {**counts, "prefix_hits": prefixes.hits, "prefix_misses": prefixes.misses}
 
     def save(self, directory: Path) -> None:
         """Write adapters and optimizers, for the other side to ``load``."""
@@ -192,7 +184,7 @@ class Side:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held, in MB (the system counts kB, macOS bytes)."""
+    """The peak of this process's memory in MB (the system counts kB, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

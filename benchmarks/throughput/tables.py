@@ -73,23 +73,12 @@ def _rows(peak_gflops: float) -> list[tuple[str, Any, Any]]:
         ("tokens generated", lambda f: f"{f.generated}", None),
         ("TFLOP", lambda f: f"{f.flops / 1e12:.2f}", lambda f: f.flops),
         ("share of peak", lambda f: f"{f.flops / f.seconds / 1e9 / peak_gflops:.1%}", None),
-        ("answers remembered", _hits("remembered", "scored_completions"), None),
-        ("prefixes remembered", _hits("prefix_hits", "prefix_misses"), None),
         ("peak memory, MB", lambda f: f"{f.peak_mb:.0f}", lambda f: f.peak_mb),
     ]
 
 
 def _share(phase: str) -> Any:
     return lambda figures: f"{figures.phases[phase] / figures.seconds:.1%}"
-
-
-def _hits(hit: str, miss: str) -> Any:
-    def shown(figures: Figures) -> str:
-        if hit not in figures.remembered:
-            return ""
-        return f"{figures.remembered[hit]} : {figures.remembered[miss]}"
-
-    return shown
 
 
 def show_curve(name: str, mode: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

@@ -12,21 +12,24 @@ import torch
 from flowtune_cli.engine import blocked_weights
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.blocked_weights import block_weights
-from flowtune_cli.engine.likelihoods import Pair, likelihoods
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.likelihoods import Completion, likelihoods
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.request import DecodeRequest, Decoding
 from flowtune_cli.models.loading import LoadedModel
 from support.tiny import ARCHITECTURES, make_adapters, make_engine, make_model, text
 from support.tiny import plain as prompt
 
-PAIRS = [Pair(text(60, 0), 0, text(6, 10)), Pair(text(30, 1), 20, text(5, 12))]
+COMPLETIONS = [Completion(text(60, 0), 0, text(6, 10)), Completion(text(30, 1), 20, text(5, 12))]
 
 blocks = pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
 
 
-def learned(adapters: Adapters, most_held: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def learned(adapters: Adapters, max_graph_tokens: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Likelihoods, and the gradients of their sum."""
-    found = likelihoods(Prefixes(adapters, 4096, 10**9), "a", PAIRS, most_held=most_held)
+    found = likelihoods(
+        PrefixCache(adapters, Limits()), "a", COMPLETIONS, max_graph_tokens=max_graph_tokens
+    )
     with adapters.using("a"):
         gradients = torch.autograd.grad(found.sum(), adapters.parameters("a"))
     return found.detach(), list(gradients)
@@ -50,9 +53,9 @@ def test_a_model_computes_the_same(tiny_model: LoadedModel, architecture: str) -
     # Two layers of four projections and three more products each.
     assert block_weights(blocked.model) == 14
     slow, fast = make_adapters(plain), make_adapters(blocked)
-    for most_held in (0, float("inf")):
+    for max_graph_tokens in (0, float("inf")):
         torch.testing.assert_close(
-            learned(fast, most_held), learned(slow, most_held), rtol=1e-4, atol=1e-4
+            learned(fast, max_graph_tokens), learned(slow, max_graph_tokens), rtol=1e-4, atol=1e-4
         )
     (one,), (other,) = decoded(plain, slow), decoded(blocked, fast)
     for mine, others in zip(one.generations, other.generations, strict=True):

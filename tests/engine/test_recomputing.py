@@ -9,34 +9,35 @@ import pytest
 import torch
 
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.likelihoods import Pair, likelihoods
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.likelihoods import Completion, likelihoods
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.engine.recomputing import recomputing
 from flowtune_cli.models.loading import LoadedModel
 from support.tiny import ARCHITECTURES, make_adapters, make_model, text
 
-PAIRS = [
-    Pair(text(60, 0), 0, text(6, 10)),
-    Pair(text(60, 0), 0, text(4, 11)),
-    Pair(text(30, 1), 20, text(5, 12)),
-    Pair(text(30, 1), 20, text(3, 13)),
-    Pair(text(25, 2), 10, text(4, 14)),
+COMPLETIONS = [
+    Completion(text(60, 0), 0, text(6, 10)),
+    Completion(text(60, 0), 0, text(4, 11)),
+    Completion(text(30, 1), 20, text(5, 12)),
+    Completion(text(30, 1), 20, text(3, 13)),
+    Completion(text(25, 2), 10, text(4, 14)),
 ]
 
 
 def learned(
-    adapters: Adapters, pairs: Sequence[Pair], most_held: float
+    adapters: Adapters, completions: Sequence[Completion], max_graph_tokens: float
 ) -> tuple[list[float], list[torch.Tensor]]:
     """Likelihoods, and the gradients of a sum in which each counts differently."""
-    prefixes = Prefixes(adapters, 4096, 10**9)
-    found = likelihoods(prefixes, "a", pairs, most_held=most_held)
-    weights = torch.arange(1.0, len(pairs) + 1)
+    prefixes = PrefixCache(adapters, Limits())
+    found = likelihoods(prefixes, "a", completions, max_graph_tokens=max_graph_tokens)
+    weights = torch.arange(1.0, len(completions) + 1)
     with adapters.using("a"):
         gradients = torch.autograd.grad((found * weights).sum(), adapters.parameters("a"))
     return found.tolist(), list(gradients)
 
 
-def held(adapters: Adapters, most_held: float) -> int:
+def held(adapters: Adapters, max_graph_tokens: float) -> int:
     """Bytes that are held for gradients beside the model's weights."""
     weights = {
         tensor.untyped_storage().data_ptr() for tensor in adapters.model.state_dict().values()
@@ -49,10 +50,10 @@ def held(adapters: Adapters, most_held: float) -> int:
             storages[storage.data_ptr()] = storage  # held, so that no other takes its place
         return tensor
 
-    prefixes = Prefixes(adapters, 4096, 10**9)
-    pairs = [Pair(text(400, 3), 0, text(5, 15))]
+    prefixes = PrefixCache(adapters, Limits())
+    completions = [Completion(text(400, 3), 0, text(5, 15))]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        likelihoods(prefixes, "a", pairs, most_held=most_held)
+        likelihoods(prefixes, "a", completions, max_graph_tokens=max_graph_tokens)
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -60,8 +61,8 @@ def held(adapters: Adapters, most_held: float) -> int:
 def test_gradients_are_the_same(tiny_model: LoadedModel, architecture: str | None) -> None:
     loaded = make_model(architecture, tiny_model) if architecture else tiny_model
     adapters = make_adapters(loaded)
-    values, expected = learned(adapters, PAIRS, most_held=1e9)
-    again, found = learned(adapters, PAIRS, most_held=0)
+    values, expected = learned(adapters, COMPLETIONS, max_graph_tokens=1e9)
+    again, found = learned(adapters, COMPLETIONS, max_graph_tokens=0)
     assert again == pytest.approx(values, abs=1e-5)
     assert all(gradient.abs().max() > 0 for gradient in expected)
     for mine, theirs in zip(found, expected, strict=True):
@@ -70,15 +71,15 @@ def test_gradients_are_the_same(tiny_model: LoadedModel, architecture: str | Non
 
 def test_what_is_long_holds_less(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model)
-    assert held(adapters, most_held=404) > 5 * held(adapters, most_held=403)
+    assert held(adapters, max_graph_tokens=404) > 5 * held(adapters, max_graph_tokens=403)
 
 
 def test_nothing_is_computed_again_without_gradients(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model)
     with torch.no_grad():
-        values = likelihoods(Prefixes(adapters, 4096, 10**9), "a", PAIRS, most_held=0)
+        values = likelihoods(PrefixCache(adapters, Limits()), "a", COMPLETIONS, max_graph_tokens=0)
     assert not values.requires_grad
-    assert values.tolist() == pytest.approx(learned(adapters, PAIRS, 1e9)[0], abs=1e-5)
+    assert values.tolist() == pytest.approx(learned(adapters, COMPLETIONS, 1e9)[0], abs=1e-5)
 
 
 def test_layers_are_as_they_were_afterwards(tiny_model: LoadedModel) -> None:

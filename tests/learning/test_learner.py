@@ -13,7 +13,8 @@ import torch
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import Adapters, reference_of
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
@@ -46,13 +47,14 @@ def make_learner(
     chosen = LearningSettings(
         **{"clip": 1e9, "optimizer": {"name": "chosen", **(options or {})}, **settings}
     )
+    limits = Limits(learning_tokens_per_batch=tokens_per_batch)
     return Learner(
-        Prefixes(adapters, 4096, 10**9),
+        PrefixCache(adapters, limits),
         Tokens(loaded.tokenizer, loaded.context),
         chosen,
         {name: writer(name, **(nodes or {}).get(name, {})) for name in adapters.nodes},
         {"chosen": optimizer, "adam": adam}.__getitem__,
-        tokens_per_batch,
+        limits,
     )
 
 
@@ -131,9 +133,9 @@ def tiny(tiny_model: LoadedModel) -> Tiny:
     return Tiny(tiny_model)
 
 
-def behind(context: str) -> Prompt:
-    """A text behind a context, which the base model reads."""
-    parts = (("context", context), ("text", "and so "))
+def after_frozen(prefix: str) -> Prompt:
+    """A text after a frozen prefix, which the base model reads."""
+    parts = (("prefix", prefix), ("text", "and so "))
     return Prompt(tuple(Message(role, (Segment(text),)) for role, text in parts), chat=False)
 
 
@@ -561,22 +563,28 @@ def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
 # Memory
 
 
-def test_where_the_contexts_of_the_data_are_remembered_nothing_is_read_anew(tiny: Tiny) -> None:
+def test_remembered_frozen_prefixes_are_not_read_again(tiny: Tiny) -> None:
     learner = tiny.learner()
     prefixes = learner.prefixes
-    read = [tiny.tokens.encode(behind(f"a fact, number {n}. ")) for n in range(4)]
-    contexts = [encoded.context for encoded in read]
-    prefixes.read("a", [encoded.ids for encoded in read], keep=True, contexts=contexts)
+    read = [tiny.tokens.encode(after_frozen(f"a fact, number {n}. ")) for n in range(4)]
+    lengths = [encoded.frozen_length for encoded in read]
+    prefixes.prefill("a", [encoded.ids for encoded in read], keep=True, frozen_lengths=lengths)
     data: list[Datum] = [
-        choice(behind("a fact, number 1. ")),
-        TextDatum("a", behind("a fact, number 3. "), "gold", 1.0),
+        choice(after_frozen("a fact, number 1. ")),
+        TextDatum("a", after_frozen("a fact, number 3. "), "gold", 1.0),
         choice(ONE),
     ]
     fresh = tiny.copy()
     expected = fresh.change(data, fresh.learner())
-    prefixes.clear(learner.contexts(data))
-    kept = [(space[0], ids) for space, ids in prefixes._kept]
-    assert sorted(kept) == sorted((None, read[n].ids[: contexts[n]]) for n in (1, 3))
-    misses = prefixes.misses
+    prefixes.clear(learner.frozen_prefixes(data))
+    kept = [(key.namespace.adapter, key.ids) for key in prefixes._entries]
+    frozen = [read[n].ids[: lengths[n]] for n in (1, 3)]
+    assert sorted(kept) == sorted((None, ids) for ids in frozen)
+    passes = []
+    tiny.adapters.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"]), with_kwargs=True
+    )
     assert_near(tiny.change(data, learner), expected)
-    assert prefixes.misses == misses
+    begins = {tuple(row[: len(ids)]) for ids in frozen for seen in passes for row in seen.tolist()}
+    assert passes
+    assert not begins & set(frozen)

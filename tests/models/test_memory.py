@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,4 +38,17 @@ def test_a_model_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_machine_has_memory() -> None:
-    assert memory.available_bytes(torch.device("cpu")) > 1_000_000
+    cpu = torch.device("cpu")
+    assert memory.total_bytes(cpu) > memory.available_bytes(cpu) > 1_000_000
+
+
+def test_a_container_has_what_its_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "_CGROUP_LIMITS", (tmp_path / "missing", limit))
+    limit.write_text("max\n")
+    whole = memory.total_bytes(torch.device("cpu"))
+    for written, expected in ((str(10**6), 10**6), (str(2**63), whole)):
+        limit.write_text(f"{written}\n")
+        assert memory.total_bytes(torch.device("cpu")) == expected

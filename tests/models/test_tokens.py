@@ -107,7 +107,7 @@ def test_a_prompt_that_says_nothing_is_where_texts_begin(tokenizer: Any, bos: st
     tokenizer.bos_token = bos
     encoded = Tokens(tokenizer, 1000).encode(prompt_of(("", True)))
     begin = tokenizer.bos_token_id if bos else tokenizer.eos_token_id
-    assert (encoded.text, encoded.ids, encoded.context) == ("", (begin,), 0)
+    assert (encoded.text, encoded.ids, encoded.frozen_length) == ("", (begin,), 0)
 
 
 def test_a_prompt_that_is_cut_to_nothing_is_an_error(tokenizer: Any) -> None:
@@ -172,7 +172,7 @@ def test_as_many_encodings_are_remembered_as_asked_for(tokenizer: Any) -> None:
         calls.append(text)
         return tokenizer(text, **options)
 
-    tokens = Tokens(tokenizer, 100, remember=2)
+    tokens = Tokens(tokenizer, 100, cache_size=2)
     tokens.tokenizer = counting
     for name in "abacab":
         tokens.encode(prompt_of((name, False)))
@@ -180,17 +180,18 @@ def test_as_many_encodings_are_remembered_as_asked_for(tokenizer: Any) -> None:
     assert calls == ["a", "b", "c", "b"]
 
 
-def test_a_context_has_tokens_of_its_own(tokenizer: Any) -> None:
+def test_a_frozen_prefix_has_tokens_of_its_own(tokenizer: Any) -> None:
     template = Template(frozen_prefix="docs {d}", user="|{q}", chat=False, truncate=("d",))
     prompt = template.render({"d": "d" * 30, "q": "why"}, node="n", reserve=10)
     whole = Tokens(tokenizer, 100).encode(prompt)
-    assert (whole.text, whole.context) == ("docs " + "d" * 30 + "|why", 35)
+    assert (whole.text, whole.frozen_length) == ("docs " + "d" * 30 + "|why", 35)
     # What is cut from its documents, it lacks.
     cut = Tokens(tokenizer, 40).encode(prompt)
-    assert (cut.text, cut.context, cut.dropped) == ("docs " + "d" * 21 + "|why", 26, 9)
+    assert (cut.text, cut.frozen_length, cut.dropped) == ("docs " + "d" * 21 + "|why", 26, 9)
     assert whole.ids[:26] == cut.ids[:26]
     bare = template.render({"d": "", "q": ""}, node="n")
     tokens = Tokens(tokenizer, 500)
-    assert tokens.encode(bare).read == (tokens.completion("docs |"), 5)
+    short = tokens.encode(bare)
+    assert (short.ids, short.frozen_length) == (tokens.completion("docs |"), 5)
     without = Template("{q}", chat=False).render({"q": "why"}, node="n")
-    assert Tokens(tokenizer, 500).encode(without).context == 0
+    assert Tokens(tokenizer, 500).encode(without).frozen_length == 0

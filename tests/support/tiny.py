@@ -9,17 +9,18 @@ from typing import Any
 import torch
 import transformers
 
-from flowtune_cli.config.settings import AdapterSettings, EngineSettings
+from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
 from flowtune_cli.engine.forward import with_cache
+from flowtune_cli.engine.limits import Limits
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.models.loading import LoadedModel
 
 Heads = Mapping[str, Mapping[str, float]]
 
 WINDOW = 8
-"""Tokens that windowed layers of the tiny models look back over, the present one included."""
+"""Tokens that windowed layers of the tiny models attend to, the present one included."""
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Llama": {},
@@ -82,8 +83,8 @@ def randomize(adapters: Adapters, seed: int = 0) -> None:
                     parameter.normal_(0, 0.1, generator=generator)
 
 
-def make_engine(loaded: LoadedModel, adapters: Adapters, **settings: Any) -> ModelEngine:
-    return ModelEngine(adapters, loaded.tokenizer, loaded.context, EngineSettings(**settings))
+def make_engine(loaded: LoadedModel, adapters: Adapters, **limits: int) -> ModelEngine:
+    return ModelEngine(adapters, loaded.tokenizer, loaded.context, Limits(**limits))
 
 
 def plain(text: str, reserve: int = 16) -> Prompt:
@@ -102,21 +103,21 @@ def same(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
 
 
 def logits(
-    adapters: Adapters, name: str | None, ids: Sequence[int], context: int = 0
+    adapters: Adapters, name: str | None, ids: Sequence[int], frozen_length: int = 0
 ) -> torch.Tensor:
     """The model's logits at every position of one text, shape (tokens, vocabulary).
 
-    The first ``context`` tokens are read by the base model, in a pass before the adapter's.
+    The first ``frozen_length`` tokens are read by the base model, in a pass before the adapter's.
     """
     cache = transformers.DynamicCache()
     parts = []
     with torch.no_grad(), adapters.using(None) as model:
-        if context:
-            begin = torch.tensor([list(ids[:context])])
-            parts.append(model(begin, **with_cache(model, cache)).logits[0])
+        if frozen_length:
+            frozen = torch.tensor([list(ids[:frozen_length])])
+            parts.append(model(frozen, **with_cache(model, cache)).logits[0])
     with adapters.using(name) as model:
-        if ids[context:]:
-            rest = torch.tensor([list(ids[context:])])
+        if ids[frozen_length:]:
+            rest = torch.tensor([list(ids[frozen_length:])])
             parts.append(model(rest, **with_cache(model, cache)).logits[0])
     return torch.cat(parts).float()
 
@@ -126,11 +127,11 @@ def likelihood(
     name: str | None,
     prompt: Sequence[int],
     completion: Sequence[int],
-    context: int = 0,
+    frozen_length: int = 0,
 ) -> torch.Tensor:
     """The log-likelihood of a completion, by forward passes of its own over the whole text."""
     ids = [*prompt, *completion]
-    logprobs = logits(adapters, name, ids, context).log_softmax(-1)
+    logprobs = logits(adapters, name, ids, frozen_length).log_softmax(-1)
     places = range(len(prompt) - 1, len(ids) - 1)
     return torch.stack([logprobs[place, ids[place + 1]] for place in places]).sum()
 

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import reference_of
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import TextDatum
 from flowtune_cli.learning.learner import Learner
@@ -42,12 +43,12 @@ class State:
         self.adapters = make_adapters(loaded, {"a": {"x": 1.5, "y": -2.0}, "b": {}})
         tokens = Tokens(loaded.tokenizer, loaded.context)
         self.learner = Learner(
-            Prefixes(self.adapters, 1000, 10**9),
+            PrefixCache(self.adapters, Limits()),
             tokens,
             LearningSettings(),
             {name: writer(name) for name in "ab"},
             lambda name: adam,
-            1000,
+            Limits(),
         )
         self.progressive = Progressive(gate="f1")
         self.nodes = [Urn()]
@@ -93,12 +94,12 @@ def fresh(trained: State) -> State:
     other = copy.deepcopy(trained)
     randomize(other.adapters, 5)
     other.learner = Learner(
-        Prefixes(other.adapters, 1000, 10**9),
+        PrefixCache(other.adapters, Limits()),
         other.learner.tokens,
         other.learner.settings,
         {name: writer(name) for name in "ab"},
         lambda name: adam,
-        1000,
+        Limits(),
     )
     other.progressive = Progressive()
     other.nodes = {"urn": Urn()}

@@ -316,7 +316,7 @@ def test_what_a_batch_left_is_released_before_the_next_but_one(make_run: MakeRun
         gc.collect()
         alive.append(sum(ref() is not None for refs in left[:-1] for ref in refs))
         engine = trainer.session.engine
-        remembered = (engine._generations, engine._scores, engine.prefixes._kept)
+        remembered = (engine._generations, engine._scores, engine.prefixes._entries)
         sizes.append(sum(len(things) for things in remembered))
 
     trainer.on_report = note
@@ -327,7 +327,7 @@ def test_what_a_batch_left_is_released_before_the_next_but_one(make_run: MakeRun
     assert sizes == [0] * 6
 
 
-def test_of_what_was_played_the_contexts_of_the_data_alone_are_left_to_learn(
+def test_of_what_was_played_the_frozen_prefixes_of_the_data_alone_are_left_to_learn(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nodes() -> list[Any]:
@@ -348,7 +348,7 @@ def test_of_what_was_played_the_contexts_of_the_data_alone_are_left_to_learn(
     left: list[list[Any]] = []
 
     def noted(node: str, data: Any) -> Any:
-        left.append(sorted((space[0], ids) for space, ids in prefixes._kept))
+        left.append(sorted((key.namespace.adapter, key.ids) for key in prefixes._entries))
         return update(node, data)
 
     monkeypatch.setattr(trainer.learner, "update", noted)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowtune_cli.config.settings import ModelSettings
+from flowtune_cli.engine.limits import Limits
 from flowtune_cli.training.checkpoint import checkpoints
 from flowtune_cli.training.loop import Stopped
 from support.runs_compared import learned, rows
@@ -29,15 +30,15 @@ def test_the_same_settings_give_the_same_run_to_the_bit(make_run: MakeRun) -> No
     assert rows(one.directory.path) != rows(other.directory.path)
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [{"in_flight": 1}, {"tokens_per_batch": 30, "prefix_cache_mb": 0}],
-)
+@pytest.mark.parametrize("limits", [None, Limits(30, 30, 0)])
 def test_how_much_is_computed_at_once_changes_nothing(
-    make_run: MakeRun, engine: dict[str, int]
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, limits: Limits | None
 ) -> None:
-    usual, other = make_run(count=4), make_run(count=4, engine=engine)
-    finals = [adapters_of(run.train()) for run in (usual, other)]
+    usual, other = make_run(count=4), make_run(count=4, engine={"in_flight": 1})
+    finals = [adapters_of(usual.train())]
+    if limits is not None:
+        monkeypatch.setattr(Limits, "for_model", lambda model: limits)
+    finals.append(adapters_of(other.train()))
     played = [
         [
             written(episode)

@@ -214,7 +214,7 @@ def log_odds(world: World, trace: Trace) -> dict[tuple[int, int], float]:
                         "retrieve",
                         shown.ids,
                         tokens.completion(label),
-                        shown.frozen_prefix,
+                        shown.frozen_length,
                     ).detach()
                 )
                 for label in (" Yes", " No")

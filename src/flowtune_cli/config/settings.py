@@ -78,20 +78,6 @@ class EngineSettings(Section):
     """How much is computed at once. None of this changes results in float32."""
 
     in_flight: int = Field(8, ge=1, description="Examples played side by side.")
-    tokens_per_batch: int = Field(4096, ge=1, description="Tokens in one forward pass.")
-    learning_tokens_per_batch: int = Field(
-        1024,
-        ge=1,
-        description="Tokens in one forward pass that keeps gradients. A datum that has more is"
-        " computed twice, layer by layer, to need less memory.",
-    )
-    prefix_cache_mb: int = Field(
-        1536, ge=0, description="Memory for the keys and values of prompts used again."
-    )
-    blocked_weights: bool = Field(
-        True,
-        description="Lay weights out as the processor's matrix products read them: faster there.",
-    )
 
 
 class TrainingSettings(Section):

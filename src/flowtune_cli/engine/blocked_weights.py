@@ -1,7 +1,7 @@
-"""Weights laid out as a processor's matrix products read them, once, in place of each time.
+"""Weights reordered once into the blocks that the processor's matrix products read.
 
-oneDNN multiplies by a matrix that lies in blocks, each as wide as the processor's registers. What
-is laid out so takes as much memory, and is multiplied faster by: most with few rows, as in
+oneDNN multiplies by matrices in blocks as wide as the processor's registers, and reorders others at
+each product. Reordered weights take as much memory and are faster: most with few rows, as in
 decoding, and in float32 with many, too.
 """
 
@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 
 _ROWS = 512
-"""Rows of the products that the layout is chosen for; it hardly depends on them."""
+"""Rows of the products that the blocks are chosen for; they hardly depend on it."""
 
 
 def block_weights(model: Any) -> int:
-    """Lay out the frozen linear layers of a model's decoder in blocks, if its processor gains.
+    """Reorder the frozen linear layers of a model's decoder, if the processor gains by it.
 
     Returns:
-        How many layers there are that lie in blocks now.
+        How many layers were reordered.
     """
     layers = [m for m in model.get_decoder().modules() if type(m) is nn.Linear and _can_block(m)]
     for layer in layers:
-        # As it stands where it is, whatever refers to it finds it: only its weight lies otherwise.
+        # Swap the class in place, so references stay valid.
         layer.__class__ = BlockedLinear
         blocked = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _ROWS)
         layer.weight = nn.Parameter(blocked, requires_grad=False)
     if layers:
-        # A file's weights may lie in one mapping, which is held as long as one of them is.
+        # A file's weights may share one memory mapping, which lasts as long as one of them.
         for parameter in model.parameters():
             if not parameter.is_mkldnn:
                 parameter.data = parameter.data.clone()
@@ -51,7 +51,7 @@ def _has_blocks() -> bool:
 
 
 class BlockedLinear(nn.Linear):
-    """A frozen linear layer whose weight lies in blocks."""
+    """A frozen linear layer whose weight is in blocks."""
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled() and input.requires_grad:
@@ -61,7 +61,7 @@ class BlockedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """Gradients go to the input alone."""
+    """The product, with gradients of its input alone."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # To lay it out plainly takes a few percent of the product.
+        # The plain order takes a few percent of the product's time.
         return gradients[0] @ ctx.weight.to_dense(), None, None
 
 

@@ -16,31 +16,43 @@ from torch import Tensor
 
 from ..flow.request import Decoding, Generation
 from ..models.tokens import Tokens
-from .continuation import Continuation, go_on
-from .forward import head
+from .decode_cache import DecodeCache, make_decode_cache
+from .forward import compute_logits
+from .packing import Ids
 from .prefix import Prefix
-from .prefixes import Prefixes
+from .prefix_cache import PrefixCache
 
 
 @dataclass(frozen=True)
-class Job:
-    """One prompt to decode from: its token ids, and how; the base model reads its context."""
+class TokenizedRequest:
+    """A ``DecodeRequest`` as the decoder gets it.
 
-    ids: tuple[int, ...]
+    Args:
+        prompt: its token ids.
+        frozen_length: how many of them the base model reads, from the beginning.
+    """
+
+    prompt: Ids
     max_new_tokens: int
     stop: tuple[str, ...]
     decoding: Decoding
     seed: tuple[int | str, ...]
-    context: int = 0
+    frozen_length: int = 0
 
 
 @dataclass
-class _Row:
-    """One output in the making."""
+class _Sequence:
+    """An output in the making.
 
-    job: int
+    Args:
+        index: of its request.
+        number: among the request's outputs: the groups come first, then the samples.
+        generator: of a sample.
+    """
+
+    index: int
     number: int
-    spec: Job
+    request: TokenizedRequest
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
@@ -50,11 +62,11 @@ class _Row:
     @property
     def group(self) -> int | None:
         """Its group in the diverse search; None for a sample."""
-        return self.number if self.number < self.spec.decoding.groups else None
+        return self.number if self.number < self.request.decoding.groups else None
 
 
 class Decoder:
-    """Decodes batches of jobs with one adapter at a time.
+    """Decodes batches of requests with one adapter at a time.
 
     Args:
         prefixes: reads the prompts.
@@ -62,130 +74,136 @@ class Decoder:
         end: the token ids that end an output.
     """
 
-    def __init__(self, prefixes: Prefixes, tokens: Tokens, end: frozenset[int]) -> None:
+    def __init__(self, prefixes: PrefixCache, tokens: Tokens, end: frozenset[int]) -> None:
         self.prefixes = prefixes
         self.tokens = tokens
         self.end = end
-        self.steps = 0
 
     @torch.inference_mode()
-    def decode(self, adapter: str | None, jobs: Sequence[Job]) -> list[tuple[Generation, ...]]:
-        """The outputs of each job, in order: the groups first, then the samples."""
-        results: list[tuple[Generation, ...]] = [()] * len(jobs)
-        for batch in self._batches(jobs):
-            read = self.prefixes.read(
+    def decode(
+        self, adapter: str | None, requests: Sequence[TokenizedRequest]
+    ) -> list[tuple[Generation, ...]]:
+        """The outputs of each request, in order: the groups first, then the samples."""
+        results: list[tuple[Generation, ...]] = [()] * len(requests)
+        for batch in self._batches(requests):
+            prompts = self.prefixes.prefill(
                 adapter,
-                [jobs[i].ids for i in batch],
+                [requests[i].prompt for i in batch],
                 keep=True,
-                contexts=[jobs[i].context for i in batch],
+                frozen_lengths=[requests[i].frozen_length for i in batch],
             )
-            rows = [
-                _Row(i, number, jobs[i], _generator(jobs[i], number))
+            sequences = [
+                _Sequence(i, number, requests[i], _generator(requests[i], number))
                 for i in batch
-                for number in range(jobs[i].decoding.outputs)
+                for number in range(requests[i].decoding.outputs)
             ]
-            self._run(adapter, dict(zip(batch, read, strict=True)), rows)
+            self._run(adapter, dict(zip(batch, prompts, strict=True)), sequences)
             for i in batch:
-                results[i] = tuple(_generation(row) for row in rows if row.job == i)
+                results[i] = tuple(_generation(s) for s in sequences if s.index == i)
         return results
 
-    def _batches(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Jobs of like lengths, bounded by their keys and values: a prompt's once, each row's own.
+    def _batches(self, requests: Sequence[TokenizedRequest]) -> list[list[int]]:
+        """Requests of like lengths, bounded by their keys and values: a prompt's once, each
+        sequence's own.
 
         These are a fraction of what a forward pass over as many tokens holds, so there may be
         four times as many.
         """
-        budget = 4 * self.prefixes.tokens_per_batch
+        budget = 4 * self.prefixes.limits.tokens_per_batch
         batches: list[list[int]] = []
-        longest = room = rows = 0
-        for i in sorted(range(len(jobs)), key=lambda i: -len(jobs[i].ids)):
-            room = max(room, jobs[i].max_new_tokens)
-            rows += jobs[i].decoding.outputs
-            if batches and (len(batches[-1]) + 1) * longest + rows * room <= budget:
+        longest = new_tokens = sequences = 0
+        for i in sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt)):
+            request = requests[i]
+            new_tokens = max(new_tokens, request.max_new_tokens)
+            sequences += request.decoding.outputs
+            if batches and (len(batches[-1]) + 1) * longest + sequences * new_tokens <= budget:
                 batches[-1].append(i)
             else:
                 batches.append([i])
-                longest, room = len(jobs[i].ids), jobs[i].max_new_tokens
-                rows = jobs[i].decoding.outputs
+                longest, new_tokens = len(request.prompt), request.max_new_tokens
+                sequences = request.decoding.outputs
         return batches
 
-    def _run(self, adapter: str | None, read: dict[int, Prefix], rows: list[_Row]) -> None:
-        index = {job: position for position, job in enumerate(read)}
-        room = max(row.spec.max_new_tokens for row in rows)
-        of_job = {job: prefix.logits for job, prefix in read.items()}
-        logits = torch.stack([given for row in rows if (given := of_job[row.job]) is not None])
-        alive = rows
-        going: Continuation | None = None
+    def _run(
+        self, adapter: str | None, prompts: dict[int, Prefix], sequences: list[_Sequence]
+    ) -> None:
+        number = {index: place for place, index in enumerate(prompts)}
+        max_new_tokens = max(sequence.request.max_new_tokens for sequence in sequences)
+        first = {index: prompt.logits for index, prompt in prompts.items()}
+        logits = torch.stack([x for s in sequences if (x := first[s.index]) is not None])
+        running = sequences
+        cache: DecodeCache | None = None
         with self.prefixes.adapters.using(adapter) as model:
             while True:
-                chosen = self._choose(alive, logits)
-                staying = [i for i, row in enumerate(alive) if row.text is None]
-                if not staying:
+                chosen = self._choose(running, logits)
+                rows = [i for i, sequence in enumerate(running) if sequence.text is None]
+                if not rows:
                     return
-                left = len(staying) < len(alive)
-                alive = [alive[i] for i in staying]
-                if going is None:
-                    prompts = [index[row.job] for row in alive]
-                    going = go_on(model, list(read.values()), prompts, room)
-                elif left:
-                    going.keep(staying)
-                logits = head(model, going.forward(chosen[staying]))
-                self.steps += 1
+                some_ended = len(rows) < len(running)
+                running = [running[i] for i in rows]
+                if cache is None:
+                    owners = [number[sequence.index] for sequence in running]
+                    cache = make_decode_cache(model, list(prompts.values()), owners, max_new_tokens)
+                elif some_ended:
+                    cache.select_rows(rows)
+                logits = compute_logits(model, cache.forward(chosen[rows][:, None])[:, 0])
 
-    def _choose(self, rows: list[_Row], logits: Tensor) -> Tensor:
-        """Append each row's next token; rows that end get their text."""
+    def _choose(self, sequences: list[_Sequence], logits: Tensor) -> Tensor:
+        """Append each sequence's next token; those that end get their text."""
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         chosen = logprobs.argmax(dim=-1)
-        _diversify(rows, logprobs, chosen)
-        for position, row in enumerate(rows):
-            if row.generator is not None:
-                chosen[position] = _sample(logprobs[position], row.spec.decoding, row.generator)
+        _diversify(sequences, logprobs, chosen)
+        for row, sequence in enumerate(sequences):
+            if sequence.generator is not None:
+                decoding = sequence.request.decoding
+                chosen[row] = _sample(logprobs[row], decoding, sequence.generator)
         values = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        for row, token, value in zip(rows, chosen.tolist(), values, strict=True):
-            row.tokens.append(token)
-            row.logprob += value
-            self._maybe_end(row)
+        for sequence, token, value in zip(sequences, chosen.tolist(), values, strict=True):
+            sequence.tokens.append(token)
+            sequence.logprob += value
+            self._maybe_end(sequence)
         return chosen
 
-    def _maybe_end(self, row: _Row) -> None:
-        if row.tokens[-1] in self.end:
-            row.text = self.tokens.decode(row.tokens[:-1])
+    def _maybe_end(self, sequence: _Sequence) -> None:
+        if sequence.tokens[-1] in self.end:
+            sequence.text = self.tokens.decode(sequence.tokens[:-1])
             return
-        if row.spec.stop:
-            text = self.tokens.decode(row.tokens)
-            places = [place for stop in row.spec.stop if (place := text.find(stop)) >= 0]
+        if sequence.request.stop:
+            text = self.tokens.decode(sequence.tokens)
+            places = [place for stop in sequence.request.stop if (place := text.find(stop)) >= 0]
             if places:
-                row.text = text[: min(places)]
+                sequence.text = text[: min(places)]
                 return
-        if len(row.tokens) >= row.spec.max_new_tokens:
-            row.text = self.tokens.decode(row.tokens)
-            row.truncated = True
+        if len(sequence.tokens) >= sequence.request.max_new_tokens:
+            sequence.text = self.tokens.decode(sequence.tokens)
+            sequence.truncated = True
 
 
-def _diversify(rows: Sequence[_Row], logprobs: Tensor, chosen: Tensor) -> None:
-    """Let each group choose anew, after the groups before it; nothing waits for the device."""
+def _diversify(sequences: Sequence[_Sequence], logprobs: Tensor, chosen: Tensor) -> None:
+    """Let each group choose again, after the groups before it; nothing waits for the device."""
     groups: dict[int, list[int]] = {}
-    for position, row in enumerate(rows):
-        if row.group is not None and row.spec.decoding.groups > 1:
-            groups.setdefault(row.group, []).append(position)
+    for row, sequence in enumerate(sequences):
+        if sequence.group is not None and sequence.request.decoding.groups > 1:
+            groups.setdefault(sequence.group, []).append(row)
     if not any(groups):
         return
-    number = {job: place for place, job in enumerate(dict.fromkeys(row.job for row in rows))}
-    paid = logprobs.new_zeros((len(number), logprobs.shape[1]))
-    for group, positions in sorted(groups.items()):
-        mine = torch.tensor(positions, device=chosen.device)
-        jobs = torch.tensor([number[rows[p].job] for p in positions], device=chosen.device)
+    number = {index: n for n, index in enumerate(dict.fromkeys(s.index for s in sequences))}
+    penalties = logprobs.new_zeros((len(number), logprobs.shape[1]))
+    for group, rows in sorted(groups.items()):
+        members = [sequences[row] for row in rows]
+        at = torch.tensor(rows, device=chosen.device)
+        of = torch.tensor([number[member.index] for member in members], device=chosen.device)
         if group:
-            chosen[mine] = (logprobs[mine] - paid[jobs]).argmax(dim=-1)
-        penalty = [rows[p].spec.decoding.diversity_penalty for p in positions]
-        paid[jobs, chosen[mine]] += torch.tensor(penalty, device=paid.device)
+            chosen[at] = (logprobs[at] - penalties[of]).argmax(dim=-1)
+        penalty = [member.request.decoding.diversity_penalty for member in members]
+        penalties[of, chosen[at]] += torch.tensor(penalty, device=penalties.device)
 
 
-def _generator(job: Job, number: int) -> torch.Generator | None:
-    """A sample's own randomness: from the job's seed and the sample's number alone."""
-    if number < job.decoding.groups:
+def _generator(request: TokenizedRequest, number: int) -> torch.Generator | None:
+    """A sample's own randomness: from the request's seed and the output's number alone."""
+    if number < request.decoding.groups:
         return None
-    digest = hashlib.sha256(repr((*job.seed, number)).encode()).digest()
+    digest = hashlib.sha256(repr((*request.seed, number)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -198,7 +216,7 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
         ordered, tokens = probabilities.sort(descending=True, stable=True)
         inside = (ordered.cumsum(0) - ordered) < decoding.top_p
         inside[0] = True
-        # In the order of the vocabulary, which does not hang on the last bit of a probability.
+        # In the order of the vocabulary, which does not depend on the last bit of a probability.
         probabilities = probabilities.index_fill(0, tokens[~inside], 0.0)
     cumulative = probabilities.cumsum(0)
     point = torch.rand((), generator=generator).to(cumulative.device) * cumulative[-1]
@@ -206,6 +224,6 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
     return min(place, int(probabilities.nonzero()[-1]))
 
 
-def _generation(row: _Row) -> Generation:
-    assert row.text is not None
-    return Generation(row.text, tuple(row.tokens), row.logprob, row.truncated)
+def _generation(sequence: _Sequence) -> Generation:
+    assert sequence.text is not None
+    return Generation(sequence.text, tuple(sequence.tokens), sequence.logprob, sequence.truncated)

@@ -1,4 +1,4 @@
-"""The engine: answers the requests of many episodes at once, and remembers what it answered.
+"""The engine: answers the requests of many episodes at once, and remembers its answers.
 
 Under greedy decoding an answer is a function of the adapter's version and the prompt, so a request
 that comes again is answered from memory. Memory lasts for one mini-batch: ``forget`` empties it,
@@ -8,12 +8,11 @@ so that what a mini-batch computes depends on its adapters and examples alone.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from ..config.settings import EngineSettings
-from ..flow.prompt import Prompt
 from ..flow.request import (
+    GREEDY,
     Answer,
     Decoded,
     DecodeRequest,
@@ -25,32 +24,33 @@ from ..flow.request import (
 )
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
-from .decoding import Decoder, Job
-from .likelihoods import Pair
+from .decoding import Decoder, TokenizedRequest
+from .likelihoods import Completion
+from .limits import Limits
 from .packing import Ids
-from .prefixes import Prefixes
+from .prefix_cache import PrefixCache
 from .scoring import score
 
 
-@dataclass
-class Counts:
-    """What the engine did: requests, and how many of them were answered from memory."""
+class _DecodeKey(NamedTuple):
+    """All that the outputs of a request depend on."""
 
-    requests: int = 0
-    remembered: int = 0
-    generated_tokens: int = 0
-    scored_completions: int = 0
-    truncated: int = 0
-    cut_prompts: int = 0
+    adapter: str | None
+    version: int
+    request: TokenizedRequest
+
+    @property
+    def greedy(self) -> _DecodeKey:
+        """That of its first output alone."""
+        return self._replace(request=replace(self.request, decoding=GREEDY, seed=()))
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A completion to score; ``keep`` remembers what the model made of its prompt."""
+class _ScoreKey(NamedTuple):
+    """All that a completion's likelihood depends on."""
 
-    prompt: Encoded
-    completion: tuple[int, ...]
-    keep: bool
+    adapter: str | None
+    version: int
+    completion: Completion
 
 
 class ModelEngine:
@@ -60,31 +60,26 @@ class ModelEngine:
         adapters: the model with its adapters.
         tokenizer: the model's.
         context: longest prompt plus output, in tokens.
-        settings: how much is computed at once.
+        limits: how much is computed and remembered at once.
     """
 
-    def __init__(
-        self, adapters: Adapters, tokenizer: Any, context: int, settings: EngineSettings
-    ) -> None:
+    def __init__(self, adapters: Adapters, tokenizer: Any, context: int, limits: Limits) -> None:
         self.adapters = adapters
+        self.limits = limits
         self.tokens = Tokens(tokenizer, context)
-        self.prefixes = Prefixes(
-            adapters, settings.tokens_per_batch, settings.prefix_cache_mb * 2**20
-        )
+        self.prefixes = PrefixCache(adapters, limits)
         self.decoder = Decoder(self.prefixes, self.tokens, _end_tokens(adapters.model, tokenizer))
-        self.counts = Counts()
-        self._generations: dict[tuple[Any, ...], tuple[Generation, ...]] = {}
-        self._scores: dict[tuple[Any, ...], float] = {}
+        self._generations: dict[_DecodeKey, tuple[Generation, ...]] = {}
+        self._scores: dict[_ScoreKey, float] = {}
 
     def forget(self, keep: Container[Ids] = ()) -> None:
-        """Forget every answer, and every prefix but for these contexts."""
+        """Forget every answer, and every prompt but for these frozen prefixes."""
         self._generations.clear()
         self._scores.clear()
         self.prefixes.clear(keep)
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Answer requests, in order; those of one kind and adapter are computed together."""
-        self.counts.requests += len(requests)
         answers: dict[int, Answer] = {}
         groups: dict[tuple[type, str | None], list[int]] = {}
         for position, request in enumerate(requests):
@@ -101,39 +96,22 @@ class ModelEngine:
 
     def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Decoded]:
         version = self.adapters.version(adapter)
-        prompts = [self._encode(request.prompt, request.max_new_tokens) for request in requests]
-        keys: list[tuple[Any, ...]] = [
-            (adapter, version, prompt.read, request.max_new_tokens, request.stop)
+        prompts = [self.tokens.encode(r.prompt, r.max_new_tokens) for r in requests]
+        keys = [
+            _DecodeKey(adapter, version, _tokenized(request, prompt))
             for request, prompt in zip(requests, prompts, strict=True)
         ]
-        exploring = [request.decoding.outputs > 1 for request in requests]
-        for i, request in enumerate(requests):
-            if exploring[i]:
-                # Nothing but samples depends on the seed.
-                seed = request.seed if request.decoding.samples else ()
-                keys[i] = (*keys[i], request.decoding, seed)
-        jobs: dict[tuple[Any, ...], Job] = {}
-        greedy_of = {key[:5] for key, wide in zip(keys, exploring, strict=True) if wide}
-        for i, (request, key) in enumerate(zip(requests, keys, strict=True)):
-            # The first output of an exploring request answers a greedy one for the same prompt.
-            shared = not exploring[i] and key in greedy_of
-            if key in self._generations or key in jobs or shared:
-                self.counts.remembered += 1
-                continue
-            jobs[key] = Job(
-                prompts[i].ids,
-                request.max_new_tokens,
-                request.stop,
-                request.decoding,
-                request.seed,
-                prompts[i].context,
-            )
-        decoded = self.decoder.decode(adapter, list(jobs.values()))
-        for key, generations in zip(jobs, decoded, strict=True):
+        # The first output of an exploring request answers a greedy one for the same prompt.
+        covered = {key.greedy for key in keys if key != key.greedy}
+        missing = [
+            key
+            for key in dict.fromkeys(keys)
+            if key not in self._generations and key not in covered
+        ]
+        outputs = self.decoder.decode(adapter, [key.request for key in missing])
+        for key, generations in zip(missing, outputs, strict=True):
             self._generations[key] = generations
-            self._generations.setdefault(key[:5], generations[:1])
-            self.counts.generated_tokens += sum(len(g.tokens) for g in generations)
-            self.counts.truncated += sum(g.truncated for g in generations)
+            self._generations.setdefault(key.greedy, generations[:1])
         return [
             Decoded(prompt.text, len(prompt.ids), prompt.dropped, self._generations[key], version)
             for prompt, key in zip(prompts, keys, strict=True)
@@ -141,56 +119,69 @@ class ModelEngine:
 
     def _score(self, adapter: str | None, requests: list[ScoreRequest]) -> list[Scored]:
         version = self.adapters.version(adapter)
-        wanted: dict[tuple[Any, ...], _Wanted] = {}
         prompts: list[list[Encoded]] = []
-        keys: list[list[list[tuple[Any, ...]]]] = []
+        keys: list[list[list[_ScoreKey]]] = []
+        # What is to be scored, and whether its prompt's keys and values are kept.
+        missing: dict[_ScoreKey, bool] = {}
         for request in requests:
             prompts.append([])
             keys.append([])
-            for prompt, completions in request.items:
-                texts = [self.tokens.completion(text) for text in completions]
-                encoded = self._encode(prompt, max(len(text) for text in texts))
+            for prompt, texts in request.items:
+                completions = [self.tokens.completion(text) for text in texts]
+                encoded = self.tokens.encode(prompt, max(len(tokens) for tokens in completions))
                 prompts[-1].append(encoded)
-                keys[-1].append([(adapter, version, encoded.read, text) for text in texts])
-                # Of the many prompts of a ranking, those that end here are not gone on from.
-                keep = len(request.items) == 1 or any(len(text) > 1 for text in texts)
-                for key, text in zip(keys[-1][-1], texts, strict=True):
-                    if not text:
+                keys[-1].append(
+                    [
+                        _ScoreKey(
+                            adapter,
+                            version,
+                            Completion(encoded.ids, encoded.frozen_length, tokens),
+                        )
+                        for tokens in completions
+                    ]
+                )
+                # Of the many prompts of a ranking, those that end here are not continued.
+                keep = len(request.items) == 1 or any(len(tokens) > 1 for tokens in completions)
+                for key in keys[-1][-1]:
+                    if not key.completion.tokens:
                         # A node may have written nothing: that is certain, whatever comes before.
                         self._scores[key] = 0.0
-                    if key in self._scores or key in wanted:
-                        self.counts.remembered += 1
-                    else:
-                        wanted[key] = _Wanted(encoded, text, keep)
+                    if key not in self._scores:
+                        missing.setdefault(key, keep)
         for keep in (True, False):
-            chosen = {key: want for key, want in wanted.items() if want.keep is keep}
-            pairs = [Pair(*want.prompt.read, want.completion) for want in chosen.values()]
-            if pairs:
-                values = score(self.prefixes, adapter, pairs, keep=keep)
+            chosen = [key for key, kept in missing.items() if kept is keep]
+            if chosen:
+                wanted = [key.completion for key in chosen]
+                values = score(self.prefixes, adapter, wanted, keep=keep)
                 self._scores.update(zip(chosen, values, strict=True))
-        self.counts.scored_completions += len(wanted)
         head = self.adapters.head(adapter)
-        answers = []
-        for encoded_prompts, request_keys in zip(prompts, keys, strict=True):
-            answers.append(
-                Scored(
-                    prompts=tuple(prompt.text for prompt in encoded_prompts),
-                    prompt_tokens=sum(len(prompt.ids) for prompt in encoded_prompts),
-                    dropped_tokens=sum(prompt.dropped for prompt in encoded_prompts),
-                    likelihoods=tuple(
-                        tuple(Likelihood(self._scores[key], len(key[3])) for key in item)
-                        for item in request_keys
-                    ),
-                    adapter_version=version,
-                    head=head,
-                )
+        return [
+            Scored(
+                prompts=tuple(prompt.text for prompt in encoded_prompts),
+                prompt_tokens=sum(len(prompt.ids) for prompt in encoded_prompts),
+                dropped_tokens=sum(prompt.dropped for prompt in encoded_prompts),
+                likelihoods=tuple(
+                    tuple(Likelihood(self._scores[key], len(key.completion.tokens)) for key in item)
+                    for item in request_keys
+                ),
+                adapter_version=version,
+                head=head,
             )
-        return answers
+            for encoded_prompts, request_keys in zip(prompts, keys, strict=True)
+        ]
 
-    def _encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
-        encoded = self.tokens.encode(prompt, completion)
-        self.counts.cut_prompts += encoded.dropped > 0
-        return encoded
+
+def _tokenized(request: DecodeRequest, prompt: Encoded) -> TokenizedRequest:
+    explores = request.decoding.outputs > 1
+    return TokenizedRequest(
+        prompt.ids,
+        request.max_new_tokens,
+        request.stop,
+        request.decoding if explores else GREEDY,
+        # Nothing but samples depends on the seed.
+        request.seed if request.decoding.samples else (),
+        prompt.frozen_length,
+    )
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from functools import cache as remembered
 from inspect import signature
 from typing import Any
 
@@ -22,13 +22,13 @@ def check_layers(config: Any) -> None:
     other = _layer_types(config) - {"full_attention", "sliding_attention"}
     if other:
         raise UsageError(
-            f"this model has layers of a kind that flowtune cannot go on from: {sorted(other)}."
+            f"this model has layers of a kind whose past flowtune cannot cache: {sorted(other)}."
             " Choose a model with attention layers only."
         )
 
 
-def windowed(config: Any) -> bool:
-    """Whether some layers look back over a window only."""
+def has_sliding_window(config: Any) -> bool:
+    """Whether some layers attend to a window of the past only."""
     text = config.get_text_config(decoder=True)
     return "sliding_attention" in _layer_types(config) or bool(
         getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
@@ -44,26 +44,26 @@ def cache_argument(model: Any) -> str:
     return _cache_argument(type(model).forward)
 
 
-@remembered
+@functools.cache
 def _cache_argument(forward: Any) -> str:
     return "cache" if "cache" in signature(forward).parameters else "past_key_values"
 
 
-def with_cache(model: Any, cache: Cache | None) -> dict[str, Any]:
-    """The arguments with which a model goes on from a cache, or, given None, makes none."""
-    return {cache_argument(model): cache, "use_cache": cache is not None}
+def with_cache(model: Any, cache: Cache) -> dict[str, Any]:
+    """The arguments with which a model uses a cache."""
+    return {cache_argument(model): cache, "use_cache": True}
 
 
-def hidden_states(model: Any, ids: Tensor, *, cache: Cache | None = None, **more: Any) -> Tensor:
-    """The decoder's last hidden states behind what a cache holds: (rows, columns, hidden size)."""
+def hidden_states(model: Any, ids: Tensor, *, cache: Cache, **more: Any) -> Tensor:
+    """The decoder's last hidden states of tokens after a cache: (rows, columns, hidden size)."""
     decoder = model.get_decoder()
     states: Tensor = decoder(input_ids=ids, **with_cache(decoder, cache), **more).last_hidden_state
     return states
 
 
-def head(model: Any, hidden: Tensor) -> Tensor:
+def compute_logits(model: Any, states: Tensor) -> Tensor:
     """Logits of hidden states, shape (..., vocabulary), with the model's own scaling of them."""
-    logits: Tensor = model.get_output_embeddings()(hidden)
+    logits: Tensor = model.get_output_embeddings()(states)
     config = model.config.get_text_config(decoder=True)
     if getattr(config, "logits_scaling", None):
         logits = logits / config.logits_scaling
@@ -76,6 +76,6 @@ def head(model: Any, hidden: Tensor) -> Tensor:
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: Any) -> Tensor:
-    """Token ids as a matrix, shape (rows, longest); zeros stand where a row has ended."""
+    """Token ids as a matrix, shape (rows, longest); zeros where a row has ended."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)

@@ -1,8 +1,9 @@
-"""Packing: texts that begin alike are laid in one row, their common beginnings once.
+"""Packing: sequences that begin alike share a row, in which a common prefix comes once.
 
-A row holds the segments of a tree: the tokens of a segment follow those of its parent, and look
-back at it and its ancestors alone, whatever stands between them in the row. What a model makes of
-each text is what it would make of it alone; gradients add up in the beginnings that texts share.
+A row holds a prefix tree, segment after segment: the tokens of a segment continue those of its
+parent, and attend to it and its ancestors alone, whatever comes between them in the row. What a
+model makes of each sequence is what it would make of it alone; gradients add up in the prefixes
+that sequences share.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from torch import Tensor
 
 Ids = tuple[int, ...]
 
-SHORTEST = 16
-"""Tokens of a beginning that is worth sharing."""
+MIN_SHARED_TOKENS = 16
+"""Tokens of a prefix that is worth sharing."""
 
 
 @dataclass
 class Row:
-    """Texts in one row, segment after segment; parents stand before their children.
+    """Sequences in one row, segment after segment; parents before their children.
 
     Args:
         ids: the tokens.
-        positions: each token's place in its text.
+        positions: each token's place in its sequence.
         segments: each token's segment.
         parents: each segment's parent; None for the first.
-        columns: for each text, where its tokens stand.
+        columns: for each sequence, those of its tokens.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Row:
     columns: dict[Ids, list[int]] = field(default_factory=dict)
 
     def _add(self, group: Sequence[Ids], covered: list[int], parent: int | None) -> None:
-        """Lay sorted texts which share the tokens in the columns ``covered``."""
+        """Add sorted sequences, which share the tokens in the columns ``covered``."""
         begin, end = len(covered), common_length(group[0], group[-1])
         if end > begin:
             first = len(self.ids)
@@ -52,46 +53,43 @@ class Row:
         if len(group[0]) == end:
             self.columns[group[0]] = covered
             group = group[1:]
-        for _, alike in groupby(group, key=lambda ids: ids[end]):
-            self._add(list(alike), covered, parent)
+        for _, branch in groupby(group, key=lambda ids: ids[end]):
+            self._add(list(branch), covered, parent)
 
 
-def pack(texts: Sequence[Ids], *, share: bool = True, shortest: int = SHORTEST) -> list[Row]:
-    """Lay each different text in a row, with others that begin as it does.
+def pack(sequences: Sequence[Ids], min_shared: float = MIN_SHARED_TOKENS) -> list[Row]:
+    """Put each different sequence in a row, with others that begin as it does.
 
     Args:
-        share: let texts share their beginnings; else each has a row of its own.
-        shortest: how many tokens texts of one row have in common at least; 0 is one row for all.
+        min_shared: how many tokens sequences of one row have in common at least: 0 is one row for
+            all, infinity a row for each.
     """
     rows: list[Row] = []
 
     def split(group: list[Ids]) -> None:
         common = common_length(group[0], group[-1])
-        if len(group) == 1 or common >= shortest:
+        if len(group) == 1 or common >= min_shared:
             rows.append(Row())
             rows[-1]._add(group, [], None)
             return
         if len(group[0]) == common:
             split(group[:1])
             group = group[1:]
-        for _, alike in groupby(group, key=lambda ids: ids[common]):
-            split(list(alike))
+        for _, branch in groupby(group, key=lambda ids: ids[common]):
+            split(list(branch))
 
-    ordered = sorted({ids for ids in texts if ids})
-    if share and ordered:
+    ordered = sorted({ids for ids in sequences if ids})
+    if ordered:
         split(ordered)
-    elif not share:
-        for ids in ordered:
-            split([ids])
     return rows
 
 
-def masks(rows: Sequence[Row], columns: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Positions, and the additive mask that keeps texts apart; nothing if every row is one text.
+def tree_mask(rows: Sequence[Row], columns: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Positions, and the additive mask that keeps branches apart; empty if no row has branches.
 
     Returns:
         ``position_ids`` of shape (rows, columns), and ``attention_mask`` of shape
-        (rows, 1, columns, columns): 0 where a column may look, else the dtype's least value.
+        (rows, 1, columns, columns): 0 where a column may attend, else the dtype's least value.
     """
     if all(len(row.parents) <= 1 for row in rows):
         return {}
@@ -100,20 +98,20 @@ def masks(rows: Sequence[Row], columns: int, dtype: torch.dtype) -> dict[str, Te
     for number, row in enumerate(rows):
         length = len(row.ids)
         positions[number, :length] = torch.tensor(row.positions)
-        seen = torch.eye(len(row.parents), dtype=torch.bool)
+        ancestors = torch.eye(len(row.parents), dtype=torch.bool)
         for segment, parent in enumerate(row.parents):
             if parent is not None:
-                seen[segment] |= seen[parent]
-        segment_of = torch.tensor(row.segments)
-        allowed[number, :length, :length] &= seen[segment_of][:, segment_of]
+                ancestors[segment] |= ancestors[parent]
+        segments = torch.tensor(row.segments)
+        allowed[number, :length, :length] &= ancestors[segments][:, segments]
     mask = torch.zeros((len(rows), 1, columns, columns), dtype=dtype)
     mask.masked_fill_(~allowed[:, None], torch.finfo(dtype).min)
     return {"position_ids": positions, "attention_mask": mask}
 
 
 def common_length(one: Ids, other: Ids) -> int:
-    """How many tokens two texts have in common from their beginning."""
-    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
-        if mine != theirs:
+    """The length of the longest common prefix."""
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
             return place
     return min(len(one), len(other))

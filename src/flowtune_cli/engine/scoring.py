@@ -1,4 +1,4 @@
-"""Scoring: the log-likelihood of completions after prompts, by prefixes."""
+"""Scoring: the log-likelihood of completions after prompts, without gradients."""
 
 from __future__ import annotations
 
@@ -8,73 +8,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .forward import head
-from .likelihoods import Pair
+from .forward import compute_logits
+from .likelihoods import Completion
 from .packing import Ids
+from .prefill import Suffix, prefill, prefill_batches
 from .prefix import Prefix
-from .prefixes import Prefixes
-from .reading import Text, passes, read
+from .prefix_cache import PrefixCache
 
-_LOGITS = 512
-"""Tokens whose logits are held at once."""
+_LOGITS_AT_ONCE = 512
+"""Tokens whose logits are computed at once: those of all could take gigabytes."""
 
 
 @torch.inference_mode()
 def score(
-    prefixes: Prefixes, adapter: str | None, pairs: Sequence[Pair], *, keep: bool
+    prefixes: PrefixCache, adapter: str | None, completions: Sequence[Completion], *, keep: bool
 ) -> list[float]:
-    """Sum of log-probabilities, in nats, of each completion after its prompt.
+    """Sum of log-probabilities, in nats, of each completion (of a token or more) after its prompt.
 
     Each different prompt is read once; completions of one token then cost nothing more.
 
     Args:
         keep: remember the prompts' keys and values, for completions that are scored later.
     """
-    longer = any(len(pair.completion) > 1 for pair in pairs)
-    read_prompts = prefixes.read(
+    longer = [i for i, completion in enumerate(completions) if len(completion.tokens) > 1]
+    prompts = prefixes.prefill(
         adapter,
-        [pair.prompt for pair in pairs],
+        [completion.prompt for completion in completions],
         keep=keep,
-        keys_values=keep or longer,
-        contexts=[pair.context for pair in pairs],
+        keys_values=keep or bool(longer),
+        frozen_lengths=[completion.frozen_length for completion in completions],
     )
-    first = _first_tokens(read_prompts, [pair.completion[0] for pair in pairs])
-    rest = [i for i, pair in enumerate(pairs) if len(pair.completion) > 1]
-    texts = [Text(pairs[i].completion[:-1], read_prompts[i]) for i in rest]
-    for batch in passes(prefixes.adapters.model, texts, prefixes.tokens_per_batch):
-        with prefixes.adapters.using(adapter) as model:
-            found = read(model, [texts[place] for place in batch], keep=False)
-            following = [pairs[rest[place]].completion[1:] for place in batch]
-            values = _sums(model, found.hidden, following)
+    sums = _first_tokens(prompts, [completion.tokens[0] for completion in completions])
+    suffixes = [Suffix(completions[i].tokens[:-1], prompts[i]) for i in longer]
+    model = prefixes.adapters.model
+    for batch in prefill_batches(model, suffixes, prefixes.limits.tokens_per_batch):
+        with prefixes.adapters.using(adapter):
+            read = prefill(model, [suffixes[place] for place in batch], keep=False)
+            targets = [completions[longer[place]].tokens[1:] for place in batch]
+            values = _later_tokens(model, read.hidden_states, targets)
         for place, value in zip(batch, values, strict=True):
-            first[rest[place]] += value
-    return first
+            sums[longer[place]] += value
+    return sums
 
 
-def _first_tokens(read: Sequence[Prefix], tokens: Sequence[int]) -> list[float]:
-    different = {id(prefix): prefix.logits for prefix in read}
-    logits = torch.stack([given for given in different.values() if given is not None])
+def _first_tokens(prompts: Sequence[Prefix], tokens: Sequence[int]) -> list[float]:
+    different = {id(prompt): prompt.logits for prompt in prompts}
+    logits = torch.stack([x for x in different.values() if x is not None])
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     number = {prompt: row for row, prompt in enumerate(different)}
-    rows = torch.tensor([number[id(prefix)] for prefix in read], device=logits.device)
+    rows = torch.tensor([number[id(prompt)] for prompt in prompts], device=logits.device)
     values: list[float] = logprobs[rows, torch.tensor(tokens, device=logits.device)].tolist()
     return values
 
 
-def _sums(model: Any, hidden: Sequence[Tensor], tokens: Sequence[Ids]) -> list[float]:
-    """Log-probabilities, summed, of the tokens that follow each text's hidden states."""
-    states = torch.cat(list(hidden))
-    targets = torch.tensor([token for ids in tokens for token in ids], device=states.device)
-    # Logits are large: all at once could take gigabytes.
-    values = torch.cat(
-        [
-            logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(dim=-1)
-            for some, target in zip(states.split(_LOGITS), targets.split(_LOGITS), strict=True)
-            for logits in (head(model, some).float(),)
-        ]
-    )
+def _later_tokens(
+    model: Any, hidden_states: Sequence[Tensor], targets: Sequence[Ids]
+) -> list[float]:
+    """Log-probabilities, summed, of the tokens that each suffix's hidden states predict."""
+    states = torch.cat(list(hidden_states))
+    tokens = torch.tensor([token for ids in targets for token in ids], device=states.device)
+    values = []
+    for part, target in zip(
+        states.split(_LOGITS_AT_ONCE), tokens.split(_LOGITS_AT_ONCE), strict=True
+    ):
+        logits = compute_logits(model, part).float()
+        values.append(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(dim=-1))
     owners = torch.tensor(
-        [text for text, ids in enumerate(tokens) for _ in ids], device=states.device
+        [owner for owner, ids in enumerate(targets) for _ in ids], device=states.device
     )
-    sums: list[float] = values.new_zeros(len(tokens)).index_add(0, owners, values).tolist()
-    return sums
+    sums = torch.zeros(len(targets), device=states.device).index_add(0, owners, torch.cat(values))
+    return [float(value) for value in sums.tolist()]

@@ -20,11 +20,13 @@ from torch import Tensor
 from ..config.optimizers import OptimizerChoice, optimizer_choices
 from ..config.settings import LearningSettings
 from ..engine.adapters import reference_of
-from ..engine.likelihoods import Pair, cost, likelihoods, packed
+from ..engine.likelihoods import Completion, graph_tokens, likelihoods, pack_completions
+from ..engine.limits import Limits
 from ..engine.packing import Ids
-from ..engine.prefixes import Prefixes
+from ..engine.prefix_cache import PrefixCache
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Datum, Node, PreferenceDatum, Score, Term, TextDatum
+from ..flow.prompt import Prompt
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
 
@@ -58,29 +60,28 @@ class Learner:
     """Updates adapters, each with an optimizer of its own.
 
     Args:
-        prefixes: of the model with all nodes' adapters; remembers prompts' contexts.
+        prefixes: of the model with all nodes' adapters; remembers prompts' frozen prefixes.
         tokens: encodes prompts exactly as the engine does.
         settings: optimizer, beta, clipping and steps.
         nodes: the nodes with adapters, by name: each may have an optimizer of its own.
         factory: gives the factory of the optimizer with a name, ``factory(parameters, **options)``.
-        tokens_per_batch: tokens in one forward pass that keeps gradients; of a datum that has
-            more, layers are computed twice.
+        limits: tokens in one forward pass that keeps gradients.
     """
 
     def __init__(
         self,
-        prefixes: Prefixes,
+        prefixes: PrefixCache,
         tokens: Tokens,
         settings: LearningSettings,
         nodes: Mapping[str, Node],
         factory: Callable[[str], Callable[..., torch.optim.Optimizer]],
-        tokens_per_batch: int,
+        limits: Limits,
     ) -> None:
         self.prefixes = prefixes
         self.adapters = adapters = prefixes.adapters
         self.tokens = tokens
         self.settings = settings
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = limits.learning_tokens_per_batch
         self.factory = factory
         choices = {name: optimizer_choices(settings, nodes[name]) for name in adapters.nodes}
         self.optimizers = {name: self._optimizer(name, *both) for name, both in choices.items()}
@@ -107,9 +108,14 @@ class Learner:
                 f" See 'flowtune show {choice.name}'."
             ) from None
 
-    def contexts(self, data: Iterable[Datum]) -> set[Ids]:
-        """What the base model read before the prompts of these data, and need not read again."""
-        return {pair.begin for datum in data for pair in self._pairs(datum) if pair.context}
+    def frozen_prefixes(self, data: Iterable[Datum]) -> set[Ids]:
+        """The frozen prefixes of these data's prompts, which learning reads again."""
+        return {
+            completion.frozen_prefix
+            for datum in data
+            for completion in self._completions(datum)
+            if completion.frozen_length
+        }
 
     def update(self, node: str, data: Sequence[Datum]) -> Update:
         """Learn from a node's data of one mini-batch: a step a datum, or one for all.
@@ -170,51 +176,54 @@ class Learner:
 
     def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
         """Data whose graphs fit into memory together, those that begin alike side by side."""
-        pairs = {id(datum): self._pairs(datum) for datum in data}
+        completions = {id(datum): self._completions(datum) for datum in data}
         parts: list[list[Datum]] = []
-        held: list[Pair] = []
-        for datum in sorted(data, key=lambda datum: pairs[id(datum)]):
-            held += pairs[id(datum)]
-            if parts and cost(packed(self.prefixes, held)) <= self.tokens_per_batch:
+        together: list[Completion] = []
+        for datum in sorted(data, key=lambda datum: completions[id(datum)]):
+            together += completions[id(datum)]
+            rows = pack_completions(self.prefixes, together)
+            if parts and graph_tokens(rows) <= self.tokens_per_batch:
                 parts[-1].append(datum)
             else:
                 parts.append([datum])
-                held = list(pairs[id(datum)])
+                together = list(completions[id(datum)])
         return parts
 
     def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
         """Each datum's loss, with gradients, and a preference's margin."""
-        pairs = list(dict.fromkeys(pair for datum in data for pair in self._pairs(datum)))
-        values = likelihoods(self.prefixes, node, pairs, most_held=self.tokens_per_batch)
-        policy = dict(zip(pairs, values, strict=True))
+        completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
+        values = likelihoods(
+            self.prefixes, node, completions, max_graph_tokens=self.tokens_per_batch
+        )
+        policy = dict(zip(completions, values, strict=True))
         reference = self._reference(node, data)
         return [self._loss(node, datum, policy, reference) for datum in data]
 
-    def _reference(self, node: str, data: Sequence[Datum]) -> Mapping[Pair, Tensor]:
-        pairs = list(
+    def _reference(self, node: str, data: Sequence[Datum]) -> Mapping[Completion, Tensor]:
+        completions = list(
             dict.fromkeys(
-                pair
+                completion
                 for datum in data
                 if isinstance(datum, PreferenceDatum)
-                for pair in self._pairs(datum)
+                for completion in self._completions(datum)
             )
         )
-        if not pairs:
+        if not completions:
             return {}
         with torch.no_grad():
-            values = likelihoods(self.prefixes, reference_of(node), pairs)
-        return dict(zip(pairs, values, strict=True))
+            values = likelihoods(self.prefixes, reference_of(node), completions)
+        return dict(zip(completions, values, strict=True))
 
     def _loss(
         self,
         node: str,
         datum: Datum,
-        policy: Mapping[Pair, Tensor],
-        reference: Mapping[Pair, Tensor],
+        policy: Mapping[Completion, Tensor],
+        reference: Mapping[Completion, Tensor],
     ) -> tuple[Tensor, float | None]:
         if isinstance(datum, TextDatum):
-            (pair,) = self._pairs(datum)
-            return text_loss(policy[pair], len(pair.completion)), None
+            (completion,) = self._completions(datum)
+            return text_loss(policy[completion], len(completion.tokens)), None
         if isinstance(datum, PreferenceDatum):
             chosen, rejected = (
                 self._score(score, policy, node) for score in (datum.chosen, datum.rejected)
@@ -230,34 +239,38 @@ class Learner:
         scores = torch.stack([self._score(score, policy, node) for score in datum.options])
         return choice_loss(scores, datum.right), None
 
-    def _score(self, score: Score, values: Mapping[Pair, Tensor], adapter: str) -> Tensor:
+    def _score(self, score: Score, values: Mapping[Completion, Tensor], adapter: str) -> Tensor:
         """A score under an adapter and its head."""
         likelihood: Any = 0.0
         for term in score.terms:
-            pair = self._pair(term)
-            value = values[pair]
-            length = max(len(pair.completion), 1)
+            completion = self._completion(term)
+            value = values[completion]
+            length = max(len(completion.tokens), 1)
             likelihood = likelihood + term.coefficient * (value / length if term.mean else value)
         head = self.adapters.heads[adapter].tensors() if adapter in self.adapters.heads else {}
         total = score.value(likelihood, head)
         return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
 
-    def _pairs(self, datum: Datum) -> list[Pair]:
+    def _completions(self, datum: Datum) -> list[Completion]:
         if isinstance(datum, TextDatum):
-            completion = self.tokens.completion(datum.completion, end=True)
-            return [Pair(*self.tokens.encode(datum.prompt, len(completion)).read, completion)]
+            tokens = self.tokens.completion(datum.completion, end=True)
+            return [self._after(datum.prompt, tokens)]
         scores: Sequence[Score]
         if isinstance(datum, PreferenceDatum):
             scores = (datum.chosen, datum.rejected)
         else:
             scores = datum.options
-        return [self._pair(term) for score in scores for term in score.terms]
+        return [self._completion(term) for score in scores for term in score.terms]
 
-    def _pair(self, term: Term) -> Pair:
-        completion = term.completion
-        if isinstance(completion, str):
-            completion = self.tokens.completion(completion)
-        return Pair(*self.tokens.encode(term.prompt, len(completion)).read, completion)
+    def _completion(self, term: Term) -> Completion:
+        tokens = term.completion
+        if isinstance(tokens, str):
+            tokens = self.tokens.completion(tokens)
+        return self._after(term.prompt, tokens)
+
+    def _after(self, prompt: Prompt, tokens: Ids) -> Completion:
+        encoded = self.tokens.encode(prompt, len(tokens))
+        return Completion(encoded.ids, encoded.frozen_length, tokens)
 
     def save(self, directory: Path) -> None:
         """Write every optimizer's state as safetensors: ``directory/NODE.safetensors``."""

@@ -1,4 +1,4 @@
-"""Takes prompts out of a model's chat template again, message by message."""
+"""Splits rendered prompts back into the messages of a model's chat template."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ Chat = tuple[list[dict[str, str]], str]
 
 
 class ChatSplitter:
-    """Finds the messages in prompts that a model's chat template was put around.
+    """Splits prompts that a model's chat template rendered.
 
-    What it gives, put into the template again, is the prompt to the letter: messages that would
-    not be are not given.
+    Rendering the messages that it returns gives the same prompt to the letter.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -42,7 +41,7 @@ class ChatSplitter:
                     self._shapes.append((roles, shape))
 
     def split(self, text: str) -> Chat | None:
-        """The chat that a prompt shows; None if it is not in the model's template."""
+        """A prompt's chat; None if it is not in the model's template."""
         for roles, shape in self._shapes:
             found = _contents(text, shape)
             if found is None:
@@ -63,7 +62,7 @@ class ChatSplitter:
             if not found:
                 return None
             shape.append(before)
-        # Nothing tells where the system's part ends in a template that has it in the user's.
+        # If a template puts the system's message into the user's, its end cannot be found.
         merged = any(not before.strip() for before in shape[1:])
         return None if merged else [*shape, rest]
 
@@ -77,7 +76,7 @@ def load_tokenizer(settings: ModelSettings, registry: Registry) -> Any:
     """A base model's tokenizer alone; that of a Hugging Face id is fetched if it is not cached.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: it cannot be loaded.
     """
     name = settings.name
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
@@ -101,7 +100,7 @@ def load_tokenizer(settings: ModelSettings, registry: Registry) -> Any:
 
 
 def _contents(text: str, shape: list[str]) -> list[str] | None:
-    """What stands between the parts of a shape, and after its last; None where it does not fit."""
+    """What comes between the parts of a shape and after its last; None if it does not fit."""
     first, *between, last = shape
     if not text.startswith(first):
         return None

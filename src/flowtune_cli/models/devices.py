@@ -1,6 +1,6 @@
-"""What this machine computes with, and how fast: for ``flowtune doctor`` and for the dtype 'auto'.
+"""This machine's devices, and how fast they are: for ``flowtune doctor`` and the dtype 'auto'.
 
-This imports torch and nothing that stands on it, which would take many times as long.
+It imports torch alone, as the libraries on top of it take many times as long to import.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ FEATURES = ("avx", "amx", "bf16", "i8mm", "sve", "sme")
 
 @dataclass(frozen=True)
 class Device:
-    """A device that torch can use, as a person names it.
+    """A device that torch can use.
 
     Args:
+        name: as ``model.device`` has it.
         memory: in bytes, 0 if it is the host's.
         dtype: what ``model.dtype = "auto"`` is on it.
     """
@@ -46,15 +47,15 @@ def devices() -> list[Device]:
 def faster_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where it is clearly faster than float32, as its figures are coarser; else float32.
 
-    A GPU says so. A processor is measured: what its instructions are called tells little, as
-    AVX512-BF16 multiplies matrices at 0.6 times the speed of float32 on one processor and at 4.6
-    times on another. A whole pass gains less than its products, hence twice as fast at least.
+    A GPU reports it. A processor is measured, as its features tell little: AVX512-BF16 multiplies
+    matrices at 0.6 times the speed of float32 on one processor and at 4.6 times on another. A whole
+    forward pass gains less than its products, so these must be twice as fast.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # Where there is no instruction for it, it is emulated, which is slow even to measure.
+        # Without such instructions it is emulated, which is slow even to measure.
         fast = any("bf16" in feature for feature in cpu_features()) and (
             matmul_gflops(torch.bfloat16) >= 2 * matmul_gflops(torch.float32)
         )
@@ -62,7 +63,7 @@ def faster_dtype(device: torch.device) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As settings have it, "float32"."""
+    """A dtype's name in settings, such as "float32"."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -1,9 +1,10 @@
-"""How much memory a model's weights take, and whether there is that much: known before loading."""
+"""How much memory weights take, and how much a device has: checked before a model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -14,6 +15,12 @@ from .devices import dtype_name
 
 NF4_BYTES = 0.516
 """Bytes a weight in NF4 with double quantisation: 4 + 0.127 bits (Dettmers et al. 2023, QLoRA)."""
+
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container's limit is, in versions 2 and 1."""
 
 
 class Weight(NamedTuple):
@@ -35,6 +42,22 @@ def weight_bytes(weights: Iterable[Weight], dtype: torch.dtype, quantized: bool)
         size = NF4_BYTES if quantized and is_layer else dtype.itemsize
         total += packed or prod(shape) * size
     return int(total)
+
+
+def total_bytes(device: torch.device) -> int:
+    """All memory of the GPU, or of the machine, as far as its control group may use it."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = int(psutil.virtual_memory().total)
+    for file in _CGROUP_LIMITS:
+        try:
+            limit = file.read_text().strip()
+        except OSError:
+            continue
+        # "max" is none.
+        if limit.isdigit():
+            total = min(total, int(limit))
+    return total
 
 
 def available_bytes(device: torch.device) -> int:

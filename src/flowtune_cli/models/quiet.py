@@ -1,4 +1,4 @@
-"""Keeps transformers from talking while a model is loaded: no progress bars, no warnings."""
+"""Silences transformers while a model is loaded: no progress bars, no warnings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from transformers.utils import logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' logger and progress bars inside, and restore both after.
+    """Silence transformers' logger and progress bars in this block.
 
-    What matters in its warnings, such as weights that a model lacks, the caller has to check.
+    The caller has to check what its warnings would say, such as weights that a model lacks.
     """
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        # Reading GGUF draws a bar that no setting turns off; a raised error loses nothing here.
+        # No setting turns off the bar of reading GGUF. Raised errors are not affected.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:

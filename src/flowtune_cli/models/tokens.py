@@ -1,4 +1,4 @@
-"""From prompts to token ids: the model's chat template, and what is cut when it does not fit."""
+"""From prompts to token ids: renders the chat template, and cuts what does not fit."""
 
 from __future__ import annotations
 
@@ -15,21 +15,17 @@ class Encoded:
     """A prompt as the model gets it.
 
     Args:
-        text: what it says.
+        text: the prompt, with the chat template around it.
         ids: its tokens.
         dropped: how many tokens were cut.
-        context: how many of the tokens are its context, which the base model reads.
+        frozen_length: how many of the tokens are the frozen prefix, which the base model reads
+            without the node's adapter.
     """
 
     text: str
     ids: tuple[int, ...]
     dropped: int
-    context: int = 0
-
-    @property
-    def read(self) -> tuple[tuple[int, ...], int]:
-        """What a model makes of it depends on: its tokens, and how many the base model reads."""
-        return self.ids, self.context
+    frozen_length: int = 0
 
 
 class Tokens:
@@ -38,13 +34,13 @@ class Tokens:
     Args:
         tokenizer: of transformers, fast or slow.
         context: the longest prompt plus output, in tokens.
-        remember: how many prompts' encodings are kept.
+        cache_size: how many prompts' encodings are kept.
     """
 
-    def __init__(self, tokenizer: Any, context: int, remember: int = 4096) -> None:
+    def __init__(self, tokenizer: Any, context: int, cache_size: int = 4096) -> None:
         self.tokenizer = tokenizer
         self.context = context
-        self._remember = remember
+        self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
         self._has_system = self._has_template and self._shows_system()
@@ -54,8 +50,8 @@ class Tokens:
     def encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
         """Token ids of a prompt that leave room for its reserve, or for a longer ``completion``.
 
-        A prompt may say nothing, as where it shows what another node wrote: its one token is then
-        the one that texts begin with, or, where the model has none, the one between them.
+        An empty prompt, as of a node that shows what another one wrote, becomes one token: the
+        one that texts begin with, or, if the model has none, the one between them.
 
         Raises:
             UsageError: the prompt does not fit even with every document cut away.
@@ -67,7 +63,7 @@ class Tokens:
             return self._encoded[key]
         encoded = self._fit(prompt, room)
         self._encoded[key] = encoded
-        if len(self._encoded) > self._remember:
+        if len(self._encoded) > self._cache_size:
             self._encoded.popitem(last=False)
         return encoded
 
@@ -108,14 +104,14 @@ class Tokens:
         text = self.render(prompt)
         # A chat template writes the model's special tokens itself; a plain text has none yet.
         special = not prompt.chat or not self._has_template
-        context: tuple[int, ...] = ()
-        begin = prompt.frozen_prefix
-        if begin:
-            # On its own, so that its tokens are the same whatever stands behind it.
-            context = tuple(self.tokenizer(begin, add_special_tokens=True)["input_ids"])
-            text, special = text[len(begin) :], False
-        ids = context + tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return Encoded(begin + text, ids or (self._begin,), 0, len(context))
+        frozen: tuple[int, ...] = ()
+        prefix = prompt.frozen_prefix
+        if prefix:
+            # On its own, so that its tokens are the same whatever follows it.
+            frozen = tuple(self.tokenizer(prefix, add_special_tokens=True)["input_ids"])
+            text, special = text[len(prefix) :], False
+        ids = frozen + tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return Encoded(prefix + text, ids or (self._begin,), 0, len(frozen))
 
     def _fit(self, prompt: Prompt, room: int) -> Encoded:
         encoded = self._encode(prompt)

@@ -221,7 +221,8 @@ class Trainer:
         """Update every node that has data; the others stay bit-identical."""
         collected = collect(self.session.task.nodes, traces)
         data = [datum for node_data in collected.values() for datum in node_data.data]
-        self.session.engine.forget(keep=self.learner.contexts(data))  # frees memory for learning
+        # Frees memory for learning.
+        self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
         return [self._update(name, collected[name]) for name in collected]
 
     def _update(self, name: str, node_data: NodeData) -> UpdateRecord:

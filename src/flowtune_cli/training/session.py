@@ -11,6 +11,7 @@ from ..config.settings import Settings
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
+from ..engine.limits import Limits
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
@@ -53,7 +54,7 @@ class Session:
             self.settings.learning,
             self.task.nodes_by_name,
             self.optimizers.__getitem__,
-            self.settings.engine.learning_tokens_per_batch,
+            self.engine.limits,
         )
 
     def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
@@ -125,8 +126,8 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     loaded = load_model(settings.model, registry)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
-    if settings.engine.blocked_weights:
-        block_weights(loaded.model)
+    limits = Limits.for_model(loaded.model)
+    block_weights(loaded.model)
     check_targets(loaded.model, settings.adapter.targets)
     adapters = Adapters(
         loaded.model,
@@ -134,5 +135,5 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
         settings.adapter,
         settings.training.seed,
     )
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, settings.engine)
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)

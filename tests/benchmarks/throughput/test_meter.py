@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from benchmarks.throughput.meter import Meter, Watched, prefixes
 from flowtune_cli.engine.forward import with_cache
-from flowtune_cli.engine.likelihoods import Pair
+from flowtune_cli.engine.likelihoods import Completion
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.runtime.scheduler import Scheduler, ask
 from support.tiny import make_adapters, make_engine
@@ -21,13 +21,17 @@ from support.tiny import plain as prompt
 
 def test_prefixes_are_the_nodes_of_a_trie_without_last_tokens() -> None:
     prompt = (1, 2, 3)
-    assert prefixes([Pair(prompt, 0, (4, 5))]) == 4
-    assert prefixes([Pair(prompt, 0, (4, 5)), Pair(prompt, 0, (4, 6))]) == 4
-    three = [Pair(prompt, 0, (4, 5)), Pair(prompt, 0, (7, 6)), Pair((1, 9), 0, (1,))]
+    assert prefixes([Completion(prompt, 0, (4, 5))]) == 4
+    assert prefixes([Completion(prompt, 0, (4, 5)), Completion(prompt, 0, (4, 6))]) == 4
+    three = [
+        Completion(prompt, 0, (4, 5)),
+        Completion(prompt, 0, (7, 6)),
+        Completion((1, 9), 0, (1,)),
+    ]
     assert prefixes(three) == 6
-    assert prefixes([Pair((1, 2), 0, ()), Pair((5,), 0, (5,))]) == 1
-    # Contexts are counted apart, with what the base model reads.
-    assert prefixes([Pair(prompt, 2, (4, 5)), Pair((1, 2, 9), 2, (4, 5))]) == 4
+    assert prefixes([Completion((1, 2), 0, ()), Completion((5,), 0, (5,))]) == 1
+    # Frozen prefixes are counted apart, with what the base model reads.
+    assert prefixes([Completion(prompt, 2, (4, 5)), Completion((1, 2, 9), 2, (4, 5))]) == 4
 
 
 def attention(query: Any, key: Any, value: Any, *args: Any, **more: Any) -> int:
@@ -72,7 +76,7 @@ def test_decoding_is_counted_with_its_past(tiny_model: Any) -> None:
     assert meter.work.tokens == len("some text") + 2 * 4
 
 
-def test_attention_looks_at_the_past(tiny_model: Any) -> None:
+def test_attention_reaches_the_past(tiny_model: Any) -> None:
     model = tiny_model.model
     meter = Meter(model)
     with (
@@ -116,7 +120,7 @@ def test_requests_of_rollouts_are_known() -> None:
             seen.append(set(watched.rollouts))
             return watched.answer(requests)
 
-    for substitute in (None, ("step", "output")):
-        episode = SimpleNamespace(plan=SimpleNamespace(substitute=substitute))
+    for is_rollout in (False, True):
+        episode = SimpleNamespace(is_rollout=is_rollout)
         assert Scheduler(Spy()).run([task.run(episode, None)]) == [[1, 1]]
     assert seen == [set(), set(), {id(asked[0])}, {id(asked[1])}]

@@ -72,27 +72,27 @@ def test_answers_agree(session: Session, plain: PlainEngine) -> None:
     assert report.counts["score"] == 2 * 2 + 6 * 3
 
 
-def behind(context: str, shown: str = "") -> Prompt:
-    template = Template(frozen_prefix=context, user=shown, chat=False)
+def after(frozen_prefix: str, user: str = "") -> Prompt:
+    template = Template(frozen_prefix=frozen_prefix, user=user, chat=False)
     return template.render({}, node="n", reserve=0)
 
 
-BEHIND_CONTEXTS: list[Request] = [
-    DecodeRequest("query", behind("one and two", " three"), 12),
+AFTER_FROZEN_PREFIXES: list[Request] = [
+    DecodeRequest("query", after("one and two", " three"), 12),
     DecodeRequest(
-        "answer", behind("two", " one"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)
+        "answer", after("two", " one"), 9, decoding=Decoding(groups=5, diversity_penalty=5.0)
     ),
-    DecodeRequest(None, behind("three", " one"), 5),
-    # Contexts of unlike lengths in one micro-batch, with and without a text behind them.
+    DecodeRequest(None, after("three", " one"), 5),
+    # Frozen prefixes of unlike lengths in one micro-batch, with and without a text after them.
     ScoreRequest(
         "retrieve",
-        tuple((behind("text " * n, "?" * (n % 3)), ("ab", "wordy end")) for n in range(1, 7)),
+        tuple((after("text " * n, "?" * (n % 3)), ("ab", "wordy end")) for n in range(1, 7)),
     ),
 ]
 
 
-def test_answers_behind_contexts_agree(session: Session, plain: PlainEngine) -> None:
-    report = compared(session, plain, BEHIND_CONTEXTS)
+def test_answers_after_frozen_prefixes_agree(session: Session, plain: PlainEngine) -> None:
+    report = compared(session, plain, AFTER_FROZEN_PREFIXES)
     assert (report.errors, report.ties) == ([], [])
     assert (report.counts["texts"], report.counts["score"]) == (1 + 5 + 1, 6 * 2)
 

@@ -1,4 +1,4 @@
-"""Rows that share a prompt's keys and values give what rows with copies of them give."""
+"""Rows that share a prefix's keys and values give what rows with copies of them give."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine import attention
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.attention import can_look_apart
-from flowtune_cli.engine.continuation import _Shared, _SideBySide, go_on
+from flowtune_cli.engine.cascade import use_cascade_attention
+from flowtune_cli.engine.decode_cache import CascadeDecodeCache, make_decode_cache
 from flowtune_cli.engine.forward import hidden_states
-from flowtune_cli.engine.prefixes import Prefixes
+from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.padded import PaddedCache
+from flowtune_cli.engine.prefix_cache import PrefixCache
 
 WORDS = 60
 
@@ -39,52 +41,55 @@ def llama(**more: Any) -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def prefixes() -> Prefixes:
+def prefixes() -> PrefixCache:
     adapters = Adapters(llama(), {"a": ()}, AdapterSettings(), 0)
     with torch.no_grad():
         for parameter in adapters.parameters("a"):
             parameter.add_(0.1 * torch.randn_like(parameter))
-    assert can_look_apart(adapters.model)
-    return Prefixes(adapters, 4096, 0)
+    assert use_cascade_attention(adapters.model)
+    return PrefixCache(adapters, Limits(prefix_cache_bytes=0))
 
 
 @pytest.mark.parametrize("fused", [True, False])
+@settings(deadline=None)
 @given(data=st.data())
-def test_shared_prompts_give_what_copies_give(
-    prefixes: Prefixes, fused: bool, data: st.DataObject
+def test_shared_prefixes_give_what_copies_give(
+    prefixes: PrefixCache, fused: bool, data: st.DataObject
 ) -> None:
     with patch.object(attention, "_FLASH", attention._FLASH if fused else None):
         shared_gives_what_copies_give(prefixes, data)
 
 
-def shared_gives_what_copies_give(prefixes: Prefixes, data: st.DataObject) -> None:
+def shared_gives_what_copies_give(prefixes: PrefixCache, data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
     prompts = [tuple(rng.randrange(WORDS) for _ in range(length)) for length in lengths]
     rows = [*range(len(prompts)), *rng.choices(range(len(prompts)), k=rng.randint(0, 6))]
     if rng.random() < 0.5:
         rng.shuffle(rows)
-    read = prefixes.read("a", prompts, keep=False)
+    read = prefixes.prefill("a", prompts, keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        shared, copies = _Shared(model, read, rows, 12), _SideBySide(model, read, rows)
+        shared = CascadeDecodeCache(model, read, rows, 12)
+        copies = PaddedCache(model, [read[row] for row in rows])
         for _ in range(4):
-            tokens = torch.tensor(rng.choices(range(WORDS), k=len(rows)))
+            tokens = torch.tensor(rng.choices(range(WORDS), k=len(rows)))[:, None]
             torch.testing.assert_close(
                 shared.forward(tokens), copies.forward(tokens), rtol=1e-4, atol=1e-5
             )
             staying = sorted(rng.sample(range(len(rows)), rng.randint(1, len(rows))))
-            shared.keep(staying)
-            copies.keep(staying)
+            shared.select_rows(staying)
+            copies.select_rows(staying)
             rows = [rows[row] for row in staying]
 
 
-def test_it_goes_on_as_one_forward_pass_over_everything_does(prefixes: Prefixes) -> None:
+def test_steps_give_what_one_forward_pass_over_everything_gives(prefixes: PrefixCache) -> None:
     prompt, more = (5, 6, 7, 8), torch.tensor([9, 10, 11])
-    (read,) = prefixes.read("a", [prompt], keep=False)
+    (read,) = prefixes.prefill("a", [prompt], keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        whole = hidden_states(model, torch.tensor([[*prompt, *more]]))
-        going = go_on(model, [read], [0], 3)
-        found = torch.cat([going.forward(token[None]) for token in more])
+        ids = torch.tensor([[*prompt, *more]])
+        whole = hidden_states(model, ids, cache=DynamicCache())
+        cache = make_decode_cache(model, [read], [0], 3)
+        found = torch.cat([cache.forward(token[None, None])[0] for token in more])
     torch.testing.assert_close(found, whole[0, 4:], rtol=1e-4, atol=1e-5)
 
 
@@ -100,8 +105,8 @@ def test_models_with_other_attention_get_copies(change: dict[str, Any]) -> None:
             setattr(model.config, name, value)
     before = model.config._attn_implementation
     adapters = Adapters(model, {"a": ()}, AdapterSettings(), 0)
-    prefixes = Prefixes(adapters, 4096, 0)
-    read = prefixes.read("a", [(1, 2)], keep=False)
+    prefixes = PrefixCache(adapters, Limits(prefix_cache_bytes=0))
+    read = prefixes.prefill("a", [(1, 2)], keep=False)
     with torch.inference_mode(), adapters.using("a") as inner:
-        assert isinstance(go_on(inner, read, [0], 2), _SideBySide)
+        assert isinstance(make_decode_cache(inner, read, [0], 2), PaddedCache)
     assert model.config._attn_implementation == before

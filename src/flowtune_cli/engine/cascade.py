@@ -1,0 +1,220 @@
+"""Cascade attention: tokens attend to shared prefixes once, to their own suffixes apart.
+
+The keys and values of a prefix are read once for all tokens that follow it, in place; each token
+attends to its own sequence's suffix apart, and the two are merged by log-sum-exp (Hydragen,
+Juravsky et al. 2024, arXiv:2402.05099). Prefill and decode differ in how suffixes lie in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from .attention import attend_with_lse, merge
+from .forward import has_sliding_window, hidden_states
+
+_NAME = "flowtune"
+
+
+def use_cascade_attention(model: Any) -> bool:
+    """Let caches replace the model's attention; False if it is more than softmax over all columns.
+
+    The model attends as before in forward passes without a ``CascadeCache``.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if config._attn_implementation == _NAME:
+        return True
+    replaceable = not (
+        has_sliding_window(model.config)
+        or getattr(config, "attn_logit_softcapping", None)
+        or getattr(config, "attention_sink", None)
+        or config._attn_implementation != "sdpa"
+        or not getattr(model, "_supports_attention_backend", False)
+    )
+    if replaceable:
+        AttentionInterface.register(_NAME, _attention)
+        AttentionMaskInterface.register(_NAME, sdpa_mask)
+        model.set_attn_implementation(_NAME)
+    return replaceable
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    cascade: CascadeCache | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """What the model's layers call."""
+    if cascade is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **more
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return cascade.attend(module.layer_idx, query, key, value, scale), None
+
+
+class Suffixes(Protocol):
+    """The keys and values of tokens that no other sequence attends to."""
+
+    def attend(
+        self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float, with_lse: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of new tokens to their own suffixes, and the log-sum-exp if wanted.
+
+        Args:
+            query: shape (tokens, key-value heads, queries per head, head size).
+            keys, values: of the same tokens; shape (tokens, key-value heads, head size).
+
+        Returns:
+            The shape of the query, and the same with 1 in place of the head size.
+        """
+
+
+class SharedPrefixes:
+    """Prefixes side by side, padded on the right, and the tokens that attend to each.
+
+    Args:
+        keys_values: given a layer, those of the prefixes: shape (2, prefixes, key-value heads,
+            width, head size).
+        width: of the longest prefix or more.
+        lengths: of the prefixes.
+        owners: for each token, the number of its prefix; each prefix has a token.
+        device: of the tokens.
+    """
+
+    def __init__(
+        self,
+        keys_values: Callable[[int], Tensor],
+        width: int,
+        lengths: Sequence[int],
+        owners: Sequence[int],
+        device: Any,
+    ) -> None:
+        self.keys_values = keys_values
+        self.lengths = lengths
+        self.owners = owners
+        self.mask: Tensor | None = None
+        if min(lengths) < width:
+            unused = torch.arange(width) >= torch.tensor(lengths)[:, None]
+            self.mask = torch.zeros(unused.shape).masked_fill(unused, -torch.inf)
+            self.mask = self.mask[:, None, None].to(device)
+        # Every prefix has as many slots for tokens as the one with the most tokens.
+        counts = [0] * len(lengths)
+        places = []
+        for owner in owners:
+            places.append((owner, counts[owner]))
+            counts[owner] += 1
+        self.slots_per_prefix = max(counts)
+        slots = [owner * self.slots_per_prefix + place for owner, place in places]
+        # None: the tokens fill the slots in order.
+        self.slots: Tensor | None = None
+        if slots != list(range(len(lengths) * self.slots_per_prefix)):
+            self.slots = torch.tensor(slots, device=device)
+
+    def attend(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Attention of each token to its prefix, and the log-sum-exp.
+
+        Args:
+            query: shape (tokens, key-value heads, queries per head, head size).
+
+        Returns:
+            The shape of the query, and the same with 1 in place of the head size.
+        """
+        keys, values = self.keys_values(layer).unbind(0)
+        slots = query
+        if self.slots is not None:
+            count = len(self.lengths) * self.slots_per_prefix
+            slots = query.new_zeros((count, *query.shape[1:]))
+            slots[self.slots] = query
+        # The tokens of a prefix and the heads of a group become more queries to its columns.
+        slots = slots.unflatten(0, (len(self.lengths), -1)).transpose(1, 2)
+        queries = slots.flatten(2, 3)
+        output, lse = attend_with_lse(queries, keys, values, scale, mask=self.mask)
+        return self._by_token(output), self._by_token(lse)
+
+    def _by_token(self, output: Tensor) -> Tensor:
+        slots = output.unflatten(2, (self.slots_per_prefix, -1)).transpose(1, 2)
+        if self.slots is not None:
+            return slots.flatten(0, 1)[self.slots]
+        return slots.flatten(0, 1)
+
+
+class CascadeCache(Cache):
+    """What the tokens of a forward pass attend to.
+
+    Args:
+        suffixes: the tokens' own sequences.
+        prefixes: what comes before them, the tokens of the first group before those of the second;
+            nothing if empty.
+    """
+
+    def __init__(self, suffixes: Suffixes, prefixes: Sequence[SharedPrefixes]) -> None:
+        super().__init__(layers=[])
+        self.suffixes = suffixes
+        self.prefixes = prefixes
+
+    def forward(self, model: Any, ids: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states of new tokens, in rows of any shape: (*ids.shape, hidden size)."""
+        return hidden_states(
+            model,
+            ids,
+            # Four dimensions: the model makes no mask of its own.
+            attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids.device),
+            position_ids=positions,
+            cache=self,
+            cascade=self,
+        )
+
+    def attend(
+        self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float
+    ) -> Tensor:
+        """Attention of new tokens.
+
+        Args:
+            query: shape (rows, heads, columns, head size).
+            keys, values: shape (rows, key-value heads, columns, head size).
+
+        Returns:
+            Shape (rows, columns, heads, head size).
+        """
+        # The heads of a token side by side, as they come out of the layer's projections.
+        query, keys, values = (x.transpose(1, 2) for x in (query, keys, values))
+        tokens = query.flatten(0, 1).unflatten(1, (keys.shape[2], -1))
+        output, lse = self.suffixes.attend(
+            layer, tokens, keys.flatten(0, 1), values.flatten(0, 1), scale, bool(self.prefixes)
+        )
+        if lse is not None:
+            output = merge((output, lse), self._attend_to_prefixes(layer, tokens, scale))
+        return output.reshape(query.shape)
+
+    def _attend_to_prefixes(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        parts = query.split([len(prefixes.owners) for prefixes in self.prefixes])
+        found = [
+            prefixes.attend(layer, part, scale)
+            for prefixes, part in zip(self.prefixes, parts, strict=True)
+        ]
+        if len(found) == 1:
+            return found[0]
+        outputs, lses = zip(*found, strict=True)
+        return torch.cat(outputs), torch.cat(lses)
+
+    # What transformers asks of a cache
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """New keys and values as they are; ``attend`` gets them."""
+        return keys, values
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        """Nothing depends on it: positions and mask are passed in."""
+        return 0

@@ -1,0 +1,99 @@
+"""Padded rows: each with a copy of its prefix, padded on the left, and new tokens on the right.
+
+The model attends in its own way, with gradients if wanted. Learning uses this on every model,
+prefill and decode on those whose attention cannot be replaced (see ``use_cascade_attention``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from .forward import hidden_states
+from .prefix import Prefix
+
+
+class PaddedCache(DynamicCache):
+    """Rows of tokens, each after its prefix.
+
+    Args:
+        model: with the adapter active that is to read the tokens.
+        prefixes: each row's, with keys and values; None for a row that follows nothing.
+    """
+
+    def __init__(self, model: Any, prefixes: Sequence[Prefix | None]) -> None:
+        super().__init__()
+        self.model = model
+        lengths = [prefix.length if prefix else 0 for prefix in prefixes]
+        self.positions = torch.tensor(lengths, device=model.device)[:, None]
+        width = max(lengths)
+        self.mask = (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long()
+        self.mask = self.mask.to(model.device)
+        if not width:
+            return
+        first = next(prefix.own for prefix in prefixes if prefix is not None)
+        assert first is not None
+        layers, _, heads, _, size = first.shape
+        rows = first.new_zeros((layers, 2, len(prefixes), heads, width, size))
+        for row, prefix in enumerate(prefixes):
+            if prefix is not None:
+                prefix.copy_to(rows[:, :, row, :, width - prefix.length :])
+        for layer in range(layers):
+            super().update(rows[layer, 0], rows[layer, 1], layer)
+
+    def forward(self, ids: Tensor, tree: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Hidden states of the rows' next tokens, shape (rows, columns, hidden size).
+
+        Args:
+            ids: shape (rows, columns), padded on the right.
+            tree: the positions and mask of packed rows, see ``packing.tree_mask``.
+        """
+        mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+        positions = self.positions + torch.arange(ids.shape[1], device=ids.device)
+        attention_mask: Tensor | None = mask
+        if tree:
+            positions = self.positions + tree["position_ids"]
+            inside = tree["attention_mask"]
+            before = torch.zeros_like(self.mask, dtype=inside.dtype)
+            before = before.masked_fill(self.mask == 0, torch.finfo(inside.dtype).min)
+            before = before[:, None, None].expand(-1, 1, ids.shape[1], -1)
+            attention_mask = torch.cat([before, inside], dim=-1)
+        elif not self.layers:
+            # Causal attention never reaches the padding on the right.
+            attention_mask = None
+        states = hidden_states(
+            self.model, ids, attention_mask=attention_mask, position_ids=positions, cache=self
+        )
+        self.mask = mask
+        self.positions = self.positions + ids.shape[1]
+        return states
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by a layer with its new tokens' keys and values; returns those of all columns."""
+        if not torch.is_grad_enabled():
+            return super().update(keys, values, layer)
+        # Layers may run twice (see ``recomputing``), so what they find has to stay as it is.
+        if layer >= len(self.layers):
+            return keys, values
+        past: Any = self.layers[layer]
+        return torch.cat([past.keys, keys], dim=-2), torch.cat([past.values, values], dim=-2)
+
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Drop all other rows; these are in ascending order."""
+        index = torch.tensor(rows, device=self.mask.device)
+        self.batch_select_indices(index)
+        self.mask, self.positions = self.mask[index], self.positions[index]
+
+    def keys_values(self, row: int, begin: int, end: int) -> Tensor:
+        """Those of some of a row's columns, shape (layers, 2, key-value heads, columns, size)."""
+        columns = slice(begin, end)
+        layers: list[Any] = list(self.layers)
+        return torch.stack(
+            [torch.stack([x.keys[row, :, columns], x.values[row, :, columns]]) for x in layers]
+        )
