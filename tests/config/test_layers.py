@@ -123,17 +123,6 @@ def test_a_task_may_leave_out_its_own_name() -> None:
     }
 
 
-def test_later_layers_override_what_is_above_and_below_their_keys() -> None:
-    origin = Origin("file", "f")
-
-    def layer(**values: object) -> dict[tuple[str, ...], Setting]:
-        return {tuple(key.split("_")): Setting(value, origin) for key, value in values.items()}
-
-    merged = merge([layer(a_b=1, a_c=2, d=3), layer(a_b=4, d_e=5)])
-    assert merged == layer(a_c=2, a_b=4, d_e=5)
-    assert merge([merged, layer(a=None)]) == layer(d_e=5, a=None)
-
-
 def test_which_origin_overrides_the_other() -> None:
     layers = ("default", "task", "preset", "run", "file", "environment", "command line")
     assert [Origin(layer, "").rank for layer in layers] == [0, 0, 0, 0, 1, 2, 3]

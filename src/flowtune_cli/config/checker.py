@@ -13,7 +13,8 @@ from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..registry import Registry
 from .layers import DEFAULT, Entry, Key, Origin, Setting
 from .renamed import renamed
-from .schema import SETTINGS, Kind, Leaf, Table, explain
+from .schema import check, explain, fields_of, is_open, is_optional
+from .settings import SECTIONS
 
 _REFUSED = object()
 """In place of a value, after a complaint about it."""
@@ -46,100 +47,105 @@ class Checker:
         if lines:
             raise UsageError("\n  ".join(lines))
 
-    def merge(self, kind: Kind, key: Key, entries: Sequence[Entry]) -> Any:
+    def merge(self, kind: Any, key: Key, entries: Sequence[Entry], table: Any = None) -> Any:
         """The value of a setting, or a table of those that are set in it.
 
         Args:
             entries: what the layers set it to, or set in it; later ones override earlier ones.
+            table: the kind of the table that it is in, which checks its value.
         """
-        if kind is None:
-            tables = [e for e in entries if e[0] or isinstance(e[1].value, Mapping)]
-            if entries and entries[-1] not in tables:
-                return self._set(key, entries[-1][1])
-            return self.merge(Table({}, open=True), key, tables)
-        if kind.optional and _unsets(entries[-1]):
-            return self._set(key, replace(entries[-1][1], value=None))
-        if isinstance(kind, Leaf):
-            return self._leaf(kind, key, entries)
-        return self.merge_all(kind, key, self.split(kind, key, entries))
+        if is_optional(kind):
+            # The empty string unsets what was set before it.
+            *_, start = -1, *(i for i, (names, s) in enumerate(entries) if not names and s.is_empty)
+            if start == len(entries) - 1:
+                return self._set(key, replace(entries[start][1], value=None))
+            entries = entries[start + 1 :]
+        if fields_of(kind) is not None:
+            return self.merge_all(kind, key, self.split(kind, key, entries))
+        if kind is not Any:
+            return self._value(table, key, entries)
+        tables = [e for e in entries if e[0] or isinstance(e[1].value, Mapping)]
+        if entries and entries[-1] not in tables:
+            return self._set(key, entries[-1][1])
+        return self.merge_all({}, key, self.split(Any, key, tables))
 
     def merge_all(
-        self, table: Table, key: Key, groups: Mapping[str, Sequence[Entry]]
+        self, kind: Any, key: Key, groups: Mapping[str, Sequence[Entry]]
     ) -> dict[str, Any]:
         """The settings of a table that are set; those that are refused are left out."""
+        fields = fields_of(kind) or {}
         merged = {
-            name: self.merge(table.fields.get(name), (*key, name), entries)
+            name: self.merge(fields.get(name, Any), (*key, name), entries, kind)
             for name, entries in groups.items()
         }
         return {name: value for name, value in merged.items() if value is not _REFUSED}
 
-    def split(self, table: Table, key: Key, entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    def split(self, kind: Any, key: Key, entries: Iterable[Entry]) -> dict[str, list[Entry]]:
         """The entries of a table, by the setting in it that each of them is about."""
+        fields = fields_of(kind) or {}
         groups: dict[str, list[Entry]] = {}
         for names, setting in entries:
+            inside: dict[str, Entry] = {}
             if names:
                 inside = {names[0]: (names[1:], setting)}
             elif isinstance(setting.value, Mapping):
-                inside = {
-                    name: ((), replace(setting, value=value, text=None))
-                    for name, value in setting.value.items()
-                }
-            elif table.optional and _unsets((names, setting)):
-                groups, inside = {}, {}
+                for name, value in setting.value.items():
+                    inside[name] = ((), replace(setting, value=value, text=None))
             else:
                 self.complain(key, f"should be a table, not {setting.value!r}", setting.origin)
-                continue
             for written, entry in inside.items():
-                name = _matching(written, table.fields, setting.origin)
-                if name in table.fields or table.open:
+                name = _matching(written, fields, setting.origin)
+                error = None if is_open(kind) else self._unknown((*key, name), fields)
+                if error is None:
                     groups.setdefault(name, []).append(entry)
-                elif error := self._unknown((*key, name), table):
-                    self.problems.append((setting.origin, str(error)))
                 else:
-                    groups.setdefault(name, []).append(entry)
+                    self.problems.append((setting.origin, str(error)))
         return groups
 
-    def _leaf(self, leaf: Leaf, key: Key, entries: Sequence[Entry]) -> Any:
+    def _value(self, table: Any, key: Key, entries: Sequence[Entry]) -> Any:
         """The value that overrides the others, checked."""
-        name, settings = ".".join(key), [setting for names, setting in entries if not names]
         for names, setting in entries:
             if names:
-                below = ".".join((name, *names))
+                name, below = ".".join(key), ".".join((*key, *names))
                 text = f"'{below}' cannot be set by itself: set '{name}' as a whole"
                 self.problems.append((setting.origin, text))
+        settings = [setting for names, setting in entries if not names]
         if not settings:
             return _REFUSED
         setting = settings[-1]
-        problems = leaf.check(setting.value)[1]
+        value, problems = check(table, key[-1], setting.value)
         # What was typed is a string where one is wanted, even if it reads as a number.
-        if () in problems and setting.text is not None and not leaf.check(setting.text)[1]:
-            return self._set(key, replace(setting, value=setting.text))
+        if () in problems and setting.text is not None:
+            typed, refused = check(table, key[-1], setting.text)
+            value, problems = (value, problems) if refused else (typed, {})
+        self._set(key, replace(setting, value=value))
         for place, text in problems.items():
             self.complain((*key, *place), text, setting.origin)
-        value = self._set(key, setting)
         return _REFUSED if problems else value
 
     def _set(self, key: Key, setting: Setting) -> Any:
         self.settings[key] = setting
         return setting.value
 
-    def _unknown(self, key: Key, table: Table) -> UsageError | None:
-        """The error for a setting that its table does not have, if it is one."""
-        if key[:-1] == ("tasks",):
+    def _unknown(self, key: Key, fields: Mapping[str, Any]) -> UsageError | None:
+        """The error for a setting that is not among the fields of its table."""
+        *above, last = key
+        if last in fields:
+            return None
+        if above == ["tasks"]:
             # A task of a plugin that failed, or is left out, cannot be told from a misspelt one,
             # unless it looks like one that is installed.
             missing = self.registry.left_out or self.registry.failed("task")
-            alike = difflib.get_close_matches(key[1], table.fields)
-            return None if missing and not alike else self.registry.unknown("task", key[1])
+            alike = difflib.get_close_matches(last, fields)
+            return None if missing and not alike else self.registry.unknown("task", last)
         name, instead = ".".join(key), renamed(key)
         if instead is not None:
             return UsageError(f"there is no setting '{name}' any more: {instead}")
-        names = [".".join((*key[:-1], field)) for field in table.fields]
+        names = [".".join((*above, field)) for field in fields]
         if len(key) == 2:  # It may have been meant for another section.
-            sections = SETTINGS.fields.items()
-            same = [s for s, t in sections if isinstance(t, Table) and key[1] in t.fields]
-            names = [f"{section}.{key[1]}" for section in same] or names
-        return unknown_name("setting" if len(key) > 1 else "section", name, names)
+            same = [s for s, kind in SECTIONS.items() if last in kind.model_fields]
+            names = [f"{section}.{last}" for section in same] or names
+        return unknown_name("setting" if above else "section", name, names)
 
     def origin(self, key: Key) -> Origin:
         """Where a setting was set, or the strongest origin in a table."""
@@ -172,11 +178,6 @@ class Checker:
 def _default(key: Key) -> Origin:
     """The origin of a setting that was not set."""
     return Origin("task", f"task {key[1]}") if key[0] == "tasks" else DEFAULT
-
-
-def _unsets(entry: Entry) -> bool:
-    names, setting = entry
-    return not names and (setting.value is None or setting.value == "")
 
 
 def _matching(name: str, names: Iterable[str], origin: Origin) -> str:

@@ -69,6 +69,11 @@ class Setting:
     origin: Origin
     text: str | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it unsets what may be unset."""
+        return self.value is None or self.value == ""
+
 
 Layer = Mapping[Key, Setting]
 

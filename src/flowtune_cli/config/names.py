@@ -16,7 +16,7 @@ from ..registry import Registry
 from .checker import Checker
 from .layers import Key
 from .optimizers import optimizer_choices
-from .schema import Leaf, field_types
+from .schema import check, field_types
 from .settings import LearningSettings, Settings
 
 
@@ -75,10 +75,9 @@ def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> 
     name, options = name_and_options(setting)
     strategy = registry.exploration(name)
     if dataclasses.is_dataclass(strategy):
-        types: dict[str, Any] = field_types(strategy)
-        _check_options(options, types)
+        _check_options(options, field_types(strategy))
         for option, value in options.items():
-            for place, text in Leaf(types[option]).check(value)[1].items():
+            for place, text in check(strategy, option, value)[1].items():
                 raise UsageError(f"{'.'.join((option, *place))} {text}")
     registry.make_exploration(setting)
 

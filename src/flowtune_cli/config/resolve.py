@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,10 @@ from .layers import (
     from_task,
 )
 from .names import check_nodes, check_sections
-from .schema import SETTINGS, Table, build, field_types, leaf_keys, model_table, node_table
-from .settings import Section, Settings
+from .schema import build, field_types, fields_of, is_open, setting_keys
+from .settings import Settings
 
 FILE = Path("flowtune.toml")
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in Settings.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ def _preset(
 ) -> Sequence[Layer]:
     """The layer of the preset that is chosen, or that is the default with the model."""
     checker = Checker(registry)
-    checker.merge(SETTINGS, (), [entry for layer in layers for entry in layer.items()])
+    checker.merge(Settings, (), [entry for layer in layers for entry in layer.items()])
     presets = {preset.name: preset for preset in task_class.presets}
     chosen = checker.settings.get(("preset",))
     if chosen is None or chosen.value is None:
@@ -169,31 +164,30 @@ def _resolve(
     if task_class is not None:
         installed[task_class.name] = task_class
     checker = Checker(registry)
-    entries = checker.split(SETTINGS, (), [entry for layer in layers for entry in layer.items()])
-    tables = Table(dict.fromkeys(installed))
-    task_entries = checker.split(tables, ("tasks",), entries.pop("tasks", ()))
-    settings: Settings = checker.make(Settings, (), checker.merge_all(SETTINGS, (), entries))
+    entries = checker.split(
+        Settings, (), [entry for layer in layers for entry in layer.items()]
+    )
+    task_entries = checker.split(installed, ("tasks",), entries.pop("tasks", ()))
+    settings: Settings = checker.make(Settings, (), checker.merge_all(Settings, (), entries))
     check_sections(settings, checker)
-    task = None
+    task, kinds, values = None, {}, {}
     if task_class is not None:
         task = _task(task_class, task_entries.pop(task_class.name, ()), checker)
-        if task is not None:
-            check_nodes(task.nodes, task.key, settings.learning, checker)
-    values, others = {}, []
+    if task is not None:
+        check_nodes(task.nodes, task.key, settings.learning, checker)
+        kinds[task.name] = task.kind
     for name, own in task_entries.items():
-        other = None
+        values[name] = checker.merge(Any, ("tasks", name), own)
         with suppress(Exception):  # Whoever runs that task will see what is wrong with it.
             if name in installed and (other := _task(installed[name], own, checker)):
+                kinds[name], values[name] = other.kind, to_jsonable_python(other.changes)
                 check_nodes(other.nodes, other.key, None, checker)
-        values[name] = checker.merge(None, ("tasks", name), own) if other is None else other.changes
-        others.append(other)
     checker.finish(None if task_class is None else task_class.name)
     if task is not None:
         values[task.name] = task.values
     settings = settings.model_copy(update={"tasks": values})
-    known = {each.name: each.table for each in (task, *others) if each is not None}
-    schema = Table({**SETTINGS.fields, "tasks": Table(known)})
-    keys = leaf_keys(schema, settings.model_dump(mode="json"))
+    kind = {**(fields_of(Settings) or {}), "tasks": kinds}
+    keys = setting_keys(kind, settings.model_dump(mode="json"))
     return Resolved(settings, {".".join(key): checker.origin(key) for key in keys}, task)
 
 
@@ -202,14 +196,14 @@ class ResolvedTask:
     """A task with its settings, and its nodes with theirs.
 
     Args:
-        table: all settings that there are.
-        changes: those that were set, as they were set.
+        kind: of the table of all its settings.
+        changes: those that were set.
     """
 
     task_class: type[Task]
     settings: Any
     nodes: Sequence[Node]
-    table: Table
+    kind: Mapping[str, Any]
     changes: Mapping[str, Any]
 
     @property
@@ -242,24 +236,27 @@ def _task(
 ) -> ResolvedTask | None:
     """A task with the settings that the layers have for it; None after a complaint."""
     model, key = task_class.Settings, ("tasks", task_class.name)
-    own = Table({}) if model is None else model_table(model)
-    groups = checker.split(replace(own, fields={**own.fields, "nodes": None}), key, entries)
+    own = fields_of(model or {}) or {}
+    known = Any if is_open(model) else {**own, "nodes": Any}
+    groups = checker.split(known, key, entries)
     node_entries = groups.pop("nodes", ())
     # Which nodes there are may depend on the task's own settings, so these come first.
     problems = len(checker.problems)
-    changes = checker.merge_all(own, key, groups)
+    changes = checker.merge_all(model or {}, key, groups)
     settings = None
     if model is not None and len(checker.problems) == problems:
         settings = checker.make(model, key, changes)
     if len(checker.problems) > problems:
         return None
     nodes = list(task_class.default_nodes(settings))
-    table = Table({node.name: node_table(type(node)) for node in nodes})
-    changes["nodes"] = checker.merge(table, (*key, "nodes"), node_entries)
+    kinds = {node.name: {**field_types(type(node))} for node in nodes}
+    for kind in kinds.values():
+        del kind["name"]
+    changes["nodes"] = checker.merge(kinds, (*key, "nodes"), node_entries)
     for number, node in enumerate(nodes):
-        make = partial(build, table.fields[node.name], node, changes["nodes"].get(node.name, {}))
-        nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
+        if node.name in changes["nodes"]:
+            make = partial(build, type(node), node, changes["nodes"][node.name])
+            nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
     if None in nodes:
         return None
-    table = replace(own, fields={**own.fields, "nodes": table})
-    return ResolvedTask(task_class, settings, nodes, table, changes)
+    return ResolvedTask(task_class, settings, nodes, {**own, "nodes": kinds}, changes)

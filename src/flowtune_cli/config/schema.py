@@ -1,22 +1,22 @@
-"""Which settings there are: tables of leaves, each of which checks its own value."""
+"""Which settings there are, and whether a value fits its type.
+
+The kind of a table is a pydantic model, a dataclass, or a mapping of names to kinds; any other kind
+is the type of a single value. ``Any`` is what nothing is known of: a value or a table.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from types import NoneType
-from typing import Any, Union, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from ..flow.errors import UsageError
-from ..flow.node import Node
 from .layers import Key
-from .settings import Settings
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 _MESSAGES = {
@@ -31,121 +31,80 @@ Problems = Mapping[Key, str]
 """What is wrong with a value, by the place in it; ``()`` is the value itself."""
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """A setting that is replaced as a whole, even if its value is a mapping.
+def fields_of(kind: Any) -> Mapping[str, Any] | None:
+    """The settings in a table, each with its kind; None for the type of a single value.
+
+    A table is merged key by key with those of other layers. A single value is replaced as a whole,
+    even if it is a mapping.
+    """
+    if isinstance(kind := without_none(kind), Mapping):
+        return kind
+    if isinstance(kind, type) and get_origin(kind) is None:
+        if issubclass(kind, BaseModel):
+            return {field.alias or n: field.annotation for n, field in kind.model_fields.items()}
+        if dataclasses.is_dataclass(kind):
+            return field_types(kind)
+    return None
+
+
+def is_open(kind: Any) -> bool:
+    """Whether a table may have settings that ``fields_of`` does not name."""
+    kind = without_none(kind)
+    return kind is Any or getattr(kind, "model_config", {}).get("extra") == "allow"
+
+
+def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
+    """A setting's value as its table takes it, and what is wrong with it.
 
     Types are strict and TOML's: an array for a tuple, a string for a path, no number for a string.
-
-    Args:
-        type: the type of its value.
-        model: the model that it is a field of, whose constraints and validators apply.
-        field: its name there.
     """
-
-    type: Any
-    model: type[BaseModel] | None = None
-    field: str = "value"
-
-    @property
-    def optional(self) -> bool:
-        return is_optional(self.type)
-
-    def check(self, value: Any) -> tuple[Any, Problems]:
-        """The value as its type has it, and what is wrong with it."""
-        values = {self.field: value}
-        try:
-            model = self.model or create_model("Value", __config__=_CONFIG, value=(self.type, ...))
-            checked = model.model_validate_json(json.dumps(values, default=str), strict=True)
-            return getattr(checked, "value", value), {}
-        except PydanticUserError:
-            return value, {(): _MESSAGES["needs_python_object"]}
-        except ValidationError as error:
-            # What is said about other fields of the model is left to when all of it is made.
-            problems = explain(error, values).items()
-            return value, {
-                place[1:]: text for place, text in problems if place[:1] == (self.field,)
-            }
+    try:
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            # The model converts it when it is made. What it says of other fields waits until then.
+            field: Any = name
+            table.model_validate_json(_json({name: value}), strict=True)
+            return value, {}
+        field, kind = 0, (fields_of(table) or {})[name]
+        # In a list, since a TypedDict by itself would not take the configuration.
+        listed: Any = list.__class_getitem__(kind)
+        adapter = TypeAdapter[Any](listed, config=_CONFIG)
+        return adapter.validate_json(_json([value]), strict=True)[0], {}
+    except PydanticUserError:
+        return value, {(): _MESSAGES["needs_python_object"]}
+    except ValidationError as error:
+        problems = explain(error, {field: value})
+        return value, {
+            place[1:]: text for place, text in problems.items() if place[0] == str(field)
+        }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of settings, merged key by key with those of other layers.
-
-    Args:
-        fields: the leaves and tables in it, by name.
-        type: the dataclass that has these fields; None for any other table.
-        optional: whether the empty string unsets it.
-        open: whether it may have other settings, too.
-    """
-
-    fields: Mapping[str, Kind]
-    type: Any = None
-    optional: bool = False
-    open: bool = False
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
-Kind = Union[Leaf, Table, None]
-"""None is a value or a table of which nothing is known."""
-
-
-def model_table(model: type[BaseModel], optional: bool = False) -> Table:
-    """The table of a pydantic model; models in it are tables, too."""
-    fields: dict[str, Kind] = {}
-    for name, field in model.model_fields.items():
-        key, kind = field.alias or name, without_none(field.annotation)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            fields[key] = model_table(kind, is_optional(field.annotation))
-        else:
-            fields[key] = Leaf(field.annotation, model, key)
-    return Table(fields, None, optional, model.model_config.get("extra") == "allow")
-
-
-@cache
-def dataclass_table(owner: type, optional: bool = False) -> Table:
-    """The table of a dataclass; dataclasses in it are tables, too."""
-    fields: dict[str, Kind] = {}
-    for name, annotation in field_types(owner).items():
-        kind = without_none(annotation)
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            fields[name] = dataclass_table(kind, is_optional(annotation))
-        else:
-            fields[name] = Leaf(annotation)
-    return Table(fields, owner, optional)
-
-
-def node_table(node: type[Node]) -> Table:
-    """The table of a node type, without the name."""
-    table = dataclass_table(node)
-    fields = {name: kind for name, kind in table.fields.items() if name != "name"}
-    return dataclasses.replace(table, fields=fields)
-
-
-def build(table: Table, current: Any, values: Mapping[str, Any]) -> Any:
+def build(kind: type, current: Any, changes: Mapping[str, Any]) -> Any:
     """A dataclass instance with checked values in place of ``current``'s own.
 
     Raises:
         FlowtuneError, ValueError, TypeError: the class refuses them.
     """
-    changes = {}
-    for name, value in values.items():
-        kind = table.fields[name]
-        if isinstance(kind, Table) and value is not None:
-            changes[name] = build(kind, getattr(current, name, None), value)
-        else:
-            changes[name] = kind.check(value)[0] if isinstance(kind, Leaf) else value
+    values, fields = dict(changes), field_types(kind)
+    for name, value in changes.items():
+        if value is not None and fields_of(fields[name]) is not None:
+            values[name] = build(without_none(fields[name]), getattr(current, name, None), value)
     if current is None:
-        return table.type(**changes)
-    return dataclasses.replace(current, **changes) if changes else current
+        return kind(**values)
+    return dataclasses.replace(current, **values) if values else current
 
 
-def leaf_keys(kind: Kind, value: Any, key: Key = ()) -> Iterator[Key]:
-    """The keys of all leaves in a value of this kind."""
-    if isinstance(value, Mapping) and not isinstance(kind, Leaf):
-        for name, inside in value.items():
-            yield from leaf_keys(kind and kind.fields.get(name), inside, (*key, name))
-    else:
+def setting_keys(kind: Any, value: Any, key: Key = ()) -> Iterator[Key]:
+    """The keys of all settings in a value of this kind."""
+    fields = {} if kind is Any else fields_of(kind)
+    if fields is None or not isinstance(value, Mapping):
         yield key
+    else:
+        for name, inside in value.items():
+            yield from setting_keys(fields.get(name, Any), inside, (*key, name))
 
 
 def field_types(owner: type) -> dict[str, Any]:
@@ -187,12 +146,11 @@ def explain(error: ValidationError, value: Any) -> Problems:
 
 def _place(detail: Mapping[str, Any], value: Any) -> Key:
     """Where in a value something is wrong: keys and indices, without the types that were tried."""
-    *_, last = loc = detail["loc"] or (None,)
-    place = []
-    for part in loc:
+    place: list[str] = []
+    for part in detail["loc"]:
         found = isinstance(value, Mapping) and part in value
-        is_field = not place or (part is last and detail["type"] == "missing")
-        if part is not None and (found or is_field or isinstance(part, int)):
+        is_field = not place or (part is detail["loc"][-1] and detail["type"] == "missing")
+        if found or is_field or isinstance(part, int):
             place.append(str(part))
             value = value[part] if found or isinstance(value, (list, tuple)) else None
     return tuple(place)
@@ -204,12 +162,8 @@ def _message(details: Sequence[Mapping[str, Any]]) -> str:
     if kind in _MESSAGES:
         return _MESSAGES[kind]
     if not text.startswith(_SHOULD):
-        return (
-            f"is refused: {text.removeprefix('Value error, ').removeprefix('Assertion failed, ')}"
-        )
+        text = text.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        return f"is refused: {text}"
     texts = (detail["msg"].removeprefix(_SHOULD) for detail in details)
     types = ("a table" if text == "an object" else text for text in texts)
     return f"should be {' or '.join(dict.fromkeys(types))}, not {value!r}"
-
-
-SETTINGS = model_table(Settings)
