@@ -26,8 +26,11 @@ $(STAMP): pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt co
 demo: setup
 	$(BIN)/python -m examples.demo
 
+# In as many processes as there are cores, a file's tests in one of them; TEST_FLAGS='-n 0' is serial.
+TEST_FLAGS ?= -n auto --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 lint: setup
 	$(BIN)/ruff check .

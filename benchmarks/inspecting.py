@@ -26,7 +26,7 @@ from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.tui.app import InspectApp
 from flowtune_cli.tui.screens.episodes import EpisodesScreen
-from flowtune_cli.tui.widgets.rows import Rows
+from flowtune_cli.tui.widgets.lazy_table import LazyTable
 
 PRESSES = 60
 
@@ -61,7 +61,7 @@ async def application(run: Path) -> None:
             await pilot.press("o")
         screen = app.screen
         assert isinstance(screen, EpisodesScreen)
-        rows = screen.query_one(Rows)
+        rows = screen.query_one(LazyTable)
         await presses(
             pilot, "a key that nothing knows (the test driver's own time)", ["z"] * PRESSES
         )
@@ -77,7 +77,7 @@ async def application(run: Path) -> None:
         start = time.perf_counter()
         await screen.query_one(Input).action_submit()  # the driver's Enter would wait for the end
         lags = []
-        while screen.found is None or screen.found.searched < screen.found.total:
+        while screen.result is None or screen.result.searched < screen.result.total:
             before = time.perf_counter()
             await asyncio.sleep(0.005)
             lags.append((time.perf_counter() - before) * 1000 - 5)

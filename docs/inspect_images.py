@@ -12,10 +12,10 @@ import asyncio
 from pathlib import Path
 
 from flowtune_cli.runs.reader import RunReader
-from flowtune_cli.runs.stored import Filter
+from flowtune_cli.runs.records import Filter
 from flowtune_cli.tui.app import InspectApp
 from flowtune_cli.tui.screens.episode import EpisodeScreen
-from flowtune_cli.tui.widgets.rows import Rows
+from flowtune_cli.tui.widgets.lazy_table import LazyTable
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = (120, 34)
@@ -23,14 +23,14 @@ SIZE = (120, 34)
 
 def telling(run: Path) -> tuple[int, int]:
     """An episode and a rollout in it that won with another text, and went on long afterwards."""
-    from flowtune_cli.tui.pairs import pair_steps
+    from flowtune_cli.tui.step_alignment import align_steps
 
     with RunReader(run / "store.sqlite") as reader:
         best = (0.0, 0, 0)
         for number in reader.numbers(Filter(preference=True)):
             episode = reader.episode(number)
             for rollout in episode.rollouts:
-                pairs = pair_steps(episode, rollout)
+                pairs = align_steps(episode, rollout)
                 said = episode.steps[rollout.step].output.split()
                 if (rollout.gain or 0) > 0 and len(said) > 2 and any(p.first for p in pairs):
                     best = max(best, (float(len(pairs)), number, rollout.number))
@@ -50,11 +50,11 @@ async def take(run: Path) -> None:
         await picture("overview")
         await pilot.press("o")
         await picture("episodes")
-        app.open_episode(app.watched(run), number)
+        app.open_episode(app.open_store(run), number)
         await pilot.pause(0.3)
         screen = app.screen
         assert isinstance(screen, EpisodeScreen)
-        rows = screen.query_one(Rows)
+        rows = screen.query_one(LazyTable)
         rows.cursor = next(
             index
             for index, entry in enumerate(screen.entries)

@@ -5,7 +5,10 @@ python docs/reference.py
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +18,7 @@ from typing import Any, get_args
 from typer.main import get_command
 
 import flowtune_cli
+from flowtune_cli import testing
 from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
 from flowtune_cli.cli.main import COMMANDS, GROUPS, app
 from flowtune_cli.config.resolve import SECTIONS
@@ -71,12 +75,21 @@ def reference() -> str:
             for entry in registry.entries(kind).values():
                 lines += _thing(entry)
     lines += ["## What a plugin imports", "", "All of it from `flowtune_cli`.", ""]
-    public = {name: _about(getattr(flowtune_cli, name)) for name in flowtune_cli.__all__}
+    public = {name: about(name) for name in flowtune_cli.__all__}
     lines += _table(["name", "what"], ([f"`{n}`", _inline(text)] for n, text in public.items()))
     lines += ["### What a flow calls", ""]
     episode = flowtune_cli.Episode
     for method in (episode.call, episode.reward, episode.target, episode.effect):
         lines.append(f"- `episode.{method.__name__}{_call(method)}`: {_inline(summary(method))}")
+    lines += [
+        "",
+        "## What a plugin's tests import",
+        "",
+        "All of it from `flowtune_cli.testing`.",
+        "",
+    ]
+    helpers = {name: summary(getattr(testing, name)) for name in testing.__all__}
+    lines += _table(["name", "what"], ([f"`{n}`", _inline(text)] for n, text in helpers.items()))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
@@ -134,13 +147,34 @@ def _thing(entry: Entry) -> Iterator[str]:
         yield from _options(option for option in options(entry.thing) if option.name not in known)
 
 
-def _about(public: Any) -> str:
+def about(name: str) -> str:
     """What a public name is, in a line."""
-    if public is flowtune_cli.hookimpl:
+    public = getattr(flowtune_cli, name)
+    if name == "hookimpl":
         return "Marks a function of a plugin as the implementation of the hook of its name."
-    if kinds := get_args(public):
-        return f"One of {', '.join(kind.__name__ for kind in kinds)}."
-    return summary(public)
+    if isinstance(public, type) or inspect.isfunction(public):
+        return summary(public)
+    if text := _text_below_assignment(name):
+        return text
+    kinds = [getattr(kind, "__name__", repr(kind)) for kind in get_args(public)]
+    return f"One of {', '.join(kinds)}."
+
+
+def _text_below_assignment(name: str) -> str:
+    """The string below the assignment of a public constant or type alias, where it is defined."""
+    for statement in ast.parse(inspect.getsource(flowtune_cli)).body:
+        if isinstance(statement, ast.ImportFrom) and name in [a.name for a in statement.names]:
+            module = importlib.import_module(f"flowtune_cli.{statement.module}")
+            body = ast.parse(inspect.getsource(module)).body
+            for assignment, below in itertools.pairwise(body):
+                if (
+                    isinstance(assignment, ast.Assign)
+                    and [ast.unparse(target) for target in assignment.targets] == [name]
+                    and isinstance(below, ast.Expr)
+                    and isinstance(below.value, ast.Constant)
+                ):
+                    return str(below.value.value)
+    return ""
 
 
 def _call(function: Any) -> str:

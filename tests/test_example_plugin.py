@@ -14,16 +14,21 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli import DataError, Example, Task, UsageError
+from flowtune_cli import DataError, Example, Outcome, Task, UsageError
 from flowtune_cli.cli.main import main
 from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import resolve
-from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.postprocessing import post_process
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.registry.checks import postprocessor
-from flowtune_cli.training.data import collect
-from support.fake_engine import FakeEngine, run_deviate
+from flowtune_cli.testing import (
+    ScriptedEngine,
+    assert_replays,
+    check_task,
+    deviate,
+    training_data,
+)
+from support.installed_plugins import install_package
 from support.markdown_blocks import REPOSITORY, blocks, commands
 
 PACKAGE = REPOSITORY / "tests" / "example_plugin"
@@ -36,15 +41,7 @@ ENTRY_POINTS = "[flowtune]\n" + "".join(
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """Mailroom is installed as ``pip install -e`` would: its source and its metadata are found."""
-    info = tmp_path / f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}.dist-info"
-    info.mkdir()
-    metadata = f"Metadata-Version: 2.1\nName: {PROJECT['name']}\nVersion: {PROJECT['version']}\n"
-    (info / "METADATA").write_text(metadata, encoding="utf-8")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(PACKAGE / "src"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("FLOWTUNE_PLUGINS", "mailroom")
+    install_package(PACKAGE, tmp_path, monkeypatch)
     return load_registry()
 
 
@@ -53,14 +50,16 @@ def task(registry: Registry) -> Task:
     return registry.task("mailroom")()
 
 
-def write(prompt: str, output: int) -> str:
-    """Summaries: the greedy one says nothing, the first alternative what matters."""
-    return "A parcel is late." if output == 1 else "A customer wrote."
-
-
-def score(prompt: str, completion: str) -> float:
+def score(node: str, prompt: str, completion: str) -> float:
     """The team knows what a parcel is, and else thinks of money."""
     return 0.0 if completion == ("delivery" if "parcel" in prompt else "billing") else -3.0
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """The greedy summary says nothing, the first alternative what matters."""
+    said = ["A customer wrote.", "A parcel is late.", "A customer wrote.", "A customer wrote."]
+    return ScriptedEngine(write={"summary": said}, score=score)
 
 
 def test_the_registry_loads_it(registry: Registry) -> None:
@@ -68,6 +67,11 @@ def test_the_registry_loads_it(registry: Registry) -> None:
     assert registry.problems == []
     entry = registry.entries("task")["mailroom"]
     assert (entry.plugin, entry.distribution) == ("mailroom", "flowtune-mailroom")
+
+
+def test_it_is_complete_and_replays(task: Task) -> None:
+    check_task(task, data=PACKAGE / "data")
+    assert_replays(task, list(task.examples(PACKAGE / "data", "train"))[:3])
 
 
 def test_setuptools_builds_it(tmp_path: Path) -> None:
@@ -83,7 +87,8 @@ def test_setuptools_builds_it(tmp_path: Path) -> None:
 def test_the_tutorial_shows_it_as_it_is() -> None:
     [project] = blocks(TUTORIAL, "toml")
     assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
-    plugin, *_ = blocks(TUTORIAL, "python")
+    plugin, _, tests, _ = blocks(TUTORIAL, "python")
+    assert tests == (PACKAGE / "tests/test_mailroom.py").read_text(encoding="utf-8")
     assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
     [records] = blocks(TUTORIAL, "json")
     assert (PACKAGE / "data/train.jsonl").read_text(encoding="utf-8").startswith(records)
@@ -107,9 +112,33 @@ def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
     assert [line["team"] for line in done] == ["repairs", "billing"]
 
 
-def test_the_better_summary_is_preferred_and_the_team_gets_its_target(task: Task) -> None:
+def test_the_tutorial_s_tests_pass_and_can_fail(registry: Registry, tmp_path: Path) -> None:
+    """Run as an author would, in a copy of the package, and once more with a mistake in it."""
+    folder = shutil.copytree(PACKAGE, tmp_path / "package")
+    plugin = folder / "src/mailroom/plugin.py"
+
+    def run_tests() -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "src"), *sys.path])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout
+
+    assert "3 passed" in run_tests()
+    source = plugin.read_text(encoding="utf-8")
+    plugin.write_text(source.replace('reward="certainty"', 'reward="certianty"'), encoding="utf-8")
+    assert "Did you mean 'certainty'?" in run_tests()
+
+
+def test_the_better_summary_is_preferred_and_the_team_gets_its_target(
+    task: Task, engine: ScriptedEngine
+) -> None:
     message = Example("a", {"message": "Where is my order?"}, gold="delivery")
-    trace = run_deviate(FakeEngine(write, score), task, example=message)
+    trace = deviate(task, engine, message)
     assert trace.episode.failure is None
     assert trace.episode.result == {"team": "billing", "summary": "A customer wrote."}
     likely, unlikely = 1 / (1 + 2 * math.exp(-3)), math.exp(-3) / (1 + 2 * math.exp(-3))
@@ -119,17 +148,15 @@ def test_the_better_summary_is_preferred_and_the_team_gets_its_target(task: Task
     assert (preference.node, preference.chosen.text) == ("summary", "A parcel is late.")
     assert preference.margin == pytest.approx(likely - unlikely)
     assert [(target.step, target.gold) for target in trace.episode.targets] == [(1, "delivery")]
-    assert {node: len(mine.data) for node, mine in collect(task.nodes, [trace]).items()} == {
-        "summary": 1,
-        "team": 1,
-    }
+    learned = training_data(task, trace)
+    assert {node: len(data) for node, data in learned.items()} == {"summary": 1, "team": 1}
 
 
-def test_a_message_without_a_label_teaches_nothing(task: Task) -> None:
-    trace = run_deviate(FakeEngine(write, score), task, example=Example("a", {"message": "Hello"}))
+def test_a_message_without_a_label_teaches_nothing(task: Task, engine: ScriptedEngine) -> None:
+    trace = deviate(task, engine, Example("a", {"message": "Hello"}))
     assert trace.episode.result["team"] == "billing"
     assert {deviation.outcome for deviation in trace.deviations} == {Outcome.SKIPPED}
-    assert collect(task.nodes, [trace]) == {}
+    assert training_data(task, trace) == {}
 
 
 def test_the_teams_can_be_set(registry: Registry) -> None:

@@ -10,7 +10,7 @@ from flowtune_cli.flow.postprocessing import ROLLOUTS
 from flowtune_cli.flow.task import Task
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
-from flowtune_cli.runs.stored import StoredEpisode, StoredRollout
+from flowtune_cli.runs.records import EpisodeRecord, RolloutRecord
 
 
 def played_lines(
@@ -23,7 +23,7 @@ def played_lines(
     by_id = {example.id: example for example in examples}
     lines: dict[str, dict[str, Any]] = {}
     with RunReader(run.store_path) as reader:
-        for number in range(reader.count()):
+        for number in range(reader.counts().episodes):
             episode = reader.episode(number)
             example = by_id[episode.example_id]
             if episode.error is None and example.id not in lines:
@@ -35,7 +35,7 @@ def played_lines(
     return lines
 
 
-def _rollouts(episode: StoredEpisode) -> Iterator[dict[str, Any]]:
+def _rollouts(episode: EpisodeRecord) -> Iterator[dict[str, Any]]:
     """Those of the verbose answers. In training they end once the concise answer is known."""
     for rollout in episode.rollouts:
         if rollout.node == "verbose":
@@ -48,6 +48,6 @@ def _rollouts(episode: StoredEpisode) -> Iterator[dict[str, Any]]:
             }
 
 
-def _concise(rollout: StoredRollout) -> str | None:
+def _concise(rollout: RolloutRecord) -> str | None:
     """The concise answer; None where the rollout was skipped, or failed before it."""
     return next((step.output for step in rollout.steps if step.node == "concise"), None)

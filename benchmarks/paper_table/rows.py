@@ -23,7 +23,7 @@ from flowtune_cli.flow.task import Task
 from flowtune_cli.registry import Registry
 from flowtune_cli.runs.atomic import read_json, write_json
 from flowtune_cli.runs.directory import RunDirectory
-from flowtune_cli.runs.prediction_lines import read_predictions
+from flowtune_cli.runs.prediction_reader import read_predictions
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.training.checkpoint import checkpoints, load_checkpoint
 from flowtune_cli.training.loop import Report, Trainer
@@ -149,7 +149,9 @@ class Treatments:
             return run
         session = self._session(seed, dev=source is not None)
         split = "dev" if source else "train"
-        examples = self._dev if source else list(session.task.examples(self.data, split))
+        task = session.task
+        every = self._dev if source else task.examples(self.data, split)
+        examples = list(task.training_examples(every, split))
         if not (run.path / "run.json").exists():
             resolved = dataclasses.replace(
                 self._resolved(seed, dev=source is not None), settings=session.settings

@@ -32,6 +32,7 @@ from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.node import Datum
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request, Scored
 from flowtune_cli.learning.learner import Learner
+from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.training.data import collect
 from flowtune_cli.training.session import Session
 
@@ -179,8 +180,7 @@ def compare_gradients(
             side.engine.prefixes,
             side.engine.tokens,
             settings,
-            nodes,
-            lambda name: _Gradients,
+            NodeOptimizers(side.adapters, settings, nodes, {"gradients": _Gradients}),
             side.engine.limits,
         )
         for side in (session, plainly)

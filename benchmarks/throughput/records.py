@@ -46,7 +46,9 @@ def prepare(setup: Setup, *, plain_weights: bool = False) -> tuple[Session, list
         registry=registry,
     )
     task = resolved.make_task()
-    chosen = mixed(list(task.examples(setup.data, task.splits[0])), setup.records)
+    split = task.splits[0]
+    examples = task.training_examples(task.examples(setup.data, split), split)
+    chosen = mixed(list(examples), setup.records)
     unchanged = patch("flowtune_cli.training.session.block_weights")
     with unchanged if plain_weights else nullcontext():
         return set_up(task, resolved.settings, registry), chosen

@@ -161,11 +161,11 @@ class Side:
     def save(self, directory: Path) -> None:
         """Write adapters and optimizers, for the other side to ``load``."""
         self.session.adapters.save(directory / "adapters")
-        self.learner.save(directory / "optimizers")
+        self.learner.optimizers.save(directory / "optimizers")
 
     def load(self, directory: Path) -> None:
         self.session.adapters.load(directory / "adapters")
-        self.learner.load(directory / "optimizers")
+        self.learner.optimizers.load(directory / "optimizers")
 
     def about(self) -> dict[str, Any]:
         """The machine and the model; the peak is GFLOP/s of the model's dtype, best of several."""

@@ -1,18 +1,25 @@
 """flowtune: online joint fine-tuning of whole flows of language-model nodes.
 
-This is the public API that a plugin imports. It imports neither torch nor transformers.
+This is the public API: everything that a task, node type, exploration strategy, reward, evaluator,
+optimizer, post-processor, tracker or command of a plugin needs. It imports neither torch nor
+transformers. ``flowtune_cli.testing`` has what the tests of a plugin need.
 """
 
 from .exploration import DiverseBeam, MultiSample
-from .flow.episode import Episode
-from .flow.errors import DataError, FlowtuneError, UsageError
+from .flow.deviation import Deviation, Evaluator, Outcome, Preference, Trace
+from .flow.episode import Episode, Failure, RewardEvent, Step, Target
+from .flow.errors import DataError, FlowtuneError, ReplayError, UsageError
 from .flow.example import Example
 from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
+    LIKELIHOOD,
+    Ask,
     Call,
     ChoiceDatum,
     Datum,
     Exploration,
+    Head,
+    Learn,
     Node,
     NodeOutput,
     PreferenceDatum,
@@ -24,47 +31,89 @@ from .flow.node import (
 )
 from .flow.postprocessing import PostProcessor
 from .flow.preset import Preset
-from .flow.prompt import Prompt, Template
-from .flow.request import Decoding
+from .flow.prompt import Message, Prompt, Segment, Template
+from .flow.request import (
+    GREEDY,
+    Answer,
+    Decoded,
+    DecodeRequest,
+    Decoding,
+    Engine,
+    Generation,
+    Likelihood,
+    Request,
+    Scored,
+    ScoreRequest,
+)
 from .flow.task import Task
 from .nodes import Factor, Feature, Generate, Judge, Rank
 from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
+from .trackers.tracker import TrackedRun, Tracker, TrackerFactory
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GREEDY",
+    "LIKELIHOOD",
+    "Answer",
+    "Ask",
     "Call",
     "ChoiceDatum",
     "DataError",
     "Datum",
+    "DecodeRequest",
+    "Decoded",
     "Decoding",
+    "Deviation",
     "DiverseBeam",
+    "Engine",
     "Episode",
+    "Evaluator",
     "Example",
     "Exploration",
     "Factor",
+    "Failure",
     "Feature",
     "FlowtuneError",
     "Generate",
+    "Generation",
+    "Head",
     "Judge",
     "LLMJudge",
+    "Learn",
+    "Likelihood",
+    "Message",
     "ModelSource",
     "MultiSample",
     "Node",
     "NodeOutput",
+    "Outcome",
     "PostProcessor",
+    "Preference",
     "PreferenceDatum",
     "Preset",
     "Prompt",
     "Rank",
+    "ReplayError",
+    "Request",
     "Response",
+    "RewardEvent",
     "Score",
+    "ScoreRequest",
+    "Scored",
+    "Segment",
     "SelfLearning",
+    "Step",
+    "Target",
     "Task",
     "Template",
     "Term",
     "TextDatum",
+    "Trace",
+    "TrackedRun",
+    "Tracker",
+    "TrackerFactory",
     "UsageError",
     "cache_directory",
     "exact_match",

@@ -60,10 +60,10 @@ def test_predictions_in_another_order(evaluate: Run) -> None:
     Path("out.jsonl").write_text("\n".join(lines[::-1]) + "\n")
     done = evaluate()
     assert (done.code, done.out) == (2, "")
-    assert "4 of 5 predictions are in another order than the data: number 1" in done.err
+    assert "4 of 5 predictions are not in the order of the data: number 1" in done.err
     done = evaluate("--reorder")
     assert done.rows == [["good", "0.800"], ["count", "5"]]
-    assert "4 of 5 predictions were put in the order of the data" in done.err
+    assert "sorted 4 of 5 predictions into the order of the data" in done.err
 
 
 def test_the_first_examples_alone(evaluate: Run) -> None:
@@ -79,10 +79,13 @@ def test_blank_lines_are_passed_over(evaluate: Run) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "out.jsonl:5: not a line of JSON: Expecting property name"),
-        ("[1]", "out.jsonl:5: a prediction is a JSON object"),
-        ('{"good": "No"}', "prediction 5 has no 'id' that is a text"),
-        ('{"id": "test-9", "good": "No"}', "no line for 1 of 5 examples: 'test-4'; 1 of 5 lines"),
+        ("{", "out.jsonl:5: not valid JSON: Expecting property name"),
+        ("[1]", "out.jsonl:5: a prediction must be a JSON object"),
+        ('{"good": "No"}', "prediction 5 has no text in 'id'"),
+        (
+            '{"id": "test-9", "good": "No"}',
+            "no line for 1 of 5 examples: 'test-4'; no example for 1 of 5 lines",
+        ),
     ],
 )
 def test_malformed_predictions(evaluate: Run, line: str, said: str) -> None:
@@ -94,7 +97,7 @@ def test_malformed_predictions(evaluate: Run, line: str, said: str) -> None:
 
 def test_bytes_that_are_no_text(evaluate: Run) -> None:
     Path("out.jsonl").write_bytes(b'{"id": "\xff"}\n')
-    assert "out.jsonl:1: not a line of JSON" in evaluate().err
+    assert "out.jsonl:1: not valid JSON" in evaluate().err
 
 
 def test_a_missing_file(evaluate: Run) -> None:

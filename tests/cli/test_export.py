@@ -65,8 +65,8 @@ def test_it_is_said_where_an_adapter_reads_but_the_end_of_a_prompt(letters: Site
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what to write"),
-        (["--episodes", "e", "--node", "draft"], "--node is for --preferences"),
+        ([], "choose what to export"),
+        (["--episodes", "e", "--node", "draft"], "--node needs --preferences"),
         (["--preferences", "p", "--node", "drfat"], "Did you mean 'draft'?"),
         (["--preferences", "there"], "--overwrite"),
         (["--episodes", "there"], "--overwrite"),

@@ -24,7 +24,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, Any]]]
     calls: list[tuple[Path, dict[str, Any]]] = []
 
     def serve(path: Path, **more: Any) -> None:
-        more.pop("say")("http://127.0.0.1:1/?token=x")
+        more.pop("on_ready")("http://127.0.0.1:1/?token=x")
         calls.append((path, more))
 
     monkeypatch.setattr(web, "serve", serve)

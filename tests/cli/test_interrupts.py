@@ -14,9 +14,9 @@ def test_the_first_asks_and_the_second_interrupts(first: int) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     told = []
     with StopRequest(lambda: told.append(1)) as stop:
-        assert not stop.asked
+        assert not stop.requested
         signal.raise_signal(first)
-        assert stop.asked
+        assert stop.requested
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -101,7 +101,7 @@ def test_an_example_can_be_named_by_how_its_id_begins(play: Run) -> None:
     assert play("--data", str(data)).out.startswith("example  abc: ")
     ambiguous = play("--data", str(data), "--example", "ab")
     assert ambiguous.code == 2
-    assert "2 examples have an id that begins with 'ab': abc, abd" in ambiguous.err
+    assert "2 example ids start with 'ab': abc, abd" in ambiguous.err
     unknown = play("--data", str(data), "--example", "bcx")
     assert unknown.code == 2
     assert "no example has the id 'bcx'. Did you mean 'bc'?" in unknown.err

@@ -44,7 +44,7 @@ def test_scores_and_rollouts_are_written_only_if_wanted(scored: Run) -> None:
         lines(f"{name}.jsonl") for name in ("plain", "scores", "all", "short")
     )
     assert all(line.keys() == FIELDS for line in plain + short)
-    assert all(line.keys() == FIELDS | {"length", "digest"} for line in scores)
+    assert all(line.keys() == FIELDS | {"length", "example_id"} for line in scores)
     assert [{k: line[k] for k in FIELDS} for line in scores] == plain
     assert all(line.keys() == scores[0].keys() | {"rollouts", "rank"} for line in everything)
     assert [
@@ -77,9 +77,9 @@ def test_a_file_is_post_processed_as_predict_would_have(scored: Run) -> None:
     done = scored("postprocess", "longest.jsonl", "--out", "both.jsonl", "--rank", "--longest")
     assert (done.code, done.out) == (0, "")
     assert lines("both.jsonl") == lines("all.jsonl")
-    assert "5 predictions are in both.jsonl" in done.err
+    assert "wrote 5 predictions to both.jsonl" in done.err
     done = scored("postprocess", "longest.jsonl", "--out", "both.jsonl", "--rank")
-    assert "both.jsonl is there already" in done.err
+    assert "both.jsonl exists" in done.err
     assert (
         scored("postprocess", "both.jsonl", "--out", "both.jsonl", "--rank", "--overwrite").code
         == 0
@@ -95,7 +95,7 @@ def test_what_a_file_lacks_is_said(scored: Run) -> None:
     done = scored("postprocess", "plain.jsonl", "--out", "ranked.jsonl", "--rank")
     assert (done.code, done.err) == (2, "flowtune: error: no length: predict with --scores\n")
     assert not Path("ranked.jsonl").exists()
-    assert "there is nothing to do" in scored("postprocess", "plain.jsonl", "--out", "x.jsonl").err
+    assert "nothing to do" in scored("postprocess", "plain.jsonl", "--out", "x.jsonl").err
 
 
 def test_a_file_in_another_order_is_put_right_if_wanted(scored: Run) -> None:
@@ -105,9 +105,9 @@ def test_a_file_in_another_order_is_put_right_if_wanted(scored: Run) -> None:
     )
     done = scored("postprocess", "turned.jsonl", "--out", "out.jsonl", "--rank")
     assert done.code == 2
-    assert "4 of 5 predictions are in another order than the data" in done.err
+    assert "4 of 5 predictions are not in the order of the data" in done.err
     done = scored("postprocess", "turned.jsonl", "--out", "out.jsonl", "--reorder")
-    assert "4 of 5 predictions were put in the order of the data" in done.err
+    assert "sorted 4 of 5 predictions into the order of the data" in done.err
     assert lines() == lines("plain.jsonl")
 
 
@@ -134,7 +134,7 @@ def test_interrupted_with_one_set_of_flags_and_gone_on_with_another(
     assert 0 < len(lines("out.jsonl.partial")) < 5
     done = scored("predict", "--out", "out.jsonl", *then)
     if goes_on:
-        assert "going on with out.jsonl.partial" in done.err
+        assert "resuming from out.jsonl.partial" in done.err
         scored("predict", "--out", "whole.jsonl", *then)
         assert lines() == lines("whole.jsonl")
     else:

@@ -53,11 +53,11 @@ def test_interrupted_it_goes_on(predict: Run, monkeypatch: pytest.MonkeyPatch) -
     assert done.code == 130
     written = len(Path("out.jsonl.partial").read_text().splitlines())
     assert 0 < written < 5
-    assert f"has {written} of 5 lines; the same command goes on" in done.err
+    assert f"has {written} of 5 lines; run the same command again to resume" in done.err
     assert not Path("out.jsonl").exists()
     done = predict(*OUT)
     assert done.code == 0
-    assert f"going on with out.jsonl.partial, which has {written} of 5 lines" in done.err
+    assert f"resuming from out.jsonl.partial, which has {written} of 5 lines" in done.err
     assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_there_is_replaced_only_if_wanted(predict: Run) -> None:
     Path("out.jsonl").write_text("mine\n")
     done = predict(*OUT)
     assert done.code == 2
-    assert "out.jsonl is there already; --overwrite replaces it" in done.err
+    assert "out.jsonl exists; --overwrite replaces it" in done.err
     assert Path("out.jsonl").read_text() == "mine\n"
     assert predict(*OUT, "--overwrite").code == 0
     assert len(lines()) == 5

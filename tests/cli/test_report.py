@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,12 @@ def test_figures(runs: Path, run: Run) -> None:
 def test_wrong_use(runs: Path, run: Run) -> None:
     assert "--out report.html" in run("report", "first").err
     assert "Did you mean 'first'?" in run("report", "frist", "--json").err
+
+
+def test_a_page_without_matplotlib(runs: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = run("report", "first", "--out", "report.html")
+    assert done.code == 2
+    assert "an HTML report needs the package matplotlib: pip install 'flowtune[report]'" in done.err
+    assert not Path("report.html").exists()
+    assert run("report", "first", "--json").code == 0

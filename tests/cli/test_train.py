@@ -74,8 +74,8 @@ def test_a_run_from_beginning_to_end(train: Run, tiny_model_dir: Path) -> None:
 
     lines = [line for line in done.err.splitlines() if re.match(r"\d+/8 episodes; sum ", line)]
     assert len(lines) == 4, "one a mini-batch"
-    assert "this is run 'letters-001', in runs/letters-001" in done.err
-    assert "8 of 8 episodes had an output that was cut off" in done.err
+    assert "training run 'letters-001' in runs/letters-001" in done.err
+    assert "8 of 8 episodes had a truncated output" in done.err
     assert "flowtune play letters --run letters-001 --deviate\n" in done.err
     predict = "flowtune predict letters --run letters-001 --split test --out letters-001-test.jsonl"
     assert predict in done.err
@@ -88,7 +88,7 @@ def test_the_figures_as_json_are_those_of_the_store(train: Run) -> None:
     with RunReader(Path("runs/a/store.sqlite")) as reader:
         assert figures["metrics"]["sum"]["overall"] == reader.metrics()["sum"][-1].metric.overall
         assert figures["counts"]["preferences"] == reader.counts().preferences > 0
-        tried = [(len(e.rewards), e.question[:6]) for e in reader.episodes()]
+        tried = [(len(e.rewards), e.question[:6]) for e in reader.summaries(reader.numbers())]
     assert tried == [(1, "train ")] * 3
 
 
@@ -112,7 +112,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
         stopped = train("--name", "parted")
     assert stopped.code == 130
     assert stopped.out == ""
-    assert stopped.err.endswith("Go on with:\n  flowtune train --resume parted\n")
+    assert stopped.err.endswith("Resume with:\n  flowtune train --resume parted\n")
     assert state("parted") == "stopped"
     assert train("--resume", "parted").code == 0
     assert state("parted") == "finished"
@@ -178,7 +178,7 @@ def test_resuming_a_finished_run_says_so(train: Run) -> None:
     before = learned(Path("runs/a"))
     done = train("--resume", "a")
     assert (done.code, done.out) == (0, first.out)
-    assert "run 'a' is finished: there is nothing to go on with" in done.err
+    assert "run 'a' is finished: there is nothing left to train" in done.err
     assert learned(Path("runs/a")) == before
 
 
@@ -190,7 +190,7 @@ def test_a_run_can_get_more_examples(train: Run) -> None:
     assert rows(Path("runs/a")) == rows(Path("runs/whole"))
     assert settings_of("a")["data"] == settings_of("whole")["data"]
     assert settings_of("a")["settings"]["training"]["limit"] == 0
-    assert "nothing to go on with" in train("--resume", "a").err
+    assert "nothing left to train" in train("--resume", "a").err
 
 
 def test_a_run_goes_on_with_the_dtype_that_it_began_with(
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_run(
         done = train("--name", "a")
     assert done.code == 1
     assert "checkpoint runs/a/checkpoints/0000004 could not be written" in done.err
-    assert "There is no checkpoint yet; this begins the run anew" in done.err
+    assert "There is no checkpoint yet. Start the run again with" in done.err
     assert state("a") == "failed"
     assert list(Path("runs/a/checkpoints").iterdir()) == []
     killed = Path("runs/a/checkpoints/.0000002.partial")
@@ -365,7 +365,7 @@ def test_a_bug_in_a_plugin_shows_its_traceback_and_how_to_go_on(
         (["--resume", "nothing"], "unknown run 'nothing'"),
         (["letters", "--from", "nothing"], "unknown run 'nothing'"),
         (["letters", "--split", "tset"], "unknown split of task 'letters' 'tset'. Did you mean"),
-        (["letters", "--name", "a/b"], "'a/b' cannot be a run's name"),
+        (["letters", "--name", "a/b"], "'a/b' cannot be the name of a run"),
         (["letters", "--data", "missing.jsonl"], "missing.jsonl: cannot be read: No such file"),
         (["letters", "--data", "bad.jsonl"], "bad.jsonl:2: "),
         (["letters", "--data", "unlabelled.jsonl"], "example 'x' has no labels"),
@@ -389,5 +389,5 @@ def test_a_taken_name_is_told_before_the_model_is_loaded(train: Run) -> None:
     train("--limit", "2", "--name", "a")
     done = train("--name", "a")
     assert done.code == 2
-    assert "there is a 'a' in runs already" in done.err
+    assert "'a' already exists in runs" in done.err
     assert "loading" not in done.err

@@ -52,7 +52,7 @@ def test_optimizers_of_another_kind_begin_anew_and_that_is_said(
         press_ctrl_c(patch, 1)
         result = train("letters", "--split", "test", "--from", "a", "--name", "b", *other)
     assert result.code == 130
-    assert "the optimizers begin anew" in result.err
+    assert "the optimizer state starts fresh" in result.err
     for node in ("draft", "write"):
         assert load_file(Path(f"runs/b/checkpoints/0000000/optimizers/{node}.safetensors")) == {}
 

@@ -64,16 +64,18 @@ def test_killed_at_any_moment_it_goes_on_as_if_never_killed(letters: Site, run: 
 
 def test_interrupted_it_says_how_to_go_on(letters: Site, run: Run) -> None:
     with training(letters) as process:
+        process.send_signal(signal.SIGSTOP)  # or it might end before its rival begins
         rival = run("train", "--resume", "a")
         assert rival.code == 2
         assert f"in use by process {process.pid}" in rival.err
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
         out, err = process.communicate()
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err
-    assert "stopping after what is being computed; Ctrl-C again stops at once\n" in err
-    assert err.endswith("Go on with:\n  flowtune train --resume a\n")
+    assert "stopping after the current step; press Ctrl-C again to stop at once\n" in err
+    assert err.endswith("Resume with:\n  flowtune train --resume a\n")
     assert RunDirectory(Path("runs/a")).info.state == "stopped"
     assert run("train", "--resume", "a").code == 0
     assert run("train", "letters", "--name", "whole", *LONG).code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli import Example, Task
-from flowtune_cli.cli.training_text import commands, figures
+from flowtune_cli.cli.training_text import batch_text, next_commands
 from flowtune_cli.flow.deviation import Deviation, Outcome, Trace
 from flowtune_cli.flow.episode import Episode, Failure
 from flowtune_cli.runs.batch import BatchRecord, MetricRecord
@@ -44,7 +44,7 @@ def test_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
-    assert commands(Hop(), "runs/a", {"path": data, "split": split}) == [
+    assert next_commands(Hop(), "runs/a", {"path": data, "split": split}) == [
         f"flowtune play hop --run runs/a {played}--deviate",
         f"flowtune predict hop --run runs/a {predicted}",
     ]
@@ -63,8 +63,8 @@ def test_figures_tell_failures_and_what_is_undefined() -> None:
         metrics={"f1": MetricRecord(0.5, 0.25, 3, 0), "em": MetricRecord(None, None, 0, 3)},
         checkpoint=True,
     )
-    assert figures(record) == (
+    assert batch_text(record) == (
         "f1 0.250 (window 0.500), em undefined (window undefined), 0 preferences,"
         " 1 of 2 episodes and rollouts failed, checkpoint"
     )
-    assert figures(None) == ""
+    assert batch_text(None) == ""

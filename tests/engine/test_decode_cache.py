@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
@@ -51,7 +51,6 @@ def prefixes() -> PrefixCache:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@settings(deadline=None)
 @given(data=st.data())
 def test_shared_prefixes_give_what_copies_give(
     prefixes: PrefixCache, fused: bool, data: st.DataObject

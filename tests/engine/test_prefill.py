@@ -31,7 +31,8 @@ def adapters(tiny_model: LoadedModel, request: pytest.FixtureRequest) -> Adapter
 
 @pytest.mark.parametrize("fused", [True, False])
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_each_suffix_is_read_as_if_alone(

@@ -107,7 +107,8 @@ def test_common_prefixes_are_read_before_what_goes_on_from_them() -> None:
 
 @pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_prompts_that_begin_alike_are_read_as_each_alone(

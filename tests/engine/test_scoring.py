@@ -24,7 +24,7 @@ def after(prompt: tuple[int, ...], tokens: tuple[int, ...], frozen_length: int =
     return Completion(prompt, frozen_length, tokens)
 
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 COMPLETIONS: list[Completion] = [
     after(text(9, 0), text(4, 10)),
     after(text(3, 1), text(1, 11)),

@@ -127,5 +127,5 @@ def test_they_come_in_their_own_order(given: tuple[int, ...]) -> None:
 
 def test_one_that_loses_the_order_is_stopped() -> None:
     lines = [{"id": "x"}, {"id": "y"}]
-    with pytest.raises(FlowtuneError, match="'bad' did not keep the lines and their order"):
+    with pytest.raises(FlowtuneError, match="'bad' changed the number or order of the lines"):
         post_process([Reverse("bad")], task(), [], lines, print)

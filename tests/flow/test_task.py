@@ -64,7 +64,7 @@ def test_nodes_may_depend_on_settings() -> None:
 def test_defaults_of_what_is_shown_and_written() -> None:
     task, example = Small(), Example("1", {"question": "why"})
     assert task.prediction(example, {"answer": "so"}) == {"id": "1", "answer": "so"}
-    assert task.prediction_key(example) == {"id": "1"}
+    assert task.prediction_id(example) == "1"
     assert task.scores(example, {"answer": "so"}) == {}
     assert task.outcome_text(example, {"answer": "é"}) == '{"answer": "é"}'
     assert task.question_text(example) == "why"

@@ -19,6 +19,7 @@ from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.learning.learner import Learner
+from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
@@ -52,8 +53,12 @@ def make_learner(
         PrefixCache(adapters, limits),
         Tokens(loaded.tokenizer, loaded.context),
         chosen,
-        {name: writer(name, **(nodes or {}).get(name, {})) for name in adapters.nodes},
-        {"chosen": optimizer, "adam": adam}.__getitem__,
+        NodeOptimizers(
+            adapters,
+            chosen,
+            {name: writer(name, **(nodes or {}).get(name, {})) for name in adapters.nodes},
+            {"chosen": optimizer, "adam": adam},
+        ),
         limits,
     )
 
@@ -486,10 +491,10 @@ def test_options_that_an_optimizer_does_not_take(
 
 def test_a_node_may_have_options_of_its_own(tiny: Tiny) -> None:
     learner = tiny.learner(sgd, options={"lr": 0.5}, nodes={"b": {"optimizer": {"lr": 0.1}}})
-    rates = {node: o.param_groups[0]["lr"] for node, o in learner.optimizers.items()}
+    rates = {node: learner.optimizers[node].param_groups[0]["lr"] for node in "ab"}
     assert rates == {"a": 0.5, "b": 0.1}
     learner = tiny.learner(sgd, nodes={"b": {"optimizer": "adam"}})
-    assert learner.optimizer_names == {"a": "chosen", "b": "adam"}
+    assert learner.optimizers.names == {"a": "chosen", "b": "adam"}
     assert isinstance(learner.optimizers["b"], torch.optim.Adam)
     with pytest.raises(UsageError, match=r"optimizer of node 'b' does not fit 'chosen'"):
         tiny.learner(adam, nodes={"b": {"optimizer": {"alpha": 1}}})
@@ -506,12 +511,12 @@ def test_a_learner_goes_on_exactly(
     fresh = tiny.copy()
     for _ in range(3):
         learner.update("a", MIXED)
-    learner.save(tmp_path / "optimizers")
+    learner.optimizers.save(tmp_path / "optimizers")
     tiny.adapters.save(tmp_path / "adapters")
 
     fresh.adapters.load(tmp_path / "adapters")
     again = fresh.learner(optimizer)
-    again.load(tmp_path / "optimizers")
+    again.optimizers.load(tmp_path / "optimizers")
     assert same(optimizer_state(again, "a"), optimizer_state(learner, "a"))
     assert optimizer_state(again, "b") == []
     for each in (learner, again):
@@ -542,10 +547,10 @@ def test_a_head_with_steps_of_its_own_resumes_exactly(
     )
     for _ in range(3):
         learner.update("a", data)
-    learner.save(tmp_path / "optimizers")
+    learner.optimizers.save(tmp_path / "optimizers")
     tiny.adapters.save(tmp_path / "adapters")
     fresh.adapters.load(tmp_path / "adapters")
-    again.load(tmp_path / "optimizers")
+    again.optimizers.load(tmp_path / "optimizers")
     for each in (learner, again):
         each.update("a", data)
     assert same(state(tiny.adapters, "a"), state(fresh.adapters, "a"))
@@ -554,10 +559,10 @@ def test_a_head_with_steps_of_its_own_resumes_exactly(
 
 def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
     learner = tiny.learner(cocob)
-    learner.save(tmp_path / "optimizers")
+    learner.optimizers.save(tmp_path / "optimizers")
     (tmp_path / "optimizers" / "b.safetensors").unlink()
     with pytest.raises(UsageError, match=r"no optimizer state of node 'b'"):
-        learner.load(tmp_path / "optimizers")
+        learner.optimizers.load(tmp_path / "optimizers")
 
 
 # Memory

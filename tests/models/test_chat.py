@@ -68,7 +68,8 @@ PARTS = st.lists(
 
 @pytest.mark.parametrize("template", [None, DEFAULT_SYSTEM, WITHOUT_SYSTEM])
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(system=PARTS, user=PARTS)
 def test_what_comes_out_goes_in_again_to_the_letter(

@@ -63,7 +63,7 @@ QUERY = Feature("long query", lambda inputs: float(len(inputs["query"])))
 @pytest.mark.parametrize("learn", ["supervised", "nothing"])
 def test_features_are_added_by_their_weights(respond: Any, learn: Any) -> None:
     engine = likelihoods(a=-1.0, b=-2.0, c=-3.0)
-    engine.head = {"is b": 1.5, "long query": 0.25}
+    engine.every_head = {"is b": 1.5, "long query": 0.25}
     node = by_likelihood(features=(IS_B, QUERY), learn=learn)
     response = respond(engine, node, candidates=["a", "b", "c"], query="q")
     # What the weights have become counts, or what they start from where nothing is learned.
@@ -80,7 +80,7 @@ def test_features_are_added_by_their_weights(respond: Any, learn: Any) -> None:
 
 def test_with_features_all_wrong_candidates_count(respond: Any) -> None:
     engine = likelihoods(a=-1.0, b=-2.0, c=-3.0, d=-4.0)
-    engine.head = {"is b": 3.0}
+    engine.every_head = {"is b": 3.0}
     node = by_likelihood(features=(IS_B,), negatives=1)
     response = respond(engine, node, candidates=["a", "b", "c", "d"], query="q")
     assert [option.value for option in response.options] == ["b", "a", "c", "d"]
@@ -99,7 +99,7 @@ def test_with_features_all_wrong_candidates_count(respond: Any) -> None:
 
 def test_features_count_for_the_first_label(respond: Any) -> None:
     engine = odds(a=-1.0, b=-2.0)
-    engine.head = {"is b": 3.0}
+    engine.every_head = {"is b": 3.0}
     node = by_choice(features=(IS_B,))
     response = respond(engine, node, candidates=["a", "b"], query="q")
     assert [(o.value, o.logprob) for o in response.options] == [("b", 1.0), ("a", -1.0)]

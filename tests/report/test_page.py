@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli.report.figures import RunFigures, run_figures
 from flowtune_cli.report.page import render
+from flowtune_cli.report.summary import RunSummary, summarize_run
 from flowtune_cli.runs.directory import RunDirectory
 from report.stored_runs import make_run, preference_batch, sums_run
 
@@ -59,16 +59,16 @@ class Parsed(HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
-def page(*figures: RunFigures) -> str:
+def page(*figures: RunSummary) -> str:
     return render(figures, ["flowtune", "report", "run name"])
 
 
 @pytest.fixture
-def sums(tmp_path: Path) -> RunFigures:
-    return run_figures(sums_run(tmp_path))
+def sums(tmp_path: Path) -> RunSummary:
+    return summarize_run(sums_run(tmp_path))
 
 
-def test_it_shows_the_figures(sums: RunFigures) -> None:
+def test_it_shows_the_figures(sums: RunSummary) -> None:
     text = Parsed(page(sums)).text
     [draw] = [node for node in sums.nodes if node.node == "draw"]
     assert draw.mean_margin is not None
@@ -82,7 +82,7 @@ def test_it_shows_the_figures(sums: RunFigures) -> None:
 
 def test_words_are_marked_by_more_than_colour(tmp_path: Path) -> None:
     record = preference_batch([("the big river", "the small river")])
-    made = page(run_figures(make_run(tmp_path, [record])))
+    made = page(summarize_run(make_run(tmp_path, [record])))
     assert "<p>the <ins>big</ins> river</p>" in made
     assert "<p>the <del>small</del> river</p>" in made
     assert re.search(r"ins \{[^}]*text-decoration: underline", made)
@@ -90,7 +90,7 @@ def test_words_are_marked_by_more_than_colour(tmp_path: Path) -> None:
     assert "✓ chosen (alternative)" in made
 
 
-def test_a_page_needs_nothing_but_itself(sums: RunFigures) -> None:
+def test_a_page_needs_nothing_but_itself(sums: RunSummary) -> None:
     made = page(sums, replace(sums, info=replace(sums.info, name="other")))
     parsed = Parsed(made)
     for tag, attributes in parsed.elements:
@@ -116,7 +116,7 @@ def test_whatever_data_says_stays_text(tmp_path: Path) -> None:
         metric=HOSTILE,
     )
     run = make_run(tmp_path, [record], task=HOSTILE, model=HOSTILE)
-    figures = run_figures(run)
+    figures = summarize_run(run)
     settings = {
         "settings": {HOSTILE: {HOSTILE: HOSTILE}},
         "origins": {f"{HOSTILE}.{HOSTILE}": {"layer": HOSTILE, "text": HOSTILE, "run": HOSTILE}},
@@ -146,7 +146,7 @@ def test_whatever_data_says_stays_text(tmp_path: Path) -> None:
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "new", task="t", model="m", settings={"settings": {}})
-    text = Parsed(page(run_figures(run))).text
+    text = Parsed(page(summarize_run(run))).text
     assert "Nothing has been stored yet" in text
     assert "flowtune train --resume" in text
 
@@ -154,13 +154,13 @@ def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
 def test_a_reward_that_was_never_defined_and_an_empty_output(tmp_path: Path) -> None:
     record = preference_batch([("", "a b")], metric="never")
     metrics = {"never": replace(record.metrics["never"], window=None, overall=None)}
-    made = page(run_figures(make_run(tmp_path, [replace(record, metrics=metrics)])))
-    assert "It was never defined." in made
+    made = page(summarize_run(make_run(tmp_path, [replace(record, metrics=metrics)])))
+    assert "Never defined." in made
     assert "(nothing)" in made
 
 
 def test_several_runs_are_compared(tmp_path: Path) -> None:
-    runs = [run_figures(sums_run(tmp_path, n, f"of-{n}")) for n in (3, 6)]
+    runs = [summarize_run(sums_run(tmp_path, n, f"of-{n}")) for n in (3, 6)]
     made = page(*runs)
     text = Parsed(made).text
     assert "run task model state episodes high preferences" in text
@@ -170,13 +170,13 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    runs = [run_figures(sums_run(tmp_path / place, 2)) for place in "ab"]
+    runs = [summarize_run(sums_run(tmp_path / place, 2)) for place in "ab"]
     made = page(*runs)
     assert f"<h1>{tmp_path}/a/run <" in made
     assert f"<h1>{tmp_path}/b/run <" in made
 
 
-def test_settings_that_were_set_come_before_the_rest(sums: RunFigures) -> None:
+def test_settings_that_were_set_come_before_the_rest(sums: RunSummary) -> None:
     settings = {
         "settings": {
             "training": {"seed": 7, "limit": 0},
@@ -191,7 +191,7 @@ def test_settings_that_were_set_come_before_the_rest(sums: RunFigures) -> None:
         },
     }
     text = Parsed(page(replace(sums, settings=settings))).text
-    set_, _, left = text.partition("2 settings that were left")
+    set_, _, left = text.partition("2 settings at the defaults")
     assert "training.seed 7 --seed (run a)" in set_
     assert 'learning.options {"lr": 0.1} flowtune.toml' in set_
     assert "model.revision null default" in left

@@ -124,7 +124,7 @@ def test_it_asks_the_base_model_both_ways_round() -> None:
 
 def test_a_flow_judged_by_it() -> None:
     engine = judging(lambda text: 1.0 if "B" in text else 0.0, bias=0.5)
-    engine.write = lambda prompt, output: "AB"[output]
+    engine.write = lambda node, prompt, output: "AB"[output]
     trace = run_deviate(engine, TASK, {"llm_judge": LLMJudge()})
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.ALTERNATIVE_BETTER

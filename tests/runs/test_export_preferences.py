@@ -8,19 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
-from flowtune_cli.runs.export import PreferenceInContext
 from flowtune_cli.runs.export_preferences import (
+    ExportResult,
     Messages,
-    Written,
     completions,
     is_chat,
     write_preferences,
 )
+from flowtune_cli.runs.preference_reader import PreferenceWithPrompt
 
-PREFERENCE = PreferenceInContext(
+PREFERENCE = PreferenceWithPrompt(
     episode=3,
     step=1,
     node="write",
@@ -32,12 +31,12 @@ PREFERENCE = PreferenceInContext(
     adapter_version=4,
     example_id="e3",
     question="Why?",
-    written=True,
+    generated=True,
     truncated=False,
     greedy_chosen=True,
 )
 JUDGE = {"check": {"score": "choice", "labels": [" Yes", " No"]}}
-CHECK = replace(PREFERENCE, node="check", chosen="Yes", rejected="No", written=False)
+CHECK = replace(PREFERENCE, node="check", chosen="Yes", rejected="No", generated=False)
 
 
 def split(text: str) -> tuple[Messages, str] | None:
@@ -48,8 +47,8 @@ def split(text: str) -> tuple[Messages, str] | None:
 
 
 def lines(
-    preferences: list[PreferenceInContext], nodes: Any = (), **more: Any
-) -> tuple[list[dict[str, Any]], Written]:
+    preferences: list[PreferenceWithPrompt], nodes: Any = (), **more: Any
+) -> tuple[list[dict[str, Any]], ExportResult]:
     file = io.StringIO()
     written = write_preferences(file, preferences, dict(nodes), **{"split": split, **more})
     return [json.loads(line) for line in file.getvalue().splitlines()], written
@@ -105,7 +104,7 @@ def test_a_label_could_have_been_written_and_a_ranked_document_could_not() -> No
     assert completions(document, JUDGE) is None
     written, outcome = lines([document, CHECK, document], JUDGE)
     assert [line["chosen"][0]["content"] for line in written] == [" Yes"]
-    assert outcome.left_out == {"check": 2}
+    assert outcome.skipped == {"check": 2}
 
 
 def test_all_are_conversations_or_none() -> None:
@@ -123,6 +122,7 @@ def test_the_library_of_data_sets_reads_it(tmp_path: Path, chat: bool) -> None:
     with path.open("w") as file:
         preferences = [PREFERENCE, replace(PREFERENCE, chosen="Ünlike \u2028 this", margin=1)]
         write_preferences(file, preferences, {}, split if chat else None)
+    datasets = pytest.importorskip("datasets")
     table = datasets.load_dataset(
         "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     )

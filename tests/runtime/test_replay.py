@@ -15,7 +15,7 @@ from flowtune_cli.runtime.replay import Effects, Plan, Replay
 from support.fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
 from support.random_flows import Program, RandomTask, programs, random_nodes
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def calls(episode: Episode) -> list[tuple[int, str, str, Any]]:

@@ -133,7 +133,7 @@ def walk(tree: Tree, path: str) -> Any:
     return version, [walk(branch, f"{path}.{n}") for n, branch in enumerate(tree)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(trees, max_size=5), st.integers(1, 4), st.integers(1, 4))
 def test_results_do_not_depend_on_bounds(
     forest: list[Tree], in_flight: int, batch_requests: int

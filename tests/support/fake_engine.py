@@ -1,11 +1,11 @@
-"""An engine that answers from a script, and a task made of any async function: no model."""
+"""A scripted engine with marked answers, and a task made of any async function: no model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
-from zlib import crc32
 
 from flowtune_cli.exploration import DiverseBeam
 from flowtune_cli.flow.deviation import Evaluator, Trace
@@ -13,31 +13,18 @@ from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Exploration, Node
 from flowtune_cli.flow.prompt import Template
-from flowtune_cli.flow.request import (
-    GREEDY,
-    Answer,
-    Decoded,
-    DecodeRequest,
-    Generation,
-    Likelihood,
-    Request,
-    Scored,
-    ScoreRequest,
-)
+from flowtune_cli.flow.request import GREEDY, Answer, Decoded, DecodeRequest, Request
 from flowtune_cli.flow.task import Task
 from flowtune_cli.nodes import Generate
 from flowtune_cli.runtime.deviation import deviate
 from flowtune_cli.runtime.play import play
 from flowtune_cli.runtime.replay import Effects, Plan
 from flowtune_cli.runtime.scheduler import Scheduler
+from flowtune_cli.testing import ScriptedEngine
+from flowtune_cli.testing.engine import digest
 
 T = TypeVar("T")
 Flow = Callable[[Episode, Example], Coroutine[Any, Any, Any]]
-
-
-def digest(*parts: object) -> int:
-    """A number that depends on nothing but its arguments, also across processes."""
-    return crc32(repr(parts).encode())
 
 
 def write_number(prompt: str, output: int) -> str:
@@ -55,14 +42,13 @@ def likelihood(prompt: str, completion: str) -> float:
     return -(digest(prompt, completion) % 1000) / 100
 
 
-class FakeEngine:
-    """Answers with two functions, and remembers every batch that it was asked for.
+class FakeEngine(ScriptedEngine):
+    """A scripted engine whose script looks at no node, and whose answers tell what was asked.
 
     Args:
-        write: (prompt text, number of the output) -> text; output 0 is the greedy one. A token is
-            a word, and what is longer than ``max_new_tokens`` words is cut.
+        write: (prompt text, number of the output) -> text; output 0 is the greedy one.
         score: (prompt text, completion) -> log-likelihood of the whole completion.
-        head: the learned head that every answer reports.
+        head: the learned head that every answer of an adapter reports.
         fail_at: raise in place of answering the batch of this number.
     """
 
@@ -73,15 +59,12 @@ class FakeEngine:
         head: Mapping[str, float] | None = None,
         fail_at: int | None = None,
     ) -> None:
-        self.write = write
-        self.score = score
-        self.head = head or {}
+        super().__init__(
+            lambda node, prompt, output: write(prompt, output),
+            lambda node, prompt, completion: score(prompt, completion),
+        )
+        self.every_head = head or {}
         self.fail_at = fail_at
-        self.batches: list[list[Request]] = []
-
-    @property
-    def requests(self) -> list[Request]:
-        return [request for batch in self.batches for request in batch]
 
     @property
     def exploring(self) -> list[Request]:
@@ -90,39 +73,25 @@ class FakeEngine:
     def answer(self, requests: list[Request]) -> list[Answer]:
         if self.fail_at == len(self.batches):
             raise MemoryError("the engine is out of memory")
-        self.batches.append(requests)
-        return [
-            self._decode(request) if isinstance(request, DecodeRequest) else self._score(request)
-            for request in requests
-        ]
+        answers = super().answer(requests)
+        return [self._marked(*pair) for pair in zip(requests, answers, strict=True)]
 
-    def _decode(self, request: DecodeRequest) -> Decoded:
-        prompt = request.prompt.text
-        generations = []
-        for output in range(request.decoding.outputs):
-            words = self.write(prompt, output).split(" ")
-            kept = words[: request.max_new_tokens]
-            generations.append(
-                Generation(
-                    text=" ".join(kept),
-                    tokens=tuple(crc32(word.encode()) for word in kept),
-                    logprob=-float(output),
-                    truncated=len(kept) < len(words),
-                )
+    def _marked(self, request: Request, answer: Answer) -> Answer:
+        if isinstance(answer, Decoded):
+            return replace(
+                answer,
+                prompt=f"<{answer.prompt}>",
+                prompt_tokens=len(answer.prompt),
+                dropped_tokens=3,
+                adapter_version=5,
             )
-        return Decoded(f"<{prompt}>", len(prompt), 3, tuple(generations), adapter_version=5)
-
-    def _score(self, request: ScoreRequest) -> Scored:
-        return Scored(
-            prompts=tuple(f"<{prompt.text}>" for prompt, _ in request.items),
+        return replace(
+            answer,
+            prompts=tuple(f"<{prompt}>" for prompt in answer.prompts),
             prompt_tokens=17,
             dropped_tokens=2,
-            likelihoods=tuple(
-                tuple(Likelihood(self.score(prompt.text, c), len(c.split())) for c in completions)
-                for prompt, completions in request.items
-            ),
             adapter_version=7,
-            head=self.head if request.adapter is not None else {},
+            head=self.every_head if request.adapter is not None else {},
         )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flowtune_cli.config.layers import tomllib
+
 _numbers = itertools.count()
 
 HOPQA = '''
@@ -114,6 +116,25 @@ def register_models(register):
     register(Missing())
 """
 """Two models: "small" is ready once ``directory`` has a configuration, "missing" never is."""
+
+
+def install_package(folder: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a plugin as ``pip install -e FOLDER`` would, and let no other plugin be loaded.
+
+    Args:
+        site: an empty directory, for the distribution's metadata.
+    """
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(metadata, encoding="utf-8")
+    points = project["entry-points"]["flowtune"]
+    lines = ["[flowtune]", *(f"{name} = {module}" for name, module in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder / "src"))
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("FLOWTUNE_PLUGINS", ",".join(points))
 
 
 class Site:

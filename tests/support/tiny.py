@@ -12,10 +12,12 @@ import transformers
 from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
-from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.testing.tiny_model import plain_log_likelihood, plain_logits, randomize
+
+likelihood, logits = plain_log_likelihood, plain_logits
 
 Heads = Mapping[str, Mapping[str, float]]
 
@@ -73,16 +75,6 @@ def make_adapters(
     return adapters
 
 
-def randomize(adapters: Adapters, seed: int = 0) -> None:
-    """Give every adapter weights of its own, large enough to change what the model says."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name in adapters.versions:
-            for parameter in adapters.parameters(name):
-                if parameter.dim() > 1:  # not a head
-                    parameter.normal_(0, 0.1, generator=generator)
-
-
 def make_engine(loaded: LoadedModel, adapters: Adapters, **limits: int) -> ModelEngine:
     return ModelEngine(adapters, loaded.tokenizer, loaded.context, Limits(**limits))
 
@@ -100,40 +92,6 @@ def state(adapters: Adapters, name: str) -> list[torch.Tensor]:
 def same(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
     """Whether all weights are equal, to the bit."""
     return len(first) == len(second) and all(map(torch.equal, first, second))
-
-
-def logits(
-    adapters: Adapters, name: str | None, ids: Sequence[int], frozen_length: int = 0
-) -> torch.Tensor:
-    """The model's logits at every position of one text, shape (tokens, vocabulary).
-
-    The first ``frozen_length`` tokens are read by the base model, in a pass before the adapter's.
-    """
-    cache = transformers.DynamicCache()
-    parts = []
-    with torch.no_grad(), adapters.using(None) as model:
-        if frozen_length:
-            frozen = torch.tensor([list(ids[:frozen_length])])
-            parts.append(model(frozen, **with_cache(model, cache)).logits[0])
-    with adapters.using(name) as model:
-        if ids[frozen_length:]:
-            rest = torch.tensor([list(ids[frozen_length:])])
-            parts.append(model(rest, **with_cache(model, cache)).logits[0])
-    return torch.cat(parts).float()
-
-
-def likelihood(
-    adapters: Adapters,
-    name: str | None,
-    prompt: Sequence[int],
-    completion: Sequence[int],
-    frozen_length: int = 0,
-) -> torch.Tensor:
-    """The log-likelihood of a completion, by forward passes of its own over the whole text."""
-    ids = [*prompt, *completion]
-    logprobs = logits(adapters, name, ids, frozen_length).log_softmax(-1)
-    places = range(len(prompt) - 1, len(ids) - 1)
-    return torch.stack([logprobs[place, ids[place + 1]] for place in places]).sum()
 
 
 def text(length: int, seed: int = 0) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli.trackers.figures import figures
+from flowtune_cli.trackers.metrics import batch_metrics
 from flowtune_cli.trackers.tracking import Trackers
 from report.stored_runs import sums_run
 from support.random_batches import played
@@ -52,7 +52,9 @@ def test_a_run_and_its_resume_are_one(
         with Trackers([name], run, SETTINGS) as trackers:
             for number in numbers:
                 trackers.log(records[number])
-    assert service.logged == [(3 * (n + 1), figures(record)) for n, record in enumerate(records)]
+    assert service.logged == [
+        (3 * (n + 1), batch_metrics(record)) for n, record in enumerate(records)
+    ]
     assert service.finished == 2
     first, second = service.runs
     assert first == second

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowtune_cli.trackers.figures import figures
+from flowtune_cli.trackers.metrics import batch_metrics
 from flowtune_cli.trackers.tracking import Trackers
 from report.stored_runs import sums_run
 from support.event_files import scalars
@@ -23,14 +23,14 @@ def test_every_figure_with_its_episodes(tmp_path: Path, capsys: pytest.CaptureFi
             for number in numbers:
                 trackers.log(records[number])
     found = scalars(run.path)
-    for name in figures(records[0]).keys() | figures(records[1]).keys():
+    for name in batch_metrics(records[0]).keys() | batch_metrics(records[1]).keys():
         expected = [
-            (record.position + 3, pytest.approx(figures(record)[name]))
+            (record.position + 3, pytest.approx(batch_metrics(record)[name]))
             for record in records
-            if name in figures(record)
+            if name in batch_metrics(record)
         ]
         assert found[name] == expected, name
-    assert found.keys() == {name for record in records for name in figures(record)}
+    assert found.keys() == {name for record in records for name in batch_metrics(record)}
     assert capsys.readouterr().out == ""
 
 
@@ -39,7 +39,7 @@ def test_what_was_logged_is_there_after_a_kill(tmp_path: Path) -> None:
 import os, sys
 from pathlib import Path
 from flowtune_cli.trackers.tensorboard import TensorBoard
-from flowtune_cli.trackers.tracking import TrackedRun
+from flowtune_cli.trackers.tracker import TrackedRun
 tracker = TensorBoard(TrackedRun("run", "run-1", Path(sys.argv[1]), "task", {}))
 tracker.log(3, {"reward": 0.5})
 os._exit(9)

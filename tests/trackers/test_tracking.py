@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.runs.directory import RunDirectory
-from flowtune_cli.trackers.tracking import Factory, TrackedRun, Trackers
+from flowtune_cli.trackers.tracker import TrackedRun, TrackerFactory
+from flowtune_cli.trackers.tracking import Trackers
 from report.stored_runs import sums_run
 from support.random_batches import played
 
@@ -52,7 +53,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     return sums_run(tmp_path, 1)
 
 
-def log(directory: RunDirectory, numbers: range, **factories: Factory) -> None:
+def log(directory: RunDirectory, numbers: range, **factories: TrackerFactory) -> None:
     """Log batches of 3 episodes each."""
     records = list(played(numbers.stop))
     with Trackers(list(factories), directory, SETTINGS, factories.__getitem__) as trackers:
@@ -99,21 +100,27 @@ def test_a_tracker_that_fails_is_off_and_says_so_once(
     assert said.out == ""
     notes = [line for line in said.err.splitlines() if line.startswith("flowtune: ")]
     assert notes == [
-        "flowtune: note: tracker 'bad' is off, and the run goes on:"
+        "flowtune: note: tracker 'bad' is off, the run continues:"
         f" {type(error).__name__}: no route to host"
     ]
 
 
-def test_a_package_that_is_not_there_and_one_that_cannot_be_imported(
-    directory: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
+def test_a_missing_package_is_reported_with_the_pip_command(
+    directory: RunDirectory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "trackio", None)
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with Trackers(["trackio", "wandb"], directory, SETTINGS) as trackers:
+    monkeypatch.setitem(sys.modules, name, None)
+    for module in [m for m in sys.modules if m.startswith(f"{name}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    with Trackers([name], directory, SETTINGS) as trackers:
         trackers.log(next(played(1)))
-    said = capsys.readouterr().err
-    assert "tracker 'trackio' is off, and the run goes on: ModuleNotFoundError" in said
-    assert "tracker 'wandb' is off, and the run goes on: ModuleNotFoundError" in said
+    assert (
+        f"tracker '{name}' is off, the run continues: it needs the package {name}:"
+        f" pip install 'flowtune[{name}]'\n" in capsys.readouterr().err
+    )
 
 
 def test_a_name_that_nothing_goes_by(
@@ -148,7 +155,7 @@ def test_a_torn_memory_of_what_was_logged(
     recorder = Recorder()
     log(directory, range(1), it=recorder)
     assert len(recorder.points) == 1
-    assert "trackers may get figures twice" in capsys.readouterr().err
+    assert "trackers may get metrics twice" in capsys.readouterr().err
     assert json.loads((directory.path / "trackers.json").read_text()) == {"it": 3}
 
 

@@ -14,12 +14,13 @@ import torch
 from safetensors import SafetensorError
 
 from flowtune_cli.config.settings import LearningSettings
-from flowtune_cli.engine.adapters import reference_of
+from flowtune_cli.engine.adapters import Adapters, reference_of
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import TextDatum
 from flowtune_cli.learning.learner import Learner
+from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import adam
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
@@ -36,6 +37,11 @@ from support.tiny import make_adapters, plain, randomize, same, state
 from support.tiny_training import Urn
 
 
+def optimizers_of(adapters: Adapters) -> NodeOptimizers:
+    nodes = {name: writer(name) for name in "ab"}
+    return NodeOptimizers(adapters, LearningSettings(), nodes, {"cocob": adam})
+
+
 class State:
     """All that a checkpoint holds."""
 
@@ -46,8 +52,7 @@ class State:
             PrefixCache(self.adapters, Limits()),
             tokens,
             LearningSettings(),
-            {name: writer(name) for name in "ab"},
-            lambda name: adam,
+            optimizers_of(self.adapters),
             Limits(),
         )
         self.progressive = Progressive(gate="f1")
@@ -97,12 +102,11 @@ def fresh(trained: State) -> State:
         PrefixCache(other.adapters, Limits()),
         other.learner.tokens,
         other.learner.settings,
-        {name: writer(name) for name in "ab"},
-        lambda name: adam,
+        optimizers_of(other.adapters),
         Limits(),
     )
     other.progressive = Progressive()
-    other.nodes = {"urn": Urn()}
+    other.nodes = [Urn()]
     return other
 
 
@@ -165,7 +169,7 @@ def test_a_failing_save_leaves_the_older_one_and_nothing_else(
         (directory / "begun").write_text("half of it")
         raise error
 
-    monkeypatch.setattr(trained.learner, "save", fail)
+    monkeypatch.setattr(trained.learner.optimizers, "save", fail)
     message = "0000008 could not be written: .*(No space|I/O error).*make room.*--resume"
     with pytest.raises(FlowtuneError, match=message):
         trained.save(tmp_path, 8, keep=1)
@@ -176,7 +180,7 @@ def test_a_failing_save_leaves_the_older_one_and_nothing_else(
 def test_a_bug_is_not_taken_for_a_full_disk(
     trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained.learner, "save", lambda directory: 1 / 0)
+    monkeypatch.setattr(trained.learner.optimizers, "save", lambda directory: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trained.save(tmp_path, 8)
     assert list(tmp_path.iterdir()) == []

@@ -54,4 +54,4 @@ def test_a_tracker_that_fails_changes_nothing(
         assert selected(plain, f"SELECT * FROM {table}") == selected(
             failing, f"SELECT * FROM {table}"
         )
-    assert capsys.readouterr().err.count("is off, and the run goes on") == 1
+    assert capsys.readouterr().err.count("is off, the run continues") == 1

@@ -79,7 +79,7 @@ def test_a_node_may_have_an_optimizer_of_its_own(make_run: MakeRun) -> None:
     session = make_run(nodes=nodes).session()
     assert session.optimizers == {"cocob": cocob, "adam": adam}
     learner = session.learner()
-    assert learner.optimizer_names == {"draft": "cocob", "write": "adam"}
+    assert learner.optimizers.names == {"draft": "cocob", "write": "adam"}
     assert learner.optimizers["write"].param_groups[0]["lr"] == 0.1
 
     def unknown() -> list[Any]:

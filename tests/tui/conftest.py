@@ -61,15 +61,23 @@ def app(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Insp
 async def press(pilot: Pilot[None], *keys: str) -> None:
     for key in keys:
         await pilot.press(key)
-    await pilot.pause(0.02)
+    await settle(pilot)
+
+
+async def settle(pilot: Pilot[None]) -> None:
+    """Wait until every message is processed and no thread works, however long that takes."""
+    await pilot.pause()
+    while threads := [w for w in pilot.app.workers if w._thread_worker and not w.is_finished]:
+        await pilot.app.workers.wait_for_complete(threads)
+        await pilot.pause()
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    for _ in range(400):
+    for _ in range(9000):
         if holds():
             return
         await pilot.pause(0.02)
-    raise AssertionError("it did not come to hold within eight seconds")
+    raise AssertionError("it did not come to hold within three minutes")
 
 
 def text_of(app: InspectApp) -> str:

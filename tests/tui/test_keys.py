@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static, TextArea
 
 from flowtune_cli.flow.deviation import Outcome
-from flowtune_cli.runs.stored import Filter, StoredRollout
+from flowtune_cli.runs.records import Filter, RolloutRecord
 from flowtune_cli.tui.app import InspectApp
 from flowtune_cli.tui.dialogs.help import Help
 from flowtune_cli.tui.screens.compare import CompareScreen
@@ -21,9 +21,9 @@ from flowtune_cli.tui.screens.episodes import EpisodesScreen
 from flowtune_cli.tui.screens.overview import OverviewScreen
 from flowtune_cli.tui.screens.raw import RawScreen
 from flowtune_cli.tui.screens.runs import RunsScreen
+from flowtune_cli.tui.widgets.lazy_table import LazyTable
 from flowtune_cli.tui.widgets.pane import Pane
-from flowtune_cli.tui.widgets.rows import Rows
-from tui.conftest import press, text_of, until
+from tui.conftest import press, settle, text_of, until
 
 Script = Callable[[Pilot[None]], Awaitable[None]]
 
@@ -31,14 +31,14 @@ Script = Callable[[Pilot[None]], Awaitable[None]]
 def run(app: InspectApp, script: Script, size: tuple[int, int] = (80, 24)) -> None:
     async def main() -> None:
         async with app.run_test(size=size, notifications=True) as pilot:
-            await pilot.pause(0.02)
+            await settle(pilot)
             await script(pilot)
 
     asyncio.run(main())
 
 
 def cursor(app: InspectApp) -> int:
-    return app.screen.query_one(Rows).cursor
+    return app.screen.query_one(LazyTable).cursor
 
 
 def about(app: InspectApp) -> str:
@@ -47,7 +47,7 @@ def about(app: InspectApp) -> str:
 
 def listed(app: InspectApp) -> list[int]:
     assert isinstance(app.screen, EpisodesScreen)
-    return [app.screen.number_at(i) for i in range(app.screen.query_one(Rows).count)]
+    return [app.screen.number_at(i) for i in range(app.screen.query_one(LazyTable).count)]
 
 
 def test_moving(app: InspectApp) -> None:
@@ -79,7 +79,7 @@ def test_from_trend_to_record_and_back(app: InspectApp) -> None:
         assert isinstance(app.screen, OverviewScreen)
         await press(pilot, "j", "enter")
         assert isinstance(app.screen, EpisodesScreen)
-        assert app.screen.wanted.where == Filter(node="draw")
+        assert app.screen.selection.where == Filter(node="draw")
         await until(pilot, lambda: "of 36 episodes · node draw" in about(app))
         await press(pilot, "enter")
         assert isinstance(app.screen, EpisodeScreen)
@@ -100,7 +100,7 @@ def test_n_and_p_go_from_deviation_to_deviation(app: InspectApp) -> None:
         await press(pilot, "o", "enter")
         screen = app.screen
         assert isinstance(screen, EpisodeScreen)
-        deviations = [i for i, e in enumerate(screen.entries) if isinstance(e, StoredRollout)]
+        deviations = [i for i, e in enumerate(screen.entries) if isinstance(e, RolloutRecord)]
         assert len(deviations) > 2
         for expected in [*deviations, deviations[-1]]:
             await press(pilot, "n")
@@ -156,7 +156,7 @@ def test_filter(app: InspectApp) -> None:
     async def script(pilot: Pilot[None]) -> None:
         await press(pilot, "o", "f", "down", "down", "enter", "escape")
         await until(pilot, lambda: "failed" in about(app))
-        reader = app.watched(app.path).reader
+        reader = app.open_store(app.path).reader
         assert reader is not None
         failed = list(reader.numbers(Filter(failed=True)))
         assert listed(app) == failed[::-1] != []
@@ -174,16 +174,16 @@ def test_filter(app: InspectApp) -> None:
 def test_sort(app: InspectApp) -> None:
     async def script(pilot: Pilot[None]) -> None:
         await press(pilot, "o", "s", "j", "j", "enter")
-        await until(pilot, lambda: "greatest gain first" in about(app))
+        await until(pilot, lambda: "highest gain first" in about(app))
         await until(pilot, lambda: len(listed(app)) == 36)
-        reader = app.watched(app.path).reader
+        reader = app.open_store(app.path).reader
         assert reader is not None
         gains = [e.best_gain for e in reader.summaries(listed(app))]
         known = [gain for gain in gains if gain is not None]
         assert known == sorted(known, reverse=True)
         assert gains[len(known) :] == [None] * (36 - len(known))
         await press(pilot, "s", "escape")
-        assert "greatest gain first" in about(app)
+        assert "highest gain first" in about(app)
 
     run(app, script)
 
@@ -191,7 +191,7 @@ def test_sort(app: InspectApp) -> None:
 def test_search(app: InspectApp) -> None:
     async def script(pilot: Pilot[None]) -> None:
         await press(pilot, "o", "slash", *"SUM", "space", *"of", "space", "3", "enter")
-        await until(pilot, lambda: "holds “SUM of 3”" in about(app))
+        await until(pilot, lambda: "contains “SUM of 3”" in about(app))
         await until(pilot, lambda: listed(app) == [35, 34, 33, 32, 31, 30, 3])
         await press(pilot, "escape")
         await until(pilot, lambda: "36 of 36" in about(app))
@@ -285,7 +285,7 @@ def test_an_export_asks_before_it_replaces_and_says_what_is_wrong(
         there = tmp_path / "first.md"
         there.write_text("mine")
         await press(pilot, "e", "enter")
-        assert "once more replaces it" in text_of(app)
+        assert "press enter again to replace it" in text_of(app)
         await press(pilot, "escape")
         assert there.read_text() == "mine"
         await press(pilot, "e")
@@ -338,10 +338,10 @@ def test_t_follows_and_stops(app: InspectApp) -> None:
 def test_a_click_opens_what_the_cursor_is_at(app: InspectApp) -> None:
     async def script(pilot: Pilot[None]) -> None:
         await press(pilot, "o")
-        await pilot.click(Rows, offset=(10, 4))
+        await pilot.click(LazyTable, offset=(10, 4))
         assert cursor(app) == 3
-        await pilot.click(Rows, offset=(10, 4))
-        await pilot.pause(0.02)
+        await pilot.click(LazyTable, offset=(10, 4))
+        await settle(pilot)
         assert isinstance(app.screen, EpisodeScreen)
 
     run(app, script)
@@ -356,7 +356,7 @@ def test_q_quits(app: InspectApp) -> None:
 
 
 def test_every_outcome_has_a_badge_that_needs_no_colour(app: InspectApp) -> None:
-    from flowtune_cli.tui.badges import OUTCOMES
+    from flowtune_cli.tui.symbols import OUTCOMES
 
     assert OUTCOMES.keys() == set(Outcome)
     assert len({badge.symbol for badge in OUTCOMES.values()}) == len(Outcome)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.tui.app import InspectApp
-from tui.conftest import press
+from tui.conftest import press, settle
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 LIBRARIES = ("rich", "textual", "textual-plot", "textual-hires-canvas")
@@ -73,16 +73,16 @@ def test_it_looks_as_it_did(
         async with app.run_test(size=size) as pilot:
             app.animation_level = "none"
             app.theme = "textual-light" if "light" in keys else "textual-dark"
-            await pilot.pause(0.05)
+            await settle(pilot)
             for key in keys:
                 if key == "_":
                     key = "space"
                 if key not in ("runs", "light"):
                     await press(pilot, key)
-            await pilot.pause(0.25)
+            await settle(pilot)
             for widget in app.screen.query("Input"):
                 widget.cursor_blink = False  # type: ignore[attr-defined]
-            await pilot.pause(0.05)
+            await settle(pilot)
             return app.export_screenshot(simplify=True)
 
     svg = asyncio.run(picture())

@@ -16,14 +16,14 @@ from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.runs.batch import UpdateRecord
 from flowtune_cli.runs.reader import RunReader
-from flowtune_cli.runs.stored import Commonest, Counts, Filter, NodeSummary, Order
-from flowtune_cli.runs.stored_text import visible
-from flowtune_cli.tui.export import Export, episode_markdown, fenced, table
-from flowtune_cli.tui.figures import one_line, shortened, sparkline
-from flowtune_cli.tui.findings import data, findings
-from flowtune_cli.tui.listing import Found, Wanted, query
-from flowtune_cli.tui.pairs import pair_steps
-from flowtune_cli.tui.why import explain_rollout, explain_step
+from flowtune_cli.runs.records import Counts, Filter, MostCommonOutput, NodeSummary, Order
+from flowtune_cli.runs.serialization import visible
+from flowtune_cli.tui.episode_query import EpisodeQuery, QueryResult, run_query
+from flowtune_cli.tui.explanations import explain_rollout, explain_step
+from flowtune_cli.tui.findings import completeness, findings
+from flowtune_cli.tui.formatting import one_line, shortened, sparkline
+from flowtune_cli.tui.screen_export import ScreenExport, episode_markdown, fenced, table
+from flowtune_cli.tui.step_alignment import align_steps
 from flowtune_cli.tui.widgets.metric_plot import _limits, _ticks
 from flowtune_cli.tui.word_diff import word_diff
 
@@ -78,7 +78,7 @@ def test_small_texts() -> None:
 
 
 def test_why_there_is_a_preference_or_none(finished: Path) -> None:
-    said: dict[Outcome, set[str]] = {}
+    texts: dict[Outcome, set[str]] = {}
     with RunReader(finished / "first" / "store.sqlite") as reader:
         for number in range(36):
             episode = reader.episode(number)
@@ -89,16 +89,17 @@ def test_why_there_is_a_preference_or_none(finished: Path) -> None:
                 )
                 text = explain_rollout(episode, rollout)
                 assert text.startswith("chosen" if made else "none, because")
-                said.setdefault(rollout.outcome, set()).add(text)
+                texts.setdefault(rollout.outcome, set()).add(text)
             for step in episode.steps:
                 assert explain_step(episode, step)
         episode = next(e for e in map(reader.episode, range(36)) if e.preferences)
-    better = said[Outcome.ALTERNATIVE_BETTER]
+    better = texts[Outcome.ALTERNATIVE_BETTER]
     assert all("chosen alternative" in text for text in better)
-    assert all("chosen the greedy output" in text for text in said[Outcome.GREEDY_BETTER])
-    assert all("no difference: both ended with" in text for text in said[Outcome.TIE])
+    assert all("chosen the greedy output" in text for text in texts[Outcome.GREEDY_BETTER])
+    assert all("no difference: both ended with" in text for text in texts[Outcome.TIE])
     assert (
-        "none, because the rollout was not played (high is undefined here)" in said[Outcome.SKIPPED]
+        "none, because the rollout was not played (high is undefined here)"
+        in texts[Outcome.SKIPPED]
     )
     without = replace(episode, preferences=())
     rollout = next(r for r in episode.rollouts if r.gain)
@@ -111,7 +112,7 @@ def test_a_rollout_beside_its_episode(finished: Path) -> None:
     seen = set()
     for episode in episodes:
         for rollout in episode.rollouts:
-            pairs = pair_steps(episode, rollout)
+            pairs = align_steps(episode, rollout)
             assert bool(pairs) == bool(rollout.steps)
             if not pairs:
                 continue
@@ -129,7 +130,7 @@ COUNTS = Counts(9, 100, 0, 0, 0, dict.fromkeys(Outcome, 0), 20, 0)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"ties": 900}, "98% ties"),
         ({"skipped": 90}, "75% of its rollouts skipped"),
@@ -137,61 +138,67 @@ COUNTS = Counts(9, 100, 0, 0, 0, dict.fromkeys(Outcome, 0), 20, 0)
         ({"win_rate": 0.01}, "almost never win"),
         ({"win_rate": 0.7}, "alternatives win 70%"),
         ({"last_update": None}, "never updated"),
-        ({"last_update": UpdateRecord("query", 0, 1, 9, 9, 0, 0.5, -2.0)}, "what was rejected"),
-        ({"truncated": 50, "tokens": 9}, "50 outputs were cut off"),
-        ({"commonest": Commonest("", 6, 50)}, "6 of its latest 50 outputs are empty"),
-        ({"commonest": Commonest("one\ntwo", 26, 50)}, "are the same: one⏎two"),
-        ({"commonest": Commonest("x" * 99, 10, 10)}, f"the same: {'x' * 36}…xxx"),
-        ({"commonest": Commonest("", 5, 50)}, ""),
-        ({"commonest": Commonest("one", 25, 50)}, ""),
-        ({"commonest": Commonest("", 9, 9)}, ""),
+        (
+            {"last_update": UpdateRecord("query", 0, 1, 9, 9, 0, 0.5, -2.0)},
+            "prefers the rejected",
+        ),
+        ({"truncated": 50, "tokens": 9}, "50 outputs were truncated"),
+        (
+            {"most_common_output": MostCommonOutput("", 6, 50)},
+            "6 of its latest 50 outputs are empty",
+        ),
+        ({"most_common_output": MostCommonOutput("one\ntwo", 26, 50)}, "are the same: one⏎two"),
+        ({"most_common_output": MostCommonOutput("x" * 99, 10, 10)}, f"the same: {'x' * 36}…xxx"),
+        ({"most_common_output": MostCommonOutput("", 5, 50)}, ""),
+        ({"most_common_output": MostCommonOutput("one", 25, 50)}, ""),
+        ({"most_common_output": MostCommonOutput("", 9, 9)}, ""),
         ({}, ""),
     ],
 )
-def test_findings(change: dict[str, object], said: str) -> None:
+def test_findings(change: dict[str, object], expected: str) -> None:
     good = UpdateRecord("query", 0, 1, 9, 9, 0, 0.5, 0.4)
     node = replace(NODE, **{"last_update": good, **change})  # type: ignore[arg-type]
     found = findings(COUNTS, [node])
-    assert [text for text in found if said in text] == found
-    assert bool(found) == bool(said)
+    assert [text for text in found if expected in text] == found
+    assert bool(found) == bool(expected)
 
 
 def test_findings_about_the_whole_run() -> None:
     found = findings(replace(COUNTS, failed=3, shortened=1, preferences=0), [])
     assert [text.split()[0] for text in found] == ["3", "Nothing", "1"]
-    assert data(replace(COUNTS, rollouts={**COUNTS.rollouts, Outcome.FAILED: 2})).endswith(
+    assert completeness(replace(COUNTS, rollouts={**COUNTS.rollouts, Outcome.FAILED: 2})).endswith(
         "2 rollouts: 2 failed."
     )
 
 
 def test_a_list_is_searched_on_from_where_it_was(finished: Path) -> None:
     store = finished / "first" / "store.sqlite"
-    told: list[Found] = []
+    reports: list[QueryResult] = []
 
-    def tell(found: Found) -> bool:
-        told.append(found)
+    def report(result: QueryResult) -> bool:
+        reports.append(result)
         return True
 
-    wanted = Wanted(Filter(), Order("steps"), "sum of 3")
-    query(store, wanted, None, tell)
-    assert sorted(told[-1].numbers) == [3, 30, 31, 32, 33, 34, 35]
-    assert told[-1].searched == told[-1].total == told[-1].upto == 36
+    query = EpisodeQuery(Filter(), Order("steps"), "sum of 3")
+    run_query(store, query, None, report)
+    assert sorted(reports[-1].numbers) == [3, 30, 31, 32, 33, 34, 35]
+    assert reports[-1].searched == reports[-1].total == reports[-1].end == 36
     # Of a search that had seen the first 32, only the others are searched; 3 is taken on trust.
-    before = Found(array("q", [3, 7]), 32, 32, 32)
-    query(store, wanted, before, tell)
-    assert sorted(told[-1].numbers) == [3, 7, 32, 33, 34, 35]
-    assert told[-1].total == 4
+    before = QueryResult(array("q", [3, 7]), 32, 32, 32)
+    run_query(store, query, before, report)
+    assert sorted(reports[-1].numbers) == [3, 7, 32, 33, 34, 35]
+    assert reports[-1].total == 4
 
 
 def test_a_search_that_nobody_wants_any_more_ends(finished: Path) -> None:
-    told: list[Found] = []
+    reports: list[QueryResult] = []
 
-    def tell(found: Found) -> bool:
-        told.append(found)
+    def report(result: QueryResult) -> bool:
+        reports.append(result)
         return False
 
-    query(finished / "first" / "store.sqlite", Wanted(text="sum"), None, tell)
-    assert len(told) == 1
+    run_query(finished / "first" / "store.sqlite", EpisodeQuery(text="sum"), None, report)
+    assert len(reports) == 1
 
 
 def test_an_export_is_whole_or_not_there(tmp_path: Path, finished: Path) -> None:
@@ -203,17 +210,17 @@ def test_an_export_is_whole_or_not_there(tmp_path: Path, finished: Path) -> None
         raise RuntimeError("lost")
 
     with pytest.raises(RuntimeError, match="lost"):
-        Export("x", "x", breaks, lambda: "").write(path)
+        ScreenExport("x", "x", breaks, lambda: "").write(path)
     assert path.read_text() == "before"
     with pytest.raises(UsageError, match=r"x\.txt must end with \.md or \.jsonl"):
-        Export("x", "x", list, lambda: "").write(tmp_path / "x.txt")
+        ScreenExport("x", "x", list, lambda: "").write(tmp_path / "x.txt")
     with pytest.raises(FlowtuneError, match="cannot write"):
-        Export("x", "x", list, lambda: "").write(tmp_path / "no" / "x.md")
+        ScreenExport("x", "x", list, lambda: "").write(tmp_path / "no" / "x.md")
     assert [file.name for file in tmp_path.iterdir()] == ["x.jsonl"]
 
     with RunReader(finished / "first" / "store.sqlite") as reader:
         episode = next(e for e in map(reader.episode, range(36)) if e.preferences)
-    Export("x", "x", lambda: [episode], lambda: "").write(path)
+    ScreenExport("x", "x", lambda: [episode], lambda: "").write(path)
     record = json.loads(path.read_text())
     assert record["rollouts"][0]["outcome"] in {outcome.value for outcome in Outcome}
     assert record["steps"][0]["alternatives"]

@@ -21,7 +21,7 @@ Asks = Callable[[ClientSession, str], Awaitable[Any]]
 
 
 def make_server(path: Path = Path("runs"), port: int = 0) -> InspectServer:
-    return InspectServer(path, is_run=False, port=port, say=lambda address: None)
+    return InspectServer(path, is_run=False, port=port, on_ready=lambda address: None)
 
 
 def ask(question: Asks, *, known: bool = True) -> Any:

@@ -35,7 +35,7 @@ from report.stored_runs import sums_run
     ],
 )
 def test_what_does_not_read_is_refused(event: str, arguments: tuple[object, ...]) -> None:
-    with pytest.raises(PermissionError, match="refused behind a page"):
+    with pytest.raises(PermissionError, match="refused in the web application"):
         refuse(event, arguments)
 
 
@@ -60,14 +60,14 @@ def test_a_process_that_refuses_reads_runs_and_writes_nothing(tmp_path: Path) ->
 import os, sqlite3, subprocess, sys
 from pathlib import Path
 from flowtune_cli.runs.directory import list_runs
-from flowtune_cli.tui.watched import Watched
+from flowtune_cli.tui.open_run import OpenRun
 from flowtune_cli.tui.web_app import refuse
 sys.addaudithook(refuse)
 path = Path({str(run.path)!r})
 [info] = list_runs(path.parent)
-watched = Watched(path)
-assert watched.problem == "" and watched.reader.count() == 24
-assert watched.reader.episode(3).number == 3
+run = OpenRun(path)
+assert run.problem == "" and run.reader.counts().episodes == 24
+assert run.reader.episode(3).number == 3
 for act in (
     lambda: (path / "new").write_text("x"),
     lambda: os.open(path / "new", os.O_CREAT | os.O_WRONLY),
@@ -109,9 +109,7 @@ def test_keys_that_write_or_command_do_nothing(
                 await pilot.press(key)
                 await pilot.pause()
                 assert isinstance(app.screen, OverviewScreen), key
-            assert [n.message for n in app._notifications] == [
-                "Nothing can be written from a browser."
-            ]
+            assert [n.message for n in app._notifications] == ["Export is disabled in a browser."]
             app.open_url("https://example.org")
             assert app.deliver_screenshot() is None
             assert await app.push_screen_wait(AskPath("all", tmp_path)) is None

@@ -52,7 +52,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     code = (
         "import sys; from pathlib import Path; from flowtune_cli.tui.web import serve\n"
         "say = lambda address: print(address, file=sys.stderr, flush=True)\n"
-        "serve(Path(sys.argv[1]), is_run=True, port=0, say=say)"
+        "serve(Path(sys.argv[1]), is_run=True, port=0, on_ready=say)"
     )
     server = subprocess.Popen(
         [sys.executable, "-c", code, str(run.path)], stderr=subprocess.PIPE, text=True
@@ -62,7 +62,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         yield server.stderr.readline().strip()
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(300)
         server.stderr.close()
 
 
@@ -111,7 +111,7 @@ class Terminal:
         self.read()
         self._shown = ""
         act()
-        end = time.monotonic() + 30
+        end = time.monotonic() + 300
         while text not in self.read():
             assert time.monotonic() < end, f"no {text!r} in {self.read()[-2000:]!r}"
             time.sleep(0.1)

@@ -5,39 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
-from flowtune_cli import DiverseBeam, Example, Task
-from flowtune_cli.flow.deviation import Trace
-from flowtune_cli.flow.request import (
-    Answer,
-    Decoded,
-    DecodeRequest,
-    Generation,
-    Likelihood,
-    Request,
-    Scored,
-    ScoreRequest,
-)
-from flowtune_cli.runtime.deviation import deviate
-from flowtune_cli.runtime.scheduler import Scheduler
+from flowtune_cli import Example, Task
+from flowtune_cli.testing import ScriptedEngine
 from flowtune_musique.records import read_examples
 
 Record = dict[str, Any]
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+
+# They cancel the thresholds of the nodes that judge by likelihood.
+HEADS = {
+    "stop": {"likelihood": 1.0, "bias": -3.0},
+    "sufficiency": {"likelihood": 1.0, "bias": -0.95},
+}
 
 
-@dataclass
-class World:
-    """An engine by script. Documents are titled T0, T1 ..., and a query is a list of such titles.
+class World(ScriptedEngine):
+    """A script. Documents are titled T0, T1 ..., and a query is a list of such titles.
 
     Args:
         queries: the query and its alternatives, by the number of documents found before.
@@ -45,55 +33,33 @@ class World:
         verbose: the verbose answer and its alternatives.
         concise: the concise answer by verbose answer.
         sufficient: log-likelihood of Yes; that of No is -1.
-        heads: of nodes that score by likelihood; they cancel the thresholds.
     """
 
-    queries: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    stops: Sequence[int] = ()
-    verbose: Sequence[str] = ("It is red.",)
-    concise: Mapping[str, str] = field(default_factory=dict)
-    sufficient: float = -0.5
-    heads: Mapping[str, Mapping[str, float]] = field(
-        default_factory=lambda: {
-            "stop": {"likelihood": 1.0, "bias": -3.0},
-            "sufficiency": {"likelihood": 1.0, "bias": -0.95},
-        }
-    )
-    requests: list[Request] = field(default_factory=list)
+    def __init__(
+        self,
+        queries: Mapping[int, Sequence[str]] | None = None,
+        *,
+        stops: Sequence[int] = (),
+        verbose: Sequence[str] = ("It is red.",),
+        concise: Mapping[str, str] | None = None,
+        sufficient: float = -0.5,
+    ) -> None:
+        super().__init__(self._text, self._likelihood, HEADS)
+        self.queries = queries or {}
+        self.stops = stops
+        self.verbose = verbose
+        self.concise = concise or {}
+        self.sufficient = sufficient
 
-    def answer(self, requests: list[Request]) -> list[Answer]:
-        self.requests.extend(requests)
-        return [
-            self._decode(request) if isinstance(request, DecodeRequest) else self._score(request)
-            for request in requests
-        ]
-
-    def _decode(self, request: DecodeRequest) -> Decoded:
-        prompt = request.prompt.text
-        if request.adapter == "query":
+    def _text(self, node: str, prompt: str, output: int) -> str | None:
+        if node == "query":
             texts = self.queries.get(prompt.split("Documents:\n")[-1].count("Title: "), ("T0",))
-        elif request.adapter == "verbose":
+        elif node == "verbose":
             texts = self.verbose
         else:
-            said = prompt.split("Answer: ")[-1].split("\n")[0]
-            texts = (self.concise.get(said, said),)
-        generations = tuple(
-            Generation(text, (number,), -1.0, False)
-            for number, text in enumerate(texts[: request.decoding.outputs])
-        )
-        return Decoded(prompt, 10, 0, generations, 0)
-
-    def _score(self, request: ScoreRequest) -> Scored:
-        likelihoods = tuple(
-            tuple(
-                Likelihood(self._likelihood(str(request.adapter), prompt.text, completion), 1)
-                for completion in completions
-            )
-            for prompt, completions in request.items
-        )
-        by_likelihood = "Question: " in request.items[0][1][0]
-        head = self.heads.get(str(request.adapter), {}) if by_likelihood else {}
-        return Scored(tuple(p.text for p, _ in request.items), 10, 0, likelihoods, 0, head)
+            answer = prompt.split("Answer: ")[-1].split("\n")[0]
+            texts = (self.concise.get(answer, answer),)
+        return texts[output] if output < len(texts) else None
 
     def _likelihood(self, node: str, prompt: str, completion: str) -> float:
         if node == "stop":
@@ -178,20 +144,6 @@ def example(write: Callable[..., Path]) -> Callable[..., Example]:
         return only
 
     return example
-
-
-@pytest.fixture
-def learn() -> Callable[[Task, Example, World], Trace]:
-    """Play an example with all its deviations."""
-
-    def learn(task: Task, example: Example, world: World) -> Trace:
-        explorations = {node.name: DiverseBeam() for node in task.nodes if node.deviates}
-        (trace,) = Scheduler(world).run(
-            [deviate(task, example, explorations=explorations, evaluators={})]
-        )
-        return trace
-
-    return learn
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import math
 
 import pytest
 
-from flowtune_cli import UsageError
-from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli import Outcome, UsageError
+from flowtune_cli.testing import assert_replays, check_task, deviate
 from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
 from flowtune_musique.settings import MusiqueSettings
 
@@ -46,23 +46,37 @@ def nodes_of(episode):
     return [step.node for step in episode.steps]
 
 
-def test_searches_until_the_last_retrieval_and_does_not_ask_to_stop_after_it(world, example, learn):
+@pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
+@pytest.mark.parametrize("support", [(3, 5), (0,)])
+def test_the_flow_replays(task_class, support, world, example):
+    task = task_class()
+    assert_replays(task, [example(task, support=support)], world(QUERIES, stops=(3,)))
+
+
+@pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
+def test_the_tasks_are_complete(task_class, world, record, write):
+    pairs = [record(f"2hop__{n}_9", marker=m, answerable=not m) for n in (1, 2) for m in ("", "!")]
+    pairs = pairs if task_class is MusiqueFull else pairs[::2]
+    check_task(task_class(), data=write(pairs), splits=["dev"], engine=world(QUERIES), plays=4)
+
+
+def test_searches_until_the_last_retrieval_and_does_not_ask_to_stop_after_it(world, example):
     task = MusiqueAnswerable()
-    trace = learn(task, example(task), world(QUERIES))
+    trace = deviate(task, world(QUERIES), example(task))
     assert trace.episode.failure is None
     assert nodes_of(trace.episode) == [*ALL_ROUNDS, "verbose", "concise"]
 
 
-def test_stops_when_told_to(world, example, learn):
+def test_stops_when_told_to(world, example):
     task = MusiqueAnswerable()
-    trace = learn(task, example(task), world(QUERIES, stops=(2,)))
+    trace = deviate(task, world(QUERIES, stops=(2,)), example(task))
     assert nodes_of(trace.episode) == [*ALL_ROUNDS[:5], "verbose", "concise"]
     assert trace.episode.result["predicted_support_idxs"] == [2, 3]
 
 
-def test_full_judges_sufficiency_on_the_final_scratchpad(world, example, learn):
+def test_full_judges_sufficiency_on_the_final_scratchpad(world, example):
     task = MusiqueFull()
-    trace = learn(task, example(task), world(QUERIES, stops=(2,)))
+    trace = deviate(task, world(QUERIES, stops=(2,)), example(task))
     last = trace.episode.steps[-1]
     assert nodes_of(trace.episode) == [*ALL_ROUNDS[:5], "verbose", "concise", "sufficiency"]
     assert [f"Title: T{n}\n" in last.prompt_text for n in range(7)] == [
@@ -71,27 +85,27 @@ def test_full_judges_sufficiency_on_the_final_scratchpad(world, example, learn):
 
 
 @pytest.mark.parametrize("most", [1, 2, 9])
-def test_retrieves_no_more_than_is_set_or_is_there(most, world, example, learn):
+def test_retrieves_no_more_than_is_set_or_is_there(most, world, example):
     task = MusiqueAnswerable(MusiqueSettings(max_retrievals=most))
-    episode = learn(task, example(task, documents=3, support=(1,)), world()).episode
+    episode = deviate(task, world(), example(task, documents=3, support=(1,))).episode
     rounds = min(most, 3)
     assert nodes_of(episode).count("retrieve") == rounds
     assert nodes_of(episode).count("stop") == max(rounds - 2, 0)
 
 
 @pytest.mark.parametrize("least", [1, 2, 3, 4, 9])
-def test_asks_to_stop_from_the_least_number_of_retrievals_on(least, world, example, learn):
+def test_asks_to_stop_from_the_least_number_of_retrievals_on(least, world, example):
     task = MusiqueAnswerable(MusiqueSettings(min_retrievals=least))
-    episode = learn(task, example(task), world(QUERIES, stops=(1, 2, 3))).episode
+    episode = deviate(task, world(QUERIES, stops=(1, 2, 3)), example(task)).episode
     rounds = min(least, 4)
     asked = [*ROUND[:2]] * (rounds - 1) + (ROUND if least < 4 else ROUND[:2])
     assert nodes_of(episode) == [*asked, "verbose", "concise"]
 
 
 @pytest.mark.parametrize("ranking", ["likelihood", "choice"])
-def test_never_offers_a_used_document(ranking, world, example, learn):
+def test_never_offers_a_used_document(ranking, world, example):
     task = MusiqueAnswerable(MusiqueSettings(ranking=ranking))
-    episode = learn(task, example(task), world(dict.fromkeys(range(4), ("T3",)))).episode
+    episode = deviate(task, world(dict.fromkeys(range(4), ("T3",))), example(task)).episode
     offered = [step.response.options for step in episode.steps if step.node == "retrieve"]
     assert [len(options) for options in offered] == [7, 6, 5, 4]
     taken = [options[0].value.idx for options in offered]
@@ -100,22 +114,18 @@ def test_never_offers_a_used_document(ranking, world, example, learn):
         assert not {option.value.idx for option in options} & set(taken[:number])
 
 
-def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content(
-    world, example, learn
-):
+def test_an_empty_scratchpad_is_shown_as_such_and_documents_by_title_and_content(world, example):
     task = MusiqueAnswerable()
-    episode = learn(task, example(task), world(QUERIES)).episode
+    episode = deviate(task, world(QUERIES), example(task)).episode
     first, second, *_ = [step.prompt_text for step in episode.steps if step.node == "query"]
     assert first.endswith("Documents:\n(none yet)\n\nQuestion: Which colour is it?\nLook up:")
     assert "Documents:\nTitle: T3\nContent: Fact number 3.\n\nQuestion: Which" in second
 
 
-def test_ranked_by_choice_a_document_and_the_question_are_read_once_for_all_queries(
-    world, example, learn
-):
+def test_ranked_by_choice_a_document_and_the_question_are_read_once_for_all_queries(world, example):
     task = MusiqueAnswerable(MusiqueSettings(ranking="choice"))
     asked = world(QUERIES)
-    learn(task, example(task), asked)
+    deviate(task, asked, example(task))
     prompts = [
         prompt
         for request in asked.requests
@@ -128,10 +138,10 @@ def test_ranked_by_choice_a_document_and_the_question_are_read_once_for_all_quer
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
-def test_what_an_answerable_example_is_judged_by_and_teaches(task_class, world, example, learn):
+def test_what_an_answerable_example_is_judged_by_and_teaches(task_class, world, example):
     task = task_class()
     asked = world(QUERIES, stops=(3,), verbose=("dark red",))
-    episode = learn(task, example(task, aliases=("crimson",)), asked).episode
+    episode = deviate(task, asked, example(task, aliases=("crimson",))).episode
     # T3 supports, T2 does not, T5 does: f1 of {2, 3, 5} against {3, 5}, of "dark red" with "red".
     expected = {
         "hit": [1.0, 0.0, 1.0],
@@ -154,11 +164,9 @@ def test_what_an_answerable_example_is_judged_by_and_teaches(task_class, world, 
     assert targets(episode) == taught
 
 
-def test_hit_is_undefined_and_retrieve_has_no_target_when_nothing_was_left_to_hit(
-    world, example, learn
-):
+def test_hit_is_undefined_and_retrieve_has_no_target_when_nothing_was_left_to_hit(world, example):
     task = MusiqueAnswerable()
-    trace = learn(task, example(task, support=(3,)), world(QUERIES, stops=(2,)))
+    trace = deviate(task, world(QUERIES, stops=(2,)), example(task, support=(3,)))
     assert stated(trace.episode)["hit"] == [1.0, None]
     assert targets(trace.episode)[:2] == [("retrieve", 0, [3]), ("stop", 0, True)]
     second = [deviation for deviation in trace.deviations if deviation.node == "query"][1]
@@ -166,12 +174,10 @@ def test_hit_is_undefined_and_retrieve_has_no_target_when_nothing_was_left_to_hi
 
 
 @pytest.mark.parametrize(("sufficient", "right"), [(-0.5, 0.0), (-2.0, 1.0)])
-def test_an_unanswerable_example_teaches_sufficiency_alone(
-    sufficient, right, world, example, learn
-):
+def test_an_unanswerable_example_teaches_sufficiency_alone(sufficient, right, world, example):
     task = MusiqueFull()
     asked = world(QUERIES, verbose=("red", "blue"), sufficient=sufficient)
-    trace = learn(task, example(task, answerable=False), asked)
+    trace = deviate(task, asked, example(task, answerable=False))
     assert stated(trace.episode) == {
         "hit": [None] * 4,
         "support_f1": [None],
@@ -185,9 +191,9 @@ def test_an_unanswerable_example_teaches_sufficiency_alone(
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
-def test_an_example_without_labels_teaches_nothing(task_class, world, example, learn):
+def test_an_example_without_labels_teaches_nothing(task_class, world, example):
     task = task_class()
-    trace = learn(task, example(task, labels=False), world(QUERIES))
+    trace = deviate(task, world(QUERIES), example(task, labels=False))
     assert trace.example.gold is None
     assert {reward.value for reward in trace.episode.rewards} == {None}
     assert trace.episode.targets == []
@@ -195,12 +201,10 @@ def test_an_example_without_labels_teaches_nothing(task_class, world, example, l
     assert trace.episode.result["predicted_support_idxs"] == [2, 3, 5, 6]
 
 
-def test_immediate_credit_prefers_the_query_that_hits_and_rolls_out_no_further(
-    world, example, learn
-):
+def test_immediate_credit_prefers_the_query_that_hits_and_rolls_out_no_further(world, example):
     task = MusiqueAnswerable()
     # Greedy against alternative: hit/miss, miss/hit, hit/miss; then nothing is left to hit.
-    trace = learn(task, example(task), world(QUERIES))
+    trace = deviate(task, world(QUERIES), example(task))
     rollouts = [deviation for deviation in trace.deviations if deviation.node == "query"]
     assert [deviation.outcome for deviation in rollouts] == [
         Outcome.GREEDY_BETTER,
@@ -219,16 +223,16 @@ def test_immediate_credit_prefers_the_query_that_hits_and_rolls_out_no_further(
     ]
 
 
-def test_immediate_credit_deviates_in_all_that_learns_from_preferences(world, example, learn):
+def test_immediate_credit_deviates_in_all_that_learns_from_preferences(world, example):
     task = MusiqueFull()
-    trace = learn(task, example(task), world(QUERIES, verbose=("red", "blue")))
+    trace = deviate(task, world(QUERIES, verbose=("red", "blue")), example(task))
     assert {deviation.node for deviation in trace.deviations} == {"query", "stop", "verbose"}
 
 
-def test_stop_learns_which_documents_are_not_worth_their_precision(world, example, learn):
+def test_stop_learns_which_documents_are_not_worth_their_precision(world, example):
     task = MusiqueAnswerable(MusiqueSettings(min_retrievals=1))
     # After T3, which supports, come T2, T5 and T6, of which only T5 does.
-    trace = learn(task, example(task), world(QUERIES))
+    trace = deviate(task, world(QUERIES), example(task))
     stops = [deviation for deviation in trace.deviations if deviation.node == "stop"]
     assert [d.greedy_reward for d in stops] == [pytest.approx(2 / 3)] * 3
     assert [d.alternative_reward for d in stops] == pytest.approx([2 / 3, 1 / 2, 4 / 5])
@@ -237,16 +241,16 @@ def test_stop_learns_which_documents_are_not_worth_their_precision(world, exampl
     assert pairs == [("No", "Yes"), ("Yes", "No")]
 
 
-def test_two_queries_that_both_hit_make_no_preference(world, example, learn):
+def test_two_queries_that_both_hit_make_no_preference(world, example):
     task = MusiqueAnswerable()
-    trace = learn(task, example(task), world({0: ("T3", "T5")}, stops=(1,)))
+    trace = deviate(task, world({0: ("T3", "T5")}, stops=(1,)), example(task))
     queries = [deviation for deviation in trace.deviations if deviation.node == "query"]
     assert [deviation.outcome for deviation in queries] == [Outcome.TIE]
 
 
-def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example, learn):
+def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example):
     task = MusiqueFull(MusiqueSettings(credit="deviation", min_retrievals=1))
-    trace = learn(task, example(task), world(QUERIES, stops=(2,)))
+    trace = deviate(task, world(QUERIES, stops=(2,)), example(task))
     assert [deviation.node for deviation in trace.deviations] == ["query", "retrieve", "stop"] * 2
     for deviation in trace.deviations:
         assert deviation.greedy_reward == 0.5
@@ -261,14 +265,14 @@ def test_deviation_credit_learns_the_search_from_support_f1_alone(world, example
     )
 
 
-def test_verbose_learns_from_its_best_alternative_after_the_concise_answer(world, example, learn):
+def test_verbose_learns_from_its_best_alternative_after_the_concise_answer(world, example):
     task = MusiqueFull()
     asked = world(
         stops=(1,),
         verbose=("It may be blue.", "Of some red.", "Red it is.", "No.", "never asked for"),
         concise={"It may be blue.": "blue", "Of some red.": "some red", "Red it is.": "red"},
     )
-    trace = learn(task, example(task), asked)
+    trace = deviate(task, asked, example(task))
     verbose = [deviation for deviation in trace.deviations if deviation.node == "verbose"]
     assert [deviation.gain for deviation in verbose] == pytest.approx([2 / 3, 1.0, 0.0])
     assert all(nodes_of(d.rollout)[d.step :] == ["verbose", "concise"] for d in verbose)
@@ -301,10 +305,10 @@ def test_the_nodes_are_those_of_the_paper_but_for_how_stop_learns():
 
 @pytest.mark.parametrize(("ranking", "data"), [("likelihood", 1), ("choice", 2)])
 def test_retrieve_learns_the_best_supporting_document_and_the_best_other(
-    ranking, data, world, example, learn
+    ranking, data, world, example
 ):
     task = MusiqueAnswerable(MusiqueSettings(ranking=ranking))
-    trace = learn(task, example(task), world({0: ("T1 T5 T3",)}, stops=(1,)))
+    trace = deviate(task, world({0: ("T1 T5 T3",)}, stops=(1,)), example(task))
     step = trace.episode.steps[1]
     target = trace.episode.targets[0]
     learned = task.node("retrieve").target_data(step.response, target.gold)
@@ -323,10 +327,10 @@ def test_retrieve_learns_the_best_supporting_document_and_the_best_other(
         ]
 
 
-def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(world, example, learn):
+def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(world, example):
     task = MusiqueAnswerable()
     asked = world(QUERIES)
-    learn(task, example(task), asked)
+    deviate(task, asked, example(task))
     items = [item for r in asked.requests if r.adapter == "retrieve" for item in r.items]
     documents = [item for item in items if item[0].text.startswith("Title: T")]
     assert len({prompt.messages for prompt, _ in documents}) == 7
@@ -338,10 +342,10 @@ def test_a_document_has_one_prompt_for_every_query_when_ranked_by_likelihood(wor
     }
 
 
-def test_titles_rank_by_how_likely_they_are_looked_up_next(world, example, learn):
+def test_titles_rank_by_how_likely_they_are_looked_up_next(world, example):
     task = MusiqueAnswerable()
     asked = world(QUERIES)
-    learn(task, example(task), asked)
+    deviate(task, asked, example(task))
     retrievals = [r for r in asked.requests if r.adapter == "retrieve"]
     for request in retrievals:
         next_one, anyway = (
@@ -357,10 +361,10 @@ def test_titles_rank_by_how_likely_they_are_looked_up_next(world, example, learn
     assert asked_for == queries
 
 
-def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, learn):
+def test_documents_are_read_by_the_base_model_for_all_nodes(world, example):
     task = MusiqueFull(MusiqueSettings(min_retrievals=1))
     asked = world(QUERIES)
-    learn(task, example(task), asked)
+    deviate(task, asked, example(task))
     contexts: dict[str, list[str]] = {}
     for request in asked.requests:
         prompts = [prompt for prompt, _ in getattr(request, "items", ())] or [request.prompt]
@@ -375,10 +379,10 @@ def test_documents_are_read_by_the_base_model_for_all_nodes(world, example, lear
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
-def test_a_prediction_has_the_official_fields_alone(task_class, world, example, learn):
+def test_a_prediction_has_the_official_fields_alone(task_class, world, example):
     task = task_class()
     asked = world(QUERIES, stops=(2,), verbose=("dark red",), sufficient=-2.0)
-    trace = learn(task, example(task), asked)
+    trace = deviate(task, asked, example(task))
     result = json.loads(json.dumps(trace.episode.result))
     assert task.prediction(trace.example, result) == {
         "id": "2hop__11_22",
@@ -389,35 +393,35 @@ def test_a_prediction_has_the_official_fields_alone(task_class, world, example, 
     assert result["verbose_answer"] == "dark red"
 
 
-def test_the_result_of_full_has_the_log_probability_of_sufficient(world, example, learn):
+def test_the_result_of_full_has_the_log_probability_of_sufficient(world, example):
     task = MusiqueFull()
-    trace = learn(task, example(task), world(sufficient=-1.0))  # as likely as No
+    trace = deviate(task, world(sufficient=-1.0), example(task))  # as likely as No
     assert trace.episode.result["suff_raw_score"] == pytest.approx(-0.6931, abs=1e-4)
 
 
 @pytest.mark.parametrize("judging", ["likelihood", "choice"])
 @pytest.mark.parametrize("sufficient", [-0.1, -3.0])
-def test_sufficiency_is_judged_either_way(judging, sufficient, world, example, learn):
+def test_sufficiency_is_judged_either_way(judging, sufficient, world, example):
     task = MusiqueFull(MusiqueSettings(judging=judging))
-    trace = learn(task, example(task), world(sufficient=sufficient))
+    trace = deviate(task, world(sufficient=sufficient), example(task))
     assert trace.episode.result["predicted_answerable"] is (sufficient > -1.0)
     shown = trace.episode.last.response.prompt
     ends = {"likelihood": "\n\nQuestion: Which colour is it?", "choice": "Yes or No only."}
     assert shown.endswith(ends[judging])
 
 
-def test_other_labels_of_a_judge_mean_the_same(world, example, learn):
+def test_other_labels_of_a_judge_mean_the_same(world, example):
     task = MusiqueFull(MusiqueSettings(judging="choice"))
     task.node("sufficiency").labels = ("Enough", "Yes")  # "Yes" is the second label here
-    trace = learn(task, example(task), world(sufficient=-0.1))
+    trace = deviate(task, world(sufficient=-0.1), example(task))
     assert trace.episode.result["predicted_answerable"] is False
     assert stated(trace.episode)["sufficiency"] == [0.0]
 
 
-def test_evaluates_predictions(world, example, learn):
+def test_evaluates_predictions(world, example):
     task = MusiqueAnswerable()
-    trace = learn(
-        task, example(task), world({0: ("T3",), 1: ("T5",)}, stops=(2,), verbose=("red",))
+    trace = deviate(
+        task, world({0: ("T3",), 1: ("T5",)}, stops=(2,), verbose=("red",)), example(task)
     )
     line = task.prediction(trace.example, trace.episode.result)
     found = task.evaluate([trace.example], [line])
@@ -425,23 +429,21 @@ def test_evaluates_predictions(world, example, learn):
 
 
 @pytest.mark.parametrize("task_class", [MusiqueAnswerable, MusiqueFull])
-def test_scores_and_key_have_the_digest_of_the_paragraphs(task_class, world, example, learn):
+def test_scores_have_the_digest_of_the_paragraphs(task_class, world, example):
     task = task_class()
-    trace = learn(task, example(task, documents=6), world(QUERIES, sufficient=-1.0))
+    trace = deviate(task, world(QUERIES, sufficient=-1.0), example(task, documents=6))
     texts = "\n\n".join(f"Fact number {number}." for number in range(6))
     digest = hashlib.sha256(texts.encode()).hexdigest()
     scores = dict(task.scores(trace.example, trace.episode.result))
     assert scores.pop("pardigest") == digest
     expected = {"suff_raw_score": -math.log(2)} if task_class is MusiqueFull else {}
     assert scores == pytest.approx(expected)
-    assert task.prediction_key(trace.example) == {"id": "2hop__11_22", "pardigest": digest}
+    assert task.prediction_id(trace.example) == "2hop__11_22"
 
 
-def test_where_all_documents_support_there_is_nothing_for_retrieve_to_tell_apart(
-    world, example, learn
-):
+def test_where_all_documents_support_there_is_nothing_for_retrieve_to_tell_apart(world, example):
     task = MusiqueAnswerable(MusiqueSettings(min_retrievals=1))
-    trace = learn(task, example(task, documents=2, support=(0, 1)), world())
+    trace = deviate(task, world(), example(task, documents=2, support=(0, 1)))
     assert stated(trace.episode)["hit"] == [1.0, 1.0]
     assert [node for node, *_ in targets(trace.episode)] == ["stop", "concise"]
 
@@ -461,9 +463,13 @@ def test_only_training_examples_are_thinned_and_only_if_set(write, record, tmp_p
     for split in ("train", "dev"):
         write(records, f"musique_ans_v1.0_{split}.jsonl")
     thinned, whole = MusiqueAnswerable(), MusiqueAnswerable(MusiqueSettings(match_hops=False))
-    assert 30 <= len(list(thinned.examples(tmp_path, "train"))) <= 70
-    assert len(list(thinned.examples(tmp_path, "dev"))) == 200
-    assert len(list(whole.examples(tmp_path, "train"))) == 200
+
+    def trained_on(task, split):
+        return len(list(task.training_examples(task.examples(tmp_path, split), split)))
+
+    assert 30 <= trained_on(thinned, "train") <= 70
+    assert trained_on(thinned, "dev") == trained_on(whole, "train") == 200
+    assert len(list(thinned.examples(tmp_path, "train"))) == 200
 
 
 def test_an_unknown_split_is_refused(tmp_path):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowtune_cli import DataError, DiverseBeam
-from flowtune_cli.runtime.play import play_with_rollouts
-from flowtune_cli.runtime.scheduler import Scheduler
+from flowtune_cli import DataError
+from flowtune_cli.testing import play_with_rollouts
 from flowtune_musique.flow import MusiqueAnswerable, MusiqueFull
 from flowtune_musique.postprocessors import Grounded, Pairwise
 from flowtune_musique.records import read_examples
@@ -115,8 +114,5 @@ def test_grounded_comes_first_and_pairwise_is_for_full_alone():
 def test_alternative_answers_come_with_every_record(labels, example, world):
     task = MusiqueFull()
     asked = world(verbose=("It is red.", "It is blue.", "No."), stops=(1,))
-    explorations = {"verbose": DiverseBeam()}
-    ((_, rollouts),) = Scheduler(asked).run(
-        [play_with_rollouts(task, example(task, **labels), explorations=explorations)]
-    )
+    _, rollouts = play_with_rollouts(task, asked, example(task, **labels), ["verbose"])
     assert [rollout["node"] for rollout in rollouts] == ["verbose", "verbose"]

@@ -17,58 +17,63 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from flowtune_cli.config.settings import ModelSettings, Settings
-from flowtune_cli.flow.deviation import Deviation, Trace, prefer
-from flowtune_cli.flow.episode import Step
-from flowtune_cli.flow.example import Example
-from flowtune_cli.flow.node import ChoiceDatum, PreferenceDatum, Score, TextDatum
-from flowtune_cli.registry import load_registry
-from flowtune_cli.training.data import collect
-from flowtune_cli.training.session import Session, set_up
+from flowtune_cli import (
+    LIKELIHOOD,
+    ChoiceDatum,
+    DecodeRequest,
+    Deviation,
+    Example,
+    PreferenceDatum,
+    Score,
+    Step,
+    TextDatum,
+    Trace,
+)
+from flowtune_cli.testing import TinySession, make_tiny_model, prefer, training_data
 from flowtune_musique.flow import MusiqueFull
 from flowtune_musique.records import Document, Gold
 from flowtune_musique.settings import MusiqueSettings
-from support.tiny import likelihood, randomize
 
 DOCUMENTS = tuple(Document(n, f"T{n}", f"{word} {n}") for n, word in enumerate("abcde"))
 
 
 @dataclass(frozen=True)
 class World:
-    """A session on the tiny model."""
+    """The task on the tiny model."""
 
-    session: Session
+    session: TinySession
 
     def trace(self, example: Example) -> Trace:
         """All of one example. The engine remembers what it has answered, so this is quick."""
-        [(_, trace)] = self.session.deviate([example])
+        [trace] = self.session.deviate([example])
         assert trace.episode.failure is None
         return trace
 
     def learned(self, trace: Trace) -> dict[str, list[Any]]:
         """The data of each node."""
-        found = collect(self.session.task.nodes, [trace])
-        return {name: mine.data for name, mine in found.items()}
+        found: dict[str, list[Any]] = {**training_data(self.session.task, trace)}
+        return found
 
 
-def make(directory: Path, **settings: Any) -> World:
+def make(model: Path, **settings: Any) -> World:
     task = MusiqueFull(MusiqueSettings(max_retrievals=3, **settings))
     task.node("stop").learn = "supervised"  # as the reference does
     for node in ("query", "verbose", "concise"):
         task.node(node).max_new_tokens = 8  # the tiny model never stops by itself
-    model = ModelSettings(name=str(directory), device="cpu", dtype="float32")
-    session = set_up(task, Settings(model=model), load_registry())
-    randomize(session.adapters)
-    return World(session)
+    return World(TinySession(task, model, random_adapters=True))
 
 
 @pytest.fixture(scope="module")
-def choice(roomy_model_dir: Path) -> World:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its context is wide, since the prompts' invented examples nearly fill 1024 bytes."""
+    return make_tiny_model(tmp_path_factory.mktemp("model"), context=2048)
+
+
+@pytest.fixture(scope="module")
+def choice(model: Path) -> World:
     """As the reference ranks and judges: by the log-odds of Yes."""
-    torch.set_num_threads(1)
-    return make(roomy_model_dir, ranking="choice", judging="choice")
+    return make(model, ranking="choice", judging="choice")
 
 
 def example(seed: int, gold: Gold | None = None) -> Example:
@@ -125,8 +130,7 @@ def text_of(world: World, score: Score) -> str:
     """What an output of a Generate node says, decoded anew from its tokens."""
     (term,) = score.terms
     assert isinstance(term.completion, tuple)
-    decoded: str = world.session.engine.tokens.tokenizer.decode(term.completion)
-    return decoded
+    return world.session.decode(term.completion)
 
 
 class Reference:
@@ -199,25 +203,14 @@ class Reference:
 
 def log_odds(world: World, trace: Trace) -> dict[tuple[int, int], float]:
     """By (step, document): of Yes over No, each by a forward pass of its own."""
-    tokens, adapters = world.session.engine.tokens, world.session.adapters
     found = {}
     for step in trace.episode.steps:
         if step.node != "retrieve":
             continue
         for option in step.response.options:
             prompt = option.score.terms[0].prompt  # type: ignore[union-attr]
-            shown = tokens.encode(prompt, 1)
             yes, no = (
-                float(
-                    likelihood(
-                        adapters,
-                        "retrieve",
-                        shown.ids,
-                        tokens.completion(label),
-                        shown.frozen_length,
-                    ).detach()
-                )
-                for label in (" Yes", " No")
+                world.session.log_likelihood("retrieve", prompt, label) for label in (" Yes", " No")
             )
             found[step.index, option.value.idx] = yes - no
             assert option.logprob == pytest.approx(yes - no, abs=1e-4)
@@ -343,12 +336,12 @@ def test_concise_learns_the_first_gold_answer(choice: World, traces: list[Trace]
         assert datum.weight == 1.0
 
 
-def test_what_is_known_to_differ_with_ranking_by_likelihood(roomy_model_dir: Path) -> None:
+def test_what_is_known_to_differ_with_ranking_by_likelihood(model: Path) -> None:
     """A softmax of the best supporting document against the others, not two labels.
 
-    Only the best of the others is computed again: the rest teach the weights of measures alone.
+    Only the best of the others is computed again: the rest teach the head alone.
     """
-    world = make(roomy_model_dir, ranking="likelihood")
+    world = make(model, ranking="likelihood")
     trace = world.trace(example(0, Gold(("x",), frozenset({1, 3}), True)))
     first, *_ = world.learned(trace)["retrieve"]
     step = next(Reference(trace).of("retrieve"))
@@ -358,25 +351,25 @@ def test_what_is_known_to_differ_with_ranking_by_likelihood(roomy_model_dir: Pat
     assert list(first.options[:2]) == [right[0].score, wrong[0].score]
     assert first.right == 0
     rest = first.options[2:]
-    assert [score.features for score in rest] == [o.score.features for o in wrong[1:]]
-    assert [score.known for score in rest] == pytest.approx([o.logprob for o in wrong[1:]])
+    head = world.session.task.node("retrieve").initial_head()
+    for score, option in zip(rest, wrong[1:], strict=True):
+        assert option.score is not None
+        assert score.features.items() >= option.score.features.items()
+        assert score.features.keys() - option.score.features.keys() == {LIKELIHOOD}
+        assert score.value(0.0, head) == pytest.approx(option.logprob)
     assert not any(score.terms for score in rest)
 
 
 def test_what_is_known_to_differ_in_the_answer(choice: World) -> None:
     """The reference searches the concise answer with 5 beams; here every node is greedy."""
-    choice.session.engine.forget()
-    asked: list[Any] = []
-    answer = choice.session.engine.answer
-
-    class Watched:
-        def answer(self, requests: list[Any]) -> list[Any]:
-            asked.extend(requests)
-            return answer(requests)
-
-    session = replace(choice.session, engine=Watched())  # type: ignore[arg-type]
-    list(session.play([example(0)]))
-    beams = {r.decoding.outputs for r in asked if r.adapter == "concise"}
+    begin = len(choice.session.requests)
+    choice.session.play([example(0)])
+    requests = choice.session.requests[begin:]
+    beams = {
+        request.decoding.outputs
+        for request in requests
+        if isinstance(request, DecodeRequest) and request.adapter == "concise"
+    }
     assert beams == {1}
 
 

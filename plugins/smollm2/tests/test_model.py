@@ -164,7 +164,7 @@ def test_while_one_converts_another_waits(
 
     def slow(gguf: Path, directory: Path) -> None:
         begun.set()
-        assert resume.wait(10)
+        assert resume.wait(300)
         works(gguf, directory)
 
     def announce(text: str) -> None:
@@ -176,9 +176,9 @@ def test_while_one_converts_another_waits(
     monkeypatch.setattr(model, "_say", announce)
     first = threading.Thread(target=SmolLM2().prepare)
     first.start()
-    assert begun.wait(10)
+    assert begun.wait(300)
     SmolLM2().prepare()
-    first.join(10)
+    first.join(300)
     assert len(conversions) == 1
     assert [text for text in said if "waiting for another process" in text]
 
@@ -213,7 +213,7 @@ def test_two_processes_convert_the_real_model_at_once(cache: Path) -> None:
         )
         for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=1200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     directories = {out.strip() for out, _ in outputs}
     assert len(directories) == 1

@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
 from flowtune_cli import Example
-from flowtune_cli.flow.request import (
-    Answer,
-    Decoded,
-    DecodeRequest,
-    Generation,
-    Likelihood,
-    Request,
-    Scored,
-    ScoreRequest,
-)
+from flowtune_cli.testing import ScriptedEngine
 from flowtune_toyqa.flow import ToyQA
 from flowtune_toyqa.settings import ToyQASettings
-
-
-@dataclass
-class ScriptedEngine:
-    """Answers by the script, which sees what a model would: the adapter and the texts.
-
-    Args:
-        texts: (adapter, prompt text) -> the greedy output, then alternatives.
-        score: (adapter, prompt text, completion) -> its log-likelihood.
-        asked: every request so far.
-    """
-
-    texts: Callable[[str, str], list[str]]
-    score: Callable[[str, str, str], float]
-    asked: list[Request] = field(default_factory=list)
-
-    def answer(self, requests: list[Request]) -> list[Answer]:
-        self.asked.extend(requests)
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Request) -> Answer:
-        adapter = request.adapter or ""
-        if isinstance(request, DecodeRequest):
-            texts = self.texts(adapter, request.prompt.text)[: request.decoding.outputs]
-            generations = tuple(Generation(text, (1, 2), -1.0, False) for text in texts)
-            return Decoded(request.prompt.text, 9, 0, generations, 0)
-        assert isinstance(request, ScoreRequest)
-        likelihoods = tuple(
-            tuple(Likelihood(self.score(adapter, prompt.text, text), 1) for text in completions)
-            for prompt, completions in request.items
-        )
-        prompts = tuple(prompt.text for prompt, _ in request.items)
-        return Scored(prompts, 9, 0, likelihoods, 0)
 
 
 @dataclass
@@ -72,17 +30,19 @@ class Oracle:
     answers: tuple[str, ...] = ()
     stops: bool = True
 
-    def texts(self, adapter: str, prompt: str) -> list[str]:
-        if adapter == "answer":
-            return [self.example.gold.answer, *self.answers]
-        assert adapter == "query"
-        return [str(len(self._found(prompt))), *self.queries]
+    def write(self, node: str, prompt: str, output: int) -> str | None:
+        if node == "answer":
+            texts = [self.example.gold.answer, *self.answers]
+        else:
+            assert node == "query"
+            texts = [str(len(self._found(prompt))), *self.queries]
+        return texts[output] if output < len(texts) else None
 
-    def score(self, adapter: str, prompt: str, completion: str) -> float:
-        if adapter == "stop":
+    def score(self, node: str, prompt: str, completion: str) -> float:
+        if node == "stop":
             complete = len(self._found(prompt)) == len(self.example.gold.support)
             return 0.0 if (completion == "Yes") == (complete and self.stops) else -1.0
-        assert adapter == "retrieve"
+        assert node == "retrieve"
         number = completion.removeprefix("Question: ")
         chain = [self.example.documents[index] for index in self.example.gold.support]
         wanted = chain[int(number)] if number in map(str, range(len(chain))) else None
@@ -97,7 +57,7 @@ class Oracle:
         return [document for document in chain if document in prompt]
 
     def engine(self) -> ScriptedEngine:
-        return ScriptedEngine(self.texts, self.score)
+        return ScriptedEngine(self.write, self.score)
 
 
 @pytest.fixture

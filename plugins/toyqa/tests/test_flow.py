@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowtune_cli import DataError, DiverseBeam
-from flowtune_cli.flow.deviation import Outcome
-from flowtune_cli.runtime.deviation import deviate
-from flowtune_cli.runtime.play import play
-from flowtune_cli.runtime.scheduler import Scheduler
+from flowtune_cli import DataError, Outcome
+from flowtune_cli.testing import assert_replays, check_task, deviate, play
 from flowtune_toyqa.flow import support_f1
 
 
@@ -17,17 +14,23 @@ def first(task, split="train"):
 
 
 def run(task, example, script):
-    [episode] = Scheduler(script.engine()).run([play(task, example)])
+    episode = play(task, script.engine(), example)
     assert episode.failure is None, episode.failure.traceback
     return episode
 
 
 def trace(task, example, script):
-    explorations = {name: DiverseBeam() for name in task.nodes_by_name}
-    [made] = Scheduler(script.engine()).run(
-        [deviate(task, example, explorations=explorations, evaluators={})]
-    )
-    return made
+    return deviate(task, script.engine(), example)
+
+
+def test_the_task_is_complete(task):
+    check_task(task())
+
+
+@pytest.mark.parametrize("hops", [2, 3])
+def test_the_flow_replays(task, hops):
+    made = task(hops=hops)
+    assert_replays(made, [first(made), first(made, "test")])
 
 
 @pytest.mark.parametrize("hops", [2, 3, 5])
@@ -117,9 +120,10 @@ def test_a_better_query_is_preferred(task, oracle):
     example = first(made)
 
     class Lost(type(oracle(example))):
-        def texts(self, adapter, prompt):
-            texts = super().texts(adapter, prompt)
-            return ["lost", *texts] if adapter == "query" else texts
+        def write(self, node, prompt, output):
+            if node != "query":
+                return super().write(node, prompt, output)
+            return super().write(node, prompt, output - 1) if output else "lost"
 
     result = trace(made, example, Lost(example))
     preferred = [p for p in result.preferences if p.node == "query"]

@@ -5,22 +5,15 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pluggy
-
 import flowtune_cli
 import flowtune_toyqa
-from flowtune_cli.registry.hookspecs import GROUP, Hooks
 from flowtune_toyqa import plugin
 from flowtune_toyqa.flow import ToyQA
 
 
 def test_it_registers_the_task():
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(Hooks)
-    manager.register(plugin)
-    manager.check_pending()
     tasks: list[type] = []
-    manager.hook.register_tasks(register=tasks.append)
+    plugin.register_tasks(tasks.append)
     assert tasks == [ToyQA]
     assert ToyQA.name == "toyqa"
 

@@ -1,4 +1,4 @@
-"""Everything about one played example, as JSON values."""
+"""One episode with its deviations and preferences, as JSON values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..flow.deviation import Deviation, Trace
 from ..flow.episode import Failure, Step
 from ..flow.node import NodeOutput
 from ..flow.task import Task
-from ..runs.stored_text import from_json, to_json
+from ..runs.serialization import from_json, to_json
 
 
 def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
@@ -18,14 +18,14 @@ def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
         "example": {
             "id": example.id,
             "question": task.question_text(example),
-            "inputs": _plain(dict(example.inputs)),
-            "gold": _plain(example.gold),
+            "inputs": _json_values(dict(example.inputs)),
+            "gold": _json_values(example.gold),
         },
         "steps": [_step(task, step) for step in episode.steps],
-        "rewards": [vars(stated) for stated in episode.rewards],
+        "rewards": [vars(event) for event in episode.rewards],
         "reward_means": episode.reward_means(),
-        "targets": [{"step": t.step, "gold": _plain(t.gold)} for t in episode.targets],
-        "result": _plain(episode.result),
+        "targets": [{"step": t.step, "gold": _json_values(t.gold)} for t in episode.targets],
+        "result": _json_values(episode.result),
         "failure": _failure(episode.failure),
         "deviations": [_deviation(task, deviation) for deviation in trace.deviations],
         "preferences": [
@@ -56,14 +56,14 @@ def _step(task: Task, step: Step) -> dict[str, Any]:
         "output": _output(step.output),
         "alternatives": [_output(output) for output in response.outputs[1:]],
         "options": [_output(output) for output in response.options],
-        "detail": _plain(dict(response.detail)),
+        "detail": _json_values(dict(response.detail)),
     }
 
 
 def _output(output: NodeOutput) -> dict[str, Any]:
     return {
         "text": output.text,
-        "value": _plain(output.value),
+        "value": _json_values(output.value),
         "logprob": output.logprob,
         "tokens": output.tokens,
         "truncated": output.truncated,
@@ -83,7 +83,7 @@ def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
         "reason": deviation.reason,
         "steps": [_step(task, s) for s in rollout.steps[deviation.step :]] if rollout else [],
         "stopped_early": rollout is not None and rollout.stopped_early,
-        "result": _plain(rollout.result) if rollout else None,
+        "result": _json_values(rollout.result) if rollout else None,
         "failure": _failure(rollout.failure) if rollout else None,
     }
 
@@ -92,6 +92,6 @@ def _failure(failure: Failure | None) -> dict[str, str] | None:
     return None if failure is None else vars(failure)
 
 
-def _plain(value: Any) -> Any:
-    """As JSON values, whatever a task's own types are."""
+def _json_values(value: Any) -> Any:
+    """The value as JSON values, with a task's own types converted."""
     return from_json(to_json(value))

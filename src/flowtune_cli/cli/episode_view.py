@@ -1,4 +1,4 @@
-"""One played example as a person reads it: its unrolled graph, step after step."""
+"""Prints one episode for reading: its unrolled graph, step by step."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ..flow.deviation import Deviation, Outcome, Trace
 from ..flow.episode import Episode, Step
 from ..flow.node import Node, NodeOutput
 from ..flow.task import Task
-from ..runs.stored_text import to_json, visible
+from ..runs.serialization import to_json, visible
 from .output import Styled
 
 _WIDTH = 96
 _HEAD, _TAIL = 6, 6
-"""Lines of a long text that are shown of its beginning and its end."""
+"""The number of lines shown at the start and the end of a long text."""
 
 
 def view(task: Task, trace: Trace, *, full: bool) -> Iterator[Styled]:
-    """The lines to print, each with its style, which adds nothing but looks.
+    """The lines to print, each with its style.
 
     Args:
-        full: show long texts whole, and lines as long as they are.
+        full: do not shorten long texts, and do not wrap long lines.
     """
     return _View(task, trace, full).lines()
 
@@ -57,7 +57,10 @@ class _View:
 
     def _step(self, step: Step) -> Iterator[Styled]:
         node, response = self.task.node(step.node), step.response
-        yield f"step {step.index}  {step.node}  ({_who(node, response.adapter_version)})", "bold"
+        yield (
+            f"step {step.index}  {step.node}  ({_node_label(node, response.adapter_version)})",
+            "bold",
+        )
         yield from self._text("  | ", response.prompt.rstrip("\n"), "dim")
         if response.dropped_tokens:
             yield f"  the prompt was CUT by {response.dropped_tokens} tokens to fit", "yellow"
@@ -71,35 +74,38 @@ class _View:
         yield from self._rewards(step.index + 1)
 
     def _rewards(self, steps: int) -> Iterator[Styled]:
-        """The rewards that were stated when so many calls had been made."""
-        for stated in self.episode.rewards:
-            if stated.steps == steps:
-                yield f"  reward {stated.name} = {_number(stated.value)}", "cyan"
+        """The rewards reported after this number of steps."""
+        for event in self.episode.rewards:
+            if event.steps == steps:
+                yield f"  reward {event.name} = {_number(event.value)}", "cyan"
 
-    def _output(self, lead: str, output: NodeOutput, style: str) -> Iterator[Styled]:
-        yield from self._text(lead, output.text or "(nothing)", style)
-        about = [] if output.logprob is None else [f"logprob {output.logprob:.3f}"]
-        about += [f"{output.tokens} token{'s' * (output.tokens > 1)}"] if output.tokens else []
-        about += ["TRUNCATED: it had not ended yet"] if output.truncated else []
-        if about:
-            yield f"{' ' * len(lead)}({', '.join(about)})", "yellow" if output.truncated else "dim"
+    def _output(self, prefix: str, output: NodeOutput, style: str) -> Iterator[Styled]:
+        yield from self._text(prefix, output.text or "(nothing)", style)
+        details = [] if output.logprob is None else [f"logprob {output.logprob:.3f}"]
+        details += [f"{output.tokens} token{'s' * (output.tokens > 1)}"] if output.tokens else []
+        details += ["TRUNCATED"] if output.truncated else []
+        if details:
+            yield (
+                f"{' ' * len(prefix)}({', '.join(details)})",
+                "yellow" if output.truncated else "dim",
+            )
 
     def _deviation(self, step: Step, deviation: Deviation) -> Iterator[Styled]:
         output = step.response.outputs[deviation.alternative]
         yield from self._output(f"  alternative {deviation.alternative}: ", output, "")
-        said = deviation.outcome.value
+        text = deviation.outcome.value
         if deviation.outcome is Outcome.FAILED:
-            said = "FAILED"
+            text = "FAILED"
         if deviation.gain is not None:
-            said += f", gain {deviation.gain:+.3f}"
+            text += f", gain {deviation.gain:+.3f}"
         if deviation.greedy_reward is not None and deviation.alternative_reward is not None:
             reward = self.task.node(deviation.node).reward
-            said += (
+            text += (
                 f": {reward} {deviation.greedy_reward:.3f} -> {deviation.alternative_reward:.3f}"
             )
         if deviation.reason:
-            said += f": {deviation.reason}"
-        yield from self._text("    ", said)
+            text += f": {deviation.reason}"
+        yield from self._text("    ", text)
         for preference in self.trace.preferences:
             if (preference.step, preference.alternative) == (step.index, deviation.alternative):
                 names = [f"alternative {deviation.alternative}", "the greedy output"]
@@ -111,27 +117,27 @@ class _View:
                 )
 
     def _text(
-        self, lead: str, text: str, style: str = "", *, whole: bool = False
+        self, prefix: str, text: str, style: str = "", *, whole: bool = False
     ) -> Iterator[Styled]:
-        """A text behind its lead. The lines after the first are indented, or quoted, alike."""
+        """A text with a prefix; later lines repeat a ``|``, or are indented."""
         lines = visible(text).split("\n")
         if not (whole or self.full):
-            lines = [part for line in lines for part in _wrapped(line, _WIDTH - len(lead))]
-            left_out = len(lines) - _HEAD - _TAIL
-            if left_out > 1:
-                note = f"... {left_out} more lines; --full shows them ..."
+            lines = [part for line in lines for part in _wrap(line, _WIDTH - len(prefix))]
+            hidden = len(lines) - _HEAD - _TAIL
+            if hidden > 1:
+                note = f"... {hidden} more lines; --full shows them ..."
                 lines = [*lines[:_HEAD], note, *lines[-_TAIL:]]
-        again = lead if lead.strip() == "|" else " " * len(lead)
+        indent = prefix if prefix.strip() == "|" else " " * len(prefix)
         for number, line in enumerate(lines):
-            yield f"{again if number else lead}{line}", style
+            yield f"{indent if number else prefix}{line}", style
 
 
-def _wrapped(line: str, width: int) -> list[str]:
+def _wrap(line: str, width: int) -> list[str]:
     parts = textwrap.wrap(line, width, drop_whitespace=False, expand_tabs=False)
     return [part.rstrip() for part in parts] or [""]
 
 
-def _who(node: Node, version: int) -> str:
+def _node_label(node: Node, version: int) -> str:
     adapter = "base model"
     if node.adapter is not None:
         adapter = f"adapter version {version}"
@@ -141,9 +147,9 @@ def _who(node: Node, version: int) -> str:
 
 
 def _deviations(trace: Trace) -> str:
-    ended = [deviation.outcome.value for deviation in trace.deviations]
-    counted = ", ".join(f"{ended.count(what)} {what}" for what in dict.fromkeys(ended))
-    return f"rollouts {len(ended)}: {counted}; {len(trace.preferences)} preferences"
+    outcomes = [deviation.outcome.value for deviation in trace.deviations]
+    counts = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
+    return f"rollouts {len(outcomes)}: {counts}; {len(trace.preferences)} preferences"
 
 
 def _number(value: float | None) -> str:

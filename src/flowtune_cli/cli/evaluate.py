@@ -1,4 +1,4 @@
-"""``flowtune evaluate``: the figures of a file of predictions."""
+"""``flowtune evaluate``: the metrics of a prediction file."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def evaluate(
     split: SplitOption = None,
     limit: PredictedOption = None,
     reorder: Annotated[
-        bool, typer.Option("--reorder", help="Put the predictions in the order of the data first.")
+        bool,
+        typer.Option("--reorder", help="Sort the predictions into the data's order first."),
     ] = False,
     json: JsonOption = False,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Compare predictions with the labels of the data, in the task's own way."""
+    """Evaluate predictions with the task's metrics."""
     from ..registry import load_registry
     from .examples import first_examples, read_examples
 
@@ -51,14 +52,15 @@ def evaluate(
     resolved = options.settings(
         registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
     )
-    chosen = resolved.make_task()
-    examples = first_examples(read_examples(chosen, data, split), limit)
-    figures = chosen.evaluate(examples, read_lines(predictions, chosen, examples, reorder=reorder))
+    task_ = resolved.make_task()
+    examples = first_examples(read_examples(task_, data, split), limit)
+    lines = read_lines(predictions, task_, examples, reorder=reorder)
+    metrics = task_.evaluate(examples, lines)
     if json:
-        print_json(dict(figures))
+        print_json(dict(metrics))
         return
-    rows = list(_rows(figures))
-    columns = ["figure", "value"]
+    rows = list(_rows(metrics))
+    columns = ["metric", "value"]
     if any(row["interval"] for row in rows):
         columns.append("interval")
     print_rows(columns, rows)
@@ -67,33 +69,35 @@ def evaluate(
 def read_lines(
     path: Path, task: Task, examples: Sequence[Example], *, reorder: bool
 ) -> list[dict[str, Any]]:
-    """A file's lines, one an example, in the examples' order; says so if they were put into it.
+    """The lines of a prediction file, one for each example, in the order of the examples.
+
+    Args:
+        reorder: accept lines in another order, sort them, and print a note about it.
 
     Raises:
-        DataError: a line is malformed, or the lines do not fit the examples.
+        DataError: a line is malformed, or the lines do not match the examples.
     """
-    from ..runs.prediction_lines import fit, read_predictions
+    from ..runs.prediction_reader import match_lines, read_predictions
 
-    keys = [task.prediction_key(example) for example in examples]
-    lines, notes = fit(keys, list(read_predictions(path)), reorder=reorder)
+    lines, notes = match_lines(task, examples, list(read_predictions(path)), reorder=reorder)
     for text in notes:
         note(text)
     return lines
 
 
-def _rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
-    """A row a figure, those of a group with the group's name in front."""
-    intervals = figures.get(INTERVALS, {})
-    for name, value in figures.items():
+def _rows(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
+    """A row for each metric; the name of a group is a prefix."""
+    intervals = metrics.get(INTERVALS, {})
+    for name, value in metrics.items():
         if name == INTERVALS:
             continue
         if isinstance(value, Mapping):
             yield from _rows(value, f"{prefix}{name}.")
             continue
         interval = intervals.get(name)
-        shown = "" if interval is None else " to ".join(_shown(end) for end in interval)
-        yield {"figure": prefix + name, "value": _shown(value), "interval": shown}
+        ends = "" if interval is None else " to ".join(_format(end) for end in interval)
+        yield {"metric": prefix + name, "value": _format(value), "interval": ends}
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The examples that a command works on: read, found by their ids, and told from others."""
+"""Reads the examples of a command, finds one by its id, and fingerprints them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from ..flow.errors import DataError, UsageError, unknown_name
 from ..flow.example import Example
 from ..flow.task import Task
+from .output import note
 
 
 def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[Example]:
@@ -29,8 +30,36 @@ def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[
         raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
 
 
+def read_training_examples(task: Task, data: Path | None, split: str | None) -> list[Example]:
+    """The examples of a split that are trained on; prints a note if these are not all.
+
+    Raises: as ``read_examples``.
+    """
+    split = chosen_split(task, split)
+    total = 0
+
+    def counted() -> Iterator[Example]:
+        nonlocal total
+        for example in read_examples(task, data, split):
+            total += 1
+            yield example
+
+    source = counted()
+    used = list(task.training_examples(source, split))
+    for _ in source:  # where the task took only the first ones
+        pass
+    if len(used) < total:
+        reason = task.training_filter or f"task '{task.name}' leaves the others out"
+        note(f"training uses {len(used)} of the {total} examples of split '{split}': {reason}")
+    return used
+
+
 def chosen_split(task: Task, split: str | None) -> str:
-    """The split that is asked for, or the task's first."""
+    """``split``, or the task's first one.
+
+    Raises:
+        UsageError: the task has no such split.
+    """
     if split is None:
         return task.splits[0]
     if split not in task.splits:
@@ -39,7 +68,7 @@ def chosen_split(task: Task, split: str | None) -> str:
 
 
 def first_examples(examples: Iterator[Example], limit: int | None) -> list[Example]:
-    """All examples, or as many of the first as wanted.
+    """The first ``limit`` examples; all if it is None.
 
     Raises:
         DataError: there are none.
@@ -50,33 +79,33 @@ def first_examples(examples: Iterator[Example], limit: int | None) -> list[Examp
     return found
 
 
-def find_example(examples: Iterator[Example], wanted: str | None) -> Example:
-    """The example whose id is, or alone begins with, what is wanted; by default the first.
+def find_example(examples: Iterator[Example], example_id: str | None) -> Example:
+    """The example with this id or this unique prefix of an id; by default the first one.
 
     Raises:
-        UsageError: there is none, or more than one; lists some.
+        UsageError: there is none, or more than one; lists some ids.
     """
-    if wanted is None:
+    if example_id is None:
         [first] = first_examples(examples, 1)
         return first
     found = first_examples(examples, None)
     ids = [example.id for example in found]
-    if wanted in ids:
-        return found[ids.index(wanted)]
-    begin = [example for example in found if example.id.startswith(wanted)]
-    if len(begin) == 1:
-        return begin[0]
-    if begin:
-        listed = _listed([example.id for example in begin])
-        raise UsageError(f"{len(begin)} examples have an id that begins with '{wanted}': {listed}")
-    close = difflib.get_close_matches(wanted, ids, n=1)
+    if example_id in ids:
+        return found[ids.index(example_id)]
+    matches = [example for example in found if example.id.startswith(example_id)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = _list([example.id for example in matches])
+        raise UsageError(f"{len(matches)} example ids start with '{example_id}': {listed}")
+    close = difflib.get_close_matches(example_id, ids, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise UsageError(f"no example has the id '{wanted}'.{hint} There are: {_listed(ids)}")
+    raise UsageError(f"no example has the id '{example_id}'.{hint} There are: {_list(ids)}")
 
 
 def fingerprint(task: Task, examples: Sequence[Example]) -> str:
     """A digest of the examples in their order: ids, questions and labels."""
-    from ..runs.stored_text import storable, to_json
+    from ..runs.serialization import storable, to_json
 
     digest = hashlib.sha256()
     for example in examples:
@@ -85,6 +114,6 @@ def fingerprint(task: Task, examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def _listed(ids: Sequence[str], most: int = 8) -> str:
+def _list(ids: Sequence[str], most: int = 8) -> str:
     more = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(ids[:most]) + more

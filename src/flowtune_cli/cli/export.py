@@ -13,6 +13,7 @@ import typer
 from ..flow.errors import UsageError, unknown_name
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
+from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -26,91 +27,88 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the preferences there: JSON lines with prompt, chosen and rejected.",
+            help="Write the preferences: JSON lines with prompt, chosen and rejected.",
         ),
     ] = None,
     episodes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the episodes there: JSON lines with steps, rollouts and preferences.",
+            help="Write the episodes: JSON lines with steps, rollouts and preferences.",
         ),
     ] = None,
     adapters: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write the newest checkpoint's adapters there, a PEFT directory for each node.",
+            help="Write the newest checkpoint's adapters, a PEFT directory for each node.",
         ),
     ] = None,
     node: Annotated[
         str | None, typer.Option(metavar="NODE", help="Only the preferences of this node.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there already.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Write what a run made into files that other programs read."""
+    """Export a run for other programs."""
     from ..registry import load_registry
     from .run_overrides import find_run
 
     if preferences is None and episodes is None and adapters is None:
-        raise UsageError("say what to write, and where: --preferences, --episodes or --adapters")
+        raise UsageError("choose what to export: --preferences, --episodes or --adapters")
     if node is not None and preferences is None:
-        raise UsageError("--node is for --preferences")
+        raise UsageError("--node needs --preferences")
     registry = load_registry()
-    found = find_run(registry, run, config, set_)
-    written: dict[str, Any] = {"run": found.path.name}
+    directory = find_run(registry, run, config, set_)
+    exported: dict[str, Any] = {"run": directory.path.name}
     if preferences is not None:
-        written["preferences"] = _preferences(found, preferences, node, registry, overwrite)
+        exported["preferences"] = _preferences(directory, preferences, node, registry, overwrite)
     if episodes is not None:
-        written["episodes"] = _episodes(found, episodes, overwrite)
+        exported["episodes"] = _episodes(directory, episodes, overwrite)
     if adapters is not None:
-        written["adapters"] = _adapters(found, adapters, registry, overwrite)
+        exported["adapters"] = _adapters(directory, adapters, registry, overwrite)
     if json:
-        print_json(written)
+        print_json(exported)
     elif adapters is not None:
-        note("vLLM serves them by this command:")
-        typer.echo(written["adapters"]["vllm"])
+        note("serve them with vLLM:")
+        typer.echo(exported["adapters"]["vllm"])
 
 
 def _preferences(
     run: RunDirectory, path: Path, node: str | None, registry: Registry, overwrite: bool
 ) -> dict[str, Any]:
-    from ..runs.export import RunExport
-    from ..runs.export_files import new_file
+    from ..runs.atomic import new_file
     from ..runs.export_preferences import is_chat, write_preferences
+    from ..runs.preference_reader import stream_preferences
+    from ..runs.reader import RunReader
 
     nodes = _nodes(run)
     if node is not None and node not in nodes:
         raise unknown_name("node", node, list(nodes))
-    with RunExport(run.store_path) as store, new_file(path, overwrite=overwrite) as file:
-        episodes = store.count()
+    with RunReader(run.store_path) as reader, new_file(path, overwrite=overwrite) as file:
+        episodes = reader.counts().episodes
         split: Split | None = None
         if any(_is_chat_node(settings) for name, settings in nodes.items() if node in (None, name)):
             split = _splitter(run, registry)
-            with closing(store.preferences(node, episodes)) as stream:
+            with closing(stream_preferences(reader, node, episodes)) as stream:
                 if not is_chat(stream, nodes, split):
                     split = None
-        with closing(store.preferences(node, episodes)) as stream:
-            written = write_preferences(file, stream, nodes, split)
-    form = "conversations" if written.chat else "plain texts"
-    note(f"{path}: {written.lines} preferences, as {form}")
-    if not written.chat and node is None:
-        note("--node gives those of one node, as conversations where its prompts are chats")
-    if written.left_out:
-        counts = ", ".join(f"{count} of '{name}'" for name, count in written.left_out.items())
-        note(
-            f"left out: {counts}: these outputs were chosen, and are no texts that follow a prompt"
-        )
+        with closing(stream_preferences(reader, node, episodes)) as stream:
+            result = write_preferences(file, stream, nodes, split)
+    form = "conversations" if result.chat else "plain texts"
+    note(f"{path}: {result.lines} preferences, as {form}")
+    if not result.chat and node is None:
+        note("with --node, those of one node are conversations if its prompts are chats")
+    if result.skipped:
+        counts = ", ".join(f"{count} of '{name}'" for name, count in result.skipped.items())
+        note(f"skipped {counts}: these outputs were selected from candidates, not generated")
     return {
         "path": path,
-        "lines": written.lines,
+        "lines": result.lines,
         "form": form,
-        "left_out": dict(written.left_out),
+        "skipped": dict(result.skipped),
     }
 
 
@@ -123,14 +121,14 @@ def _splitter(run: RunDirectory, registry: Registry) -> Split:
 
 
 def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
-    from ..runs.export import RunExport
-    from ..runs.export_files import new_file
+    from ..runs.atomic import new_file
+    from ..runs.reader import RunReader
 
     lines = 0
     with (
-        RunExport(run.store_path) as store,
+        RunReader(run.store_path) as reader,
         new_file(path, overwrite=overwrite) as file,
-        closing(store.all_episodes()) as stream,
+        closing(reader.stream_episodes()) as stream,
     ):
         for episode in stream:
             file.write(json_.dumps(episode, ensure_ascii=False) + "\n")
@@ -141,27 +139,27 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
 
 def _adapters(run: RunDirectory, path: Path, registry: Registry, overwrite: bool) -> dict[str, Any]:
     from ..runs.export_adapters import Base, export_adapters
-    from .trained import newest_checkpoint
+    from .player import newest_checkpoint
 
     model = _settings(run)["model"]
     base = Base(model["name"], model["revision"], _loaded_from(model["name"], registry))
-    about = {"run": run.path.name, "task": run.info.task}
+    metadata = {"run": run.path.name, "task": run.info.task}
     frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
     manifest = export_adapters(
-        path, newest_checkpoint(run), base, about, frozen_prefixes, overwrite=overwrite
+        path, newest_checkpoint(run), base, metadata, frozen_prefixes, overwrite=overwrite
     )
     names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
     note(f"{path}: the adapters of {names}, after {manifest['episode']} episodes")
     for adapter in manifest["adapters"]:
         if "head" in adapter:
             note(
-                f"'{adapter['node']}' has a head beside its adapter, which no server applies; the"
-                " manifest has its parameters"
+                f"'{adapter['node']}' has a head besides its adapter, which servers do not apply;"
+                " its parameters are in the manifest"
             )
         if "frozen_prefix" in adapter:
             note(
-                f"'{adapter['node']}' has a frozen prefix, which the base model encodes without the"
-                " adapter; a server uses the adapter on the whole prompt, and gives other outputs"
+                f"'{adapter['node']}' has a frozen prefix, which is encoded without the adapter; a"
+                " server applies the adapter to the whole prompt, so its outputs will differ"
             )
     return {"path": path, **manifest}
 
@@ -180,10 +178,7 @@ def _nodes(run: RunDirectory) -> Mapping[str, Any]:
 
 
 def _settings(run: RunDirectory) -> Mapping[str, Any]:
-    stored = run.settings
-    settings = stored.get("settings") if isinstance(stored, dict) else None
-    if not isinstance(settings, dict) or not settings.keys() >= {"model", "tasks"}:
-        raise UsageError(f"{run.path / 'settings.json'} does not hold the settings of a run")
+    settings: Mapping[str, Any] = stored_settings(run)["settings"]
     return settings
 
 

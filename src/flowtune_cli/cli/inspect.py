@@ -1,4 +1,4 @@
-"""``flowtune inspect``: look at runs in the terminal, while they train or after."""
+"""``flowtune inspect``: browse runs in the terminal, during training or afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..flow.errors import UsageError
+from ..flow.errors import UsageError, missing_package
 from . import options
 from .options import ConfigOption, SetOption
 from .output import note
@@ -20,40 +20,40 @@ def inspect(
         str | None,
         typer.Argument(
             metavar="[RUN|DIR]",
-            help="A run's name or path, or a directory of runs; all runs if not given.",
+            help="A run's name or path, or a directory of runs; by default all runs.",
             show_default=False,
         ),
     ] = None,
     web: Annotated[
-        bool, typer.Option("--web", help="Look at them in a browser of this machine.")
+        bool, typer.Option("--web", help="Use a browser on this machine instead.")
     ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="For --web; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="The port of --web; 0 picks a free one.")
     ] = 8000,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Look at runs in the terminal: do they learn, and why; safe while they train."""
+    """Browse runs in the terminal, also while they train: do they learn, and why?"""
     from ..registry import load_registry
     from ..runs.directory import RunDirectory
 
     if not web and not _on_terminal():
         raise UsageError(
-            "flowtune inspect needs a terminal, for its input and its output. 'flowtune report RUN'"
-            " says the same as a file."
+            "flowtune inspect needs a terminal for input and output. 'flowtune report RUN' writes a"
+            " page instead."
         )
-    found = options.settings(load_registry(), config=config, overrides=set_)
-    parent = Path(found.settings.run.directory)
+    resolved = options.settings(load_registry(), config=config, overrides=set_)
+    parent = Path(resolved.settings.run.directory)
     path, is_run = parent, False
     if run is not None:
         path = Path(run)
-        is_run = (parent / run / "run.json").is_file() or not _holds_runs(path)
+        is_run = (parent / run / "run.json").is_file() or not _has_runs(path)
         if is_run:
             path = RunDirectory.open(run, parent).path
-    elif not _holds_runs(parent):
+    elif not _has_runs(parent):
         raise UsageError(
-            f"there are no runs in {parent}. 'flowtune train TASK' makes one;"
-            " 'flowtune inspect DIR' looks elsewhere."
+            f"there are no runs in {parent}. Make one with 'flowtune train TASK', or look elsewhere"
+            " with 'flowtune inspect DIR'."
         )
     if web:
         _serve(path, is_run=is_run, port=port)
@@ -65,19 +65,19 @@ def inspect(
 
 def _serve(path: Path, *, is_run: bool, port: int) -> None:
     if importlib.util.find_spec("textual_serve") is None:
-        raise UsageError("--web needs the package textual-serve: pip install 'flowtune[web]'")
+        raise missing_package("--web", "textual-serve", "web")
     from ..tui.web import serve
 
-    def say(address: str) -> None:
-        note("open this in a browser of this machine; Ctrl-C ends it")
+    def show_address(address: str) -> None:
+        note("open this in a browser on this machine; Ctrl-C stops it")
         typer.echo(address, err=True)
 
-    serve(path, is_run=is_run, port=port, say=say)
+    serve(path, is_run=is_run, port=port, on_ready=show_address)
 
 
 def _on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _holds_runs(path: Path) -> bool:
+def _has_runs(path: Path) -> bool:
     return not (path / "run.json").is_file() and any(path.glob("*/run.json"))

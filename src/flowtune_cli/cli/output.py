@@ -1,4 +1,4 @@
-"""How commands write: tables on a terminal, plain lines into a pipe, JSON when asked."""
+"""Output of commands: tables on a terminal, tab-separated lines into a pipe, JSON on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line a row: a table with a heading on a terminal, else fields separated by tabs."""
+    """Print rows: as a table with a header on a terminal, otherwise as tab-separated lines."""
     if not sys.stdout.isatty():
         for row in rows:
             typer.echo("\t".join(_one_line(row[column]) for column in columns))
@@ -26,17 +26,17 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        # A Text is shown as it is: what stands in brackets is no markup.
+        # A Text is printed as it is: brackets are not markup.
         table.add_row(*(Text(_one_line(row[column])) for column in columns))
     Console().print(table)
 
 
 Styled = tuple[str, str]
-"""A line, and how it looks on a terminal: a style of rich."""
+"""A line, and its rich style on a terminal."""
 
 
 def print_styled(lines: Iterable[Styled]) -> None:
-    """One line each; long ones run on, so that they can be copied."""
+    """Print lines without wrapping, so that long ones can be copied."""
     if not sys.stdout.isatty():
         for line, _ in lines:
             typer.echo(line)
@@ -50,7 +50,7 @@ def print_styled(lines: Iterable[Styled]) -> None:
 
 
 def note(text: str) -> None:
-    """Say something that is not data."""
+    """Print a message to stderr."""
     typer.echo(f"flowtune: note: {text}", err=True)
 
 

@@ -23,7 +23,9 @@ def play(
     task: TaskArgument,
     example: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Its id, or how that begins; the first if not given."),
+        typer.Option(
+            metavar="ID", help="The example's id, or the start of it; default: the first."
+        ),
     ] = None,
     data: DataOption = None,
     split: SplitOption = None,
@@ -44,18 +46,18 @@ def play(
     from .episode_view import view
     from .examples import find_example, read_examples
     from .output import print_styled
-    from .trained import player
+    from .player import load_player
 
-    chosen = player(load_registry(), task, run, config, set_, preset)
-    found = find_example(read_examples(chosen.task, data, split), example)
-    session = chosen.set_up()
+    player = load_player(load_registry(), task, run, config, set_, preset)
+    chosen = find_example(read_examples(player.task, data, split), example)
+    session = player.set_up()
     if deviate:
-        [(_, trace)] = session.deviate([found])
+        [(_, trace)] = session.deviate([chosen])
     else:
-        [(_, episode)] = session.play([found])
-        trace = Trace(found, episode)
+        [(_, episode)] = session.play([chosen])
+        trace = Trace(chosen, episode)
     if json:
-        print_json({"played_by": chosen.made_by, **trace_json(chosen.task, trace)})
+        print_json({"played_by": player.made_by, **trace_json(player.task, trace)})
     else:
-        print_styled(view(chosen.task, trace, full=full))
+        print_styled(view(player.task, trace, full=full))
     return 0 if trace.episode.failure is None else 1

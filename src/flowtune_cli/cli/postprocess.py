@@ -1,4 +1,4 @@
-"""``flowtune postprocess``: changes a file of predictions as ``flowtune predict`` could have."""
+"""``flowtune postprocess``: applies post-processors to a prediction file."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def postprocess(
     split: SplitOption = None,
     limit: PredictedOption = None,
     reorder: Annotated[
-        bool, typer.Option("--reorder", help="Put the predictions in the order of the data.")
+        bool, typer.Option("--reorder", help="Sort the predictions into the data's order.")
     ] = False,
     overwrite: OverwriteOption = False,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Apply post-processors to predictions; they come in the same order and with the same fields.
+    """Apply post-processors to a prediction file; other fields and the order stay.
 
-    Plugins add post-processors to the options: 'flowtune ls postprocessors' lists them. They work
-    best on what 'flowtune predict --scores' wrote.
+    Plugins add post-processors as options: 'flowtune ls postprocessors' lists them. They work best
+    on a file of 'flowtune predict --scores'.
     """
     from ..flow.postprocessing import post_process
     from ..registry import load_registry
-    from ..runs.predictions import write_lines
+    from ..runs.prediction_writer import write_lines
     from .evaluate import read_lines
     from .examples import first_examples, read_examples
-    from .postprocessors import asked_for
+    from .postprocessors import selected_postprocessors
     from .predict import check_out
 
     check_out(out, overwrite)
@@ -57,14 +57,13 @@ def postprocess(
     resolved = options.settings(
         registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
     )
-    chosen = resolved.make_task()
-    processors = asked_for(context, registry, chosen)
+    task_ = resolved.make_task()
+    processors = selected_postprocessors(context, registry, task_)
     if not processors and not reorder:
         raise UsageError(
-            "there is nothing to do: say which post-processor to apply (see 'flowtune ls"
-            " postprocessors'), or --reorder"
+            "nothing to do: choose a post-processor (see 'flowtune ls postprocessors') or --reorder"
         )
-    examples = first_examples(read_examples(chosen, data, split), limit)
-    lines = read_lines(predictions, chosen, examples, reorder=reorder)
-    write_lines(out, post_process(processors, chosen, examples, lines, note))
-    note(f"{len(lines)} predictions are in {out}")
+    examples = first_examples(read_examples(task_, data, split), limit)
+    lines = read_lines(predictions, task_, examples, reorder=reorder)
+    write_lines(out, post_process(processors, task_, examples, lines, note))
+    note(f"wrote {len(lines)} predictions to {out}")

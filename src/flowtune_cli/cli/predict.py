@@ -1,4 +1,4 @@
-"""``flowtune predict``: plays examples greedily, and writes a line for each."""
+"""``flowtune predict``: plays examples greedily, and writes a prediction for each."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from ..flow.node import Exploration
     from ..flow.postprocessing import PostProcessor
     from ..flow.task import Task
-    from ..runs.predictions import PredictionFile
+    from ..runs.prediction_writer import PredictionWriter
     from ..training.session import Session
-    from .trained import Player
+    from .player import Player
 
-Played = tuple["Episode", list[dict[str, Any]]]
-"""An episode, and its rollouts as a line has them."""
+PlayedExample = tuple["Episode", list[dict[str, Any]]]
+"""An episode, and its rollouts as a prediction line has them."""
 
 _CHUNK = 64
-"""Examples played before the engine forgets what it answered, which bounds its memory."""
+"""Examples that are played before the engine's caches are cleared, which bounds its memory."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -52,61 +52,61 @@ def predict(
     split: SplitOption = None,
     run: RunOption = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only this many of the first examples.")
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N examples.")
     ] = None,
     scores: Annotated[
         bool,
-        typer.Option("--scores", help="Add what post-processors need, for 'flowtune postprocess'."),
+        typer.Option("--scores", help="Add what 'flowtune postprocess' needs."),
     ] = False,
     overwrite: OverwriteOption = False,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
-    """Play the examples of a split, and write a prediction for each, in their order.
+    """Play the examples of a split greedily, and write a prediction for each.
 
-    Until all are there, they are in FILE.partial, and the same command goes on with that.
-    Plugins add post-processors to the options: 'flowtune ls postprocessors' lists them.
+    Until it is complete, the file is FILE.partial, from which the same command resumes.
+    Plugins add post-processors as options: 'flowtune ls postprocessors' lists them.
     """
     from ..flow.task import Task
     from ..registry import load_registry
     from .examples import first_examples, read_examples
-    from .postprocessors import asked_for, explorations
-    from .trained import player
+    from .player import load_player
+    from .postprocessors import explorations, selected_postprocessors
 
     check_out(out, overwrite)
-    chosen = player(load_registry(), task, run, config, set_, preset)
-    processors = asked_for(context, chosen.registry, chosen.task)
-    explored = explorations(processors, chosen.task, chosen.registry)
-    if scores and not explored and type(chosen.task).scores is Task.scores:
+    player = load_player(load_registry(), task, run, config, set_, preset)
+    processors = selected_postprocessors(context, player.registry, player.task)
+    strategies = explorations(processors, player.task, player.registry)
+    if scores and not strategies and type(player.task).scores is Task.scores:
         note(f"task '{task}' has no scores: --scores adds nothing")
-    examples = first_examples(read_examples(chosen.task, data, split), limit)
-    session = chosen.set_up()
+    examples = first_examples(read_examples(player.task, data, split), limit)
+    session = player.set_up()
     try:
         write_predictions(
             session,
             examples,
             out,
-            made_by=chosen.made_by,
-            explorations=explored,
+            made_by=player.made_by,
+            explorations=strategies,
             processors=processors,
             scores=scores,
         )
     except KeyboardInterrupt:
         return 130
-    note(f"{len(examples)} predictions are in {out}")
-    command = _evaluate(chosen, out, data=data, split=split, limit=limit, config=config)
+    note(f"wrote {len(examples)} predictions to {out}")
+    command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
     typer.echo(f"Next, try:\n  {command}", err=True)
     return 0
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Find out now, and not after loading a model, that the file cannot be written."""
+    """Check that the file can be written, before the model is loaded."""
     if out.is_dir() or not out.parent.is_dir():
         what = "is a directory" if out.is_dir() else "is in a directory that does not exist"
         raise UsageError(f"--out {out} {what}")
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; --overwrite replaces it")
+        raise UsageError(f"{out} exists; --overwrite replaces it")
 
 
 def write_predictions(
@@ -119,51 +119,51 @@ def write_predictions(
     processors: Sequence[PostProcessor],
     scores: bool,
 ) -> None:
-    """Play the examples, and write their predictions; what was played before is gone on with.
+    """Play the examples and write their predictions, resuming from a partial file.
 
     Args:
-        made_by: tells predictions apart that must not be mixed.
-        explorations: the strategies of the nodes whose alternatives are played, too, by node name.
+        made_by: identifies predictions that may be mixed, such as run and checkpoint.
+        explorations: the strategies of the nodes whose alternatives are also played, by node name.
         scores: write what ``Task.scores`` adds, and the rollouts.
 
     Raises:
         FlowtuneError: the flow failed for an example, or the file cannot be written.
-        KeyboardInterrupt: somebody interrupted it; it was said how to go on.
+        KeyboardInterrupt: the user interrupted; a note says how to resume.
     """
-    from ..runs.predictions import PredictionFile
+    from ..runs.prediction_writer import PredictionWriter
 
-    # What is played depends on these nodes, and on no other option of the post-processors.
+    # The rollouts depend on these nodes, and on no other option of the post-processors.
     made_by = ", with alternatives of ".join([made_by, *explorations])
-    with PredictionFile(out, [example.id for example in examples], made_by) as file:
+    with PredictionWriter(out, [example.id for example in examples], made_by) as file:
         if file.done:
-            note(f"going on with {file.partial}, which has {file.done} of {len(examples)} lines")
+            note(f"resuming from {file.partial}, which has {file.done} of {len(examples)} lines")
         try:
             _predict(session, examples, explorations, file)
         except KeyboardInterrupt:
             note(
-                f"interrupted. {file.partial} has {file.done} of {len(examples)} lines; the same"
-                " command goes on with it."
+                f"interrupted. {file.partial} has {file.done} of {len(examples)} lines; run the"
+                " same command again to resume."
             )
             raise
-        file.finish(lambda made: _lines(made, session.task, examples, processors, scores))
+        file.finish(lambda records: _lines(records, session.task, examples, processors, scores))
 
 
 def _predict(
     session: Session,
     examples: Sequence[Example],
     explorations: Mapping[str, Exploration],
-    file: PredictionFile,
+    file: PredictionWriter,
 ) -> None:
-    """Play what is not yet in the file.
+    """Play the examples that are not yet in the file.
 
     Raises:
-        FlowtuneError: the flow failed for an example, whose line and all after it are missing.
+        FlowtuneError: the flow failed for an example; its line and all later ones are missing.
     """
     from .progress import progress
 
     failed: dict[int, Episode] = {}
-    done, spoken = file.done, time.monotonic()
-    with progress(done, len(examples)) as shown:
+    done, last_line = file.done, time.monotonic()
+    with progress(done, len(examples)) as display:
         for position, (episode, rollouts) in _play(
             session, examples, explorations, file.done, failed
         ):
@@ -171,19 +171,20 @@ def _predict(
                 failed[position] = episode
             else:
                 example = examples[position]
-                file.write(position, _made(session.task, example, episode, rollouts, explorations))
+                record = _record(session.task, example, episode, rollouts, explorations)
+                file.write(position, record)
             done += 1
             now = time.monotonic()
-            line = now - spoken > _SECONDS_BETWEEN_LINES or done == len(examples)
-            spoken = now if line else spoken
-            shown.show(done, f"{len(failed)} failed" if failed else "", line=line)
+            line = now - last_line > _SECONDS_BETWEEN_LINES or done == len(examples)
+            last_line = now if line else last_line
+            display.show(done, f"{len(failed)} failed" if failed else "", line=line)
     if failed:
         first = failed[min(failed)]
         assert first.failure is not None
         raise FlowtuneError(
-            f"the flow failed for {len(failed)} of {done} examples, and lines are written in their"
-            f" order: {file.partial} has those before example '{first.example.id}', for which it"
-            f" failed so:\n{first.failure.traceback}Once that is mended, the same command goes on."
+            f"the flow failed for {len(failed)} of {done} examples. {file.partial} has the lines"
+            f" before example '{first.example.id}', the first one that failed:\n"
+            f"{first.failure.traceback}Fix this, then run the same command again to resume."
         )
 
 
@@ -193,8 +194,8 @@ def _play(
     explorations: Mapping[str, Exploration],
     begin: int,
     failed: Mapping[int, Episode],
-) -> Iterator[tuple[int, Played]]:
-    """Play the examples from ``begin`` on; after a failure, those alone that were begun."""
+) -> Iterator[tuple[int, PlayedExample]]:
+    """Play the examples from ``begin`` on; after a failure, no further examples are started."""
     from ..runtime.play import play_with_rollouts
 
     seed = session.settings.training.seed
@@ -208,55 +209,57 @@ def _play(
                     return
                 yield example
 
-        for position, played in session.scheduler().stream(
+        for position, result in session.scheduler().stream(
             play_with_rollouts(session.task, example, explorations=explorations, seed=seed)
             for example in until_failure()
         ):
-            yield start + position, played
+            yield start + position, result
         if failed:
             return
 
 
-def _made(
+def _record(
     task: Task,
     example: Example,
     episode: Episode,
     rollouts: list[dict[str, Any]],
     explorations: Mapping[str, Exploration],
 ) -> dict[str, Any]:
-    """All that a line may come of, whatever it is to have in the end."""
-    from ..flow.postprocessing import ROLLOUTS
+    """Everything that the line of an example may need, whatever options are set in the end."""
+    from ..flow.postprocessing import EXAMPLE_ID, ROLLOUTS
 
     scores = dict(task.scores(example, episode.result))
+    if task.prediction_id(example) != example.id:
+        scores[EXAMPLE_ID] = example.id
     if explorations:
         scores[ROLLOUTS] = rollouts
     return {"prediction": task.prediction(example, episode.result), "scores": scores}
 
 
 def _lines(
-    made: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     task: Task,
     examples: Sequence[Example],
     processors: Sequence[PostProcessor],
     scores: bool,
 ) -> Iterator[Mapping[str, Any]]:
-    """The lines of the file: post-processed, and with the scores only if they are wanted."""
+    """The lines of the file: post-processed, with the scores only if ``scores`` is set."""
     from ..flow.postprocessing import post_process
 
-    whole = [{**each["prediction"], **each["scores"]} for each in made]
-    done = post_process(processors, task, examples, whole, note)
-    for line, each in zip(done, made, strict=True):
-        dropped = () if scores else each["scores"]
+    lines = [{**record["prediction"], **record["scores"]} for record in records]
+    processed = post_process(processors, task, examples, lines, note)
+    for line, record in zip(processed, records, strict=True):
+        dropped = () if scores else record["scores"]
         yield {name: value for name, value in line.items() if name not in dropped}
 
 
-def _evaluate(player: Player, out: Path, **given: Any) -> str:
-    """The command that evaluates the predictions, with the task set as it was played."""
+def _evaluate_command(player: Player, out: Path, **arguments: Any) -> str:
+    """The command that evaluates the predictions, with the task settings that were used."""
     from ..config.template import toml_value
 
-    task, config = player.task.name, given["config"]
+    task, config = player.task.name, arguments["config"]
     command = ["flowtune", "evaluate", task, str(out)]
-    for option, value in given.items():
+    for option, value in arguments.items():
         if value is not None:
             command += [f"--{option}", str(value)]
     plain = options.settings(player.registry, type(player.task), config=config).settings

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, now and then a plain line otherwise; on stderr."""
+"""Progress on stderr: a bar on a terminal, otherwise a plain line from time to time."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-STOPPING = "stopping after what is being computed; Ctrl-C again stops at once"
+STOPPING = "stopping after the current step; press Ctrl-C again to stop at once"
 
 
 class Progress(Protocol):
-    """Shows how far a command is, from ``__enter__`` to ``__exit__``."""
+    """Shows the progress of a command, from ``__enter__`` to ``__exit__``."""
 
     def __enter__(self) -> Progress: ...
 
     def __exit__(self, *exception: Any) -> None: ...
 
     def show(self, done: int, text: str = "", *, line: bool = False) -> None:
-        """So many are done. A ``text`` stays until there is another; ``line``: worth a line."""
+        """Show ``done`` episodes. ``text`` stays until the next one; ``line``: print a line."""
 
     def stopping(self) -> None:
-        """Say that the wish to stop was heard. May be called from a signal's handler."""
+        """Confirm a stop request. May be called from a signal handler."""
 
 
 def progress(done: int, total: int) -> Progress:
     """A bar if stderr is a terminal, else lines.
 
     Args:
-        done: how many episodes were done before.
+        done: the number of episodes done before.
     """
     return Bar(done, total) if sys.stderr.isatty() else Lines(done, total)
 
 
 class Clock:
-    """How long the rest will take, if it goes on as since the first that were done.
+    """Estimates the remaining time from the rate since the first episodes were done.
 
-    Episodes are played side by side, so the first take as long as many.
+    Episodes run concurrently, so the first ones take as long as many; they are not counted.
     """
 
     def __init__(self, done: int, total: int) -> None:
@@ -52,7 +52,7 @@ class Clock:
         self._first: tuple[int, float] | None = None
 
     def left(self, done: int) -> str:
-        """Such as "12 min left"; empty until there is something to go by, and at the end."""
+        """Such as "12 min left"; empty as long as there is no estimate, and at the end."""
         if self._first is None and done > self._before:
             self._first = done, time.monotonic()
         if self._first is None or done <= self._first[0] or done >= self.total:
@@ -86,13 +86,13 @@ class Lines:
             typer.echo("; ".join(part for part in parts if part), err=True)
 
     def stopping(self) -> None:
-        # Not by way of sys.stderr, in the middle of whose work this may come.
+        # Not through sys.stderr, which the signal may have interrupted.
         with suppress(OSError):
             os.write(2, f"flowtune: {STOPPING}\n".encode())
 
 
 class Bar:
-    """A bar that stays in its place, with the text below it, for a terminal."""
+    """A bar that is redrawn in place, with the text below it, for a terminal."""
 
     def __init__(self, done: int, total: int) -> None:
         from rich.console import Console
@@ -121,7 +121,7 @@ class Bar:
         self._text = text or self._text
 
     def stopping(self) -> None:
-        self._stopping = True  # the bar is drawn again by a thread of its own
+        self._stopping = True  # a thread redraws the bar
 
     def _render(self) -> RenderableType:
         from rich.console import Group

@@ -91,10 +91,10 @@ class _Arguments:
 
 def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str | None) -> int:
     from ..runs.directory import RunDirectory
-    from .examples import chosen_split, read_examples
+    from .examples import chosen_split, read_training_examples
+    from .player import newest_checkpoint
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import describe, to_store
-    from .trained import newest_checkpoint
     from .training_run import TrainingRun
 
     task_class = arguments.registry.task(task_name)
@@ -112,7 +112,7 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
     if name is not None:
         RunDirectory.check_name(parent, name)
     split = chosen_split(task, arguments.split)
-    examples = list(read_examples(task, arguments.data, split))
+    examples = read_training_examples(task, arguments.data, split)
     described = describe(task, arguments.data, split, examples, resolved)
 
     def create(resolved: Resolved) -> RunDirectory:
@@ -130,10 +130,10 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
 
 
 def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
-    from .examples import read_examples
+    from .examples import read_training_examples
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import describe, to_store
-    from .training_run import TrainingRun, say_finished
+    from .training_run import TrainingRun, report_finished
 
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
     with run.lock():
@@ -142,12 +142,12 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         resolved, stored = settings.resumed(), settings.stored
         grows = resolved.settings.training.limit != settings.old.settings.training.limit
         if run.info.state == "finished" and not grows:
-            return say_finished(run, json=arguments.json)
+            return report_finished(run, json=arguments.json)
 
         task = resolved.make_task()
         data = arguments.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
         split = arguments.split or stored["data"]["split"]
-        examples = list(read_examples(task, data, split))
+        examples = read_training_examples(task, data, split)
         then = describe(task, data, split, examples, settings.old)
         if then["sha256"] != stored["data"]["sha256"]:
             raise UsageError(
@@ -166,4 +166,4 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         training = TrainingRun(
             arguments.registry, resolved, task, examples, checkpoint, arguments.json
         )
-        return training.go_on(run, name)
+        return training.resume(run, name)

@@ -1,4 +1,4 @@
-"""Trains a run to its end, or until it is stopped, and says what came of it."""
+"""Trains a run to its end or until it is stopped, and prints the results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ..training.session import Session, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows
 from .progress import progress
-from .training_text import commands, figures
+from .training_text import batch_text, next_commands
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """All that a run is trained with.
+    """Everything that training a run needs.
 
     Args:
-        source: the checkpoint of another run that it begins with, if any.
-        json: how the figures are printed in the end.
+        source: the checkpoint of another run to start from, if any.
+        json: print the final metrics as JSON.
     """
 
     registry: Registry
@@ -47,16 +47,16 @@ class TrainingRun:
     def begin(self, create: Callable[[Resolved], RunDirectory]) -> int:
         """Train a new run, which ``create`` makes; returns the exit code.
 
-        It stores the dtype that "auto" came to: it would not go on exactly with another one.
+        The run stores the dtype that "auto" chose, since a resume needs the same one.
         """
         session = self._set_up()
         run = create(dataclasses.replace(self.resolved, settings=session.settings))
         with run.lock():
-            note(f"this is run '{run.path.name}', in {run.path}")
+            note(f"training run '{run.path.name}' in {run.path}")
             return self._train(session, run, self._reference(run))
 
-    def go_on(self, run: RunDirectory, reference: str) -> int:
-        """Train an older run, whose lock is held; returns the exit code."""
+    def resume(self, run: RunDirectory, reference: str) -> int:
+        """Resume a run that the caller has locked; returns the exit code."""
         return self._train(self._set_up(), run, reference)
 
     def _set_up(self) -> Session:
@@ -69,42 +69,42 @@ class TrainingRun:
             trainer = Trainer(session, run, self.examples)
             if checkpoints(run.checkpoints):
                 trainer.resume()
-                note(f"going on after {trainer.position.episodes} of {len(trainer.order)} episodes")
+                note(f"resuming after {trainer.position.episodes} of {len(trainer.order)} episodes")
             elif self.source is not None and not trainer.start_from(self.source):
-                note("the optimizers begin anew: the checkpoint has none of this kind")
+                note("the optimizer state starts fresh: the checkpoint is of another optimizer")
             run.update(state="training", episodes=trainer.position.episodes)
-            shown = progress(trainer.position.episodes, len(trainer.order))
-            with shown, StopRequest(shown.stopping) as stop:
-                trainer.on_report = lambda report: shown.show(
-                    report.episodes, figures(report.record), line=report.record is not None
+            display = progress(trainer.position.episodes, len(trainer.order))
+            with display, StopRequest(display.stopping) as stop:
+                trainer.on_report = lambda report: display.show(
+                    report.episodes, batch_text(report.record), line=report.record is not None
                 )
-                trainer.should_stop = lambda: stop.asked
+                trainer.should_stop = lambda: stop.requested
                 trainer.train()
             run.update(state="finished", episodes=trainer.position.episodes)
         except Stopped as stopped:
             run.update(state="stopped", episodes=stopped.position.episodes)
             note(f"stopped after {stopped.position.episodes} of {len(trainer.order)} episodes")
-            typer.echo(f"Go on with:\n  {resume}", err=True)
+            typer.echo(f"Resume with:\n  {resume}", err=True)
             return 130
         except KeyboardInterrupt:
-            note(f"interrupted. {_where_to_go_on(run)}\n  {resume}")
+            note(f"interrupted. {_resume_hint(run)}\n  {resume}")
             raise
         except FlowtuneError as error:
             _mark_failed(run)
-            raise type(error)(f"{error}\n{_where_to_go_on(run)}\n  {resume}") from error
+            raise type(error)(f"{error}\n{_resume_hint(run)}\n  {resume}") from error
         except Exception:
             _mark_failed(run)
-            note(f"run '{run.path.name}' failed. {_where_to_go_on(run)}\n  {resume}")
+            note(f"run '{run.path.name}' failed. {_resume_hint(run)}\n  {resume}")
             raise
-        _say_figures(run, json=self.json)
+        _print_metrics(run, json=self.json)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         typer.echo("Next, try:", err=True)
-        for command in commands(self.task, reference, run.settings["data"]):
+        for command in next_commands(self.task, reference, run.settings["data"]):
             typer.echo(f"  {command}", err=True)
         return 0
 
     def _reference(self, run: RunDirectory) -> str:
-        """How a later command finds the run: by its name, if it looks in the same place."""
+        """How later commands refer to the run: by its name, if they look in the same directory."""
         origin = self.resolved.origins["run.directory"]
         by_name = origin.layer in ("default", "environment") or origin.text == str(FILE)
         return run.path.name if by_name else str(run.path)
@@ -116,26 +116,28 @@ class TrainingRun:
         return command
 
 
-def say_finished(run: RunDirectory, *, json: bool) -> int:
-    """Print the figures of a run that there is nothing left to do for."""
-    _say_figures(run, json=json)
-    note(f"run '{run.path.name}' is finished: there is nothing to go on with")
+def report_finished(run: RunDirectory, *, json: bool) -> int:
+    """Print the metrics of a run that is already finished."""
+    _print_metrics(run, json=json)
+    note(f"run '{run.path.name}' is finished: there is nothing left to train")
     return 0
 
 
-def _say_figures(run: RunDirectory, *, json: bool) -> None:
-    """Print the progressive validation of a run: each reward's average over all its episodes."""
+def _print_metrics(run: RunDirectory, *, json: bool) -> None:
+    """Print a run's progressive validation: each reward's mean over all episodes."""
     with RunReader(run.store_path) as reader:
         last = {name: points[-1].metric for name, points in reader.metrics().items()}
         counts = reader.counts()
     if json:
-        about: dict[str, Any] = dataclasses.asdict(counts)
-        about["rollouts"] = {outcome.value: n for outcome, n in counts.rollouts.items()}
+        counts_json: dict[str, Any] = dataclasses.asdict(counts)
+        counts_json["rollouts"] = {outcome.value: n for outcome, n in counts.rollouts.items()}
         metrics = {
             name: {"overall": m.overall, "defined": m.defined, "undefined": m.undefined}
             for name, m in last.items()
         }
-        print_json({"run": run.path.name, "path": run.path, "metrics": metrics, "counts": about})
+        print_json(
+            {"run": run.path.name, "path": run.path, "metrics": metrics, "counts": counts_json}
+        )
     else:
         print_rows(
             ["reward", "average", "defined", "undefined"],
@@ -151,21 +153,21 @@ def _say_figures(run: RunDirectory, *, json: bool) -> None:
         )
     for number, what in (
         (counts.failed, "failed"),
-        (counts.truncated, "had an output that was cut off"),
-        (counts.shortened, "had a prompt that was cut to fit"),
+        (counts.truncated, "had a truncated output"),
+        (counts.shortened, "had a prompt that was shortened to fit the context"),
     ):
         if number:
             note(f"{number} of {counts.episodes} episodes {what}")
 
 
-def _where_to_go_on(run: RunDirectory) -> str:
+def _resume_hint(run: RunDirectory) -> str:
     found = checkpoints(run.checkpoints)
     if not found:
-        return "There is no checkpoint yet; this begins the run anew:"
-    return f"The newest checkpoint is after {int(found[-1].name)} episodes; go on from there with:"
+        return "There is no checkpoint yet. Start the run again with:"
+    return f"The newest checkpoint is after {int(found[-1].name)} episodes. Resume from it with:"
 
 
 def _mark_failed(run: RunDirectory) -> None:
-    # Where the disk is full this fails too, and what failed first is what matters.
+    # On a full disk this fails too; the first error is the one to report.
     with suppress(FlowtuneError):
         run.update(state="failed")

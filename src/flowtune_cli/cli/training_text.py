@@ -1,4 +1,4 @@
-"""What training says of itself: the figures of a mini-batch, and what can be done afterwards."""
+"""Texts of ``flowtune train``: the progress line of a mini-batch, and the commands to try next."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from ..flow.task import Task
 from ..runs.batch import BatchRecord
 
 
-def figures(record: BatchRecord | None) -> str:
-    """The averages after a mini-batch, and what happened in it; empty within one."""
+def batch_text(record: BatchRecord | None) -> str:
+    """The metrics after a mini-batch, its preferences and failures; empty within a mini-batch."""
     if record is None:
         return ""
     parts = [
         f"{name} {_number(metric.overall)} (window {_number(metric.window)})"
         for name, metric in record.metrics.items()
     ]
-    runs = [trace.episode for trace in record.traces]
-    runs += [d.rollout for t in record.traces for d in t.deviations if d.rollout is not None]
-    failed = sum(run.failure is not None for run in runs)
+    episodes = [trace.episode for trace in record.traces]
+    episodes += [d.rollout for t in record.traces for d in t.deviations if d.rollout is not None]
+    failed = sum(e.failure is not None for e in episodes)
     parts.append(f"{sum(len(trace.preferences) for trace in record.traces)} preferences")
     if failed:
-        parts.append(f"{failed} of {len(runs)} episodes and rollouts failed")
+        parts.append(f"{failed} of {len(episodes)} episodes and rollouts failed")
     if record.checkpoint:
         parts.append("checkpoint")
     return ", ".join(parts)
 
 
-def commands(task: Task, run: str, data: Mapping[str, Any]) -> list[str]:
-    """What to try with a run that has been trained on this data.
+def next_commands(task: Task, run: str, data: Mapping[str, Any]) -> list[str]:
+    """The commands to try with a trained run.
 
     Args:
         run: its name or path.
-        data: what the run stores of its data.
+        data: the ``data`` of the run's settings.json.
     """
     path, split = data["path"], data["split"]
-    played = [task.name, "--run", run]
-    predicted = [*played]
+    play = [task.name, "--run", run]
+    predict = [*play]
     if path is not None:
-        played += ["--data", path]
-        # A folder has the other splits, too; a file is one of them.
-        predicted += ["--data", path if Path(path).is_dir() else "FILE"]
+        play += ["--data", path]
+        # A folder has the other splits, too; a file is a single split.
+        predict += ["--data", path if Path(path).is_dir() else "FILE"]
     if split != task.splits[0]:
-        played += ["--split", split]
+        play += ["--split", split]
     other = next((name for name in task.splits if name != split), split)
-    predicted += ["--split", other, "--out", f"{Path(run).name}-{other}.jsonl"]
+    predict += ["--split", other, "--out", f"{Path(run).name}-{other}.jsonl"]
     return [
-        shlex.join(["flowtune", "play", *played, "--deviate"]),
-        shlex.join(["flowtune", "predict", *predicted]),
+        shlex.join(["flowtune", "play", *play, "--deviate"]),
+        shlex.join(["flowtune", "predict", *predict]),
     ]
 
 

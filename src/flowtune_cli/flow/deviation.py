@@ -13,15 +13,30 @@ from .task import Task
 
 
 class Evaluator(Protocol):
-    """Compares two episodes of one example, where there is no reward."""
+    """Compares two episodes of one example, where there is no reward.
+
+    Register a class with ``register_rewards``: it needs a ``name``, and is created without
+    arguments. A node whose ``evaluator`` names it is judged by it.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """By which a node's setting ``evaluator`` names it."""
 
     async def compare(
         self, ask: Ask, task: Task, example: Example, first: Episode, second: Episode
     ) -> float | None:
-        """By how much the second ended better than the first; None if that cannot be told."""
+        """By how much the second episode ended better than the first.
+
+        Args:
+            ask: awaits the model: ``await ask(ScoreRequest(None, ...))`` scores with the base
+                model.
+            first, second: the greedy episode and the rollout of an alternative, both ended.
+
+        Returns:
+            A positive number if the second is better, a negative one if it is worse, 0 for a tie;
+            it weights the preference. None if that cannot be told.
+        """
 
 
 class Outcome(str, Enum):

@@ -58,6 +58,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
+        """The failure that an exception is."""
         return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 

@@ -31,3 +31,12 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     hint = f" Did you mean '{close[0]}'?" if close else ""
     listing = ", ".join(sorted(known)) if known else "none"
     return UsageError(f"unknown {kind} '{name}'.{hint} Known: {listing}.")
+
+
+def missing_package(purpose: str, package: str, extra: str) -> UsageError:
+    """The error for a package that only an extra of flowtune installs.
+
+    Args:
+        purpose: what needs it, such as "--web".
+    """
+    return UsageError(f"{purpose} needs the package {package}: pip install 'flowtune[{extra}]'")

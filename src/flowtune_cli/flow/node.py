@@ -11,10 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from .prompt import Prompt
 from .request import Decoding, Request
+
+if TYPE_CHECKING:
+    from .deviation import Preference
 
 Ask = Callable[[Request], Awaitable[Any]]
 """Await the engine: ``Decoded`` for a ``DecodeRequest``, ``Scored`` for a ``ScoreRequest``."""
@@ -118,7 +121,15 @@ class Response:
 
 @dataclass(frozen=True)
 class PreferenceDatum:
-    """Raise ``chosen`` over ``rejected``, by DPO against the node's reference adapter."""
+    """Raise ``chosen`` over ``rejected``, by DPO against the node's reference adapter.
+
+    The loss is ``-weight * log sigmoid(beta * (policy margin - reference margin))``, where a margin
+    is the chosen score minus the rejected one (Rafailov et al. 2023, arXiv:2305.18290).
+
+    Args:
+        node: whose adapter and head learn.
+        weight: the preference's margin, times the node's ``weight``.
+    """
 
     node: str
     chosen: Score
@@ -177,10 +188,12 @@ class Call:
 
     @property
     def wants_alternatives(self) -> bool:
+        """Whether the response should hold alternatives besides the greedy output."""
         return self.exploration is not None
 
 
 Learn = Literal["preferences", "supervised", "nothing"]
+"""What a node learns from."""
 
 
 @dataclass(kw_only=True)
@@ -259,12 +272,20 @@ class SelfLearning(ABC):
     """
 
     @abstractmethod
-    def update(self, preferences: Sequence[Any], targets: Sequence[tuple[Response, Any]]) -> float:
-        """Learn from one batch; returns the mean loss."""
+    def update(
+        self, preferences: Sequence[Preference], targets: Sequence[tuple[Response, Any]]
+    ) -> float:
+        """Learn from one mini-batch; returns the mean loss.
+
+        Args:
+            preferences: between two of the node's outputs; empty unless it learns from them.
+            targets: (response of the call, gold); empty unless the node is supervised.
+        """
 
     @abstractmethod
     def state(self) -> Mapping[str, Any]:
         """Everything it has learned, as JSON values for ``load_state``."""
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Replace what it has learned by what ``state`` returned."""

@@ -1,7 +1,7 @@
-"""Post-processors: change predictions after all of them are made. Plugins bring them.
+"""Post-processors: plugins that change the predictions after all examples have been played.
 
-A post-processor may need more than the greedy episodes: it names nodes, and every alternative
-output of theirs is played to the end of the flow, for the rollout's result.
+A post-processor can name nodes whose alternative outputs it needs: each of these is played to the
+end of the flow, and the lines have the results of these rollouts.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ if TYPE_CHECKING:
     from .task import Task
 
 ROLLOUTS = "rollouts"
-"""The field of a line that holds its example's rollouts."""
+"""The field of a prediction line with the rollouts of its example."""
+
+EXAMPLE_ID = "example_id"
+"""The field of a prediction line with the id of its example, where ``id`` is another one."""
 
 Line = Mapping[str, Any]
 
 
 class PostProcessor(ABC):
-    """Changes the predictions of some tasks. ``flowtune predict`` offers it as ``--NAME``.
+    """Changes the predictions of some tasks; an option ``--NAME`` of ``flowtune predict``.
 
-    It is made without arguments.
+    It is constructed without arguments.
 
     Class attributes:
-        name: by which the command line calls it.
-        tasks: the names of the tasks that it is for.
+        name: the name on the command line.
+        tasks: the names of its tasks.
         nodes: where to deviate: each alternative that the exploration strategy of one of these
             nodes finds is played to the end of the flow, and the line has the results.
-        order: of several post-processors the lowest comes first, then the alphabet decides.
+        order: post-processors are applied by ascending order, then by name.
     """
 
     name: ClassVar[str]
@@ -48,17 +51,17 @@ class PostProcessor(ABC):
         lines: Sequence[Line],
         note: Callable[[str], None],
     ) -> Sequence[Line]:
-        """The lines as they should be, in the same order; those given are not changed.
+        """The changed lines, in the same order; ``lines`` itself is not modified.
 
         Args:
-            lines: one an example, in their order: ``task.prediction``, ``task.scores`` and, if
-                alternatives were played, the field ``rollouts``: a list of ``{"node", "step",
+            lines: one for each example, in their order: ``task.prediction``, ``task.scores`` and,
+                if alternatives were played, the field ``rollouts``: a list of ``{"node", "step",
                 "alternative", "result"}``, where ``result`` is what the flow returned, or None if
-                it failed. A file that is post-processed later may lack the last two.
-            note: says something to the person at the command line.
+                it failed. The lines of ``flowtune postprocess`` may lack the last two.
+            note: prints a message to the user.
 
         Raises:
-            DataError: a line lacks what is needed; says what to do.
+            DataError: a line lacks a field that is needed; says what to do.
         """
 
 
@@ -69,17 +72,21 @@ def post_process(
     lines: Sequence[Line],
     note: Callable[[str], None],
 ) -> Sequence[Line]:
-    """Apply post-processors, in their own order whatever order they come in.
+    """Apply post-processors, sorted by their ``order`` and name.
 
     Raises:
         FlowtuneError: one of them lost lines or changed their order.
     """
     for processor in sorted(processors, key=lambda p: (p.order, p.name)):
-        before = [line.get("id") for line in lines]
+        before = _ids(lines)
         lines = processor.apply(task, examples, lines, note)
-        if [line.get("id") for line in lines] != before:
+        if _ids(lines) != before:
             raise FlowtuneError(
-                f"post-processor '{processor.name}' did not keep the lines and their order; this"
-                " is a mistake in its plugin"
+                f"post-processor '{processor.name}' changed the number or order of the lines; this"
+                " is a bug in its plugin"
             )
     return lines
+
+
+def _ids(lines: Sequence[Line]) -> list[tuple[Any, Any]]:
+    return [(line.get("id"), line.get(EXAMPLE_ID)) for line in lines]

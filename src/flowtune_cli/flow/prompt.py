@@ -27,6 +27,7 @@ class Message:
 
     @property
     def text(self) -> str:
+        """Its segments, joined."""
         return "".join(segment.text for segment in self.segments)
 
 

@@ -29,17 +29,25 @@ class Decoding:
 
     @property
     def outputs(self) -> int:
+        """How many outputs are decoded, the greedy one included."""
         return self.groups + self.samples
 
 
 GREEDY = Decoding()
+"""One output: the greedy one."""
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """Generate text after a prompt with the adapter of a node.
+    """Generate text after a prompt; await it with ``Call.ask``, which returns ``Decoded``.
 
-    ``adapter`` None means the base model. Samples depend on ``seed`` alone.
+    Args:
+        adapter: the node whose adapter generates; None is the base model.
+        prompt: rendered by a ``Template``, or built from messages.
+        max_new_tokens: an output is truncated at this many tokens.
+        stop: an output ends before the first of these strings.
+        decoding: how many outputs, and how they are decoded.
+        seed: samples depend on it alone; pass ``Call.seed``.
     """
 
     adapter: str | None
@@ -52,9 +60,11 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """The log-likelihood of each completion after its prompt, with the adapter of a node.
+    """The log-likelihood of completions; await it with ``Call.ask``, which returns ``Scored``.
 
-    ``items`` pairs a prompt with one or more completions.
+    Args:
+        adapter: the node whose adapter scores; None is the base model.
+        items: pairs of a prompt and its completions, one or more.
     """
 
     adapter: str | None
@@ -83,7 +93,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The answer to a DecodeRequest; ``generations[0]`` is the greedy one."""
+    """The answer to a DecodeRequest.
+
+    Args:
+        prompt: as the model saw it, chat template included.
+        prompt_tokens: its length in tokens, after truncation.
+        dropped_tokens: how many tokens were truncated to fit the context window.
+        generations: the greedy one first, at most ``decoding.outputs``; some may be equal.
+        adapter_version: updates of the adapter when it answered; 0 for the base model.
+    """
 
     prompt: str
     prompt_tokens: int
@@ -101,12 +119,21 @@ class Likelihood:
 
     @property
     def mean(self) -> float:
+        """In nats per token."""
         return self.logprob / max(self.tokens, 1)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer to a ScoreRequest: for each item the rendered prompt and its likelihoods."""
+    """The answer to a ScoreRequest.
+
+    Args:
+        prompts: one an item, as the model saw it.
+        prompt_tokens, dropped_tokens: of all prompts together, see ``Decoded``.
+        likelihoods: one tuple an item, with one ``Likelihood`` a completion, in their order.
+        adapter_version: updates of the adapter when it answered; 0 for the base model.
+        head: the node's parameters learned beside the adapter, by name; see ``Score``.
+    """
 
     prompts: tuple[str, ...]
     prompt_tokens: int
@@ -114,13 +141,13 @@ class Scored:
     likelihoods: tuple[tuple[Likelihood, ...], ...]
     adapter_version: int
     head: Mapping[str, float] = field(default_factory=dict)
-    """The parameters learned beside the adapter, by name; see ``flow.node.Score``."""
 
 
 Answer = Union[Decoded, Scored]
 
 
 class Engine(Protocol):
-    """Answers requests, in their order."""
+    """Answers requests of nodes."""
 
-    def answer(self, requests: list[Request]) -> list[Answer]: ...
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        """One answer a request, in their order: ``Decoded`` or ``Scored``."""

@@ -31,6 +31,7 @@ class Task(ABC):
             settings file, the environment and the command line override them.
         presets: named settings that override the defaults where they are chosen, see ``Preset``.
         splits: the names that ``split`` may have; the first is trained on.
+        training_filter: why ``training_examples`` leaves examples out, in a few words.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Sequence[Preset]] = ()
     splits: ClassVar[Sequence[str]] = ("train", "dev")
+    training_filter: ClassVar[str] = ""
 
     def __init__(self, settings: Any = None, nodes: Sequence[Node] | None = None) -> None:
         self.settings = settings
@@ -63,7 +65,15 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, source: Path | None, split: str) -> Iterable[Example]:
-        """The examples of a split, from ``--data`` (a file or folder), or the default source."""
+        """All examples of a split, from ``--data`` (a file or folder), or the default source."""
+
+    def training_examples(self, examples: Iterable[Example], split: str) -> Iterable[Example]:
+        """The examples of a split that are trained on, in the same order; by default all.
+
+        Only training calls this: every other command uses all examples. Override it to thin the
+        data, and say in ``training_filter`` why some are left out.
+        """
+        return examples
 
     @abstractmethod
     async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
@@ -73,15 +83,15 @@ class Task(ABC):
         """
 
     def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The line that ``flowtune predict`` writes for an example, its ``id`` among the fields."""
-        return {"id": example.id, **result}
+        """The line that ``flowtune predict`` writes; its ``id`` is ``prediction_id(example)``."""
+        return {"id": self.prediction_id(example), **result}
 
-    def prediction_key(self, example: Example) -> Mapping[str, str]:
-        """The fields by which a line is known to be this example's, the first of them always there.
+    def prediction_id(self, example: Example) -> str:
+        """The ``id`` of the example's line in a prediction file; several examples may share one.
 
-        Further ones tell lines of the same id apart; a line may lack them, see ``scores``.
+        Where it is not the example's own id, ``predict --scores`` adds that as ``example_id``.
         """
-        return {"id": example.id}
+        return example.id
 
     def scores(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """What post-processors need beyond the prediction; ``predict --scores`` adds it."""

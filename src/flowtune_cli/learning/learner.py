@@ -1,37 +1,31 @@
-"""The learner: takes a node's data of one mini-batch and updates the node's adapter at once.
+"""The learner: updates a node's adapter and head on the node's data of one mini-batch.
 
-Every datum is an expression over log-likelihoods (see ``flow.node.Score``). The expression is
-evaluated with gradients under the node's adapter and, for preferences, without under its reference.
+Every datum is made of scores (see ``flow.node.Score``). They are computed with gradients under the
+node's adapter and, for preferences, without gradients under its reference.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config.optimizers import OptimizerChoice, optimizer_choices
 from ..config.settings import LearningSettings
 from ..engine.adapters import reference_of
 from ..engine.likelihoods import Completion, graph_tokens, likelihoods, pack_completions
 from ..engine.limits import Limits
 from ..engine.packing import Ids
 from ..engine.prefix_cache import PrefixCache
-from ..flow.errors import FlowtuneError, UsageError
-from ..flow.node import Datum, Node, PreferenceDatum, Score, Term, TextDatum
+from ..flow.errors import FlowtuneError
+from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
 from ..flow.prompt import Prompt
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
-
-WriteError = SafetensorError
-"""What a failed write of weights raises, besides OSError."""
+from .node_optimizers import NodeOptimizers
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,13 @@ class Update:
 
 
 class Learner:
-    """Updates adapters, each with an optimizer of its own.
+    """Updates the adapters and heads of nodes.
 
     Args:
-        prefixes: of the model with all nodes' adapters; remembers prompts' frozen prefixes.
+        prefixes: of the model with all nodes' adapters; caches frozen prefixes.
         tokens: encodes prompts exactly as the engine does.
-        settings: optimizer, beta, clipping and steps.
-        nodes: the nodes with adapters, by name: each may have an optimizer of its own.
-        factory: gives the factory of the optimizer with a name, ``factory(parameters, **options)``.
+        settings: beta, clipping and steps.
+        optimizers: of the nodes.
         limits: tokens in one forward pass that keeps gradients.
     """
 
@@ -73,40 +66,15 @@ class Learner:
         prefixes: PrefixCache,
         tokens: Tokens,
         settings: LearningSettings,
-        nodes: Mapping[str, Node],
-        factory: Callable[[str], Callable[..., torch.optim.Optimizer]],
+        optimizers: NodeOptimizers,
         limits: Limits,
     ) -> None:
         self.prefixes = prefixes
-        self.adapters = adapters = prefixes.adapters
+        self.adapters = prefixes.adapters
         self.tokens = tokens
         self.settings = settings
+        self.optimizers = optimizers
         self.tokens_per_batch = limits.learning_tokens_per_batch
-        self.factory = factory
-        choices = {name: optimizer_choices(settings, nodes[name]) for name in adapters.nodes}
-        self.optimizers = {name: self._optimizer(name, *both) for name, both in choices.items()}
-        self.optimizer_names = {name: choice.name for name, (choice, _) in choices.items()}
-
-    def _optimizer(
-        self, node: str, choice: OptimizerChoice, head_choice: OptimizerChoice
-    ) -> torch.optim.Optimizer:
-        """Of an adapter, and of its head in a parameter group of its own."""
-        head = self.adapters.heads.get(node)
-        if head is None:
-            return self._made(self.adapters.parameters(node), choice)
-        weights = [p for p in self.adapters.parameters(node) if p is not head.weights]
-        optimizer = self._made(weights, choice)
-        optimizer.add_param_group(self._made([head.weights], head_choice).param_groups[0])
-        return optimizer
-
-    def _made(self, parameters: Sequence[Tensor], choice: OptimizerChoice) -> torch.optim.Optimizer:
-        try:
-            return self.factory(choice.name)(parameters, **choice.options)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"{choice.where} does not fit '{choice.name}': {error}."
-                f" See 'flowtune show {choice.name}'."
-            ) from None
 
     def frozen_prefixes(self, data: Iterable[Datum]) -> set[Ids]:
         """The frozen prefixes of these data's prompts, which learning reads again."""
@@ -118,7 +86,7 @@ class Learner:
         }
 
     def update(self, node: str, data: Sequence[Datum]) -> Update:
-        """Learn from a node's data of one mini-batch: a step a datum, or one for all.
+        """Learn from a node's data of one mini-batch: one step per datum, or one for all of them.
 
         Each loss is weighted by its datum's weight over the number of data.
 
@@ -175,7 +143,7 @@ class Learner:
         return float(norm)
 
     def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
-        """Data whose graphs fit into memory together, those that begin alike side by side."""
+        """Groups of data whose graphs fit into memory together; shared prefixes side by side."""
         completions = {id(datum): self._completions(datum) for datum in data}
         parts: list[list[Datum]] = []
         together: list[Completion] = []
@@ -190,7 +158,7 @@ class Learner:
         return parts
 
     def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
-        """Each datum's loss, with gradients, and a preference's margin."""
+        """Each datum's loss, with gradients, and the margin if it is a preference."""
         completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
         values = likelihoods(
             self.prefixes, node, completions, max_graph_tokens=self.tokens_per_batch
@@ -229,12 +197,14 @@ class Learner:
                 self._score(score, policy, node) for score in (datum.chosen, datum.rejected)
             )
             with torch.no_grad():
-                held_chosen, held_rejected = (
+                reference_chosen, reference_rejected = (
                     self._score(score, reference, reference_of(node))
                     for score in (datum.chosen, datum.rejected)
                 )
-            loss = dpo_loss(chosen, rejected, held_chosen, held_rejected, self.settings.beta)
-            gain = (chosen - held_chosen) - (rejected - held_rejected)
+            loss = dpo_loss(
+                chosen, rejected, reference_chosen, reference_rejected, self.settings.beta
+            )
+            gain = (chosen - reference_chosen) - (rejected - reference_rejected)
             return loss, self.settings.beta * float(gain.detach())
         scores = torch.stack([self._score(score, policy, node) for score in datum.options])
         return choice_loss(scores, datum.right), None
@@ -271,32 +241,3 @@ class Learner:
     def _after(self, prompt: Prompt, tokens: Ids) -> Completion:
         encoded = self.tokens.encode(prompt, len(tokens))
         return Completion(encoded.ids, encoded.frozen_length, tokens)
-
-    def save(self, directory: Path) -> None:
-        """Write every optimizer's state as safetensors: ``directory/NODE.safetensors``."""
-        directory.mkdir(parents=True)
-        for node, optimizer in self.optimizers.items():
-            flat = {}
-            for index, state in optimizer.state_dict()["state"].items():
-                for key, value in state.items():
-                    flat[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-            save_file(flat, directory / f"{node}.safetensors")
-
-    def load(self, directory: Path) -> None:
-        """Read what ``save`` wrote; the optimizers go on exactly.
-
-        Raises:
-            UsageError: a node's state is missing, or cannot be read.
-        """
-        for node, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            file = directory / f"{node}.safetensors"
-            try:
-                tensors = load_file(file)
-            except (OSError, SafetensorError) as error:
-                raise UsageError(f"there is no optimizer state of node '{node}': {error}") from None
-            for name, value in tensors.items():
-                index, key = name.split(".", 1)
-                state.setdefault(int(index), {})[key] = value
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})

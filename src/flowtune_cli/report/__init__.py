@@ -1,1 +1,1 @@
-"""Reports on paper: a run's figures, plots and preferences on one page. Reads ``runs`` alone."""
+"""``flowtune report``: a run's curves, nodes, preferences and settings as one HTML page."""

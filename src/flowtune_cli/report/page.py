@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file without scripts, that needs nothing but itself."""
+"""Renders the report page: one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from ..runs.export import PreferenceInContext
-from .figures import RunFigures
+from ..runs.preference_reader import PreferenceWithPrompt
 from .plots import DASHES, Line, Plot, draw
-from .words import Piece, marked
+from .summary import RunSummary
+from .word_diff import Piece, mark_differences
 
-_UPDATES = (
+_UPDATE_PLOTS = (
     ("loss", "Loss", "Mean over an update's data."),
     ("margin", "Implicit reward margin", "Of the preferences, before the update."),
     ("accuracy", "Preference accuracy", "Share of margins above zero."),
     ("reference_drift", "Drift from reference", "Norm of the difference of weights."),
 )
 
-
-_MARKS = 24
-_DECISIONS = 12
+_MAX_MARKS = 24
+"""Marks in one plot."""
+_MAX_WINDOWS = 12
+"""Rows in the table of reference updates."""
 
 
 @dataclass(frozen=True)
 class Legend:
-    """What a line of a plot is: its name, colour and dashes."""
+    """The legend of one line: its name, colour number and dashes."""
 
     name: str
     number: int
@@ -38,7 +39,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with what is written about it."""
+    """A plot with its title, note and legend."""
 
     title: str
     note: str
@@ -47,20 +48,20 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A preference with the words that differ."""
+class MarkedPreference:
+    """A preference whose differing words are marked."""
 
-    preference: PreferenceInContext
+    preference: PreferenceWithPrompt
     chosen: Sequence[Piece]
     rejected: Sequence[Piece]
 
 
-def render(runs: Sequence[RunFigures], command: Sequence[str]) -> str:
+def render(runs: Sequence[RunSummary], command: Sequence[str]) -> str:
     """The page.
 
     Args:
-        runs: the first is told first; several are compared.
-        command: the one that made the page.
+        runs: in the order of the page; several are also compared.
+        command: the command line that makes the page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -75,49 +76,53 @@ def render(runs: Sequence[RunFigures], command: Sequence[str]) -> str:
     environment.filters["count"] = "{:,}".format
     environment.filters["when"] = lambda iso: iso.replace("T", " ").replace("+00:00", " UTC")
     return environment.get_template("page.html.jinja").render(
-        runs=[_run(figures, number) for number, figures in enumerate(runs)],
-        comparison=list(_compared(runs)) if len(runs) > 1 else [],
-        metrics=_names(runs),
+        runs=[_run(run, number) for number, run in enumerate(runs)],
+        comparison=list(_comparison(runs)) if len(runs) > 1 else [],
+        metrics=_metric_names(runs),
         labels=_labels(runs),
         made=datetime.now(timezone.utc).isoformat(timespec="minutes"),
         command=shlex.join(command),
     )
 
 
-def _run(figures: RunFigures, number: int) -> dict[str, Any]:
-    changed, rest = _settings(figures.settings)
+def _run(run: RunSummary, number: int) -> dict[str, Any]:
+    changed, defaults = _settings(run.settings)
     return {
-        "figures": figures,
+        "summary": run,
         "anchor": f"run-{number}",
-        "curves": list(_curves(figures, number)),
-        "learning": list(_learning(figures, number)),
+        "curves": list(_curves(run, number)),
+        "learning": list(_learning(run, number)),
         "sample": {
-            node: [Shown(p, *marked(p.chosen, p.rejected)) for p in preferences]
-            for node, preferences in figures.sample.items()
+            node: [_marked(preference) for preference in preferences]
+            for node, preferences in run.sample.items()
         },
-        "decisions": figures.references[-_DECISIONS:],
+        "windows": run.references[-_MAX_WINDOWS:],
         "changed": changed,
-        "rest": rest,
-        "data": figures.settings.get("data"),
-        "from": figures.settings.get("from"),
+        "defaults": defaults,
+        "data": run.settings.get("data"),
+        "from": run.settings.get("from"),
     }
 
 
-def _curves(figures: RunFigures, run: int) -> Iterator[Figure]:
+def _marked(preference: PreferenceWithPrompt) -> MarkedPreference:
+    return MarkedPreference(preference, *mark_differences(preference.chosen, preference.rejected))
+
+
+def _curves(run: RunSummary, run_number: int) -> Iterator[Figure]:
     """Progressive validation: a plot for each metric."""
-    decided = frozenset(_thinned([episodes for episodes, _ in figures.references]))
-    moved = _thinned([e for e, moved in figures.references if any(moved.values())])
-    for number, (name, points) in enumerate(figures.metrics.items()):
+    window_ends = frozenset(_thin([episodes for episodes, _ in run.references]))
+    moves = _thin([e for e, moved in run.references if any(moved.values())])
+    for number, (name, points) in enumerate(run.metrics.items()):
         overall = [(float(p.episodes), p.metric.overall) for p in points]
         window = [(float(p.episodes), p.metric.window) for p in points]
-        lines = [Line(overall, 0), Line(window, 1, decided, thin=True)]
+        lines = [Line(overall, 0), Line(window, 1, window_ends, thin=True)]
         last = points[-1].metric
         undefined = f", undefined for {last.undefined:,}" if last.undefined else ""
-        plot = Plot(lines, unit=_within_unit(lines), events=moved)
+        plot = Plot(lines, unit=_within_unit(lines), events=moves)
         yield Figure(
             name,
             f"over {last.defined:,} episodes{undefined}",
-            "" if plot.empty else draw(plot, f"r{run}m{number}"),
+            "" if plot.empty else draw(plot, f"r{run_number}m{number}"),
             [
                 Legend("all episodes so far", 0, _dash(0), _number(last.overall)),
                 Legend("the window", 1, _dash(1), _number(last.window)),
@@ -125,24 +130,24 @@ def _curves(figures: RunFigures, run: int) -> Iterator[Figure]:
         )
 
 
-def _learning(figures: RunFigures, run: int) -> Iterator[Figure]:
-    """What the updates did: a plot for each figure of theirs, with a line for each node."""
-    names = list(figures.updates)
-    for field, title, note in _UPDATES:
+def _learning(run: RunSummary, run_number: int) -> Iterator[Figure]:
+    """The updates: a plot for each of their metrics, with a line for each node."""
+    names = list(run.updates)
+    for field, title, note in _UPDATE_PLOTS:
         lines = [
             Line([(float(p.episodes), getattr(p.update, field)) for p in points], number)
-            for number, points in enumerate(figures.updates.values())
+            for number, points in enumerate(run.updates.values())
         ]
         plot = Plot(lines, unit=field == "accuracy")
         if not plot.empty:
-            svg = draw(plot, f"r{run}{field}")
+            svg = draw(plot, f"r{run_number}{field}")
             yield Figure(title, note, svg, [Legend(n, i, _dash(i)) for i, n in enumerate(names)])
 
 
-def _compared(runs: Sequence[RunFigures]) -> Iterator[Figure]:
+def _comparison(runs: Sequence[RunSummary]) -> Iterator[Figure]:
     """A plot for each metric, with a line for each run."""
     legend = [Legend(label, n, _dash(n)) for n, label in enumerate(_labels(runs))]
-    for number, name in enumerate(_names(runs)):
+    for number, name in enumerate(_metric_names(runs)):
         lines = [
             Line([(float(p.episodes), p.metric.overall) for p in run.metrics.get(name, ())], n)
             for n, run in enumerate(runs)
@@ -152,13 +157,13 @@ def _compared(runs: Sequence[RunFigures]) -> Iterator[Figure]:
         yield Figure(name, "over all episodes so far", svg, legend)
 
 
-def _names(runs: Sequence[RunFigures]) -> list[str]:
-    """The metrics of all runs, each once."""
+def _metric_names(runs: Sequence[RunSummary]) -> list[str]:
+    """The names of the metrics of all runs, each once."""
     return list(dict.fromkeys(name for run in runs for name in run.metrics))
 
 
-def _labels(runs: Sequence[RunFigures]) -> list[str]:
-    """What the runs are called; by their paths where two have one name."""
+def _labels(runs: Sequence[RunSummary]) -> list[str]:
+    """The names of the runs, or their paths where two have the same name."""
     names = [run.info.name for run in runs]
     return [
         name if names.count(name) == 1 else str(run.info.path)
@@ -167,31 +172,31 @@ def _labels(runs: Sequence[RunFigures]) -> list[str]:
 
 
 def _settings(stored: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], ...]:
-    """(setting, value, origin): those that somebody set, and those left as flowtune has them."""
+    """(setting, value, origin) of the settings that were changed, and of those at their default."""
     values = stored.get("settings", stored)
     origins = stored.get("origins", {})
-    chosen: list[tuple[str, str, str]] = []
-    untouched: list[tuple[str, str, str]] = []
-    for key, shown in _flat(values, origins):
+    changed: list[tuple[str, str, str]] = []
+    defaults: list[tuple[str, str, str]] = []
+    for key, value in _flatten(values, origins):
         origin = origins.get(key, {"layer": "", "text": ""})
         text = origin["text"] + (f" (run {origin['run']})" if "run" in origin else "")
-        rows = untouched if origin["layer"] in ("default", "task") else chosen
-        rows.append((key, shown, text))
-    return chosen, untouched
+        rows = defaults if origin["layer"] in ("default", "task") else changed
+        rows.append((key, value, text))
+    return changed, defaults
 
 
-def _flat(values: Any, origins: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, str]]:
-    """Each setting with its value; a table that came from one place is one setting."""
+def _flatten(values: Any, origins: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, str]]:
+    """Each setting with its value; a table with one origin is one setting."""
     if isinstance(values, Mapping) and values and key not in origins:
         for name, value in values.items():
-            yield from _flat(value, origins, f"{key}.{name}" if key else str(name))
+            yield from _flatten(value, origins, f"{key}.{name}" if key else str(name))
     elif key:
         yield key, values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
 
 
-def _thinned(episodes: Sequence[int]) -> list[float]:
-    """So few of them that they can be told apart in a plot, the last among them."""
-    step = -(-len(episodes) // _MARKS)
+def _thin(episodes: Sequence[int]) -> list[float]:
+    """Few enough to be distinguishable in a plot, with the last one."""
+    step = -(-len(episodes) // _MAX_MARKS)
     return [float(number) for number in episodes[::-1][:: step or 1]]
 
 

@@ -1,7 +1,6 @@
-"""Plots as SVG that stands in a page: its colours are the page's, and all its text is numbers.
+"""Draws plots as SVG elements of the page, in the page's colours and with numbers as only text.
 
-Names, which come from data, are written by the page (with ``Line.dash`` in its legend), so nothing
-here has to be escaped.
+The page writes all names, in the legend (see ``Line.dash``), so nothing needs escaping here.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Stand for colours of the page, which differ by day and night: matplotlib knows no CSS variables.
+# Placeholders for the page's CSS variables, which matplotlib does not support.
 _INK, _FAINT = "#010203", "#010204"
 _SERIES = tuple(f"#0102{number:02x}" for number in range(0x10, 0x18))
 _VARIABLES = {
@@ -21,12 +20,12 @@ _VARIABLES = {
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES)},
 }
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2), (8, 2, 2, 2), (4, 4), (1, 2))
-"""Lines are told apart by their dashes, too: on and off in points, () is drawn through."""
+"""Dashes also distinguish lines: on and off in points; () is solid."""
 
 MARKERS = "os^Dvp"
 
-_LINES = 12
-"""So many upright lines leave the curves to be seen; of more events, their marks alone."""
+_MAX_EVENT_LINES = 12
+"""With more events, only their marks on the axis are drawn, not vertical lines."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class Line:
     """A line of a plot.
 
     Args:
-        points: (x, y) in the order of x; a missing y breaks the line.
-        number: its colour, dashes and markers.
-        marked: the x at which a marker stands.
-        thin: drawn thinner.
+        points: (x, y) in the order of x; None as y breaks the line.
+        number: selects colour, dashes and markers.
+        marked: the x values with a marker.
+        thin: draw it thinner.
     """
 
     points: Sequence[tuple[float, float | None]]
@@ -55,8 +54,8 @@ class Plot:
     """Lines over episodes.
 
     Args:
-        unit: all values are between 0 and 1, and the axis shows it all.
-        events: the x at which something happened: marked on the axis, and by a line if few.
+        unit: scale the y axis from 0 to 1.
+        events: x values to mark on the axis, and with a vertical line if there are few.
     """
 
     lines: Sequence[Line]
@@ -72,7 +71,7 @@ def draw(plot: Plot, name: str, width: float = 5.2, height: float = 2.4) -> str:
     """The plot as an ``<svg>`` element.
 
     Args:
-        name: tells the plots of one page apart.
+        name: unique in the page.
         width, height: in inches of 96 CSS pixels.
     """
     import matplotlib
@@ -106,9 +105,9 @@ def draw(plot: Plot, name: str, width: float = 5.2, height: float = 2.4) -> str:
         if plot.unit:
             axes.set_ylim(-0.03, 1.03)
         for event in plot.events:
-            if len(plot.events) <= _LINES:
+            if len(plot.events) <= _MAX_EVENT_LINES:
                 axes.axvline(event, color=_INK, linewidth=1, dashes=(1, 2.5))
-            # On the axis, whatever the values are.
+            # On the axis, independent of the values.
             axes.plot(
                 [event], [0], "^", color=_INK, transform=axes.get_xaxis_transform(), clip_on=False
             )
@@ -124,7 +123,7 @@ def _draw_line(axes: Any, line: Line) -> None:
     colour = _SERIES[line.number % len(_SERIES)]
     xs = [x for x, _ in line.points]
     ys = [float("nan") if y is None else y for _, y in line.points]
-    alone = len(line.points) == 1
+    single = len(line.points) == 1
     axes.plot(
         xs,
         ys,
@@ -133,15 +132,15 @@ def _draw_line(axes: Any, line: Line) -> None:
         **({"dashes": line.dash} if line.dash else {}),
         marker=MARKERS[line.number % len(MARKERS)],
         markersize=5,
-        markevery=[i for i, x in enumerate(xs) if alone or x in line.marked],
+        markevery=[i for i, x in enumerate(xs) if single or x in line.marked],
     )
 
 
 def _for_page(svg: str, name: str) -> str:
-    """The element alone, in the page's colours and font, with no name that another plot has."""
+    """The ``<svg>`` element with the page's colours and font, and with ids unique in the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    # Groups are named, but nothing refers to them.
+    # Nothing refers to the ids of groups.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'\s(width|height)="[0-9.]+pt"', "", svg, count=2)

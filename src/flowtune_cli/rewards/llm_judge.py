@@ -40,6 +40,7 @@ class LLMJudge:
     async def compare(
         self, ask: Ask, task: Task, example: Example, first: Episode, second: Episode
     ) -> float | None:
+        """From -1 to 1; None if an episode failed. See ``Evaluator.compare``."""
         if first.failure is not None or second.failure is not None:
             return None
         texts = [task.outcome_text(example, episode.result) for episode in (first, second)]

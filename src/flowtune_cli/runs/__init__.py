@@ -1,1 +1,1 @@
-"""The run directory and its store."""
+"""Run directories: the store, its reader, prediction files and exports."""

@@ -1,4 +1,4 @@
-"""What one mini-batch of a run leaves behind, and the rows of the store that it becomes."""
+"""The record of one mini-batch, and its rows in the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..flow.deviation import Deviation, Trace
 from ..flow.episode import Step
 from ..flow.example import Example
-from .stored_text import message, storable, to_json
+from .serialization import storable, to_json, without_addresses
 
 Row = tuple[str, dict[str, Any]]
 """A table's name, and the row's values by column."""
@@ -21,13 +21,13 @@ class UpdateRecord:
     """One node's update.
 
     Args:
-        version_before, version_after: how many updates the adapter had; equal without data.
-        data: what was learned from; ``preferences`` and ``targets`` are what they came from.
+        version_before, version_after: the adapter's number of updates; equal without data.
+        data: how many training data; ``preferences`` and ``targets`` count their sources.
         loss: mean over the data.
         margin: mean implicit reward margin of the preferences, before the update.
-        accuracy: share of the preferences whose margin is above zero.
+        accuracy: share of preferences with a positive margin.
         gradient_norm: mean over the optimizer's steps, before clipping.
-        reference_drift: how far the adapter is from its reference.
+        reference_drift: norm of the difference between the adapter and its reference.
     """
 
     node: str
@@ -45,7 +45,7 @@ class UpdateRecord:
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """A reward's average over the window and over the run; None while it was never defined."""
+    """A reward's mean over the window and over the run; None as long as it was never defined."""
 
     window: float | None
     overall: float | None
@@ -55,16 +55,17 @@ class MetricRecord:
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """All that came of one mini-batch.
+    """Everything that one mini-batch produced.
 
     Args:
         batch: its number, from 0.
-        traces: one an example, in order.
-        position: the number of the first one's episode; episodes count from 0 through the run.
-        adapter_versions: by node, those that the batch was played with.
-        reference_update: by node whether its reference moved; None if that was not decided here.
-        checkpoint: whether a checkpoint is made after it. Write the record first, then the
-            checkpoint: a resume takes back what was stored after a checkpoint, and cannot add.
+        traces: one for each example, in order.
+        position: the number of its first episode; episodes are numbered from 0 through the run.
+        adapter_versions: by node, the versions that the episodes were played with.
+        reference_update: by node, whether its reference moved; None if the batch did not end a
+            window.
+        checkpoint: whether a checkpoint follows. Write the record before the checkpoint: a resume
+            deletes what was stored after its checkpoint, and cannot add what is missing.
         timings: seconds by phase.
     """
 
@@ -79,12 +80,16 @@ class BatchRecord:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
-def rows(
-    record: BatchRecord, question_of: Callable[[Example], str], before: Mapping[str, int]
+def batch_rows(
+    record: BatchRecord, question_of: Callable[[Example], str], previous: Mapping[str, int]
 ) -> Iterator[Row]:
-    """The rows of a batch, one at a time, but for those that ``totals`` counts.
+    """The rows of a batch, without those of ``running_totals``.
 
-    ``texts`` and ``examples`` may be there already. ``before`` is the row of the batch before it.
+    Rows of ``texts`` and ``examples`` may exist already.
+
+    Args:
+        question_of: shows an example in one line.
+        previous: the row of the previous batch; empty for the first.
     """
     episodes = [trace.episode for trace in record.traces]
     totals = {
@@ -100,7 +105,7 @@ def rows(
             "episodes": len(record.traces),
             "checkpoint": int(record.checkpoint),
             "adapter_versions": to_json(dict(record.adapter_versions)),
-            **{name: before.get(name, 0) + count for name, count in totals.items()},
+            **{name: previous.get(name, 0) + count for name, count in totals.items()},
         },
     )
     for number, trace in enumerate(record.traces, record.position):
@@ -132,8 +137,8 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
             "batch": batch,
             "example_id": storable(trace.example.id),
             "result": to_json(episode.result),
-            "error": message(failure.error) if failure else None,
-            "traceback": message(failure.traceback) if failure else None,
+            "error": without_addresses(failure.error) if failure else None,
+            "traceback": without_addresses(failure.traceback) if failure else None,
             "steps": len(episode.steps),
             "truncated": sum(step.output.truncated for step in episode.steps),
             "dropped_tokens": sum(step.response.dropped_tokens for step in episode.steps),
@@ -144,13 +149,13 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
             ),
         },
     )
-    of_episode = {"episode": number}
-    for count, stated in enumerate(episode.rewards):
-        yield "rewards", of_episode | {"number": count, **asdict(stated)}
+    key = {"episode": number}
+    for count, event in enumerate(episode.rewards):
+        yield "rewards", key | {"number": count, **asdict(event)}
     for count, target in enumerate(episode.targets):
         yield (
             "targets",
-            of_episode
+            key
             | {
                 "number": count,
                 "step": target.step,
@@ -163,7 +168,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
         for count, output in enumerate(step.response.outputs[1:], 1):
             yield (
                 "alternatives",
-                of_episode
+                key
                 | {
                     "step": step.index,
                     "number": count,
@@ -179,7 +184,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
     for preference in trace.preferences:
         yield (
             "preferences",
-            of_episode
+            key
             | {
                 "step": preference.step,
                 "alternative": preference.alternative,
@@ -211,7 +216,7 @@ def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
             "truncated": int(step.output.truncated),
             "dropped_tokens": step.response.dropped_tokens,
             "substituted": int(step.substituted),
-            # A substituted step's response is that of the episode's step, which is stored there.
+            # A substituted step has the response of the episode's step, where it is stored.
             "detail": None if step.substituted else to_json(dict(step.response.detail) or None),
         },
     )
@@ -232,8 +237,8 @@ def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Ite
             "greedy_reward": deviation.greedy_reward,
             "alternative_reward": deviation.alternative_reward,
             "gain": deviation.gain,
-            "reason": message(deviation.reason),
-            "traceback": message(failure.traceback) if failure else None,
+            "reason": without_addresses(deviation.reason),
+            "traceback": without_addresses(failure.traceback) if failure else None,
             "stopped_early": int(rollout is not None and rollout.stopped_early),
             "result": to_json(rollout.result) if rollout else None,
         },

@@ -1,4 +1,4 @@
-"""The run directory: where a run lives, what it says of itself, and who works in it."""
+"""The run directory: creates, opens, locks and lists runs, and reads their state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from .atomic import read_json, write_json
-from .lock import hold, is_held
+from .lock import exclusive_lock, is_locked
 from .versions import package_versions
 
 State = Literal["training", "finished", "stopped", "failed"]
@@ -24,15 +24,15 @@ State = Literal["training", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run says of itself.
+    """The metadata of a run.
 
     Args:
-        state: a ``State``; "interrupted" when it says "training" and no process does so; or
-            "unreadable", in a listing, and then ``problem`` says why.
-        episodes: how many were played when this was last written.
+        state: a ``State``; "interrupted" if run.json says "training" but no process is training;
+            or "unreadable", in a listing, with the reason in ``problem``.
+        episodes: the number of episodes when run.json was last written.
         created: ISO 8601, UTC.
         versions: of Python, of the packages that results depend on, and of the plugins.
-        resume: the command that goes on with it.
+        resume: the command that resumes the run.
     """
 
     path: Path
@@ -68,15 +68,15 @@ class RunDirectory:
         model: str,
         settings: Mapping[str, Any],
     ) -> RunDirectory:
-        """Make a new run; it is there as a whole or not at all, and never somebody else's.
+        """Create a new run, atomically, and never over another one.
 
         Args:
-            parent: the directory of all runs; made if it is not there.
-            name: its name; None counts up: TASK-001, TASK-002 ...
-            settings: the resolved settings and where they came from, as JSON values.
+            parent: the directory of all runs; created if it does not exist.
+            name: the run's name; None counts up: TASK-001, TASK-002 ...
+            settings: the content of settings.json, as JSON values.
 
         Raises:
-            UsageError: there is a run of that name already, or it cannot be a name.
+            UsageError: a run of that name exists, or the name is not allowed.
             FlowtuneError: the directory cannot be written.
         """
         if name is not None:
@@ -88,7 +88,7 @@ class RunDirectory:
             write_json(building / "settings.json", settings)
             while True:
                 path = parent / (name or _next_name(parent, task))
-                about = {
+                info = {
                     "name": path.name,
                     "task": task,
                     "model": model,
@@ -98,11 +98,11 @@ class RunDirectory:
                     "versions": package_versions(),
                     "resume": f"flowtune train --resume {shlex.quote(str(path))}",
                 }
-                write_json(building / "run.json", about)
-                if not path.exists() and _renamed(building, path):
+                write_json(building / "run.json", info)
+                if not path.exists() and _rename(building, path):
                     return cls(path)
                 if name is not None:
-                    raise _taken(parent, name)
+                    raise _name_taken(parent, name)
         except OSError as error:
             raise FlowtuneError(
                 f"cannot create a run in {parent}: {error.strerror or error}"
@@ -115,22 +115,22 @@ class RunDirectory:
         """Check that a new run can have this name, as ``create`` does.
 
         Raises:
-            UsageError: there is a run of that name already, or it cannot be a name.
+            UsageError: a run of that name exists, or the name is not allowed.
         """
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UsageError(
-                f"'{name}' cannot be a run's name: use letters, digits, '_', '-' and '.', and"
-                " begin with a letter or digit."
+                f"'{name}' cannot be the name of a run: use letters, digits, '_', '-' and '.', and"
+                " start with a letter or digit."
             )
         if (parent / name).exists():
-            raise _taken(parent, name)
+            raise _name_taken(parent, name)
 
     @classmethod
     def open(cls, path_or_name: str | Path, parent: Path) -> RunDirectory:
         """Open a run by its name in ``parent``, or by its path.
 
         Raises:
-            UsageError: there is none; suggests the nearest name and lists all.
+            UsageError: there is no such run; suggests the nearest name and lists all.
         """
         candidates = [parent / path_or_name, Path(path_or_name)]
         for path in candidates:
@@ -139,72 +139,72 @@ class RunDirectory:
         for path in candidates:
             if path.exists() and path.name:
                 raise UsageError(f"{path} is not a run: it has no run.json")
-        known = [run.name for run in list_runs(parent)]
-        raise UsageError(f"{unknown_name('run', str(path_or_name), known)} Runs are in {parent}.")
+        names = [run.name for run in list_runs(parent)]
+        raise UsageError(f"{unknown_name('run', str(path_or_name), names)} Runs are in {parent}.")
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the run while training in it. The lock dies with the process.
+        """Lock the run for training. The lock ends with the process.
 
         Raises (on entering):
-            UsageError: another process trains in it; says which, on which host.
+            UsageError: another process is training it; says which, on which host.
         """
-        return hold(self.path / "lock", f"run '{self.path.name}' ({self.path})")
+        return exclusive_lock(self.path / "lock", f"run '{self.path.name}' ({self.path})")
 
     @property
     def info(self) -> RunInfo:
-        """What the run says of itself now.
+        """The run's metadata, read now.
 
         Raises:
             FlowtuneError: run.json cannot be read.
         """
-        about = self._about()
-        state = about["state"]
-        if state == "training" and not is_held(self.path / "lock"):
+        info = self._read_info()
+        state = info["state"]
+        if state == "training" and not is_locked(self.path / "lock"):
             state = "interrupted"
         return RunInfo(
             path=self.path,
             name=self.path.name,
-            task=about["task"],
-            model=about["model"],
+            task=info["task"],
+            model=info["model"],
             state=state,
-            episodes=about["episodes"],
-            created=about["created"],
-            versions=about["versions"],
-            resume=about["resume"],
+            episodes=info["episodes"],
+            created=info["created"],
+            versions=info["versions"],
+            resume=info["resume"],
         )
 
     def update(self, *, state: State | None = None, episodes: int | None = None) -> None:
-        """Say how far the run is. Only the process that holds its lock may."""
+        """Update run.json. Only for the process that has locked the run."""
         if state is not None and state not in get_args(State):
-            raise ValueError(f"'{state}' is no state of a run; it has {get_args(State)}")
-        about = self._about()
+            raise ValueError(f"'{state}' is not one of the states {get_args(State)}")
+        info = self._read_info()
         if state is not None:
-            about["state"] = state
+            info["state"] = state
         if episodes is not None:
-            about["episodes"] = episodes
-        write_json(self.path / "run.json", about)
+            info["episodes"] = episodes
+        write_json(self.path / "run.json", info)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as ``create`` was given them, or as they were changed since."""
+        """The content of settings.json."""
         return read_json(self.path / "settings.json")
 
     def change_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings anew. Only the process that holds the run's lock may."""
+        """Replace settings.json. Only for the process that has locked the run."""
         write_json(self.path / "settings.json", settings)
 
-    def _about(self) -> dict[str, Any]:
+    def _read_info(self) -> dict[str, Any]:
         file = self.path / "run.json"
-        about = read_json(file)
+        info = read_json(file)
         needed = ("task", "model", "state", "episodes", "created", "versions", "resume")
-        missing = [key for key in needed if not isinstance(about, dict) or key not in about]
+        missing = [key for key in needed if not isinstance(info, dict) or key not in info]
         if missing:
             raise FlowtuneError(f"{file} does not describe a run: it lacks {', '.join(missing)}")
-        return about
+        return info
 
 
 def list_runs(parent: Path) -> list[RunInfo]:
-    """The runs in ``parent``, the oldest first. One that cannot be read says so in its state."""
+    """The runs in ``parent``, oldest first. One that cannot be read has the state "unreadable"."""
     runs = []
     for file in parent.glob("*/run.json"):
         if file.parent.name.startswith("."):
@@ -216,10 +216,10 @@ def list_runs(parent: Path) -> list[RunInfo]:
     return sorted(runs, key=lambda run: (run.created, run.name))
 
 
-def _taken(parent: Path, name: str) -> UsageError:
+def _name_taken(parent: Path, name: str) -> UsageError:
     return UsageError(
-        f"there is a '{name}' in {parent} already. Go on with that run by"
-        f" --resume {shlex.quote(name)}, or give this one another name."
+        f"'{name}' already exists in {parent}. Resume that run with --resume {shlex.quote(name)},"
+        " or choose another name."
     )
 
 
@@ -233,8 +233,8 @@ def _next_name(parent: Path, task: str) -> str:
     return f"{stem}-{max(numbers, default=0) + 1:03}"
 
 
-def _renamed(source: Path, target: Path) -> bool:
-    """Give a directory its name, unless another process took that name just now."""
+def _rename(source: Path, target: Path) -> bool:
+    """Rename a directory; False if another process has just taken the name."""
     try:
         source.rename(target)
     except OSError:

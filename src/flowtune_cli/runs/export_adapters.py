@@ -1,4 +1,4 @@
-"""A checkpoint's adapters as directories that PEFT and servers of many adapters load."""
+"""Exports a checkpoint's adapters as directories that PEFT and multi-LoRA servers load."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.errors import FlowtuneError
-from .atomic import read_json, write_json
-from .export_files import new_directory
+from .atomic import new_directory, read_json, write_json
 
 MANIFEST = "manifest.json"
 _FILES = ("adapter_model.safetensors", "adapter_config.json")
 _REFERENCE = "reference-of-"
-# The ranks that vLLM can be started with; it takes adapters up to 16 if it is told of none.
+# The values of vLLM's --max-lora-rank; its default is 16.
 _MAX_RANKS = (16, 32, 64, 128, 256, 320, 512)
 
 
@@ -27,7 +26,7 @@ class Base:
 
     Args:
         name, revision: as in the settings.
-        loaded_from: what PEFT and a server load it by: a Hugging Face id or a directory.
+        loaded_from: what PEFT and a server load: a Hugging Face id or a directory.
     """
 
     name: str
@@ -39,7 +38,7 @@ def export_adapters(
     target: Path,
     checkpoint: Path,
     base: Base,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     frozen_prefixes: Mapping[str, str],
     *,
     overwrite: bool,
@@ -48,14 +47,14 @@ def export_adapters(
 
     Args:
         checkpoint: a run's checkpoint, named by its episodes.
-        about: what else the manifest says, such as run and task.
+        metadata: further entries of the manifest, such as run and task.
         frozen_prefixes: by node, the template of its prompt's frozen prefix, if it has one.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: ``target`` is there already.
+        UsageError: ``target`` exists and may not be overwritten.
         FlowtuneError: the checkpoint has no adapters, or a file cannot be read or written.
     """
     sources = sorted(
@@ -64,13 +63,13 @@ def export_adapters(
         if path.is_dir() and not path.name.startswith(_REFERENCE)
     )
     if not sources:
-        raise FlowtuneError(f"the checkpoint {checkpoint} has no adapters: no node learns by one")
-    with new_directory(target, overwrite=overwrite, sign=MANIFEST) as building:
+        raise FlowtuneError(f"the checkpoint {checkpoint} has no adapters: no node trains one")
+    with new_directory(target, overwrite=overwrite, marker=MANIFEST) as building:
         manifest: dict[str, Any] = {
             "base_model": base.name,
             "revision": base.revision,
             "base_model_loaded_from": base.loaded_from,
-            **about,
+            **metadata,
             "episode": int(checkpoint.name),
             "adapters": [
                 _copy(source, building / source.name, base)
@@ -92,22 +91,22 @@ def serve_command(target: Path, manifest: Mapping[str, Any]) -> str:
     rank = max(adapter["rank"] for adapter in adapters)
     command += ["--enable-lora", "--max-loras", str(len(adapters))]
     if rank > _MAX_RANKS[0]:
-        fitting = next((limit for limit in _MAX_RANKS if limit >= rank), rank)
-        command += ["--max-lora-rank", str(fitting)]
+        limit = next((limit for limit in _MAX_RANKS if limit >= rank), rank)
+        command += ["--max-lora-rank", str(limit)]
     modules = [f"{a['node']}={target.absolute() / a['path']}" for a in adapters]
     return shlex.join([*command, "--lora-modules", *modules])
 
 
 def _copy(source: Path, target: Path, base: Base) -> dict[str, Any]:
-    """Copy one adapter, and say of it what the manifest says."""
+    """Copy one adapter; returns its entry in the manifest."""
     target.mkdir()
     for name in _FILES:
         try:
             shutil.copyfile(source / name, target / name)
         except FileNotFoundError as error:
             raise FlowtuneError(
-                f"{source / name} is missing. A run that goes on deletes its older checkpoints:"
-                " try again."
+                f"{source / name} is missing. A run in training deletes its older checkpoints: try"
+                " again."
             ) from error
     config = read_json(target / "adapter_config.json")
     config["base_model_name_or_path"] = base.loaded_from

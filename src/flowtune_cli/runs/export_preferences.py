@@ -1,4 +1,4 @@
-"""Preferences as lines of JSON that trainers for preferences read: prompt, chosen, rejected."""
+"""Writes preferences as JSON lines that preference trainers read: prompt, chosen, rejected."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .export import PreferenceInContext
+from .preference_reader import PreferenceWithPrompt
 
 Messages = list[dict[str, str]]
 
-
 Split = Callable[[str], tuple[Messages, str] | None]
-"""Takes a prompt out of the model's chat template: its messages, and how the answer begins.
+"""Parses a prompt that a chat template made: its messages and the prefill of the answer.
 
-None if it is not in the template.
+None if the prompt is not in the template.
 """
 
 
 @dataclass
-class Written:
-    """What became of the preferences.
+class ExportResult:
+    """What was exported.
 
     Args:
-        lines: how many were written.
-        chat: they are conversations; else plain texts.
-        left_out: by node how many are not about texts that the model writes after the prompt.
+        lines: the number of lines written.
+        chat: whether they are conversations; otherwise they are plain texts.
+        skipped: by node, the number of preferences between outputs that are not completions of
+            the prompt.
     """
 
     lines: int
     chat: bool
-    left_out: Counter[str]
+    skipped: Counter[str]
 
 
-def completions(preference: PreferenceInContext, nodes: Mapping[str, Any]) -> list[str] | None:
-    """The chosen and the rejected text as they follow the prompt; None if they do not.
+def completions(preference: PreferenceWithPrompt, nodes: Mapping[str, Any]) -> list[str] | None:
+    """The chosen and the rejected text as completions of the prompt; None if they are not.
 
     Args:
         nodes: the settings of the run's nodes, by name.
     """
     pair = [preference.chosen, preference.rejected]
-    if preference.written:
+    if preference.generated:
         return pair
-    # A node that chooses among labels by their likelihood after the prompt could have written one.
+    # A node that scores labels as completions of the prompt could have generated them.
     settings = nodes.get(preference.node, {})
     labels = {str(label).strip(): str(label) for label in settings.get("labels", ())}
     if settings.get("score") == "choice" and all(text in labels for text in pair):
@@ -53,9 +53,9 @@ def completions(preference: PreferenceInContext, nodes: Mapping[str, Any]) -> li
 
 
 def is_chat(
-    preferences: Iterable[PreferenceInContext], nodes: Mapping[str, Any], split: Split
+    preferences: Iterable[PreferenceWithPrompt], nodes: Mapping[str, Any], split: Split
 ) -> bool:
-    """Whether all can be conversations: a column of a data set has one type."""
+    """Whether all can be conversations, since a column of a dataset has one type."""
     found = False
     for preference in preferences:
         if completions(preference, nodes) is not None:
@@ -67,29 +67,29 @@ def is_chat(
 
 def write_preferences(
     file: IO[str],
-    preferences: Iterable[PreferenceInContext],
+    preferences: Iterable[PreferenceWithPrompt],
     nodes: Mapping[str, Any],
     split: Split | None,
-) -> Written:
-    """Write a line for each preference between texts.
+) -> ExportResult:
+    """Write a line for each preference between completions.
 
     Args:
         nodes: the settings of the run's nodes, by name.
-        split: writes conversations; None writes prompts as the model saw them, in plain text.
+        split: to write conversations; None writes prompts as the model saw them, as plain text.
     """
-    written = Written(0, split is not None, Counter())
+    exported = ExportResult(0, split is not None, Counter())
     for preference in preferences:
         texts = completions(preference, nodes)
         if texts is None:
-            written.left_out[preference.node] += 1
+            exported.skipped[preference.node] += 1
             continue
         if split is None:
-            shown: dict[str, Any] = _plain(preference.prompt, texts)
+            line: dict[str, Any] = _plain(preference.prompt, texts)
         else:
-            found = split(preference.prompt)
-            assert found is not None, "is_chat has looked"
-            shown = _chat(*found, texts)
-        about = {
+            parsed = split(preference.prompt)
+            assert parsed is not None, "is_chat has checked it"
+            line = _chat(*parsed, texts)
+        metadata = {
             "node": preference.node,
             "margin": preference.margin,
             "episode": preference.episode,
@@ -99,18 +99,18 @@ def write_preferences(
             "adapter_version": preference.adapter_version,
             "truncated": preference.truncated,
         }
-        file.write(json.dumps(shown | about, ensure_ascii=False) + "\n")
-        written.lines += 1
-    return written
+        file.write(json.dumps(line | metadata, ensure_ascii=False) + "\n")
+        exported.lines += 1
+    return exported
 
 
 def _plain(prompt: str, texts: Sequence[str]) -> dict[str, Any]:
-    chosen, rejected = (_lead(prompt, text) + text for text in texts)
+    chosen, rejected = (_space(prompt, text) + text for text in texts)
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _chat(messages: Messages, prefill: str, texts: Sequence[str]) -> dict[str, Any]:
-    chosen, rejected = (prefill + _lead(prefill, text) + text for text in texts)
+    chosen, rejected = (prefill + _space(prefill, text) + text for text in texts)
     return {
         "prompt": messages,
         "chosen": [{"role": "assistant", "content": chosen}],
@@ -118,7 +118,7 @@ def _chat(messages: Messages, prefill: str, texts: Sequence[str]) -> dict[str, A
     }
 
 
-def _lead(before: str, text: str) -> str:
-    """The space that a node takes off its output, where the text would stick to what is before."""
-    apart = not before or before[-1].isspace() or text[:1].isspace()
-    return "" if apart else " "
+def _space(before: str, text: str) -> str:
+    """The space that was stripped from an output, if the text needs one after ``before``."""
+    separated = not before or before[-1].isspace() or text[:1].isspace()
+    return "" if separated else " "

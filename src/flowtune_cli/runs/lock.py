@@ -1,4 +1,4 @@
-"""File locks: one process works on a thing, and the lock dies with that process."""
+"""File locks, which the operating system releases when their process ends."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ..flow.errors import FlowtuneError, UsageError
 
-# Whoever looks whether a lock is held takes it for a moment, so one refusal says nothing yet.
-_TRIES = 10
-_PAUSE = 0.02
+# ``is_locked`` takes the lock for a moment, so a single failure to lock means nothing.
+_ATTEMPTS = 10
+_PAUSE_SECONDS = 0.02
 
 if sys.platform == "win32":
     import msvcrt
 
-    # Windows keeps others from reading a locked byte: lock one behind what the file says.
+    # Windows lets nobody read a locked byte: lock one after the content of the file.
     _BYTE = 1 << 30
 
     def try_lock(fd: int, *, shared: bool = False) -> bool:
@@ -37,10 +37,10 @@ else:
     import fcntl
 
     def try_lock(fd: int, *, shared: bool = False) -> bool:
-        """Lock an open file until it is closed, or say that somebody else holds it.
+        """Lock an open file until it is closed; False if another process has locked it.
 
         Raises:
-            OSError: the file system knows no locks.
+            OSError: the file system has no locks.
         """
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -50,14 +50,14 @@ else:
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path``, which says meanwhile who holds it.
+def exclusive_lock(path: Path, what: str) -> Iterator[None]:
+    """Lock the file ``path`` during the block, and write process and host into it.
 
     Args:
-        what: names the thing in the error, such as "run 'a'".
+        what: names what is locked in the error, such as "run 'a'".
 
     Raises:
-        UsageError: another process holds it; says which, on which host.
+        UsageError: another process has locked it; says which, on which host.
         FlowtuneError: the file cannot be opened or locked.
     """
     try:
@@ -65,22 +65,22 @@ def hold(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise _cannot_lock(path, error) from error
     try:
-        for attempt in range(_TRIES):
+        for attempt in range(_ATTEMPTS):
             try:
                 if try_lock(fd):
                     break
             except OSError as error:
                 raise _cannot_lock(path, error) from error
-            if attempt + 1 < _TRIES:
-                time.sleep(_PAUSE)
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_PAUSE_SECONDS)
         else:
             raise UsageError(
-                f"{what} is in use by {_holder(path)}. Wait until it has ended, or stop it."
+                f"{what} is in use by {_owner(path)}. Wait until it has finished, or stop it."
             )
-        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         try:
             os.ftruncate(fd, 0)
-            os.write(fd, holder.encode())
+            os.write(fd, owner.encode())
         except OSError as error:
             raise _cannot_lock(path, error) from error
         try:
@@ -91,8 +91,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
         os.close(fd)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process that is alive holds the lock file ``path``.
+def is_locked(path: Path) -> bool:
+    """Whether a running process has locked the file ``path``.
 
     Raises:
         FlowtuneError: the file cannot be opened or locked.
@@ -111,16 +111,16 @@ def is_held(path: Path) -> bool:
         os.close(fd)
 
 
-def _holder(path: Path) -> str:
+def _owner(path: Path) -> str:
     try:
-        holder = json.loads(path.read_bytes())
-        return f"process {holder['pid']} on {holder['host']}"
+        owner = json.loads(path.read_bytes())
+        return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, LookupError, TypeError):
-        return "another process"  # which has the lock, and has not yet said so
+        return "another process"  # which has not written its number yet
 
 
 def _cannot_lock(path: Path, error: OSError) -> FlowtuneError:
     return FlowtuneError(
-        f"cannot lock {path}: {error.strerror or error}. Keep runs where there is room, where"
-        " you may write, and where the file system has locks."
+        f"cannot lock {path}: {error.strerror or error}. Keep runs on a writable file system that"
+        " has free space and supports file locks."
     )

@@ -1,7 +1,7 @@
 """The tables of a run's store, and their version.
 
-Every row follows from the run's seed and settings alone (but for ``timings``): keys are counted
-through the run, so that rows written again after a resume are the rows that were there before.
+Every row except ``timings`` depends on the run's seed and settings alone: keys count through the
+run, so a resumed run writes the same rows again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sqlite3
 from pathlib import Path
 
 from ..flow.errors import UsageError
-from . import older
 
 SCHEMA_VERSION = 2
 
@@ -29,14 +28,14 @@ CREATE TABLE batches (
 );
 CREATE INDEX batches_with_checkpoint ON batches (number) WHERE checkpoint = 1;
 
--- Each node's totals from the run's start through this batch: what totals.py counts.
+-- Each node's totals from the run's start through this batch: see running_totals.py.
 CREATE TABLE node_totals (
     batch INTEGER NOT NULL,
     node TEXT NOT NULL,
     calls INTEGER NOT NULL,             -- in the episodes themselves
     truncated INTEGER NOT NULL,         -- outputs cut off, in episodes, alternatives and rollouts
-    prompt_tokens INTEGER NOT NULL,     -- likewise
-    tokens INTEGER NOT NULL,            -- of outputs, likewise
+    prompt_tokens INTEGER NOT NULL,     -- of the same
+    tokens INTEGER NOT NULL,            -- of the outputs of the same
     better INTEGER NOT NULL,            -- rollouts of its deviations, by outcome
     worse INTEGER NOT NULL,
     ties INTEGER NOT NULL,
@@ -44,13 +43,13 @@ CREATE TABLE node_totals (
     failed INTEGER NOT NULL,
     skipped INTEGER NOT NULL,
     preferences INTEGER NOT NULL,
-    margins REAL,                       -- of its preferences; NULL: an infinite one was among them
+    margins REAL,                       -- sum of its preferences' margins; NULL: one was infinite
     targets INTEGER NOT NULL,
     reference_moves INTEGER NOT NULL,   -- how often its reference moved
     PRIMARY KEY (batch, node)
 );
 
--- Prompts, each once; batch is the first that showed it.
+-- Prompts, each once; batch is the first that used it.
 CREATE TABLE texts (sha256 BLOB PRIMARY KEY, text TEXT NOT NULL, batch INTEGER NOT NULL);
 CREATE INDEX texts_by_batch ON texts (batch);
 
@@ -58,7 +57,7 @@ CREATE TABLE examples (
     id TEXT PRIMARY KEY,
     question TEXT NOT NULL,             -- one line
     gold TEXT,                          -- JSON
-    batch INTEGER NOT NULL              -- the first that played it
+    batch INTEGER NOT NULL              -- the first that used it
 );
 
 CREATE TABLE episodes (
@@ -73,22 +72,22 @@ CREATE TABLE episodes (
     dropped_tokens INTEGER NOT NULL,    -- prompt tokens that were cut to fit
     rollouts INTEGER NOT NULL,
     preferences INTEGER NOT NULL,
-    best_gain REAL                      -- the most that a deviation gained over the greedy output
+    best_gain REAL                      -- the highest gain of its rollouts
 );
 CREATE INDEX episodes_by_example ON episodes (example_id);
 CREATE INDEX episodes_failed ON episodes (number) WHERE error IS NOT NULL;
 
 CREATE TABLE rewards (
     episode INTEGER NOT NULL,
-    number INTEGER NOT NULL,            -- in the order of statement
+    number INTEGER NOT NULL,            -- in the order of the reward events
     name TEXT NOT NULL,
     value REAL,                         -- NULL: undefined
     steps INTEGER NOT NULL,             -- calls made before it
     PRIMARY KEY (episode, number)
 );
 
--- The episode's own steps have rollout 0. A rollout has those from its deviation on: the first is
--- substituted (it says what alternatives say too, and no call was made for it).
+-- The episode's own steps have rollout 0. A rollout has the steps from its deviation on: the first
+-- one is substituted (its output is also in alternatives, and no call was made).
 CREATE TABLE steps (
     episode INTEGER NOT NULL,
     rollout INTEGER NOT NULL,
@@ -207,7 +206,7 @@ CREATE TABLE timings (
 );
 """
 
-# What tells whether a row came with a batch, or with an episode of it, for each table.
+# The column of each table that says which batch a row belongs to; the other tables: episode.
 BY_BATCH = {
     "batches": "number",
     "texts": "batch",
@@ -223,7 +222,7 @@ BY_EPISODE = ("rewards", "steps", "alternatives", "rollouts", "preferences", "ta
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make the tables, all or none."""
+    """Create the tables, all or none."""
     connection.executescript(
         f"BEGIN IMMEDIATE; {SCHEMA}"
         f"INSERT INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}'); COMMIT;"
@@ -231,31 +230,30 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether nothing was ever made in the database."""
+    """Whether the database has no tables."""
     return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
 
 
-def check(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the tables: this one, or an older one that ``older`` knows.
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the database has the tables of this version.
 
     Raises:
-        UsageError: they are no such tables; says why.
+        UsageError: it has not; says why.
     """
     if is_empty(connection):
-        raise UsageError(f"{path} is empty: its run has not begun to write")
+        raise UsageError(f"{path} is empty: its run has not written anything yet")
     tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'"
     row = None
     if connection.execute(tables).fetchone():
         query = "SELECT value FROM meta WHERE key = 'schema_version'"
         row = connection.execute(query).fetchone()
     if row is None or not str(row[0]).isdigit():
-        raise UsageError(f"{path} is a database, but not the store of a run")
+        raise UsageError(f"{path} is a database, but not a run's store")
     version = int(row[0])
-    if not older.OLDEST_VERSION <= version <= SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         kind = "a newer" if version > SCHEMA_VERSION else "an older"
         raise UsageError(
             f"{path} was written by {kind} flowtune: its tables have version {version}, and this"
-            f" flowtune knows versions {older.OLDEST_VERSION} to {SCHEMA_VERSION}. Use the version"
-            ' that the run\'s run.json names under "versions".'
+            f" flowtune reads version {SCHEMA_VERSION}. Use the flowtune version that the run's"
+            ' run.json lists under "versions".'
         )
-    return version

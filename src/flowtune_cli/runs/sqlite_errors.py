@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to a person: which file, and what to do."""
+"""Turns SQLite's errors into errors that name the file and say what to do."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from pathlib import Path
 
 from ..flow.errors import FlowtuneError
 
-_GO_ON = "Every batch before this one is stored: then go on with the run by --resume."
+_RESUME = "All earlier batches are stored: then continue the run with --resume."
 _ADVICE = {
-    "full": f"The disk is full, or a quota is used up. Make room. {_GO_ON}",
+    "full": f"The disk is full, or a quota is used up. Free some space. {_RESUME}",
     "disk i/o error": (
         "The disk is full or failing, or a limit on file sizes is reached (see df and ulimit -f)."
-        f" {_GO_ON}"
+        f" {_RESUME}"
     ),
     "readonly": "The file or its directory is read-only. Make both writable for this user.",
-    "unable to open": "The file and its directory must be there, and writable for this user.",
-    "locked": "Another process writes to it. Wait until it has ended, or stop it.",
-    "malformed": "The file is damaged. Restore it from a copy, or begin the run anew.",
+    "unable to open": "The file and its directory must exist and be writable for this user.",
+    "locked": "Another process is writing to it. Wait until it has finished, or stop it.",
+    "malformed": "The file is damaged. Restore it from a backup, or start the run again.",
     "not a database": "The file is not a store, or is damaged.",
 }
+"""Advice, by a text in SQLite's message."""
 
 
 @contextmanager
-def told(path: Path, doing: str) -> Iterator[None]:
-    """Turn SQLite's errors into one that names the file and says what to do.
+def translate_errors(path: Path, action: str) -> Iterator[None]:
+    """Turn SQLite's errors in this block into a ``FlowtuneError``.
 
     Args:
-        doing: what failed, such as "write".
+        path: the database.
+        action: what failed, as a verb: "write".
 
     Raises:
         FlowtuneError: SQLite failed.
@@ -39,6 +41,6 @@ def told(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
             raise
-        what = str(error).lower()
-        advice = next((advice for sign, advice in _ADVICE.items() if sign in what), "")
-        raise FlowtuneError(f"cannot {doing} {path}: {error}. {advice}".rstrip()) from error
+        text = str(error).lower()
+        advice = next((advice for sign, advice in _ADVICE.items() if sign in text), "")
+        raise FlowtuneError(f"cannot {action} {path}: {error}. {advice}".rstrip()) from error

@@ -1,6 +1,7 @@
-"""Writes a run's store: one transaction a mini-batch, so that whatever stops it leaves whole ones.
+"""Writes a run's store: one transaction per mini-batch, so a crash leaves whole batches.
 
-The store is a SQLite file in write-ahead mode, which others may read (``reader.py``) meanwhile.
+The store is a SQLite file in write-ahead mode, which other processes can read (``reader.py``) at
+the same time.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
-from . import older, schema, totals
-from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, rows
-from .sqlite_errors import told
+from . import running_totals, schema
+from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, batch_rows
+from .sqlite_errors import translate_errors
 
 __all__ = ["BatchRecord", "MetricRecord", "Store", "UpdateRecord"]
 
@@ -25,19 +26,18 @@ class Store:
     """A run's store, open for writing. The run's lock keeps it to one writer.
 
     Args:
-        path: the SQLite file; made with its tables if it is not there, and brought to this version
-            if it is of an older one.
-        question_of: how an example is shown in one line.
+        path: the SQLite file; created with its tables if it does not exist.
+        question_of: shows an example in one line.
 
     Raises:
-        UsageError: the file is of a version that cannot be gone on with, or not a store.
+        UsageError: the file is of another version, or not a store.
         FlowtuneError: the file cannot be written.
     """
 
     def __init__(self, path: Path, question_of: Callable[[Example], str]) -> None:
         self.path = path
         self._question_of = question_of
-        with told(path, "open"):
+        with translate_errors(path, "open"):
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             try:
@@ -48,8 +48,7 @@ class Store:
                     )
                 if schema.is_empty(self._connection):
                     schema.create(self._connection)
-                if schema.check(self._connection, path) < schema.SCHEMA_VERSION:
-                    older.upgrade(self._connection, schema.SCHEMA, schema.SCHEMA_VERSION)
+                schema.check(self._connection, path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -74,30 +73,28 @@ class Store:
         return self._one("SELECT coalesce(max(number) + 1, 0) FROM episodes")
 
     def write_batch(self, record: BatchRecord) -> None:
-        """Store a batch as a whole or, whatever happens, not at all.
+        """Store a batch, all of it or nothing.
 
-        A batch with a checkpoint is on the disk for good when this returns; others may be lost
-        when the power fails, the latest first.
+        A batch with a checkpoint is durable when this returns; others may be lost in a power
+        failure, the latest first.
 
         Raises:
-            FlowtuneError: the disk is full, or the like; or a number is NaN.
-            ValueError: it is not the batch, or not the episodes, that come next.
+            FlowtuneError: the file cannot be written, or a number is NaN.
+            ValueError: the batch, or its first episode, is not the next one.
         """
-        doing = f"write batch {record.batch} to"
-        with told(self.path, doing), self._transaction(for_good=record.checkpoint):
-            for what, given, next_one in (
+        action = f"write batch {record.batch} to"
+        with translate_errors(self.path, action), self._transaction(durable=record.checkpoint):
+            for kind, number, expected in (
                 ("batch", record.batch, self.batches),
                 ("episode", record.position, self.episodes),
             ):
-                if given != next_one:
-                    raise ValueError(
-                        f"{self.path} was given {what} {given}, and {next_one} comes next"
-                    )
+                if number != expected:
+                    raise ValueError(f"{self.path}: got {kind} {number}, expected {expected}")
             for table, row in self._rows(record):
                 self._insert(table, row)
 
     def truncate(self, batches: int) -> None:
-        """Keep the first ``batches`` batches alone, as if no other had been written.
+        """Delete all but the first ``batches`` batches, as if no others had been written.
 
         Raises:
             FlowtuneError: fewer are stored, or the file cannot be written.
@@ -105,11 +102,11 @@ class Store:
         stored = self.batches
         if stored < batches:
             raise FlowtuneError(
-                f"{self.path} holds {stored} batches, and the run is to go on after {batches}:"
-                " the rest is lost, as when the power failed or the file was replaced. Go on from"
-                " an earlier checkpoint, or begin the run anew."
+                f"{self.path} has {stored} batches, but the checkpoint was made after {batches}:"
+                " the rest was lost, for example in a power failure, or the file was replaced."
+                " Resume from an earlier checkpoint, or start the run again."
             )
-        with told(self.path, "write"), self._transaction():
+        with translate_errors(self.path, "write"), self._transaction():
             first = "SELECT coalesce(min(first_episode), 0) FROM batches WHERE number >= ?"
             episode = self._one(first, batches)
             if stored > batches:
@@ -119,38 +116,40 @@ class Store:
                     self._connection.execute(f"DELETE FROM {table} WHERE {column} >= ?", (batches,))
 
     def _rows(self, record: BatchRecord) -> Iterator[Row]:
-        """All rows of a batch, with the totals that go on from those of the batch before it."""
+        """All rows of a batch, with the running totals after it."""
 
-        def before(table: str, column: str = "batch") -> list[dict[str, Any]]:
+        def previous(table: str, column: str = "batch") -> list[dict[str, Any]]:
             query = f"SELECT * FROM {table} WHERE {column} = ?"
             return list(map(dict, self._connection.execute(query, (record.batch - 1,))))
 
-        yield from rows(record, self._question_of, next(iter(before("batches", "number")), {}))
-        yield from totals.rows(record, {row["node"]: row for row in before("node_totals")})
-        timings = {row["phase"]: row["total"] for row in before("timings")}
-        yield from totals.timing_rows(record, timings)
+        last = next(iter(previous("batches", "number")), {})
+        yield from batch_rows(record, self._question_of, last)
+        by_node = {row["node"]: row for row in previous("node_totals")}
+        yield from running_totals.node_rows(record, by_node)
+        timings = {row["phase"]: row["total"] for row in previous("timings")}
+        yield from running_totals.timing_rows(record, timings)
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> None:
         for column, value in row.items():
             if isinstance(value, float) and math.isnan(value):
-                # SQLite would store it as NULL, which means undefined.
+                # SQLite would store NULL, which means undefined.
                 raise FlowtuneError(
-                    f"{self.path} cannot hold NaN as '{column}' of {table}: {row}. State a reward"
-                    " that cannot be told as None; a loss that is NaN asks for smaller steps."
+                    f"{self.path} cannot store NaN as '{column}' of {table}: {row}. Report an"
+                    " undefined reward as None; for a NaN loss, lower the learning rate."
                 )
         columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
-        known_already = "ON CONFLICT DO NOTHING" if table in ("texts", "examples") else ""
+        on_conflict = "ON CONFLICT DO NOTHING" if table in ("texts", "examples") else ""
         self._connection.execute(
-            f"INSERT INTO {table} ({columns}) VALUES ({values}) {known_already}", row
+            f"INSERT INTO {table} ({columns}) VALUES ({values}) {on_conflict}", row
         )
 
     def _one(self, query: str, *values: Any) -> Any:
-        with told(self.path, "read"):
+        with translate_errors(self.path, "read"):
             return self._connection.execute(query, values).fetchone()[0]
 
     @contextmanager
-    def _transaction(self, *, for_good: bool = False) -> Iterator[None]:
-        self._connection.execute(f"PRAGMA synchronous = {'FULL' if for_good else 'NORMAL'}")
+    def _transaction(self, *, durable: bool = False) -> Iterator[None]:
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -1,4 +1,4 @@
-"""The versions of what a run's results depend on, read without importing any of it."""
+"""The versions of the packages that results depend on, read without importing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PACKAGES = ("flowtune", "torch", "transformers", "peft", "bitsandbytes", "param
 
 
 def package_versions() -> dict[str, str]:
-    """Name to version: Python, the packages that compute, and the distributions with plugins."""
+    """By name: Python, the packages that compute, and the distributions with plugins."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -1,1 +1,1 @@
-"""Trackers: where a run's figures are logged, too, while it trains. Off unless a run names some."""
+"""Experiment trackers that a training run logs its metrics to, if its settings name them."""

@@ -6,25 +6,29 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .tracking import TrackedRun
+from ..flow.errors import missing_package
+from .tracker import TrackedRun
 
 
 class TensorBoard:
-    """TensorBoard, in RUN/tensorboard; see them by 'tensorboard --logdir RUNS'."""
+    """TensorBoard, in RUN/tensorboard; view it with 'tensorboard --logdir RUNS'."""
 
     def __init__(self, run: TrackedRun) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ModuleNotFoundError as error:
+            raise missing_package("it", "tensorboard", "tensorboard") from error
 
         self._writer: Any = EventFileWriter(str(run.path / "tensorboard"))
 
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
+    def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         event = Event(wall_time=time.time(), step=episodes, summary=Summary(value=values))
         self._writer.add_event(event)
-        # What is not on the disk when the run is killed would not be logged again.
+        # Metrics that a crash loses would not be logged again.
         self._writer.flush()
 
     def close(self) -> None:

@@ -1,21 +1,25 @@
-"""Weights & Biases: settings and figures, and neither code nor what the program says."""
+"""Weights & Biases: logs settings and metrics, but neither code nor console output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from .tracking import TrackedRun
+from ..flow.errors import missing_package
+from .tracker import TrackedRun
 
-# Seconds: nobody may sit at the terminal, or the network may be away.
-_LOGIN, _INIT = 15, 60
+# Seconds: there may be no user at the terminal, or no network.
+_LOGIN_TIMEOUT, _INIT_TIMEOUT = 15, 60
 
 
 class WeightsAndBiases:
-    """Weights & Biases; log in first by 'wandb login', or set WANDB_MODE=offline."""
+    """Weights & Biases; log in first with 'wandb login', or set WANDB_MODE=offline."""
 
     def __init__(self, run: TrackedRun) -> None:
-        import wandb
+        try:
+            import wandb
+        except ModuleNotFoundError as error:
+            raise missing_package("it", "wandb", "wandb") from error
 
         self._run: Any = wandb.init(
             project=f"flowtune-{run.task}",
@@ -25,16 +29,16 @@ class WeightsAndBiases:
             dir=str(run.path),
             config=dict(run.settings),
             settings=wandb.Settings(
-                login_timeout=_LOGIN,
-                init_timeout=_INIT,
+                login_timeout=_LOGIN_TIMEOUT,
+                init_timeout=_INIT_TIMEOUT,
                 console="off",
                 save_code=False,
                 disable_git=True,
             ),
         )
 
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=episodes)
+    def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=episodes)
 
     def close(self) -> None:
         self._run.finish()

@@ -13,7 +13,8 @@ from typing import Any
 from ..engine.adapters import Adapters
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Node, SelfLearning
-from ..learning.learner import Learner, WriteError
+from ..learning.learner import Learner
+from ..learning.node_optimizers import WriteError
 from .progressive import Progressive
 
 
@@ -52,10 +53,10 @@ def save_checkpoint(
         shutil.rmtree(target, ignore_errors=True)
         partial.mkdir(parents=True)
         adapters.save(partial / "adapters")
-        learner.save(partial / "optimizers")
+        learner.optimizers.save(partial / "optimizers")
         state: dict[str, Any] = {
             "position": vars(position),
-            "optimizers": learner.optimizer_names,
+            "optimizers": learner.optimizers.names,
             "progressive": progressive.state(),
             "nodes": {node.name: node.state() for node in nodes if isinstance(node, SelfLearning)},
         }
@@ -94,7 +95,7 @@ def load_checkpoint(
     state = _state(directory)
     adapters.load(directory / "adapters", reset_references=reset_references)
     if learner is not None:
-        learner.load(directory / "optimizers")
+        learner.optimizers.load(directory / "optimizers")
     for node in nodes:
         if isinstance(node, SelfLearning) and node.name in state["nodes"]:
             node.load_state(state["nodes"][node.name])

@@ -127,7 +127,7 @@ class Trainer:
         Returns:
             Whether the optimizer state was kept.
         """
-        same = optimizer_names(checkpoint) == self.learner.optimizer_names
+        same = optimizer_names(checkpoint) == self.learner.optimizers.names
         load_checkpoint(
             checkpoint,
             adapters=self.session.adapters,

@@ -20,6 +20,7 @@ from ..flow.node import Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
 from ..flow.task import Task
 from ..learning.learner import Learner
+from ..learning.node_optimizers import NodeOptimizers
 from ..models.devices import dtype_name
 from ..models.loading import check_targets, load_model
 from ..runtime.deviation import deviate
@@ -48,14 +49,12 @@ class Session:
 
     def learner(self) -> Learner:
         """A learner with new optimizers."""
-        return Learner(
-            self.engine.prefixes,
-            self.engine.tokens,
-            self.settings.learning,
-            self.task.nodes_by_name,
-            self.optimizers.__getitem__,
-            self.engine.limits,
+        learning = self.settings.learning
+        optimizers = NodeOptimizers(
+            self.adapters, learning, self.task.nodes_by_name, self.optimizers
         )
+        engine = self.engine
+        return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
     def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
         """Args: ``before_batch`` is called before each of the engine's batches, and may raise."""

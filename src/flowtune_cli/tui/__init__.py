@@ -1,1 +1,1 @@
-"""``flowtune inspect``: a terminal application that reads runs, and writes none."""
+"""``flowtune inspect``: a read-only terminal application that shows runs."""

@@ -1,7 +1,7 @@
-"""The application: which screens there are, how one gets from one to the next, and what all know.
+"""The Textual application: its screens, the navigation between them, and the runs that are open.
 
-``cli/inspect.py`` starts it. It reads through ``runs/reader.py`` alone, and writes nothing but what
-``e`` exports.
+``cli/inspect.py`` starts it. It reads through ``runs/reader.py`` and writes only exports (key
+``e``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from ..runs.stored import Filter
+from ..runs.records import Filter
+from .open_run import OpenRun
 from .screens.base import InspectScreen
 from .screens.compare import CompareScreen
 from .screens.episode import EpisodeScreen
@@ -23,15 +24,14 @@ from .screens.episodes import EpisodesScreen
 from .screens.overview import OverviewScreen
 from .screens.raw import RawScreen
 from .screens.runs import RunsScreen
-from .watched import Watched
 
 
 class InspectApp(App[None]):
     """Opens the runs of a directory, or one run.
 
     Args:
-        path: a run's directory, or one of runs.
-        is_run: which of both.
+        path: the directory of a run, or a directory of runs.
+        is_run: whether it is a run.
     """
 
     TITLE = "flowtune inspect"
@@ -50,12 +50,12 @@ class InspectApp(App[None]):
     def __init__(self, path: Path, *, is_run: bool) -> None:
         super().__init__()
         self.path, self.is_run = path, is_run
-        self._runs: dict[Path, Watched] = {}
+        self._runs: dict[Path, OpenRun] = {}
 
     def on_mount(self) -> None:
         first: InspectScreen = RunsScreen(self.path)
         if self.is_run:
-            run = self.watched(self.path)
+            run = self.open_store(self.path)
             self.following = run.live
             first = OverviewScreen(run)
         self.push_screen(first)
@@ -64,42 +64,40 @@ class InspectApp(App[None]):
         for run in self._runs.values():
             run.close()
 
-    def watched(self, path: Path) -> Watched:
-        """The run in this directory, opened once."""
+    def open_store(self, path: Path) -> OpenRun:
+        """The run in this directory, opened at most once."""
         if path not in self._runs:
-            self._runs[path] = Watched(path)
+            self._runs[path] = OpenRun(path)
         return self._runs[path]
 
-    # The way from trend to record
+    # Navigation
 
     def open_run(self, path: Path) -> None:
-        run = self.watched(path)
+        run = self.open_store(path)
         self.following = run.live
         self.push_screen(OverviewScreen(run))
 
-    def open_compared(self, one: Path, other: Path) -> None:
-        self.push_screen(CompareScreen(self.watched(one), self.watched(other)))
+    def open_comparison(self, one: Path, other: Path) -> None:
+        self.push_screen(CompareScreen(self.open_store(one), self.open_store(other)))
 
-    def open_episodes(self, run: Watched, where: Filter) -> None:
+    def open_episodes(self, run: OpenRun, where: Filter) -> None:
         self.push_screen(EpisodesScreen(run, where))
 
-    def open_episode(self, run: Watched, number: int) -> None:
+    def open_episode(self, run: OpenRun, number: int) -> None:
         self.push_screen(EpisodeScreen(run, number))
 
     def open_raw(self, title: str, records: Sequence[tuple[str, object]]) -> None:
         self.push_screen(RawScreen(title, records))
 
     def back(self) -> None:
-        """To the screen before; the first one stays."""
-        if len(self.screen_stack) > 2:  # beneath the first lies the app's own, which is empty
+        """Go to the previous screen; the first one stays."""
+        if len(self.screen_stack) > 2:  # the app's own empty screen is below the first one
             self.pop_screen()
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
         if isinstance(screen, InspectScreen):
-            yield SystemCommand(
-                "Help", "What this screen answers, and its keys", screen.action_help
-            )
-            yield SystemCommand("Export", "Write what is shown to a file", screen.action_export)
-            yield SystemCommand("Copy", "Copy what is shown", screen.action_copy)
-            yield SystemCommand("Follow", "Follow a live run, or stop", screen.action_follow)
+            yield SystemCommand("Help", "What this screen shows, and its keys", screen.action_help)
+            yield SystemCommand("Export", "Write the content to a file", screen.action_export)
+            yield SystemCommand("Copy", "Copy the content", screen.action_copy)
+            yield SystemCommand("Follow", "Follow a live run on or off", screen.action_follow)

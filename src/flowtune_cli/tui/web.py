@@ -1,10 +1,10 @@
 """``flowtune inspect --web``: the application in a browser of this machine.
 
-textual-serve runs the application (``web_app.py``, which can only read) in a process of its own for
-each page, and carries its screen and the page's keys over a WebSocket. The keys of whoever reaches
-that socket drive the application, so it is opened by our own page alone: a request must name this
-machine as its host (a foreign name that resolves to it is refused), must not come from another
-site's page, and must bring the token that is in the address printed at the start.
+textual-serve runs the application (the read-only ``web_app.py``) in its own process for each page,
+and sends its screen and the page's keys over a WebSocket. Whoever reaches that socket controls the
+application, so only our own page may open it: a request must name this machine as its host (a
+foreign name that resolves to it is refused), must not come from another site's page, and must have
+the token of the address that is printed at the start.
 """
 
 from __future__ import annotations
@@ -49,22 +49,24 @@ class InspectServer(Server):
     """Serves runs to this machine's browsers.
 
     Args:
-        path: a run's directory, or one of runs.
-        is_run: which of both.
-        port: 0 takes a free one.
-        say: is told the address once it can be opened.
+        path: the directory of a run, or a directory of runs.
+        is_run: whether it is a run.
+        port: 0 picks a free one.
+        on_ready: is called with the address once it can be opened.
     """
 
-    def __init__(self, path: Path, *, is_run: bool, port: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, *, is_run: bool, port: int, on_ready: Callable[[str], None]
+    ) -> None:
         command = [sys.executable, "-m", "flowtune_cli.tui.web_app", str(path.absolute())]
         super().__init__(_shell([*command, "run" if is_run else "runs"]), _ADDRESS, port)
         self.token = secrets.token_urlsafe(16)
-        self._say = say
+        self._on_ready = on_ready
         # A browser keeps cookies by host, not by port.
         self._cookie = f"flowtune-inspect-{secrets.token_hex(4)}"
 
     def initialize_logging(self) -> None:
-        """Leave logging as it is: stdout is for data."""
+        """Do not configure logging: stdout is for data."""
 
     async def _make_app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
@@ -80,22 +82,22 @@ class InspectServer(Server):
         return app
 
     async def handle_index(self, request: web.Request) -> web.Response:  # type: ignore[override]
-        """The page; the token moves from the address into a cookie, and out of sight."""
+        """The page; the token moves from the address into a cookie."""
         if "token" in request.query:
-            there = web.HTTPSeeOther("/")
-            there.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
-            raise there
+            redirect = web.HTTPSeeOther("/")
+            redirect.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+            raise redirect
         socket = html.escape(f"ws://{request.host}/ws")
         page = _PAGE.read_text(encoding="utf-8").replace("$websocket", socket)
         return web.Response(text=page, content_type="text/html")
 
     def serve(self, debug: bool = False) -> None:
-        """Serve until Ctrl-C, or until the process is asked to end.
+        """Serve until Ctrl-C or SIGTERM.
 
         Raises:
             FlowtuneError: the port is taken.
         """
-        # What a process of the application says when it fails goes to stdout, which is for data.
+        # Errors of the application's process go to stdout, which is for data.
         with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt):
             asyncio.run(self._serve())
 
@@ -107,11 +109,11 @@ class InspectServer(Server):
                 await web.TCPSite(runner, self.host, self.port).start()
             except OSError as error:
                 raise FlowtuneError(
-                    f"cannot serve on port {self.port}: {error.strerror or error}. Give another one"
-                    " by --port; 0 takes a free one."
+                    f"cannot serve on port {self.port}: {error.strerror or error}. Choose another"
+                    " one with --port; 0 picks a free one."
                 ) from error
             port = runner.addresses[0][1]
-            self._say(f"http://{self.host}:{port}/?token={self.token}")
+            self._on_ready(f"http://{self.host}:{port}/?token={self.token}")
             stopped = asyncio.Event()
             with contextlib.suppress(NotImplementedError):  # on Windows
                 asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
@@ -121,7 +123,7 @@ class InspectServer(Server):
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let our own page in, and nobody else."""
+        """Accept requests of our own page only."""
         host = request.url.host or ""
         if host not in _HOSTS:
             raise web.HTTPForbidden(text="this is served to this machine, by the name of localhost")
@@ -130,17 +132,17 @@ class InspectServer(Server):
             raise web.HTTPForbidden(text="this is served to its own page alone")
         if request.path == "/ws" and origin is None:
             raise web.HTTPForbidden(text="this is served to a page alone")
-        given = request.query.get("token") or request.cookies.get(self._cookie, "")
-        if not hmac.compare_digest(given.encode(), self.token.encode()):
+        token = request.query.get("token") or request.cookies.get(self._cookie, "")
+        if not hmac.compare_digest(token.encode(), self.token.encode()):
             raise web.HTTPForbidden(
                 text="open the address that 'flowtune inspect --web' printed: it has a token"
             )
         return await handler(request)
 
 
-def serve(path: Path, *, is_run: bool, port: int, say: Callable[[str], None]) -> None:
+def serve(path: Path, *, is_run: bool, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve a run, or a directory of runs, until Ctrl-C."""
-    InspectServer(path, is_run=is_run, port=port, say=say).serve()
+    InspectServer(path, is_run=is_run, port=port, on_ready=on_ready).serve()
 
 
 async def _script(request: web.Request) -> web.StreamResponse:

@@ -1,10 +1,10 @@
-"""The application as it runs behind a page: it reads runs, and can do nothing else.
+"""The application as it runs behind a web page: read-only.
 
     python -m flowtune_cli.tui.web_app PATH run|runs
 
-Keys and pasted text come from a browser. Exporting, the command palette (whose commands save and
-quit), downloads and links are left out, and the process itself refuses to open a file for writing,
-to start a program or to reach the network, whatever asks for it.
+Keys and pasted text come from a browser. Export, the command palette (whose commands save and
+quit), downloads and links are disabled, and the process refuses to open files for writing, to start
+programs and to use the network, whatever code tries it.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ _REFUSED = (
 
 
 class WebInspectApp(InspectApp):
-    """``InspectApp`` without what acts outside its own screen."""
+    """``InspectApp`` without anything that acts outside its own screen."""
 
     ENABLE_COMMAND_PALETTE = False
 
     def on_mount(self) -> None:
-        # Before a key can come, and after all that the start itself does.
+        # Before the first key, and after everything that starting up needs.
         sys.addaudithook(refuse)
 
     async def push_screen_wait(self, screen: Any, **more: Any) -> Any:
         if isinstance(screen, AskPath):
-            self.notify("Nothing can be written from a browser.", severity="warning")
+            self.notify("Export is disabled in a browser.", severity="warning")
             return None
         return await super().push_screen_wait(screen, **more)
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
-        self.notify(url, title="Nothing is opened from here", markup=False)
+        self.notify(url, title="Links are not opened here", markup=False)
 
     def deliver_text(self, *_: Any, **__: Any) -> None:
         return None
@@ -78,10 +78,10 @@ class WebInspectApp(InspectApp):
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook of Python: let only those events pass that read.
+    """A Python audit hook that allows only reading.
 
     Raises:
-        PermissionError: the event is another one.
+        PermissionError: the event is not a read.
     """
     if event == "open":
         _, mode, flags = arguments
@@ -93,7 +93,9 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
             return
     elif not event.startswith(_REFUSED):
         return
-    raise PermissionError(errno.EACCES, f"{event} is refused behind a page", str(arguments[:1]))
+    raise PermissionError(
+        errno.EACCES, f"{event} is refused in the web application", str(arguments[:1])
+    )
 
 
 def main() -> None:

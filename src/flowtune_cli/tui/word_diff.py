@@ -1,4 +1,4 @@
-"""Two texts word by word: what one has and the other has not."""
+"""Word-by-word difference of two texts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Part = tuple[Literal["same", "only"], str]
 
 
 def word_diff(one: str, other: str) -> tuple[list[Part], list[Part]]:
-    """Both texts in parts: those that both have, and those that only this one has.
+    """Both texts in parts: common ones, and those that only this text has.
 
-    White space counts as a part of its own, so that the parts of a text make up the text.
+    White space is also compared, so that the parts joined are the text.
     """
     words, others = _words(one), _words(other)
     first: list[Part] = []
@@ -24,20 +24,20 @@ def word_diff(one: str, other: str) -> tuple[list[Part], list[Part]]:
             first.append((name, "".join(words[a:b])))
         if c < d:
             second.append((name, "".join(others[c:d])))
-    return _joined(first), _joined(second)
+    return _merge(first), _merge(second)
 
 
-def _joined(parts: list[Part]) -> list[Part]:
-    """The parts with words that only one has joined over the white space between them."""
-    joined: list[Part] = []
+def _merge(parts: list[Part]) -> list[Part]:
+    """Merge parts that only this text has over the white space between them."""
+    merged: list[Part] = []
     for kind, text in parts:
-        between = len(joined) > 1 and joined[-1][0] == "same" and joined[-1][1].isspace()
-        if kind == "only" and between and joined[-2][0] == "only":
-            (_, before), (_, space) = joined[-2:]
-            joined[-2:] = [("only", before + space + text)]
+        between = len(merged) > 1 and merged[-1][0] == "same" and merged[-1][1].isspace()
+        if kind == "only" and between and merged[-2][0] == "only":
+            (_, before), (_, space) = merged[-2:]
+            merged[-2:] = [("only", before + space + text)]
         else:
-            joined.append((kind, text))
-    return joined
+            merged.append((kind, text))
+    return merged
 
 
 def _words(text: str) -> list[str]:

@@ -32,6 +32,9 @@ class MusiqueAnswerable(Task):
     presets: ClassVar[Sequence[Preset]] = (PAPER, SMALL)
     Settings: ClassVar[Any] = MusiqueSettings
     splits: ClassVar[Sequence[str]] = ("train", "dev", "test")
+    training_filter: ClassVar[str] = (
+        "match_hops keeps a quarter of the 2-hop, half of the 3-hop and all of the 4-hop questions"
+    )
     variant: ClassVar[str] = "ans"
 
     @classmethod
@@ -54,7 +57,14 @@ class MusiqueAnswerable(Task):
             repo=self.settings.hub_repo,
             revision=self.settings.hub_revision,
         )
-        examples = read_examples(path, pairs=self.variant == "full")
+        return read_examples(path, pairs=self.variant == "full")
+
+    def training_examples(self, examples: Iterable[Example], split: str) -> Iterable[Example]:
+        """Those of the train split whose ids hop matching keeps, if ``match_hops`` is set.
+
+        Raises:
+            DataError: an id does not say how many hops its question has.
+        """
         if split == "train" and self.settings.match_hops:
             return (example for example in examples if hops.kept(example.record_id))
         return examples
@@ -125,17 +135,19 @@ class MusiqueAnswerable(Task):
 
     def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """The official line: the official id and the three official fields."""
-        return {"id": example.record_id, **{name: result[name] for name in PREDICTED}}
+        prediction = {name: result[name] for name in PREDICTED}
+        return {"id": self.prediction_id(example), **prediction}
 
-    def prediction_key(self, example: Example) -> Mapping[str, str]:
-        """The official id; and the digest, as an id stands twice in MuSiQue-Full."""
-        digest = paragraphs_digest(document.text for document in example.documents)
-        return {"id": example.record_id, "pardigest": digest}
+    def prediction_id(self, example: Example) -> str:
+        """The official id, which the two records of a pair share in MuSiQue-Full."""
+        record_id: str = example.record_id
+        return record_id
 
     def scores(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """Under the names that they have in files of the paper's reference implementation."""
         scores = {SCORE: result[SCORE]} if SCORE in result else {}
-        return {**scores, "pardigest": self.prediction_key(example)["pardigest"]}
+        digest = paragraphs_digest(document.text for document in example.documents)
+        return {**scores, "pardigest": digest}
 
     def evaluate(
         self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]

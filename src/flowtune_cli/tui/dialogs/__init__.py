@@ -1,1 +1,1 @@
-"""What asks for something, and goes away."""
+"""Modal dialogs."""

@@ -1,4 +1,4 @@
-"""``e``: where to, and in which format."""
+"""The dialog of ``e``: the file to export to; its ending is the format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from ..export import ENDINGS
+from ..screen_export import ENDINGS
 
 
 class AskPath(ModalScreen["Path | None"]):
-    """Gives a path with an ending that says a format; None if nothing is to be written."""
+    """Returns a path whose ending is a format; None if the user cancels."""
 
     DEFAULT_CSS = """
     AskPath {
@@ -31,13 +31,13 @@ class AskPath(ModalScreen["Path | None"]):
     def __init__(self, what: str, default: Path) -> None:
         super().__init__()
         self.what, self.default = what, default
-        self._replaces: Path | None = None
+        self._confirmed: Path | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = f"Export {self.what}"
             box.border_subtitle = "enter writes, esc closes"
-            yield Static("To a file that ends with .md (to read) or .jsonl (to compute):")
+            yield Static("To a file that ends with .md (for reading) or .jsonl (for programs):")
             yield Input(str(self.default), compact=True, select_on_focus=False)
             yield Static(" ", id="note")
 
@@ -47,9 +47,9 @@ class AskPath(ModalScreen["Path | None"]):
             self._note(f"'{path.name}' must end with {' or '.join(ENDINGS)}.")
         elif not path.parent.is_dir():
             self._note(f"There is no directory {path.parent}.")
-        elif path.exists() and path != self._replaces:
-            self._replaces = path
-            self._note("It is there already: enter once more replaces it.")
+        elif path.exists() and path != self._confirmed:
+            self._confirmed = path
+            self._note("The file exists: press enter again to replace it.")
         else:
             self.dismiss(path)
 

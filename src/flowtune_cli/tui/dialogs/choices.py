@@ -1,4 +1,4 @@
-"""A list to choose from: the order of the episodes, or what they are filtered by."""
+"""Dialogs with a list: choose one entry, or tick several."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CSS = """
 
 
 class List(OptionList):
-    """A list that also knows j and k."""
+    """An option list that also has the keys j and k."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", show=False),
@@ -32,23 +32,23 @@ class List(OptionList):
 
 
 class ChooseOne(ModalScreen["int | None"]):
-    """Gives the number of the one that was chosen; None if nothing was."""
+    """Returns the number of the chosen entry; None if the user cancels."""
 
     DEFAULT_CSS = f"ChooseOne {{ {_CSS} }}"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close")]
 
-    def __init__(self, heading: str, names: Sequence[str], now: int) -> None:
+    def __init__(self, heading: str, names: Sequence[str], current: int) -> None:
         super().__init__()
-        self.heading, self.names, self.now = heading, names, now
+        self.heading, self.names, self.current = heading, names, current
 
     def compose(self) -> ComposeResult:
         options = List(
-            *(f"{'●' if n == self.now else '○'} {name}" for n, name in enumerate(self.names)),
+            *(f"{'●' if n == self.current else '○'} {name}" for n, name in enumerate(self.names)),
             markup=False,
         )
         options.border_title = self.heading
         options.border_subtitle = "enter chooses, esc closes"
-        options.highlighted = self.now
+        options.highlighted = self.current
         yield options
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -57,7 +57,7 @@ class ChooseOne(ModalScreen["int | None"]):
 
 @dataclass(frozen=True)
 class Choice:
-    """One line of a list to tick: it sets ``key`` to ``value``, and unticks others of the key."""
+    """An entry to tick: it sets ``key`` to ``value``, and unticks other entries of the key."""
 
     key: str
     value: Hashable
@@ -65,7 +65,7 @@ class Choice:
 
 
 class ChooseMany(ModalScreen[dict[str, Hashable]]):
-    """Ticks that hold when the list closes; at most one of each key."""
+    """Returns the ticked values by key, at most one for each, when the list closes."""
 
     DEFAULT_CSS = f"ChooseMany {{ {_CSS} }}"
     BINDINGS: ClassVar[list[BindingType]] = [

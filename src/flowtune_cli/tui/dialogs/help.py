@@ -1,4 +1,4 @@
-"""``?``: what a screen answers, its keys, and what the symbols mean."""
+"""The help dialog: what a screen shows, its keys, and the symbols."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ..badges import LEGEND
+from ..symbols import LEGEND
 
 
 class Help(ModalScreen[None]):
-    """Scrolls with the arrows; any of its keys closes it."""
+    """Scrolls with the arrow keys; escape, enter, q and ? close it."""
 
     DEFAULT_CSS = """
     Help {

@@ -1,4 +1,4 @@
-"""What all screens share: keys, the title, following a live run, copying and exporting."""
+"""The base of all screens: common keys, title, following a live run, copy and export."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from textual.widgets import Footer
 from ...flow.errors import FlowtuneError
 from ..dialogs.ask_path import AskPath
 from ..dialogs.help import Help
-from ..export import Export
-from ..widgets.rows import Rows
+from ..screen_export import ScreenExport
+from ..widgets.lazy_table import LazyTable
 from ..widgets.title_bar import TitleBar
 
 if TYPE_CHECKING:
     from ..app import InspectApp
 
-EVERY = 1.0
-"""Seconds from one look at a live run to the next."""
+POLL_SECONDS = 1.0
+"""Between two reads of a live run."""
 
-
-COMMON: list[BindingType] = [
+COMMON_BINDINGS: list[BindingType] = [
     Binding("t", "follow", "Live"),
     Binding("y", "copy", "Copy"),
     Binding("e", "export", "Export"),
@@ -35,14 +34,14 @@ COMMON: list[BindingType] = [
     Binding("escape", "back", "Back"),
     Binding("q", "app.quit", "Quit"),
 ]
-"""The keys of every screen. Each lists its own before them, as the footer shows them in order."""
+"""The keys of every screen. A screen lists its own keys first, since the footer keeps the order."""
 
 
 class InspectScreen(Screen[None]):
     """A screen of ``flowtune inspect``; each answers one question."""
 
-    ANSWERS: ClassVar[str]
-    _seen: object = None
+    HELP: ClassVar[str]
+    _last_poll: object = None
 
     def compose(self) -> ComposeResult:
         yield TitleBar()
@@ -50,46 +49,46 @@ class InspectScreen(Screen[None]):
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.set_interval(EVERY, self._look_again)
+        self.set_interval(POLL_SECONDS, self._poll)
         self.update()
 
     def on_screen_resume(self) -> None:
         if self.is_mounted:
             self.update()
 
-    # What a screen says
+    # To implement
 
     def body(self) -> Sequence[Widget] | ComposeResult:
-        """What stands between title and footer."""
+        """The widgets between title and footer."""
         raise NotImplementedError
 
     def update(self) -> None:
-        """Show what is stored now."""
+        """Read the run and show it."""
         raise NotImplementedError
 
-    def look(self) -> object:
-        """Look again; gives something that is another one if there is something new to show."""
+    def poll(self) -> object:
+        """Read the run again; the returned value changes if there is something new to show."""
         raise NotImplementedError
 
-    def copied(self) -> str:
-        """What ``y`` copies."""
+    def copy_text(self) -> str:
+        """The text that ``y`` copies."""
         raise NotImplementedError
 
-    def export(self) -> Export:
-        """What ``e`` writes."""
+    def export(self) -> ScreenExport:
+        """The content that ``e`` writes."""
         raise NotImplementedError
 
-    # What all do
+    # Common to all
 
     @property
     def inspector(self) -> InspectApp:
         return cast("InspectApp", self.app)
 
-    def _look_again(self) -> None:
+    def _poll(self) -> None:
         if self.app.screen is self and self.inspector.following:
-            seen = self.look()
-            if seen != self._seen:
-                self._seen = seen
+            state = self.poll()
+            if state != self._last_poll:
+                self._last_poll = state
                 self.update()
 
     def action_back(self) -> None:
@@ -100,18 +99,18 @@ class InspectScreen(Screen[None]):
         self.update()
 
     def action_help(self) -> None:
-        declared = [*self.BINDINGS, *(Rows.BINDINGS if self.query(Rows) else ())]
+        declared = [*self.BINDINGS, *(LazyTable.BINDINGS if self.query(LazyTable) else ())]
         keys: dict[str, list[str]] = {}
         for binding in Binding.make_bindings(declared):
             if binding.description:
                 keys.setdefault(binding.description, []).append(self.app.get_key_display(binding))
         keys["Command palette"] = ["^p"]
         self.app.push_screen(
-            Help(self.ANSWERS, [(" ".join(keys), what) for what, keys in keys.items()])
+            Help(self.HELP, [(" ".join(keys), what) for what, keys in keys.items()])
         )
 
     def action_copy(self) -> None:
-        text = self.copied()
+        text = self.copy_text()
         self.app.copy_to_clipboard(text)
         self.notify(f"Copied {len(text.splitlines())} lines.", timeout=2)
 
@@ -123,7 +122,7 @@ class InspectScreen(Screen[None]):
             self._write(export, path)
 
     @work(thread=True)
-    def _write(self, export: Export, path: Path) -> None:
+    def _write(self, export: ScreenExport, path: Path) -> None:
         try:
             export.write(path)
         except FlowtuneError as error:

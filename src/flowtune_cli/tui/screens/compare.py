@@ -12,22 +12,22 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ...flow.errors import FlowtuneError
-from ...runs.stored import NodeSummary
-from ..export import Export, flattened, table
-from ..figures import UNKNOWN, number, signed
-from ..watched import Watched
+from ...runs.records import NodeSummary
+from ..formatting import UNKNOWN, number, signed
+from ..open_run import OpenRun
+from ..screen_export import ScreenExport, flatten, table
 from ..widgets.metric_plot import Line, MetricPlot
 from ..widgets.title_bar import TitleBar
-from .base import COMMON, InspectScreen
+from .base import COMMON_BINDINGS, InspectScreen
 
-Three = tuple[str, str, str]
-"""What is compared, and both sides of it."""
+Comparison = tuple[str, str, str]
+"""What is compared, and its value in both runs."""
 
 
 class CompareScreen(InspectScreen):
-    """A metric of both over the episodes; below, metrics, nodes, and differing settings."""
+    """A metric of both runs over the episodes; below, metrics, nodes, and differing settings."""
 
-    ANSWERS = "Compare: which of the two learns better, and what did they do differently?"
+    HELP = "Compare: which of the two learns better, and what did they do differently?"
     DEFAULT_CSS = """
     CompareScreen {
         MetricPlot { height: 40%; }
@@ -38,10 +38,10 @@ class CompareScreen(InspectScreen):
         Binding("m", "metric", "Next metric"),
         Binding("j", "scroll(1)", show=False),
         Binding("k", "scroll(-1)", show=False),
-        *COMMON,
+        *COMMON_BINDINGS,
     ]
 
-    def __init__(self, one: Watched, other: Watched) -> None:
+    def __init__(self, one: OpenRun, other: OpenRun) -> None:
         super().__init__()
         self.sides = (one, other)
         self.shift = 0
@@ -54,7 +54,7 @@ class CompareScreen(InspectScreen):
     def on_resize(self) -> None:
         self.update()
 
-    def look(self) -> object:
+    def poll(self) -> object:
         return [side.refresh() for side in self.sides]
 
     def update(self) -> None:
@@ -91,7 +91,7 @@ class CompareScreen(InspectScreen):
             lines.append(Content(""))
         return Content("\n").join(lines)
 
-    def _tables(self) -> Iterator[tuple[str, Sequence[Three]]]:
+    def _tables(self) -> Iterator[tuple[str, Sequence[Comparison]]]:
         one, other = self.sides
         yield (
             "run",
@@ -107,7 +107,7 @@ class CompareScreen(InspectScreen):
         yield "nodes", list(self._node_rows())
         yield "settings that differ", list(self._setting_rows())
 
-    def _metric_rows(self) -> Iterator[Three]:
+    def _metric_rows(self) -> Iterator[Comparison]:
         lasts = []
         for side in self.sides:
             series = side.reader.metrics(1) if side.reader else {}
@@ -117,21 +117,21 @@ class CompareScreen(InspectScreen):
             gap = signed(other - one) if one is not None and other is not None else ""
             yield name, number(one), f"{number(other)} {f'({gap})' if gap else ''}".strip()
 
-    def _node_rows(self) -> Iterator[Three]:
+    def _node_rows(self) -> Iterator[Comparison]:
         of: list[dict[str, NodeSummary]] = [
             {node.node: node for node in side.reader.node_summary()} if side.reader else {}
             for side in self.sides
         ]
         for name in sorted({*of[0], *of[1]}):
-            one, other = _figures(of[0].get(name)), _figures(of[1].get(name))
-            for figure in one:
-                yield f"{name} {figure}", one[figure], other[figure]
+            one, other = _learning_stats(of[0].get(name)), _learning_stats(of[1].get(name))
+            for stat in one:
+                yield f"{name} {stat}", one[stat], other[stat]
 
-    def _setting_rows(self) -> Iterator[Three]:
+    def _setting_rows(self) -> Iterator[Comparison]:
         settings: list[dict[str, Any]] = []
         for side in self.sides:
             try:
-                settings.append(dict(flattened(side.directory.settings.get("settings", {}))))
+                settings.append(dict(flatten(side.directory.settings.get("settings", {}))))
             except FlowtuneError as error:
                 yield ("cannot be read", side.name, str(error))
                 return
@@ -147,10 +147,10 @@ class CompareScreen(InspectScreen):
     def action_scroll(self, by: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
 
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         return self.export().markdown()
 
-    def export(self) -> Export:
+    def export(self) -> ScreenExport:
         one, other = (side.name for side in self.sides)
         tables = [(heading, list(rows)) for heading, rows in self._tables()]
         records = [
@@ -163,11 +163,11 @@ class CompareScreen(InspectScreen):
             parts = [table([heading, one, other], rows) for heading, rows in tables]
             return f"# {one} and {other}\n\n" + "\n".join(parts)
 
-        return Export(f"{one}-and-{other}", "the comparison", lambda: records, markdown)
+        return ScreenExport(f"{one}-and-{other}", "the comparison", lambda: records, markdown)
 
 
-def _figures(node: NodeSummary | None) -> dict[str, str]:
-    """The figures of a node that tell how it learned."""
+def _learning_stats(node: NodeSummary | None) -> dict[str, str]:
+    """How a node learned: preferences, wins, loss, drift."""
     return {
         "preferences": f"{node.preferences:,}" if node else UNKNOWN,
         "wins": UNKNOWN if node is None or node.win_rate is None else f"{node.win_rate:.0%}",

@@ -1,4 +1,4 @@
-"""Episode: its unrolled graph, what was tried at each step, and what was learned from it."""
+"""Episode: its steps, their alternatives, and the preferences."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ...flow.errors import FlowtuneError
-from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
-from ...runs.stored_text import to_json, visible
-from ..badges import CHOSEN, gained
-from ..export import Export, alternative_text, episode_markdown, rollout_markdown, step_markdown
-from ..figures import number, one_line
-from ..watched import Watched
-from ..why import preference_of
+from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
+from ...runs.serialization import to_json, visible
+from ..explanations import preference_of
+from ..formatting import number, one_line
+from ..open_run import OpenRun
+from ..screen_export import (
+    ScreenExport,
+    alternative_text,
+    episode_markdown,
+    rollout_markdown,
+    step_markdown,
+)
+from ..symbols import PREFERENCE, outcome_label
 from ..widgets.detail import rollout_detail, step_detail
+from ..widgets.lazy_table import Column, LazyTable, Row
 from ..widgets.pane import Pane
-from ..widgets.rows import Column, Row, Rows
 from ..widgets.title_bar import TitleBar
-from .base import COMMON, InspectScreen
+from .base import COMMON_BINDINGS, InspectScreen
 
-Entry = StoredStep | StoredRollout
-"""A line of the timeline: a step, or beneath it an alternative that was tried there."""
+Entry = StepRecord | RolloutRecord
+"""A line of the timeline: a step, or below it a rollout from one of its alternatives."""
 
 
 class EpisodeScreen(InspectScreen):
-    """The timeline on the left, and what its cursor is at on the right."""
+    """The timeline on the left, the details of the selected entry on the right."""
 
-    ANSWERS = (
-        "Episode: what did each step say, which alternatives were tried, and what came of them?"
-    )
+    HELP = "Episode: what did each step say, which alternatives were tried, and what came of them?"
     DEFAULT_CSS = """
     EpisodeScreen {
         #about { height: auto; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         #parts { height: 1fr; }
-        Rows { width: 40%; min-width: 32; border-right: vkey $panel; }
+        LazyTable { width: 40%; min-width: 32; border-right: vkey $panel; }
         Pane { width: 1fr; padding: 0 1; }
-        &.zoomed Rows { display: none; }
+        &.zoomed LazyTable { display: none; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -51,25 +55,25 @@ class EpisodeScreen(InspectScreen):
         Binding("r", "raw", "Raw"),
         Binding("space,pagedown", "page(1)", "Scroll the text", show=False),
         Binding("b,pageup", "page(-1)", "Scroll the text back", show=False),
-        *COMMON,
+        *COMMON_BINDINGS,
     ]
 
-    def __init__(self, run: Watched, number: int) -> None:
+    def __init__(self, run: OpenRun, number: int) -> None:
         super().__init__()
         self.run, self.number = run, number
-        self.episode: StoredEpisode | None = None
+        self.episode: EpisodeRecord | None = None
         self.entries: list[Entry] = []
         self.diff = False
 
     def body(self) -> ComposeResult:
         yield Static(id="about", markup=False)
         with Horizontal(id="parts"):
-            yield Rows()
+            yield LazyTable()
             with Pane():
                 yield Static(id="detail", markup=False)
 
-    def look(self) -> object:
-        return None  # what is stored of an episode does not change any more
+    def poll(self) -> object:
+        return None  # a stored episode does not change
 
     def update(self) -> None:
         where = [self.run.name, f"episode {self.number}"]
@@ -77,14 +81,14 @@ class EpisodeScreen(InspectScreen):
         try:
             assert self.run.reader is not None
             self.episode = self.run.reader.episode(self.number)
-        except FlowtuneError as error:  # a resumed run has taken it back
+        except FlowtuneError as error:  # a resumed run has deleted it
             self.query_one("#about", Static).update(Content(str(error)))
             return
         self.entries = _timeline(self.episode)
         self.query_one("#about", Static).update(_about(self.episode))
         longest = max((len(step.node) for step in self.episode.steps), default=0)
         columns = [Column("step", max(12, min(16, longest + 3))), Column("output")]
-        self.query_one(Rows).show(columns, len(self.entries), self._load)
+        self.query_one(LazyTable).show(columns, len(self.entries), self._load)
         self._show_detail()
 
     def on_pane_resized(self) -> None:
@@ -95,14 +99,14 @@ class EpisodeScreen(InspectScreen):
 
     def _row(self, entry: Entry) -> Row:
         assert self.episode is not None
-        if isinstance(entry, StoredStep):
+        if isinstance(entry, StepRecord):
             cut = Content.assemble(("CUT ", "$text-warning")) if entry.truncated else Content("")
             what = Content.assemble((f"{entry.index} {entry.node}", "bold"))
             return [what, cut + Content(one_line(entry.output) or "(nothing)")]
-        star = CHOSEN.symbol if preference_of(self.episode, entry) else " "
-        badge = Content.assemble(f" └{entry.alternative} ", (star, CHOSEN.style), gained(entry))
+        star = PREFERENCE.symbol if preference_of(self.episode, entry) else " "
+        mark = (star, PREFERENCE.style)
         return [
-            badge,
+            Content.assemble(f" └{entry.alternative} ", mark, outcome_label(entry)),
             Content.assemble(
                 (one_line(alternative_text(self.episode, entry)) or "(nothing)", "$text-muted")
             ),
@@ -111,35 +115,35 @@ class EpisodeScreen(InspectScreen):
     def _show_detail(self) -> None:
         if self.episode is None or not self.entries or not self.is_attached:
             return
-        entry = self.entries[self.query_one(Rows).cursor]
-        if isinstance(entry, StoredStep):
+        entry = self.entries[self.query_one(LazyTable).cursor]
+        if isinstance(entry, StepRecord):
             content = step_detail(self.episode, entry)
         else:
             width = self.query_one(Pane).scrollable_content_region.width
             content = rollout_detail(self.episode, entry, diff=self.diff, width=width or 48)
         self.query_one("#detail", Static).update(content)
 
-    def on_rows_moved(self) -> None:
+    def on_lazy_table_moved(self) -> None:
         self.query_one(Pane).scroll_home(animate=False)
         self._show_detail()
 
-    def on_rows_chosen(self) -> None:
+    def on_lazy_table_chosen(self) -> None:
         self.add_class("zoomed")
         self.set_focus(None)
 
     def action_back(self) -> None:
-        """From the wide view to the timeline, then to the list."""
+        """Go back from the wide view to the timeline, then to the list."""
         if self.has_class("zoomed"):
             self.remove_class("zoomed")
-            self.query_one(Rows).focus()
+            self.query_one(LazyTable).focus()
         else:
             super().action_back()
 
     def action_deviation(self, by: int) -> None:
-        rows = self.query_one(Rows)
+        rows = self.query_one(LazyTable)
         ahead = range(rows.cursor + by, len(self.entries) if by > 0 else -1, by)
         for index in ahead:
-            if isinstance(self.entries[index], StoredRollout):
+            if isinstance(self.entries[index], RolloutRecord):
                 rows.cursor = index
                 return
         self.notify("No further deviation in this direction.", timeout=2)
@@ -155,25 +159,25 @@ class EpisodeScreen(InspectScreen):
     def action_raw(self) -> None:
         if self.episode is None or not self.entries:
             return
-        entry = self.entries[self.query_one(Rows).cursor]
-        name = f"step {entry.index}" if isinstance(entry, StoredStep) else f"rollout {entry.number}"
+        entry = self.entries[self.query_one(LazyTable).cursor]
+        name = f"step {entry.index}" if isinstance(entry, StepRecord) else f"rollout {entry.number}"
         records = [(name, entry), (f"episode {self.number}", self.episode)]
         self.inspector.open_raw(f"{self.run.name} episode {self.number}", records)
 
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         if self.episode is None or not self.entries:
             return ""
-        entry = self.entries[self.query_one(Rows).cursor]
-        if isinstance(entry, StoredStep):
+        entry = self.entries[self.query_one(LazyTable).cursor]
+        if isinstance(entry, StepRecord):
             return step_markdown(self.episode, entry)
         return rollout_markdown(self.episode, entry)
 
-    def export(self) -> Export:
+    def export(self) -> ScreenExport:
         episode = self.episode
         name = f"{self.run.name}-episode-{self.number}"
         if episode is None:
-            return Export(name, "nothing", list, lambda: "")
-        return Export(
+            return ScreenExport(name, "nothing", list, lambda: "")
+        return ScreenExport(
             name,
             f"episode {self.number}",
             lambda: [episode],
@@ -181,8 +185,8 @@ class EpisodeScreen(InspectScreen):
         )
 
 
-def _timeline(episode: StoredEpisode) -> list[Entry]:
-    """Each step with its deviations beneath."""
+def _timeline(episode: EpisodeRecord) -> list[Entry]:
+    """Each step followed by its rollouts."""
     entries: list[Entry] = []
     for step in episode.steps:
         entries.append(step)
@@ -190,21 +194,21 @@ def _timeline(episode: StoredEpisode) -> list[Entry]:
     return entries
 
 
-def _about(episode: StoredEpisode) -> Content:
+def _about(episode: EpisodeRecord) -> Content:
     means: dict[str, list[float]] = {}
     for reward in episode.rewards:
         means.setdefault(reward.name, []).extend([] if reward.value is None else [reward.value])
-    stated = [
+    rewards = [
         f"{name} {number(sum(values) / len(values) if values else None)}"
         for name, values in means.items()
     ]
-    ended = f"result {to_json(episode.result)}"
+    result = f"result {to_json(episode.result)}"
     if episode.error is not None:
-        ended = f"FAILED {one_line(episode.error)}"
+        result = f"FAILED {one_line(episode.error)}"
     lines = [
         Content.assemble((one_line(episode.question), "bold")),
         Content(visible(f"gold   {to_json(episode.gold)}")),
-        Content(visible(ended)),
-        Content("  ".join(stated)),
+        Content(visible(result)),
+        Content("  ".join(rewards)),
     ]
     return Content("\n").join(lines)

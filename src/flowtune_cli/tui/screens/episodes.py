@@ -1,4 +1,4 @@
-"""Episodes: find the ones that tell something, by filter, order and text."""
+"""Episodes: a list with filter, sort and search."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from ...runs.reader import RunReader
-from ...runs.stored import EpisodeSummary, Filter, Order
-from ..badges import OUTCOMES, flags, gain
+from ...runs.records import EpisodeSummary, Filter, Order
 from ..dialogs.choices import Choice, ChooseMany, ChooseOne
-from ..export import Export, table
-from ..figures import number, one_line, plural, shortened, signed
-from ..listing import NEWEST, Found, Wanted, query
-from ..watched import Watched
-from ..widgets.rows import Column, Row, Rows
+from ..episode_query import NEWEST_FIRST, EpisodeQuery, QueryResult, run_query
+from ..formatting import number, one_line, plural, shortened, signed
+from ..open_run import OpenRun
+from ..screen_export import ScreenExport, table
+from ..symbols import OUTCOMES, gain_label, problem_flags
+from ..widgets.lazy_table import Column, LazyTable, Row
 from ..widgets.title_bar import TitleBar
-from .base import COMMON, InspectScreen
+from .base import COMMON_BINDINGS, InspectScreen
 
 _CHUNK = 500
 
 
 class EpisodesScreen(InspectScreen):
-    """All episodes, or those that are wanted; the newest first unless sorted otherwise."""
+    """All episodes, or those of a query; by default newest first."""
 
-    ANSWERS = "Episodes: which ones are worth a look? gain = the most that an alternative won."
+    HELP = "Episodes: which ones are worth reading? gain = the highest gain of an alternative."
     DEFAULT_CSS = """
     EpisodesScreen {
-        Rows { height: 1fr; }
+        LazyTable { height: 1fr; }
         #about { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         Input { padding: 0 1; display: none; }
     }
@@ -43,25 +43,25 @@ class EpisodesScreen(InspectScreen):
         Binding("f", "filter", "Filter"),
         Binding("slash", "search", "Search", key_display="/"),
         Binding("s", "sort", "Sort"),
-        *COMMON,
+        *COMMON_BINDINGS,
     ]
 
-    def __init__(self, run: Watched, where: Filter) -> None:
+    def __init__(self, run: OpenRun, where: Filter) -> None:
         super().__init__()
         self.run = run
-        self.wanted = Wanted(where)
-        self.found: Found | None = None
+        self.selection = EpisodeQuery(where)
+        self.result: QueryResult | None = None
         self.count = 0
         self.rewards: list[str] = []
 
     def body(self) -> ComposeResult:
         yield Static(id="about")
-        yield Rows()
+        yield LazyTable()
         search = Input(placeholder="text in questions, prompts and outputs", compact=True)
         search.cursor_blink = False
         yield search
 
-    def look(self) -> object:
+    def poll(self) -> object:
         return self.run.refresh()
 
     def update(self) -> None:
@@ -71,57 +71,59 @@ class EpisodesScreen(InspectScreen):
         if self.run.reader is not None:
             self.count = self.run.reader.counts().episodes
             self.rewards = list(self.run.reader.metrics(1))
-        if self.wanted.everything:
+        if self.selection.is_default:
             self._show()
         else:
-            self._find(self.wanted, self.found)
+            self._run_query(self.selection, self.result)
 
     # The list
 
     def number_at(self, index: int) -> int:
-        if self.wanted.everything:
+        if self.selection.is_default:
             return self.count - 1 - index
-        assert self.found is not None
-        return self.found.numbers[index]
+        assert self.result is not None
+        return self.result.numbers[index]
 
-    def _want(self, wanted: Wanted) -> None:
-        self.wanted, self.found = wanted, None
-        self.query_one(Rows).show((), 0, lambda a, b: (), 0)
+    def _select(self, selection: EpisodeQuery) -> None:
+        self.selection, self.result = selection, None
+        self.query_one(LazyTable).show((), 0, lambda a, b: (), 0)
         self.update()
 
     @work(thread=True, exclusive=True, group="query", exit_on_error=True)
-    def _find(self, wanted: Wanted, before: Found | None) -> None:
+    def _run_query(self, query: EpisodeQuery, previous: QueryResult | None) -> None:
         worker = get_current_worker()
 
-        def tell(found: Found) -> bool:
+        def report(result: QueryResult) -> bool:
             if not worker.is_cancelled:
-                self.app.call_from_thread(self._take, wanted, found)
+                self.app.call_from_thread(self._show_result, query, result)
             return not worker.is_cancelled
 
-        query(self.run.directory.store_path, wanted, before, tell)
+        run_query(self.run.directory.store_path, query, previous, report)
 
-    def _take(self, wanted: Wanted, found: Found) -> None:
-        if wanted == self.wanted and self.is_attached:
-            self.found = found
+    def _show_result(self, query: EpisodeQuery, result: QueryResult) -> None:
+        if query == self.selection and self.is_attached:
+            self.result = result
             self._show()
 
     def _show(self) -> None:
-        rows = self.query_one(Rows)
+        rows = self.query_one(LazyTable)
         count = (
-            self.count if self.wanted.everything else len(self.found.numbers if self.found else ())
+            self.count
+            if self.selection.is_default
+            else len(self.result.numbers if self.result else ())
         )
-        # The cursor stays on its episode when others come in front of it, but for the first row.
+        # The cursor stays on its episode when new ones are inserted above, except in the first row.
         cursor = None
         if rows.count and rows.cursor and self._newest_first:
             cursor = rows.cursor + max(0, count - rows.count)
-            if self.found is not None and self.found.searched < self.found.total:
+            if self.result is not None and self.result.searched < self.result.total:
                 cursor = None
         rows.show(self._columns(), count, self._load, cursor)
-        self._tell(count)
+        self._show_status(count)
 
     @property
     def _newest_first(self) -> bool:
-        return self.wanted.order == NEWEST
+        return self.selection.order == NEWEST_FIRST
 
     def _columns(self) -> list[Column]:
         wide = self.size.width >= 100
@@ -145,33 +147,37 @@ class EpisodesScreen(InspectScreen):
         return [self._row(episode) for episode in self.run.reader.summaries(numbers)]
 
     def _row(self, episode: EpisodeSummary) -> Row:
-        shown = len(self._columns()) - 5
-        rewards = [number(episode.rewards.get(name)) for name in self.rewards[:shown]]
+        visible_rewards = len(self._columns()) - 5
+        rewards = [number(episode.rewards.get(name)) for name in self.rewards[:visible_rewards]]
         return [
             str(episode.number),
             one_line(episode.question),
             *rewards,
             f"★{episode.preferences}" if episode.preferences else "",
-            gain(episode.best_gain),
-            flags(episode),
+            gain_label(episode.best_gain),
+            problem_flags(episode),
         ]
 
-    def _tell(self, count: int) -> None:
+    def _show_status(self, count: int) -> None:
         order = self.orders()[self._order_index()][0]
-        parts = [f"{count:,} of {plural(self.count, 'episode')}", self.wanted.describe(), order]
-        found = self.found
-        if found is not None and found.searched < found.total:
-            parts.append(f"searched {found.searched:,} of {found.total:,} …")
+        parts = [
+            f"{count:,} of {plural(self.count, 'episode')}",
+            self.selection.describe(),
+            order,
+        ]
+        result = self.result
+        if result is not None and result.searched < result.total:
+            parts.append(f"searched {result.searched:,} of {result.total:,} …")
         if not self.count:
-            parts = [self.run.problem or "No episode is stored yet; they come a batch at a time."]
+            parts = [self.run.problem or "No episodes yet: each batch is stored when it ends."]
         self.query_one("#about", Static).update(Content(" · ".join(parts)))
 
     # Filter, order, search
 
     def orders(self) -> list[tuple[str, Order]]:
-        """Every order by its name."""
-        orders = [("newest first", NEWEST), ("oldest first", Order())]
-        orders.append(("greatest gain first", Order("gain", descending=True)))
+        """All orders, with their names."""
+        orders = [("newest first", NEWEST_FIRST), ("oldest first", Order())]
+        orders.append(("highest gain first", Order("gain", descending=True)))
         orders.append(("most preferences first", Order("preferences", descending=True)))
         for name in self.rewards:
             orders.append((f"lowest {name} first", Order("reward", name)))
@@ -181,14 +187,14 @@ class EpisodesScreen(InspectScreen):
 
     def _order_index(self) -> int:
         orders = [order for _, order in self.orders()]
-        return orders.index(self.wanted.order) if self.wanted.order in orders else 0
+        return orders.index(self.selection.order) if self.selection.order in orders else 0
 
     @work
     async def action_sort(self) -> None:
         names = [name for name, _ in self.orders()]
         chosen = await self.app.push_screen_wait(ChooseOne("Sort", names, self._order_index()))
         if chosen is not None:
-            self._want(replace(self.wanted, order=self.orders()[chosen][1]))
+            self._select(replace(self.selection, order=self.orders()[chosen][1]))
 
     @work
     async def action_filter(self) -> None:
@@ -199,8 +205,8 @@ class EpisodesScreen(InspectScreen):
             Choice("preference", False, "without a preference"),
             Choice("failed", True, "failed"),
             Choice("failed", False, "not failed"),
-            Choice("truncated", True, "an output cut off"),
-            Choice("truncated", False, "no output cut off"),
+            Choice("truncated", True, "a truncated output"),
+            Choice("truncated", False, "no truncated output"),
             *(
                 Choice("outcome", o, f"a rollout: {badge.symbol} {badge.word}")
                 for o, badge in OUTCOMES.items()
@@ -208,52 +214,52 @@ class EpisodesScreen(InspectScreen):
             *(Choice("node", node, f"of node {node}") for node in nodes),
         ]
         ticked = {
-            key: value for key, value in asdict(self.wanted.where).items() if value is not None
+            key: value for key, value in asdict(self.selection.where).items() if value is not None
         }
         chosen = await self.app.push_screen_wait(ChooseMany("Filter", choices, ticked))
         where = Filter(**chosen)  # type: ignore[arg-type]
-        if where != self.wanted.where:
-            self._want(replace(self.wanted, where=where))
+        if where != self.selection.where:
+            self._select(replace(self.selection, where=where))
 
     def action_search(self) -> None:
         search = self.query_one(Input)
         search.display = True
-        search.value = self.wanted.text
+        search.value = self.selection.text
         search.focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self._close_search()
-        if event.value != self.wanted.text:
-            self._want(replace(self.wanted, text=event.value))
+        if event.value != self.selection.text:
+            self._select(replace(self.selection, text=event.value))
 
     def _close_search(self) -> None:
         self.query_one(Input).display = False
-        self.query_one(Rows).focus()
+        self.query_one(LazyTable).focus()
 
     def action_back(self) -> None:
-        """Out of the search, then out of what it and the filter left, then to the run."""
+        """Close the search, then clear it, then go back to the run."""
         if self.query_one(Input).display:
             self._close_search()
-        elif self.wanted.text:
-            self._want(replace(self.wanted, text=""))
+        elif self.selection.text:
+            self._select(replace(self.selection, text=""))
         else:
             super().action_back()
 
-    def on_rows_chosen(self, event: Rows.Chosen) -> None:
+    def on_lazy_table_chosen(self, event: LazyTable.Chosen) -> None:
         self.inspector.open_episode(self.run, self.number_at(event.index))
 
     # Copy and export
 
-    def copied(self) -> str:
-        rows = self.query_one(Rows)
+    def copy_text(self) -> str:
+        rows = self.query_one(LazyTable)
         if not rows.count or self.run.reader is None:
             return ""
         (episode,) = self.run.reader.summaries([self.number_at(rows.cursor)])
         return f"{episode.number}\t{episode.example_id}\t{episode.question}"
 
-    def export(self) -> Export:
+    def export(self) -> ScreenExport:
         store = self.run.directory.store_path
-        count = self.query_one(Rows).count
+        count = self.query_one(LazyTable).count
         numbers = [self.number_at(index) for index in range(count)]
 
         def records() -> Any:
@@ -269,6 +275,8 @@ class EpisodesScreen(InspectScreen):
                 + [str(e.preferences), signed(e.best_gain)]
                 for e in records()
             )
-            return f"# {self.run.name}: {self.wanted.describe()}\n\n{table(heads, rows)}"
+            return f"# {self.run.name}: {self.selection.describe()}\n\n{table(heads, rows)}"
 
-        return Export(f"{self.run.name}-episodes", plural(count, "episode"), records, markdown)
+        return ScreenExport(
+            f"{self.run.name}-episodes", plural(count, "episode"), records, markdown
+        )

@@ -1,4 +1,4 @@
-"""Overview: does the run learn, and which of its nodes does or does not."""
+"""Overview: the metrics of a run, its nodes, and findings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ...runs.stored import Counts, Filter, NodeSummary
-from ..export import Export, table
-from ..figures import UNKNOWN, number, percent, plural, sparkline
-from ..findings import data, findings
-from ..watched import Watched
+from ...runs.records import Counts, Filter, NodeSummary
+from ..findings import completeness, findings
+from ..formatting import UNKNOWN, number, percent, plural, sparkline
+from ..open_run import OpenRun
+from ..screen_export import ScreenExport, table
+from ..widgets.lazy_table import Column, LazyTable, Row
 from ..widgets.metric_plot import MOVED, Line, MetricPlot
-from ..widgets.rows import Column, Row, Rows
 from ..widgets.title_bar import TitleBar
-from .base import COMMON, InspectScreen
+from .base import COMMON_BINDINGS, InspectScreen
 
 _POINTS, _TREND, _PLOT = 200, 16, 38
-"""Batches that a plot and a sparkline show at most, and the least width of a plot."""
+"""The most batches in a plot and in a sparkline, and the minimum width of a plot."""
 _COLUMNS = (
     Column("node"),
     Column("calls", 7, right=True),
@@ -38,30 +38,30 @@ _COLUMNS = (
 
 
 class OverviewScreen(InspectScreen):
-    """Metrics over the episodes, what each node has done and learned, and what stands out."""
+    """Plots of the metrics, a table of the nodes, and findings."""
 
-    ANSWERS = (
+    HELP = (
         "Overview: does the run learn? Plots: each metric's mean over its window and over the run."
         " Nodes: wins = share of alternatives that beat the greedy output, without ties; margin ="
         " mean reward difference of its preferences; drift = distance of the policy from its"
-        " reference; cut = outputs cut off; tok/s = tokens written a second, learning included."
+        " reference; cut = truncated outputs; tok/s = generated tokens per second, with training."
     )
     DEFAULT_CSS = """
     OverviewScreen {
         #about, #problem { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         #problem { height: auto; text-wrap: wrap; color: $text-warning; }
         #plots { height: 1fr; min-height: 7; }
-        Rows { height: auto; max-height: 9; min-height: 3; }
+        LazyTable { height: auto; max-height: 9; min-height: 3; }
         #findings { height: auto; max-height: 6; padding: 0 1; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("o", "episodes", "Episodes"),
         Binding("m", "metric", "Next metric"),
-        *COMMON,
+        *COMMON_BINDINGS,
     ]
 
-    def __init__(self, run: Watched) -> None:
+    def __init__(self, run: OpenRun) -> None:
         super().__init__()
         self.run = run
         self.nodes: list[NodeSummary] = []
@@ -71,10 +71,10 @@ class OverviewScreen(InspectScreen):
         yield Static(id="about")
         yield Static(id="problem", markup=False)
         yield Horizontal(id="plots")
-        yield Rows()
+        yield LazyTable()
         yield Static(id="findings")
 
-    def look(self) -> object:
+    def poll(self) -> object:
         return self.run.refresh()
 
     def on_resize(self) -> None:
@@ -86,12 +86,12 @@ class OverviewScreen(InspectScreen):
         self.query_one(TitleBar).show([self.run.name], info, following=self.inspector.following)
         problem = " ".join(filter(None, (info.problem, self.run.problem)))
         if info.state == "interrupted":
-            problem = f"{problem} Its process is gone: go on with {info.resume}".strip()
+            problem = f"{problem} Its process is gone: resume with {info.resume}".strip()
         note = self.query_one("#problem", Static)
         note.update(Content(problem))
         note.display = bool(problem)
         reader = self.run.reader
-        for widget in ("#plots", "Rows", "#findings"):
+        for widget in ("#plots", "LazyTable", "#findings"):
             self.query_one(widget).display = reader is not None
         if reader is None:
             self.query_one("#about", Static).update(Content(f"{info.task}  {info.model}"))
@@ -102,10 +102,10 @@ class OverviewScreen(InspectScreen):
         self._show_about(counts, seconds)
         self._show_plots()
         self._show_nodes(seconds)
-        found = [data(counts), *(f"→ {text}" for text in findings(counts, self.nodes))]
+        found = [completeness(counts), *(f"→ {text}" for text in findings(counts, self.nodes))]
         room = 4 if self.size.height < 30 else 6
         if len(found) > room:
-            found[room - 1 :] = [f"… and {len(found) - room + 1} more: y copies them all"]
+            found[room - 1 :] = [f"… and {len(found) - room + 1} more: y copies all"]
         self.query_one("#findings", Static).update(Content("\n".join(found)))
 
     def _show_about(self, counts: Counts, seconds: float) -> None:
@@ -126,13 +126,13 @@ class OverviewScreen(InspectScreen):
         moves = self.run.reader.reference_moves(20)
         names = sorted(series)
         shift = self.shift % len(names) if names else 0
-        shown = (names[shift:] + names[:shift])[: max(1, self.size.width // _PLOT)]
+        names = (names[shift:] + names[:shift])[: max(1, self.size.width // _PLOT)]
         holder = self.query_one("#plots")
         plots = list(holder.query(MetricPlot))
-        if len(plots) != len(shown):
-            self._change_plots(len(shown) - len(plots), plots)
+        if len(plots) != len(names):
+            self._change_plots(len(names) - len(plots), plots)
             return
-        for name, plot in zip(shown, plots, strict=True):
+        for name, plot in zip(names, plots, strict=True):
             window = [(point.episodes, point.metric.window) for point in series[name]]
             overall = [(point.episodes, point.metric.overall) for point in series[name]]
             plot.show(name, [Line("window", window, thick=True), Line("run", overall)], moves)
@@ -154,7 +154,7 @@ class OverviewScreen(InspectScreen):
             for node in self.nodes
         ]
         columns = [*_COLUMNS, Column("loss", _TREND)] if self.size.width >= 100 else _COLUMNS
-        self.query_one(Rows).show(columns, len(rows), lambda a, b: rows[a:b])
+        self.query_one(LazyTable).show(columns, len(rows), lambda a, b: rows[a:b])
 
     def _row(self, node: NodeSummary, losses: Sequence[float | None], seconds: float) -> Row:
         update = node.last_update
@@ -173,7 +173,7 @@ class OverviewScreen(InspectScreen):
             sparkline(losses, _TREND),
         ]
 
-    def on_rows_chosen(self, event: Rows.Chosen) -> None:
+    def on_lazy_table_chosen(self, event: LazyTable.Chosen) -> None:
         self.inspector.open_episodes(self.run, Filter(node=self.nodes[event.index].node))
 
     def action_episodes(self) -> None:
@@ -183,14 +183,14 @@ class OverviewScreen(InspectScreen):
         self.shift += 1
         self.update()
 
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         return self.export().markdown()
 
-    def export(self) -> Export:
+    def export(self) -> ScreenExport:
         reader = self.run.reader
         if reader is None:
             problem = self.run.problem
-            return Export(self.run.name, "nothing", list, lambda: problem)
+            return ScreenExport(self.run.name, "nothing", list, lambda: problem)
         counts, nodes, timings = reader.counts(), reader.node_summary(), reader.timings()
         metrics, seconds = reader.metrics(), sum(timings.values())
 
@@ -203,10 +203,12 @@ class OverviewScreen(InspectScreen):
             ]
             named = [column.title for column in _COLUMNS]
             node_rows = [[str(cell) for cell in self._row(n, (), seconds)[:-1]] for n in nodes]
-            found = "".join(f"- {text}\n" for text in [data(counts), *findings(counts, nodes)])
+            found = "".join(
+                f"- {text}\n" for text in [completeness(counts), *findings(counts, nodes)]
+            )
             tables = f"{table(heads, rows)}\n{table(named, node_rows)}"
             return f"# {self.run.name}\n\n{found}\n{tables}"
 
         records = [{"counts": counts, "timings": timings}, *({"node": node} for node in nodes)]
         records += [{"metric": name, "points": points} for name, points in metrics.items()]
-        return Export(self.run.name, "the overview", lambda: records, markdown)
+        return ScreenExport(self.run.name, "the overview", lambda: records, markdown)

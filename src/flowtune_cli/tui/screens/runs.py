@@ -1,4 +1,4 @@
-"""Runs: which there are, how they stand, and which one learns."""
+"""Runs: all runs of a directory with state and metrics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ...runs.directory import RunInfo, list_runs
-from ...runs.stored import MetricPoint
-from ..badges import STATES, Badge
-from ..export import Export, table
-from ..figures import UNKNOWN, number, sparkline
-from ..watched import Watched
-from ..widgets.rows import Column, Row, Rows
+from ...runs.records import MetricPoint
+from ..formatting import UNKNOWN, number, sparkline
+from ..open_run import OpenRun
+from ..screen_export import ScreenExport, table
+from ..symbols import STATES, Badge
+from ..widgets.lazy_table import Column, LazyTable, Row
 from ..widgets.title_bar import TitleBar
-from .base import COMMON, InspectScreen
+from .base import COMMON_BINDINGS, InspectScreen
 
 _TREND = 8
 Series = dict[str, list[MetricPoint]]
@@ -28,17 +28,17 @@ Series = dict[str, list[MetricPoint]]
 class RunsScreen(InspectScreen):
     """All runs of a directory, the newest first."""
 
-    ANSWERS = "Runs: which runs are there, how do they stand, and which of them learns?"
+    HELP = "Runs: what state are they in, and which of them learn?"
     DEFAULT_CSS = """
     RunsScreen {
-        Rows { height: 1fr; }
+        LazyTable { height: 1fr; }
         #problem { height: auto; padding: 0 1; color: $text-warning; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "compare", "Compare"),
         Binding("m", "metric", "Metric"),
-        *COMMON,
+        *COMMON_BINDINGS,
     ]
 
     def __init__(self, parent: Path) -> None:
@@ -49,23 +49,23 @@ class RunsScreen(InspectScreen):
         self.shift = 0
 
     def body(self) -> ComposeResult:
-        yield Rows()
+        yield LazyTable()
         yield Static(id="problem", markup=False)
 
-    def look(self) -> object:
-        return object()  # every run may have gone on
+    def poll(self) -> object:
+        return object()  # any run may have progressed
 
     def update(self) -> None:
-        at = self._under_cursor()
+        selected = self._under_cursor()
         self.runs = list_runs(self.directory)[::-1]
         self.query_one(TitleBar).show(["runs"], following=self.inspector.following)
         paths = [run.path for run in self.runs]
-        cursor = paths.index(at.path) if at and at.path in paths else None
+        cursor = paths.index(selected.path) if selected and selected.path in paths else None
         columns = [
             Column("run", 16),
             Column("task", 8),
             Column("state", 13),
-            Column("played", 7, right=True),
+            Column("episodes", 8, right=True),
             Column("trend", _TREND),
             Column("mean of the run"),
         ]
@@ -73,14 +73,14 @@ class RunsScreen(InspectScreen):
             columns.append(Column("created", 16))
         if self.size.width >= 140:
             columns.append(Column("model", 22))
-        self.query_one(Rows).show(columns, len(self.runs), self._load, cursor)
-        self._tell()
+        self.query_one(LazyTable).show(columns, len(self.runs), self._load, cursor)
+        self._show_status()
 
     def _load(self, first: int, last: int) -> Sequence[Row]:
         return [self._row(run) for run in self.runs[first:last]]
 
     def _row(self, run: RunInfo) -> Row:
-        series = _series(self.inspector.watched(run.path))
+        series = _series(self.inspector.open_store(run.path))
         names = sorted(series)
         names = names[self.shift % len(names) :] + names[: self.shift % len(names)] if names else []
         lasts = [f"{name} {number(series[name][-1].metric.overall)}" for name in names]
@@ -102,27 +102,27 @@ class RunsScreen(InspectScreen):
         ]
 
     def _under_cursor(self) -> RunInfo | None:
-        return self.runs[self.query_one(Rows).cursor] if self.runs else None
+        return self.runs[self.query_one(LazyTable).cursor] if self.runs else None
 
-    def _tell(self) -> None:
-        """Say beneath the table what is wrong with the run under the cursor, or what to do."""
+    def _show_status(self) -> None:
+        """Show below the table the problem of the run at the cursor, or what to do."""
         run = self._under_cursor()
         if run is None:
-            text = f"There are no runs in {self.directory}. 'flowtune train TASK' makes one."
+            text = f"There are no runs in {self.directory}. Make one with 'flowtune train TASK'."
         elif run.problem:
             text = run.problem
         else:
-            text = self.inspector.watched(run.path).problem
+            text = self.inspector.open_store(run.path).problem
             if not text and self.marked is not None:
-                text = f"{self.marked.name} is marked [c]: c on another run compares both."
+                text = f"{self.marked.name} is marked [c]: press c on another run to compare."
         note = self.query_one("#problem", Static)
         note.update(Content(text))
         note.display = bool(text)
 
-    def on_rows_moved(self) -> None:
-        self._tell()
+    def on_lazy_table_moved(self) -> None:
+        self._show_status()
 
-    def on_rows_chosen(self, event: Rows.Chosen) -> None:
+    def on_lazy_table_chosen(self, event: LazyTable.Chosen) -> None:
         self.inspector.open_run(self.runs[event.index].path)
 
     def action_metric(self) -> None:
@@ -138,16 +138,16 @@ class RunsScreen(InspectScreen):
             self.update()
             return
         one, self.marked = self.marked, None
-        self.inspector.open_compared(one, run.path)
+        self.inspector.open_comparison(one, run.path)
 
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         run = self._under_cursor()
         return str(run.path) if run else ""
 
-    def export(self) -> Export:
+    def export(self) -> ScreenExport:
         records = []
         for run in self.runs:
-            series = _series(self.inspector.watched(run.path))
+            series = _series(self.inspector.open_store(run.path))
             records.append(
                 {
                     **{key: getattr(run, key) for key in ("name", "task", "model", "state")},
@@ -168,9 +168,9 @@ class RunsScreen(InspectScreen):
             ]
             return table(["run", "task", "state", "episodes", "metrics"], rows)
 
-        return Export("runs", f"{len(records)} runs", lambda: records, markdown)
+        return ScreenExport("runs", f"{len(records)} runs", lambda: records, markdown)
 
 
-def _series(run: Watched) -> Series:
+def _series(run: OpenRun) -> Series:
     run.refresh()
     return {} if run.reader is None else run.reader.metrics(_TREND)

@@ -1,24 +1,24 @@
-"""What the cursor of a timeline is at, as text: a step, or an alternative that was tried there."""
+"""The details of a step or a rollout, as text."""
 
 from __future__ import annotations
 
 from textual.content import Content
 
-from ...runs.stored import StoredEpisode, StoredRollout, StoredStep
-from ...runs.stored_text import to_json, visible
-from ..badges import CHOSEN, OUTCOMES
-from ..export import alternative_text
-from ..figures import number, one_line, signed
-from ..pairs import Pair, pair_steps
-from ..why import explain_rollout, explain_step, preference_of
+from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
+from ...runs.serialization import to_json, visible
+from ..explanations import explain_rollout, explain_step, preference_of
+from ..formatting import number, one_line, signed
+from ..screen_export import alternative_text
+from ..step_alignment import AlignedSteps, align_steps
+from ..symbols import OUTCOMES, PREFERENCE
 from ..word_diff import Part, word_diff
 
 _HEAD = "bold $text-accent"
 Lines = list[Content]
 
 
-def step_detail(episode: StoredEpisode, step: StoredStep) -> Content:
-    """A step: its prompt, its output, its alternatives, and what there was to learn."""
+def step_detail(episode: EpisodeRecord, step: StepRecord) -> Content:
+    """A step: prompt, output, alternatives, and what it gave to learn from."""
     lines: Lines = [
         Content.assemble(
             (f"step {step.index}  {step.node}", _HEAD), f"  adapter version {step.adapter_version}"
@@ -27,11 +27,11 @@ def step_detail(episode: StoredEpisode, step: StoredStep) -> Content:
     cut = f", SHORTENED by {step.dropped_tokens}" if step.dropped_tokens else ""
     lines += _heading("prompt", f"{step.prompt_tokens} tokens{cut}")
     lines += _quoted(step.prompt, "$text-muted")
-    lines += _heading("output", _about(step.tokens, step.logprob, step.truncated))
+    lines += _heading("output", _output_note(step.tokens, step.logprob, step.truncated))
     lines += _quoted(step.output, "bold")
     for reward in episode.rewards:
         if reward.steps == step.index + 1:
-            lines.append(Content(f"then the flow stated {reward.name} = {number(reward.value)}"))
+            lines.append(Content(f"then reward {reward.name} = {number(reward.value)}"))
     for target in episode.targets:
         if target.step == step.index:
             lines += _heading("target", "")
@@ -41,10 +41,10 @@ def step_detail(episode: StoredEpisode, step: StoredStep) -> Content:
     rollouts = {r.alternative: r for r in episode.rollouts if r.step == step.index}
     for alternative in step.alternatives:
         rollout = rollouts.get(alternative.number)
-        how = Content("not tried") if rollout is None else _ended(episode, rollout)
+        how = Content("not tried") if rollout is None else _outcome(episode, rollout)
         lines.append(Content.assemble(f"{alternative.number} ", how))
-        lines += _quoted(alternative.text, "", lead="    ")
-    lines += _heading("to learn from", "")
+        lines += _quoted(alternative.text, "", indent="    ")
+    lines += _heading("training data", "")
     lines.append(Content(explain_step(episode, step)))
     if step.detail:
         lines += _heading("detail", "")
@@ -55,28 +55,28 @@ def step_detail(episode: StoredEpisode, step: StoredStep) -> Content:
 
 
 def rollout_detail(
-    episode: StoredEpisode, rollout: StoredRollout, *, diff: bool, width: int
+    episode: EpisodeRecord, rollout: RolloutRecord, *, diff: bool, width: int
 ) -> Content:
-    """An alternative: how it ended, the preference, and the rollout beside the episode.
+    """An alternative: outcome, preference, and the rollout beside the episode.
 
     Args:
         diff: show the two outputs word by word.
-        width: of the place where it is shown, in cells.
+        width: of the pane, in cells.
     """
     title = f"step {rollout.step}  {rollout.node}  alternative {rollout.alternative}"
-    lines: Lines = [Content.assemble((title, _HEAD)), _ended(episode, rollout)]
+    lines: Lines = [Content.assemble((title, _HEAD)), _outcome(episode, rollout)]
     lines.append(Content(visible(f"preference: {explain_rollout(episode, rollout)}")))
     lines += _outputs(episode, rollout, diff=diff)
-    pairs = pair_steps(episode, rollout)
+    pairs = align_steps(episode, rollout)
     if pairs:
         first = next((pair.index for pair in pairs if pair.first), None)
         about = f"first difference at step {first}"
         if first is None:
-            about = "no later step differs" if len(pairs) > 1 else "no step came after it"
+            about = "no later step differs" if len(pairs) > 1 else "no later step"
         lines += _heading("episode │ rollout", about)
-        lines += [_pair(pair, width) for pair in pairs]
+        lines += [_aligned_line(pair, width) for pair in pairs]
         if rollout.stopped_early:
-            lines.append(Content("the rollout stopped here: its reward was known"))
+            lines.append(Content("the rollout stopped here, at its reward"))
         elif rollout.result is not None:
             lines.append(Content(visible(f"its result: {to_json(rollout.result)}")))
     if rollout.traceback:
@@ -85,7 +85,7 @@ def rollout_detail(
     return Content("\n").join(lines)
 
 
-def _ended(episode: StoredEpisode, rollout: StoredRollout) -> Content:
+def _outcome(episode: EpisodeRecord, rollout: RolloutRecord) -> Content:
     badge = OUTCOMES[rollout.outcome]
     parts = [badge.content]
     if rollout.gain is not None:
@@ -94,12 +94,12 @@ def _ended(episode: StoredEpisode, rollout: StoredRollout) -> Content:
         rewards = f"({number(rollout.greedy_reward)} → {number(rollout.alternative_reward)})"
         parts.append(Content(rewards))
     if preference_of(episode, rollout) is not None:
-        parts.append(CHOSEN.content)
+        parts.append(PREFERENCE.content)
     return Content("  ").join(parts)
 
 
-def _outputs(episode: StoredEpisode, rollout: StoredRollout, *, diff: bool) -> Lines:
-    """The greedy output and the alternative, as chosen and rejected if they made a preference."""
+def _outputs(episode: EpisodeRecord, rollout: RolloutRecord, *, diff: bool) -> Lines:
+    """The greedy output and the alternative; as chosen and rejected if there is a preference."""
     preference = preference_of(episode, rollout)
     if preference is not None:
         one, other = ("chosen", preference.chosen), ("rejected", preference.rejected)
@@ -124,42 +124,42 @@ def _outputs(episode: StoredEpisode, rollout: StoredRollout, *, diff: bool) -> L
 
 
 def _parts(parts: list[Part], begin: str, end: str, style: str) -> Content:
-    shown = [
+    marked = [
         (f"{begin}{text}{end}", style) if kind == "only" else (text, "") for kind, text in parts
     ]
-    return Content.assemble(*shown) if shown else Content("(nothing)")
+    return Content.assemble(*marked) if marked else Content("(nothing)")
 
 
-def _pair(pair: Pair, width: int) -> Content:
-    """One step of both on one line."""
+def _aligned_line(pair: AlignedSteps, width: int) -> Content:
+    """A step of episode and rollout on one line."""
     half = max(12, (width - 9) // 2)
     mark = "≠ first" if pair.first else "≠" if pair.differs else "="
     style = "$text-warning bold" if pair.first else "" if pair.differs else "$text-muted"
 
-    def side(step: StoredStep | None) -> Content:
+    def side(step: StepRecord | None) -> Content:
         if step is None:
             return Content("(ended)").truncate(half, pad=True)
-        lead = "⊘ " if step.substituted else ""
-        text = f"{lead}{step.index} {step.node}: {one_line(step.output) or '(nothing)'}"
+        mark = "⊘ " if step.substituted else ""
+        text = f"{mark}{step.index} {step.node}: {one_line(step.output) or '(nothing)'}"
         return Content(text).truncate(half, ellipsis=True, pad=True)
 
     return Content.assemble(side(pair.episode), "│", side(pair.rollout), (mark, style))
 
 
-def _heading(title: str, about: str) -> Lines:
+def _heading(title: str, note: str) -> Lines:
     return [
         Content(""),
-        Content.assemble((title, "bold"), (f"  {about}" if about else "", "$text-muted")),
+        Content.assemble((title, "bold"), (f"  {note}" if note else "", "$text-muted")),
     ]
 
 
-def _quoted(text: str, style: str, lead: str = "  ") -> Lines:
-    shown = visible(text.rstrip("\n")) or "(nothing)"
-    return [Content.assemble((f"{lead}{line}", style)) for line in shown.split("\n")]
+def _quoted(text: str, style: str, indent: str = "  ") -> Lines:
+    content = visible(text.rstrip("\n")) or "(nothing)"
+    return [Content.assemble((f"{indent}{line}", style)) for line in content.split("\n")]
 
 
-def _about(tokens: int, logprob: float | None, truncated: bool) -> str:
+def _output_note(tokens: int, logprob: float | None, truncated: bool) -> str:
     parts = [f"{tokens} tokens"] if tokens else []
     parts += [] if logprob is None else [f"logprob {logprob:.2f}"]
-    parts += ["CUT: it had not ended yet"] if truncated else []
+    parts += ["TRUNCATED"] if truncated else []
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The course of a metric over the episodes: lines, and where references moved."""
+"""Plots metrics over the episodes, and marks reference moves."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from textual.widgets import Static
 from textual_hires_canvas import HiResMode
 from textual_plot import PlotWidget
 
-from ..figures import number
+from ..formatting import number
 
 Points = Sequence[tuple[int, float | None]]
-"""Episodes played, and the value then."""
-
+"""The number of episodes, and the value then."""
 
 MOVED = "◆"
-"""Stands at the foot of a plot where references moved."""
+"""Marks reference moves below a plot."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot. ``thick`` ones are drawn in blocks, others in dots: no colour needed."""
+    """One line of a plot. ``thick`` lines are drawn with blocks, others with dots."""
 
     name: str
     points: Points
@@ -47,15 +46,15 @@ class MetricPlot(Vertical):
     }
     """
 
-    _shown: tuple[str, Sequence[Line], Sequence[int]] | None = None
+    _content: tuple[str, Sequence[Line], Sequence[int]] | None = None
 
     def on_mount(self) -> None:
-        # A plot holds colours, not names of colours.
-        self.app.theme_changed_signal.subscribe(self, lambda _: self._show_again())
+        # A plot needs colours, not names of colours.
+        self.app.theme_changed_signal.subscribe(self, lambda _: self._redraw())
 
-    def _show_again(self) -> None:
-        if self._shown is not None:
-            self.show(*self._shown)
+    def _redraw(self) -> None:
+        if self._content is not None:
+            self.show(*self._content)
 
     def compose(self) -> ComposeResult:
         yield Static(classes="plot-title")
@@ -66,12 +65,12 @@ class MetricPlot(Vertical):
         yield plot
 
     def show(self, title: str, lines: Sequence[Line], moves: Sequence[int] = ()) -> None:
-        """Show these lines, the thick ones above.
+        """Show these lines, the thick ones on top.
 
         Args:
-            moves: how many episodes had been played when references moved.
+            moves: the numbers of episodes at which references moved.
         """
-        self._shown = (title, lines, moves)
+        self._content = (title, lines, moves)
         colors = self.app.theme_variables
         styles = {True: colors["accent"], False: colors["foreground"]}
         parts = [Content.assemble((title, "bold"))]
@@ -87,12 +86,12 @@ class MetricPlot(Vertical):
         plot = self.query_one(PlotWidget)
         plot.clear()
         for line in sorted(lines, key=lambda line: line.thick):
-            known = [(x, y) for x, y in line.points if y is not None]
-            if not known:
+            points = [(x, y) for x, y in line.points if y is not None]
+            if not points:
                 continue
-            xs, ys = zip(*known, strict=True)
+            xs, ys = zip(*points, strict=True)
             mode = HiResMode.QUADRANT if line.thick else HiResMode.BRAILLE
-            if len(known) == 1:  # a line needs two points
+            if len(points) == 1:  # a line needs two points
                 plot.scatter(xs, ys, "■" if line.thick else "•", styles[line.thick])
             else:
                 plot.plot(xs, ys, styles[line.thick], mode)
@@ -103,23 +102,23 @@ class MetricPlot(Vertical):
         if moves:
             plot.scatter(moves, [low - spare] * len(moves), MOVED, colors["foreground"])
         end = max((x for line in lines for x, _ in line.points), default=1)
-        plot.set_xlimits(0, end * 1.03)  # what is at the end stands inside the frame
+        plot.set_xlimits(0, end * 1.03)  # keeps the last points inside the frame
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """What the axis spans: the values, and never so little that noise looks big."""
+    """The range of the y axis: at least so large that noise does not look big."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    inside_one = low >= 0 and high <= 1
-    least = 0.25 if inside_one else abs(high) * 0.05 or 1.0
-    missing = max(0.0, least - (high - low)) / 2
+    in_unit = low >= 0 and high <= 1
+    min_span = 0.25 if in_unit else abs(high) * 0.05 or 1.0
+    missing = max(0.0, min_span - (high - low)) / 2
     low, high = low - missing, high + missing
-    shift = max(0.0, -low) - max(0.0, high - 1) if inside_one else 0.0
+    shift = max(0.0, -low) - max(0.0, high - 1) if in_unit else 0.0
     return low + shift, high + shift
 
 
 def _ticks(low: float, high: float, *, most: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``: as close as they can be, yet ``most + 1`` at most."""
+    """Round numbers from ``low`` to ``high``: as many as possible, but at most ``most + 1``."""
     power = 10.0 ** math.floor(math.log10(high - low))
     ticks: list[float] = []
     for factor in (0.2, 0.5, 1.0, 2.0, 5.0):

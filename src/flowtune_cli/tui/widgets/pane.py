@@ -1,4 +1,4 @@
-"""A place for text that depends on how wide it is."""
+"""A scrollable pane for text that depends on its width."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from textual.message import Message
 
 
 class Pane(VerticalScroll, can_focus=False):
-    """Scrolls, and says when it has another width; keys stay with the table beside it."""
+    """Scrolls, and posts ``Resized``; the table beside it keeps the focus."""
 
     class Resized(Message):
-        """The pane has another width."""
+        """The width of the pane changed."""
 
     def on_resize(self) -> None:
         self.post_message(self.Resized())

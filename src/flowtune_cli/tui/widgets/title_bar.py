@@ -1,4 +1,4 @@
-"""The first line of every screen: where one is, and how the run stands."""
+"""The first line of every screen: the path to it, and the state of the run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ...runs.directory import RunInfo
-from ..badges import STATES, Badge
+from ..symbols import STATES, Badge
 
 
 class TitleBar(Horizontal):
-    """Where one is on the left, the state of the run on the right."""
+    """The path on the left, the state of the run on the right."""
 
     DEFAULT_CSS = """
     TitleBar {
@@ -29,8 +29,8 @@ class TitleBar(Horizontal):
     def show(
         self, where: list[str], info: RunInfo | None = None, *, following: bool = False
     ) -> None:
-        *before, last = ["flowtune", *where]
-        trail = "".join(f"{part} › " for part in before)
+        *parents, last = ["flowtune", *where]
+        trail = "".join(f"{part} › " for part in parents)
         title = Content.assemble((trail, "$text-muted"), (last, "bold"))
         self.query_one(".title-where", Static).update(title)
         state = Content("")

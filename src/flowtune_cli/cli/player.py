@@ -1,0 +1,113 @@
+"""Loads a task to play: with the adapters of a run's newest checkpoint, or untrained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..flow.errors import UsageError
+from ..flow.task import Task
+from ..runs.directory import RunDirectory
+from . import options
+from .output import note
+from .run_overrides import RunOverrides, find_run
+
+if TYPE_CHECKING:
+    from ..config.resolve import Resolved
+    from ..registry import Registry
+    from ..training.session import Session
+
+
+@dataclass(frozen=True)
+class Player:
+    """A task with its settings and checkpoint; ``set_up`` loads the model.
+
+    Args:
+        checkpoint: a run's checkpoint; None for the untrained task.
+        made_by: identifies the model, checkpoint and settings, on which outputs depend.
+    """
+
+    registry: Registry
+    resolved: Resolved
+    task: Task
+    checkpoint: Path | None
+    made_by: str
+
+    def set_up(self) -> Session:
+        """Load the model, and the adapters of the checkpoint."""
+        from ..training.checkpoint import load_checkpoint
+        from ..training.session import set_up
+
+        note(f"loading {self.resolved.settings.model.name}")
+        session = set_up(self.task, self.resolved.settings, self.registry)
+        if self.checkpoint is not None:
+            load_checkpoint(
+                self.checkpoint,
+                adapters=session.adapters,
+                learner=None,
+                nodes=self.task.nodes,
+            )
+        return session
+
+
+def load_player(
+    registry: Registry,
+    task_name: str,
+    run_name: str | None,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    preset: str | None = None,
+) -> Player:
+    """The task with the run's newest checkpoint; without a run, untrained.
+
+    Settings that now differ from the run's are used, with a note.
+    """
+    task_class = registry.task(task_name)
+    flags = {"preset": preset}
+    if run_name is None:
+        resolved = options.settings(
+            registry, task_class, config=config, overrides=overrides, flags=flags
+        )
+        made_by = f"untrained {resolved.settings.model.name}"
+        checkpoint = None
+    else:
+        run = find_run(registry, run_name, config, overrides)
+        settings = RunOverrides(
+            registry, task_class, run, config=config, overrides=overrides, flags=flags
+        )
+        resolved = settings.trained()
+        for difference in settings.differences:
+            note(f"differs from the run: {difference}")
+        checkpoint = newest_checkpoint(run)
+        made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
+    made_by += f", settings {_digest(resolved, task_name)}"
+    return Player(registry, resolved, resolved.make_task(), checkpoint, made_by)
+
+
+def newest_checkpoint(run: RunDirectory) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        UsageError: it has no checkpoint yet.
+    """
+    from ..training.checkpoint import checkpoints
+
+    found = checkpoints(run.checkpoints)
+    if not found:
+        raise UsageError(
+            f"run '{run.path.name}' has no checkpoint yet: training saves one after every"
+            " training.save_every episodes, when it is stopped, and at its end"
+        )
+    return found[-1]
+
+
+def _digest(resolved: Resolved, task: str) -> str:
+    """A short digest of the settings that outputs depend on."""
+    values = resolved.settings.model_dump(mode="json")
+    model = {key: value for key, value in values["model"].items() if key != "device"}
+    text = json.dumps([model, values["training"]["seed"], values["tasks"].get(task)])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

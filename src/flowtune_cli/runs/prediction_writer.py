@@ -1,0 +1,188 @@
+"""Writes a prediction file, one JSON line for each example, that appears when it is complete.
+
+Until then the records are in ``PATH.partial``, from which a later process can resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..flow.errors import FlowtuneError, UsageError
+from .atomic import read_json, write_bytes, write_json
+from .lock import try_lock
+
+
+class PredictionWriter:
+    """Collects records in any order, and writes them in the order of the examples.
+
+    ``PATH.partial.ids`` beside ``PATH.partial`` says whether a later process makes the same
+    predictions: for the same examples in the same order, in the same way. ``finish`` turns the
+    records into the lines of the file.
+
+    Args:
+        path: the complete file; replaces an existing one only when it is complete.
+        expected_ids: the examples' ids, in the order of the lines.
+        made_by: identifies predictions that may be mixed, such as run and checkpoint.
+
+    Attributes:
+        done: the number of records written, with those of a resumed file.
+
+    Raises:
+        UsageError: the partial file has other predictions, or another process writes to it.
+        FlowtuneError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, expected_ids: Sequence[str], made_by: str = "") -> None:
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
+        self.done = 0
+        self._expected = len(expected_ids)
+        self._pending: dict[int, bytes] = {}
+        self._ids = path.with_name(f"{path.name}.partial.ids")
+        digest = hashlib.sha256(json.dumps(list(expected_ids)).encode()).hexdigest()
+        key = {"examples": len(expected_ids), "ids_sha256": digest, "made_by": made_by}
+        try:
+            # Unbuffered: closing the file after a failed write does not try it again.
+            self._file = open(self.partial, "a+b", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
+            if not try_lock(self._file.fileno()):
+                raise UsageError(f"another process is writing {self.partial}; let it finish first")
+            if self.partial.stat().st_size == 0:
+                write_json(self._ids, key)
+            self._check_key(key)
+            self._read_back()
+        except OSError as error:
+            self.close()
+            raise self._failed(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write(self, position: int, record: Mapping[str, Any]) -> None:
+        """Write the record of the example at ``position`` of ``expected_ids``, once.
+
+        Raises:
+            UsageError: the record is not made of JSON values.
+            FlowtuneError: the file cannot be written.
+        """
+        if not self.done <= position < self._expected or position in self._pending:
+            raise ValueError(f"position {position} is out of range or already written")
+        self._pending[position] = _encode(record, position)
+        lines: list[bytes] = []
+        while self.done + len(lines) in self._pending:
+            lines.append(self._pending.pop(self.done + len(lines)))
+        self._append(b"".join(lines))
+        self.done += len(lines)
+
+    def finish(self, to_lines: Callable[[list[Any]], Iterable[Mapping[str, Any]]] = list) -> None:
+        """Write the complete file.
+
+        Args:
+            to_lines: makes its lines from all records, in the order of the examples.
+
+        Raises:
+            FlowtuneError: records are missing, or the file cannot be written. The partial file is
+                kept then, and also if ``to_lines`` raises an exception.
+        """
+        if self.done < self._expected:
+            raise FlowtuneError(
+                f"{self.partial} has {self.done} of {self._expected} lines. Run the same command"
+                " again to resume."
+            )
+        with open(self.partial, "rb") as lines:
+            records = [json.loads(line) for line in lines]
+        write_lines(self.path, to_lines(records))
+        try:
+            self._file.close()
+            self.partial.unlink()
+            self._ids.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Stop here; a later process can resume."""
+        self._file.close()
+
+    def _check_key(self, key: Mapping[str, Any]) -> None:
+        advice = f"Delete it to start again, or write to another file than {self.path}."
+        if not self._ids.exists():
+            raise UsageError(
+                f"{self._ids.name} is missing, so the lines of {self.partial} are of unknown"
+                f" origin. {advice}"
+            )
+        stored = read_json(self._ids)
+        if stored == key:
+            return
+        what = "has other examples, or the same ones in another order"
+        if isinstance(stored, dict) and {**stored, "made_by": key["made_by"]} == key:
+            what = f"was made by {stored['made_by']!r}, not by {key['made_by']!r}"
+        raise UsageError(f"{self.partial} {what}. {advice}")
+
+    def _read_back(self) -> None:
+        """Count the existing lines, and drop an incomplete last one."""
+        end = 0
+        with open(self.partial, "rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    json.loads(line)
+                except ValueError as error:
+                    raise UsageError(
+                        f"{self.partial}, line {self.done + 1}, is not JSON ({error}). Delete the"
+                        " file to start again."
+                    ) from error
+                self.done += 1
+                end += len(line)
+        if self.done > self._expected:
+            raise UsageError(
+                f"{self.partial} has {self.done} lines for {self._expected} examples. Delete it to"
+                " start again."
+            )
+        self._file.truncate(end)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> FlowtuneError:
+        return FlowtuneError(
+            f"cannot write {self.path}: {error.strerror or error}. {self.partial.name} is kept:"
+            " run the same command again to resume."
+        )
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON line for each of ``lines`` to ``path``, atomically.
+
+    Raises:
+        UsageError: a line is not made of JSON values.
+        FlowtuneError: it cannot be written.
+    """
+    write_bytes(path, (_encode(line, number) for number, line in enumerate(lines)))
+
+
+def _encode(prediction: Mapping[str, Any], position: int) -> bytes:
+    try:
+        line = json.dumps(prediction, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the prediction at position {position} is not made of JSON values: {error}"
+        ) from error
+    # A lone surrogate has no UTF-8, but its replacement is its JSON escape.
+    return line.encode("utf-8", "backslashreplace") + b"\n"

@@ -1,0 +1,109 @@
+"""Running totals of each node and phase, stored with every batch.
+
+So a run is summarized from its last batch alone, however long the run is, and deleting batches
+deletes their totals with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..flow.deviation import Outcome, Trace
+from ..flow.episode import Step
+from .batch import BatchRecord, Row
+
+OUTCOME_COLUMNS = {
+    Outcome.ALTERNATIVE_BETTER: "better",
+    Outcome.GREEDY_BETTER: "worse",
+    Outcome.TIE: "ties",
+    Outcome.UNDEFINED: "undefined",
+    Outcome.FAILED: "failed",
+    Outcome.SKIPPED: "skipped",
+}
+"""The column that counts the rollouts with this outcome."""
+
+COLUMNS = (
+    "calls",
+    "truncated",
+    "prompt_tokens",
+    "tokens",
+    *OUTCOME_COLUMNS.values(),
+    "preferences",
+    "margins",
+    "targets",
+    "reference_moves",
+)
+"""The columns that are summed: all but batch and node."""
+
+Totals = dict[str, dict[str, Any]]
+"""The sums by node and column. ``margins`` is None once infinite margins made it undefined."""
+
+
+def node_rows(record: BatchRecord, previous: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
+    """The rows of ``node_totals`` after a batch.
+
+    Args:
+        previous: the totals after the previous batch, by node.
+    """
+    totals: Totals = {
+        node: {column: row[column] for column in COLUMNS} for node, row in previous.items()
+    }
+    for trace in record.traces:
+        _add_trace(totals, trace)
+    for update in record.updates:
+        _sums(totals, update.node)
+    for node, moved in (record.reference_update or {}).items():
+        _sums(totals, node)["reference_moves"] += int(moved)
+    for node, sums in totals.items():
+        yield "node_totals", {"batch": record.batch, "node": node, **sums}
+
+
+def timing_rows(record: BatchRecord, previous: Mapping[str, float]) -> Iterator[Row]:
+    """The rows of ``timings`` after a batch: its own seconds, and the total since the start."""
+    for phase in sorted({*previous, *record.timings}):
+        seconds = record.timings.get(phase, 0.0)
+        yield (
+            "timings",
+            {
+                "batch": record.batch,
+                "phase": phase,
+                "seconds": seconds,
+                "total": previous.get(phase, 0.0) + seconds,
+            },
+        )
+
+
+def _sums(totals: Totals, node: str) -> dict[str, Any]:
+    return totals.setdefault(node, dict.fromkeys(COLUMNS, 0) | {"margins": 0.0})
+
+
+def _add_trace(totals: Totals, trace: Trace) -> None:
+    for step in trace.episode.steps:
+        _add_call(totals, step)
+        _sums(totals, step.node)["calls"] += 1
+        for output in step.response.outputs[1:]:
+            _sums(totals, step.node)["tokens"] += output.tokens
+            _sums(totals, step.node)["truncated"] += int(output.truncated)
+    for deviation in trace.deviations:
+        _sums(totals, deviation.node)[OUTCOME_COLUMNS[deviation.outcome]] += 1
+        for step in deviation.rollout.steps[deviation.step :] if deviation.rollout else ():
+            _add_call(totals, step)
+    for preference in trace.preferences:
+        sums = _sums(totals, preference.node)
+        sums["preferences"] += 1
+        if sums["margins"] is not None:
+            margins = sums["margins"] + preference.margin
+            sums["margins"] = None if math.isnan(margins) else margins
+    for target in trace.episode.targets:
+        _sums(totals, trace.episode.steps[target.step].node)["targets"] += 1
+
+
+def _add_call(totals: Totals, step: Step) -> None:
+    if step.substituted:  # an output without a call
+        return
+    sums = _sums(totals, step.node)
+    sums["prompt_tokens"] += step.response.prompt_tokens
+    sums["tokens"] += step.output.tokens
+    sums["truncated"] += int(step.output.truncated)
