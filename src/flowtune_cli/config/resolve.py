@@ -164,9 +164,7 @@ def _resolve(
     if task_class is not None:
         installed[task_class.name] = task_class
     checker = Checker(registry)
-    entries = checker.split(
-        Settings, (), [entry for layer in layers for entry in layer.items()]
-    )
+    entries = checker.split(Settings, (), [entry for layer in layers for entry in layer.items()])
     task_entries = checker.split(installed, ("tasks",), entries.pop("tasks", ()))
     settings: Settings = checker.make(Settings, (), checker.merge_all(Settings, (), entries))
     check_sections(settings, checker)

@@ -50,7 +50,8 @@ def fields_of(kind: Any) -> Mapping[str, Any] | None:
 def is_open(kind: Any) -> bool:
     """Whether a table may have settings that ``fields_of`` does not name."""
     kind = without_none(kind)
-    return kind is Any or getattr(kind, "model_config", {}).get("extra") == "allow"
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return kind is Any or (is_model and kind.model_config.get("extra") == "allow")
 
 
 def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
