@@ -112,6 +112,7 @@ def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
     assert [line["team"] for line in done] == ["repairs", "billing"]
 
 
+@pytest.mark.slow
 def test_the_tutorial_s_tests_pass_and_can_fail(registry: Registry, tmp_path: Path) -> None:
     """Run as an author would, in a copy of the package, and once more with a mistake in it."""
     folder = shutil.copytree(PACKAGE, tmp_path / "package")
@@ -220,6 +221,7 @@ def tutorial_folder(
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_run(
     tutorial_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

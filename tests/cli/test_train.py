@@ -103,6 +103,7 @@ def test_learning_changes_each_node(train: Run) -> None:
 @pytest.mark.parametrize(
     ("call", "number"), [(1, signal.SIGINT), (9, signal.SIGTERM), (17, signal.SIGINT)]
 )
+@pytest.mark.slow
 def test_stopped_and_resumed_is_as_if_never_stopped(
     train: Run, monkeypatch: pytest.MonkeyPatch, call: int, number: int
 ) -> None:
@@ -120,6 +121,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
     assert rows(Path("runs/parted")) == rows(Path("runs/whole"))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     train("--name", "whole")
     about = Path("runs/cut/run.json")
@@ -182,6 +184,7 @@ def test_resuming_a_finished_run_says_so(train: Run) -> None:
     assert learned(Path("runs/a")) == before
 
 
+@pytest.mark.slow
 def test_a_run_can_get_more_examples(train: Run) -> None:
     train("--name", "whole")
     train("--limit", "4", "--name", "a")
@@ -193,6 +196,7 @@ def test_a_run_can_get_more_examples(train: Run) -> None:
     assert "nothing left to train" in train("--resume", "a").err
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_dtype_that_it_began_with(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +293,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_its_checkpoint(
     assert learned(Path("runs/a")) == learned(Path("runs/whole"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_lost(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,8 @@ from flowtune_musique.flow import MusiqueFull
 from flowtune_musique.records import Document, Gold
 from flowtune_musique.settings import MusiqueSettings
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = tuple(Document(n, f"T{n}", f"{word} {n}") for n, word in enumerate("abcde"))
 
 
