@@ -523,10 +523,10 @@ def test_training_is_real(tiny_model_dir: Path, tmp_path: Path) -> None:
     task = Answering()
     examples = list(task.examples(None, "train"))
     settings = {"training": {"batch_size": 2}, "adapter": {"rank": 2}}
-    figures = train(task, examples, tiny_model_dir, tmp_path / "run", settings)
-    assert len(figures) == 2
-    assert figures[0]["node/check/data"] == 2
-    assert figures[0]["node/check/gradient_norm"] > 0
+    metrics = train(task, examples, tiny_model_dir, tmp_path / "run", settings)
+    assert len(metrics) == 2
+    assert metrics[0]["node/check/data"] == 2
+    assert metrics[0]["node/check/gradient_norm"] > 0
     with pytest.raises(UsageError, match="run"):
         train(task, examples, tiny_model_dir, tmp_path / "run", settings)
 

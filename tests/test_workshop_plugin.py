@@ -89,12 +89,12 @@ def test_it_trains_with_its_optimizer_and_logs_to_its_tracker(
         "training": {"batch_size": 2, "passes": 2},
     }
     run = tmp_path / "runs" / "first"
-    figures = train(task, list(task.examples(None, "train")), tiny_model_dir, run, settings)
-    lines = [json.loads(line) for line in (run / "figures.jsonl").read_text().splitlines()]
+    metrics = train(task, list(task.examples(None, "train")), tiny_model_dir, run, settings)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["episodes"] for line in lines] == [2, 4, 6, 8]
     assert {line["task"] for line in lines} == {"workshop"}
     assert len({line["run"] for line in lines}) == 1
-    for line, expected in zip(lines, figures, strict=True):
+    for line, expected in zip(lines, metrics, strict=True):
         assert line.items() >= expected.items()
     assert any(line["node/answer/gradient_norm"] > 0 for line in lines)
     assert task.node("style").won, "the bandit has learned"

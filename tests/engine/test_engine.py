@@ -74,7 +74,7 @@ def naive(adapters: Adapters, engine: ModelEngine, request: ScoreRequest) -> lis
     with torch.no_grad():
         return [
             [
-                float(likelihood(adapters, request.adapter, ids, tokens.completion(text)))
+                float(likelihood(adapters, request.adapter, ids, tokens.completion(text)).detach())
                 for text in completions
             ]
             for ids, completions in (

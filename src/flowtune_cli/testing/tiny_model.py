@@ -157,13 +157,13 @@ def train(
         settings: by section, such as ``{"training": {"batch_size": 2}, "adapter": {"rank": 2}}``.
 
     Returns:
-        The figures of each mini-batch, as trackers get them, see ``flowtune_cli.Tracker``.
+        The metrics of each mini-batch, as trackers get them, see ``flowtune_cli.Tracker``.
 
     Raises:
         UsageError: there is nothing to train on, or a setting or name is wrong.
     """
     from ..runs.directory import RunDirectory
-    from ..trackers.figures import figures
+    from ..trackers.metrics import batch_metrics
     from ..training.loop import Report, Trainer
 
     chosen = _settings(model, settings)
@@ -179,7 +179,7 @@ def train(
 
     def log(report: Report) -> None:
         if report.record is not None:
-            logged.append(figures(report.record))
+            logged.append(batch_metrics(report.record))
 
     Trainer(session, directory, examples, on_report=log).train()
     return logged

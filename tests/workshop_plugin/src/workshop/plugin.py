@@ -92,14 +92,14 @@ def momentum(
 
 
 class JsonLines:
-    """A tracker: a line of JSON for each mini-batch, in RUN/figures.jsonl."""
+    """A tracker: a line of JSON for each mini-batch, in RUN/metrics.jsonl."""
 
     def __init__(self, run: TrackedRun) -> None:
-        self._file = (run.path / "figures.jsonl").open("a", encoding="utf-8")
+        self._file = (run.path / "metrics.jsonl").open("a", encoding="utf-8")
         self._header = {"run": run.id, "task": run.task, "seed": run.settings["training"]["seed"]}
 
-    def log(self, episodes: int, figures: Mapping[str, float]) -> None:
-        line = {**self._header, "episodes": episodes, **figures}
+    def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
+        line = {**self._header, "episodes": episodes, **metrics}
         print(json.dumps(line), file=self._file, flush=True)
 
     def close(self) -> None:
