@@ -19,8 +19,10 @@ import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +34,7 @@ from flowtune_cli.flow.node import Node, PreferenceDatum
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.atomic import write_json
 from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.training import loop
 from flowtune_cli.training.assess import assess
 from flowtune_cli.training.data import NodeData, collect
 from flowtune_cli.training.loop import Report, Trainer
@@ -98,11 +101,10 @@ def learn(
             model=settings.model.name,
             settings=dataclasses.replace(resolved, settings=session.settings).stored,
         )
-    with run.lock():
+    tossed = mock.patch.object(loop, "collect", _tossed(seed)) if control else nullcontext()
+    with run.lock(), tossed:
         trainer = Trainer(session, run, list(task.examples(None, task.splits[0])))
         trainer.on_report = _show(time.perf_counter())
-        if control:
-            trainer.collect = _tossed(seed)
         trainer.resume()
         trainer.train()
         run.update(state="finished", episodes=len(trainer.order))
@@ -146,14 +148,14 @@ def _tossed(seed: int) -> Any:
     """Like ``collect``, but which output of a preference is the better one is left to chance."""
     coin = random.Random(f"{seed}/control")
 
-    def toss(nodes: Mapping[str, Node], traces: Sequence[Trace]) -> dict[str, NodeData]:
+    def toss(nodes: Sequence[Node], traces: Sequence[Trace]) -> dict[str, NodeData]:
         collected = collect(nodes, traces)
-        for mine in collected.values():
-            mine.data = [
+        for node_data in collected.values():
+            node_data.data = [
                 dataclasses.replace(datum, chosen=datum.rejected, rejected=datum.chosen)
                 if isinstance(datum, PreferenceDatum) and coin.random() < 0.5
                 else datum
-                for datum in mine.data
+                for datum in node_data.data
             ]
         return collected
 

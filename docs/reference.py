@@ -21,7 +21,7 @@ import flowtune_cli
 from flowtune_cli import testing
 from flowtune_cli.cli.describe import Option, options, signature, summary, type_text
 from flowtune_cli.cli.main import COMMANDS, GROUPS, app
-from flowtune_cli.config.resolve import SECTIONS
+from flowtune_cli.config.settings import SECTIONS
 from flowtune_cli.registry import Entry, Kind, Registry, load_registry
 from flowtune_cli.registry.checks import CHECKS
 from flowtune_cli.registry.hookspecs import GROUP, Hooks

@@ -50,16 +50,16 @@ def test_preferences_episodes_and_adapters_of_a_trained_run(trained: str, run: R
     assert "as conversations" in done.err
 
 
-def test_it_is_said_where_an_adapter_reads_but_the_end_of_a_prompt(letters: Site, run: Run) -> None:
-    prompt = """{user = "Draft", context = "On {question}. ", chat = false}"""
+def test_a_frozen_prefix_is_in_the_manifest_and_noted(letters: Site, run: Run) -> None:
+    prompt = """{user = "Draft", frozen_prefix = "On {question}. ", chat = false}"""
     change = f"tasks.letters.nodes.draft.prompt={prompt}"
     assert run("train", "letters", "--limit", "2", "--set", change).code == 0
     done = run("export", "letters-001", "--adapters", "a", "--json")
     written = {adapter["node"]: adapter for adapter in json.loads(done.out)["adapters"]["adapters"]}
-    assert written["draft"]["context"] == "On {question}. "
-    assert "context" not in written["write"]
-    assert "'draft' goes on from a context" in done.err
-    assert "'write' goes on" not in done.err
+    assert written["draft"]["frozen_prefix"] == "On {question}. "
+    assert "frozen_prefix" not in written["write"]
+    assert "'draft' has a frozen prefix" in done.err
+    assert "'write' has a frozen prefix" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from flowtune_cli.config.layers import (
     from_flags,
     from_overrides,
     from_task,
-    merge,
     toml_or_text,
 )
 from flowtune_cli.flow.errors import UsageError
@@ -122,17 +121,6 @@ def test_a_task_may_leave_out_its_own_name() -> None:
         ("tasks", "t", "nodes", "query", "weight"): 3,
         ("tasks", "t", "style"): "odd",
     }
-
-
-def test_later_layers_override_what_is_above_and_below_their_keys() -> None:
-    origin = Origin("file", "f")
-
-    def layer(**values: object) -> dict[tuple[str, ...], Setting]:
-        return {tuple(key.split("_")): Setting(value, origin) for key, value in values.items()}
-
-    merged = merge([layer(a_b=1, a_c=2, d=3), layer(a_b=4, d_e=5)])
-    assert merged == layer(a_c=2, a_b=4, d_e=5)
-    assert merge([merged, layer(a=None)]) == layer(d_e=5, a=None)
 
 
 def test_which_origin_overrides_the_other() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.config.layers import tomllib
-from flowtune_cli.config.resolve import SECTIONS, resolve
-from flowtune_cli.config.settings import Settings
+from flowtune_cli.config.resolve import resolve
+from flowtune_cli.config.settings import SECTIONS, Settings
 from flowtune_cli.config.template import template, toml_value
 from flowtune_cli.registry import load_registry
 

@@ -36,7 +36,7 @@ def show(
     ],
 ) -> None:
     """Show all options of a task, node type, reward, optimizer, section and the like."""
-    from ..config.resolve import SECTIONS
+    from ..config.settings import SECTIONS
     from ..registry import load_registry
 
     registry = load_registry()

@@ -1,14 +1,9 @@
-"""Merges layers of settings and checks their values, with each problem's key and origin.
-
-Types are strict, as in TOML: no number for a string. But what was typed on the command line or in
-the environment is a string where one is wanted.
-"""
+"""Merges the layers' settings along the schema; each problem has the key and the origin."""
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,17 +11,20 @@ from pydantic import BaseModel, ValidationError
 
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..registry import Registry
-from .layers import DEFAULT, Key, Layer, Origin, Setting, merge
+from .layers import DEFAULT, Entry, Key, Origin, Setting
 from .renamed import renamed
-from .schema import fields_of, is_optional, without_none
-from .settings import Settings
+from .schema import check, explain, fields_of, is_open, is_optional
+from .settings import SECTIONS
+
+_REFUSED = object()
+"""In place of a value, after a complaint about it."""
 
 
 class Checker:
-    """Merges layers and checks the values. Collects problems, so that all are reported at once.
+    """Merges settings and checks them. Collects problems, so that all are reported at once.
 
     Attributes:
-        settings: the merged settings, by their keys.
+        settings: those that were set, by their keys.
         problems: origin and message of each.
     """
 
@@ -49,79 +47,115 @@ class Checker:
         if lines:
             raise UsageError("\n  ".join(lines))
 
-    def merge(self, schema: type[BaseModel], layers: Iterable[Layer]) -> None:
-        """Merge layers of this schema."""
-        self.settings = merge(
-            dict(self._flatten(schema, key, setting, ()))
-            for layer in layers
-            for key, setting in layer.items()
-        )
+    def merge(self, kind: Any, key: Key, entries: Sequence[Entry], table: Any = None) -> Any:
+        """The value of a setting, or a table of those that are set in it.
 
-    def _flatten(
-        self, kind: Any, names: Key, setting: Setting, done: Key
-    ) -> Iterator[tuple[Key, Setting]]:
-        """Follow the names and tables of a setting down to single values."""
-        fields, value, key = fields_of(kind), setting.value, ".".join(done)
-        if names and (fields is not None or kind is Any):
-            name = _matching(names[0], fields or (), setting.origin)
-            inner = Any if fields is None else self._type_of(kind, name, (*done, name), setting)
-            if inner is not None:
-                yield from self._flatten(inner, names[1:], setting, (*done, name))
-        elif names:
-            text = f"'{key}.{'.'.join(names)}' cannot be set by itself: set '{key}' as a whole"
-            self.problems.append((setting.origin, text))
-        elif value in ("", None) and is_optional(kind):
-            yield done, replace(setting, value=None, text=None)
-        elif isinstance(value, Mapping) and (fields is not None or kind is Any):
-            for name, inside in value.items():
-                below = replace(setting, value=inside, text=None)
-                yield from self._flatten(kind, (name,), below, done)
-        elif fields is not None:
-            self.problems.append((setting.origin, f"{key} should be a table, not {value!r}"))
-        else:
-            yield done, setting
+        Args:
+            entries: what the layers set it to, or set in it; later ones override earlier ones.
+            table: the kind of the table that it is in, which checks its value.
+        """
+        if is_optional(kind):
+            # The empty string unsets what was set before it.
+            *_, start = -1, *(i for i, (names, s) in enumerate(entries) if not names and s.is_empty)
+            if start == len(entries) - 1:
+                return self._set(key, replace(entries[start][1], value=None))
+            entries = entries[start + 1 :]
+        if fields_of(kind) is not None:
+            return self.merge_all(kind, key, self.split(kind, key, entries))
+        if kind is not Any:
+            return self._value(table, key, entries)
+        tables = [e for e in entries if e[0] or isinstance(e[1].value, Mapping)]
+        if entries and entries[-1] not in tables:
+            return self._set(key, entries[-1][1])
+        return self.merge_all({}, key, self.split(Any, key, tables))
 
-    def _type_of(self, kind: Any, name: str, key: Key, setting: Setting) -> Any:
-        """The type of a setting in a table; None after a complaint that there is none."""
-        table, fields = without_none(kind), fields_of(kind) or {}
-        if name in fields or table.model_config.get("extra") == "allow":
-            return fields.get(name, Any)
-        if key[:-1] == ("tasks",):
+    def merge_all(
+        self, kind: Any, key: Key, groups: Mapping[str, Sequence[Entry]]
+    ) -> dict[str, Any]:
+        """The settings of a table that are set; those that are refused are left out."""
+        fields = fields_of(kind) or {}
+        merged = {
+            name: self.merge(fields.get(name, Any), (*key, name), entries, kind)
+            for name, entries in groups.items()
+        }
+        return {name: value for name, value in merged.items() if value is not _REFUSED}
+
+    def split(self, kind: Any, key: Key, entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+        """The entries of a table, by the setting in it that each of them is about."""
+        fields = fields_of(kind) or {}
+        groups: dict[str, list[Entry]] = {}
+        for names, setting in entries:
+            inside: dict[str, Entry] = {}
+            if names:
+                inside = {names[0]: (names[1:], setting)}
+            elif isinstance(setting.value, Mapping):
+                for name, value in setting.value.items():
+                    inside[name] = ((), replace(setting, value=value, text=None))
+            else:
+                self.complain(key, f"should be a table, not {setting.value!r}", setting.origin)
+            for written, entry in inside.items():
+                name = _matching(written, fields, setting.origin)
+                error = None if is_open(kind) else self._unknown((*key, name), fields)
+                if error is None:
+                    groups.setdefault(name, []).append(entry)
+                else:
+                    self.problems.append((setting.origin, str(error)))
+        return groups
+
+    def _value(self, table: Any, key: Key, entries: Sequence[Entry]) -> Any:
+        """The value that overrides the others, checked."""
+        for names, setting in entries:
+            if names:
+                name, below = ".".join(key), ".".join((*key, *names))
+                text = f"'{below}' cannot be set by itself: set '{name}' as a whole"
+                self.problems.append((setting.origin, text))
+        settings = [setting for names, setting in entries if not names]
+        if not settings:
+            return _REFUSED
+        setting = settings[-1]
+        value, problems = check(table, key[-1], setting.value)
+        # What was typed is a string where one is wanted, even if it reads as a number.
+        if () in problems and setting.text is not None:
+            typed, refused = check(table, key[-1], setting.text)
+            value, problems = (value, problems) if refused else (typed, {})
+        self._set(key, replace(setting, value=value))
+        for place, text in problems.items():
+            self.complain((*key, *place), text, setting.origin)
+        return _REFUSED if problems else value
+
+    def _set(self, key: Key, setting: Setting) -> Any:
+        self.settings[key] = setting
+        return setting.value
+
+    def _unknown(self, key: Key, fields: Mapping[str, Any]) -> UsageError | None:
+        """The error for a setting that is not among the fields of its table."""
+        *above, last = key
+        if last in fields:
+            return None
+        if above == ["tasks"]:
             # A task of a plugin that failed, or is left out, cannot be told from a misspelt one,
-            # unless it looks like one that is installed. Until then its settings are kept.
+            # unless it looks like one that is installed.
             missing = self.registry.left_out or self.registry.failed("task")
-            if missing and not difflib.get_close_matches(name, fields):
-                return Any
-            error = self.registry.unknown("task", name)
-        else:
-            error = _unknown_setting(key, fields)
-        self.problems.append((setting.origin, str(error)))
-        return None
-
-    def tree(self, where: Key, without: str = "") -> dict[str, Any]:
-        """The values below a key, as nested tables; without the table of this name."""
-        tree: dict[str, Any] = {}
-        for key, setting in self.settings.items():
-            if key[: len(where)] == where and key[len(where)] != without:
-                *tables, last = key[len(where) :]
-                parent = tree
-                for name in tables:
-                    parent = parent.setdefault(name, {})
-                parent[last] = setting.value
-        return tree
-
-    def origins(self, key: Key) -> list[Origin]:
-        """Where a setting, or those in a table, were set; nothing if they have their defaults."""
-        above = [key[:depth] for depth in range(len(key), 0, -1) if key[:depth] in self.settings]
-        below = (k for k in self.settings if k[: len(key)] == key)
-        return [self.settings[k].origin for k in above or below]
+            alike = difflib.get_close_matches(last, fields)
+            return None if missing and not alike else self.registry.unknown("task", last)
+        name, instead = ".".join(key), renamed(key)
+        if instead is not None:
+            return UsageError(f"there is no setting '{name}' any more: {instead}")
+        names = [".".join((*above, field)) for field in fields]
+        if len(key) == 2:  # It may have been meant for another section.
+            same = [s for s, kind in SECTIONS.items() if last in kind.model_fields]
+            names = [f"{section}.{last}" for section in same] or names
+        return unknown_name("setting" if above else "section", name, names)
 
     def origin(self, key: Key) -> Origin:
         """Where a setting was set, or the strongest origin in a table."""
-        return max(self.origins(key), key=lambda origin: origin.rank, default=_default(key))
+        above = [key[:depth] for depth in range(len(key), 0, -1) if key[:depth] in self.settings]
+        keys = above[:1] or [other for other in self.settings if other[: len(key)] == key]
+        origins = (self.settings[each].origin for each in keys)
+        return max(origins, key=lambda origin: origin.rank, default=_default(key))
 
-    def complain(self, key: Key, text: str) -> None:
-        self.problems.append((self.origin(key), f"{'.'.join(key)} {text}"))
+    def complain(self, key: Key, text: str, origin: Origin | None = None) -> None:
+        self.problems.append((origin or self.origin(key), f"{'.'.join(key)} {text}"))
 
     def attempt(self, key: Key, call: Callable[[], Any], what: str = "cannot be used") -> Any:
         """The result of a call that a setting depends on; None after a complaint."""
@@ -131,28 +165,14 @@ class Checker:
             self.complain(key, f"{what}: {error}")
             return None
 
-    def validate(self, model: type[BaseModel], where: Key = (), without: str = "") -> Any:
-        """The settings below a key as an instance of a model; None after a complaint.
-
-        Args:
-            without: a table below the key that is left out.
-        """
-        problems, result = validated(model, tree := self.tree(where, without))
-        typed = False
-        for place, details in problems.items():
-            setting = self.settings.get(key := (*where, *place))
-            wanted = any(detail["type"] == "string_type" for detail in details)
-            if wanted and setting is not None and setting.text is not None:
-                self.settings[key] = replace(setting, value=setting.text)
-                typed = True
-        if typed:
-            problems, result = validated(model, tree := self.tree(where, without))
-        if problems and not any(self.origins((*where, *place)) for place in problems):
-            # Only defaults were refused. They may be Python objects that JSON does not have.
-            problems, result = validated(model, tree, as_json=False)
-        for place, details in problems.items():
-            self.complain((*where, *place), message(details))
-        return result
+    def make(self, model: type[BaseModel], key: Key, values: Mapping[str, Any]) -> Any:
+        """A model's instance with checked values; None after a complaint."""
+        try:
+            return model.model_validate(values, strict=False)
+        except ValidationError as error:
+            for place, text in explain(error, values).items():
+                self.complain((*key, *place), text)
+            return None
 
 
 def _default(key: Key) -> Origin:
@@ -165,81 +185,3 @@ def _matching(name: str, names: Iterable[str], origin: Origin) -> str:
     if origin.layer != "environment":
         return name
     return next((n for n in names if n.lower().replace("-", "_") == name), name)
-
-
-def _unknown_setting(key: Key, fields: Iterable[str]) -> UsageError:
-    """The error for a setting that does not exist.
-
-    Args:
-        fields: the settings that its table has.
-    """
-    name, instead = ".".join(key), renamed(key)
-    if instead is not None:
-        return UsageError(f"there is no setting '{name}' any more: {instead}")
-    names = [".".join((*key[:-1], field)) for field in fields]
-    if len(key) == 2:  # It may have been meant for another section.
-        sections = (fields_of(Settings) or {}).items()
-        same = [f"{s}.{key[1]}" for s, kind in sections if key[1] in (fields_of(kind) or ())]
-        names = same or names
-    return unknown_name("setting" if len(key) > 1 else "section", name, names)
-
-
-_SHOULD = "Input should be "
-Problems = dict[Key, list[Mapping[str, Any]]]
-"""What pydantic says about a value: the errors of each place in it."""
-
-
-def validated(model: type[BaseModel], value: Any, *, as_json: bool = True) -> tuple[Problems, Any]:
-    """What is wrong with a value, and the model's instance if nothing is.
-
-    As JSON, types are strict and still TOML's: an array for a tuple, a string for a path.
-    """
-    try:
-        if as_json:
-            return {}, model.model_validate_json(json.dumps(value, default=str), strict=True)
-        return {}, model.model_validate(value)
-    except ValidationError as error:
-        problems: Problems = {}
-        for detail in error.errors(include_url=False):
-            problems.setdefault(_place(detail, value), []).append(dict(detail))
-        # Of the types that a value may have, the ones count that fit it best.
-        outer = {place[:depth] for place in problems for depth in range(len(place))}
-        return {place: found for place, found in problems.items() if place not in outer}, None
-
-
-def _place(detail: Mapping[str, Any], value: Any) -> Key:
-    """Where in a value something is wrong: keys and indices, without the types that were tried."""
-    place: list[str] = []
-    *outer, last = detail["loc"] or (None,)
-    for part in outer:
-        # The name of a type leads to where its value already is.
-        if isinstance(value, Mapping) and part in value:
-            place.append(str(part))
-            value = value[part]
-        elif isinstance(part, int):
-            place.append(str(part))
-            value = value[part] if isinstance(value, (list, tuple)) else None  # or a default's
-    missing = detail["type"].startswith("missing")
-    is_type = isinstance(last, str) and detail["input"] == value and not missing
-    return tuple(place) if last is None or is_type else (*place, str(last))
-
-
-def message(details: Iterable[Mapping[str, Any]]) -> str:
-    """What is wrong at one place, where several types may have been tried."""
-    texts = []
-    for detail in details:
-        kind, text = detail["type"], str(detail["msg"])
-        if kind.startswith("missing"):
-            return "must be set"
-        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-            return "is not a setting"
-        if kind == "needs_python_object":
-            return "cannot be set: only Python has such values"
-        if kind in ("value_error", "assertion_error"):
-            text = text.partition(", ")[2]
-        if kind in ("dict_type", "model_type", "dataclass_type"):
-            text = f"{_SHOULD}a table"
-        if not text.startswith(_SHOULD):
-            return f"is refused: {text}"
-        texts.append(text.removeprefix(_SHOULD))
-    return f"should be {' or '.join(dict.fromkeys(texts))}, not {detail['input']!r}"

@@ -6,7 +6,7 @@ Each layer maps keys to values with their origins. A later layer overrides the e
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,8 +69,16 @@ class Setting:
     origin: Origin
     text: str | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it unsets what may be unset."""
+        return self.value is None or self.value == ""
+
 
 Layer = Mapping[Key, Setting]
+
+Entry = tuple[Key, Setting]
+"""What a layer sets in a table, and the names that lead there; none for the table itself."""
 
 
 def from_task(task: str, values: Mapping[str, Any], origin: Origin) -> Layer:
@@ -160,14 +168,3 @@ def toml_or_text(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return document["value"] if len(document) == 1 else text
-
-
-def merge(layers: Iterable[Layer]) -> dict[Key, Setting]:
-    """One layer of several. A key overrides itself, and whatever is above or below it."""
-    merged: dict[Key, Setting] = {}
-    for layer in layers:
-        for key, setting in layer.items():
-            for other in [k for k in merged if k[: len(key)] == key or key[: len(k)] == k]:
-                del merged[other]
-            merged[key] = setting
-    return merged

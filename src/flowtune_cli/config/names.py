@@ -13,10 +13,10 @@ from ..flow.named import name_and_options
 from ..flow.node import Node
 from ..flow.prompt import Template
 from ..registry import Registry
-from .checker import Checker, message, validated
+from .checker import Checker
 from .layers import Key
 from .optimizers import optimizer_choices
-from .schema import field_types, table
+from .schema import check, field_types
 from .settings import LearningSettings, Settings
 
 
@@ -75,11 +75,10 @@ def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> 
     name, options = name_and_options(setting)
     strategy = registry.exploration(name)
     if dataclasses.is_dataclass(strategy):
-        types: dict[str, Any] = field_types(strategy)
-        _check_options(options, types)
-        problems, _ = validated(table(name, {o: types[o] for o in options}), options)
-        for place, details in problems.items():
-            raise UsageError(f"{'.'.join(place)} {message(details)}")
+        _check_options(options, field_types(strategy))
+        for option, value in options.items():
+            for place, text in check(strategy, option, value)[1].items():
+                raise UsageError(f"{'.'.join((option, *place))} {text}")
     registry.make_exploration(setting)
 
 

@@ -29,7 +29,8 @@ from ..flow.task import Task
 from ..registry import Registry
 from .checker import Checker
 from .layers import (
-    DEFAULT,
+    Entry,
+    Key,
     Layer,
     Origin,
     Setting,
@@ -41,15 +42,10 @@ from .layers import (
     from_task,
 )
 from .names import check_nodes, check_sections
-from .schema import build, field_types, nodes_table, schema, set_values, task_table
-from .settings import Section, Settings
+from .schema import build, field_types, fields_of, is_open, setting_keys
+from .settings import Settings
 
 FILE = Path("flowtune.toml")
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in Settings.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
 
 
 @dataclass(frozen=True)
@@ -140,12 +136,12 @@ def _preset(
 ) -> Sequence[Layer]:
     """The layer of the preset that is chosen, or that is the default with the model."""
     checker = Checker(registry)
-    checker.merge(schema({}), layers)
+    checker.merge(Settings, (), [entry for layer in layers for entry in layer.items()])
     presets = {preset.name: preset for preset in task_class.presets}
     chosen = checker.settings.get(("preset",))
     if chosen is None or chosen.value is None:
         setting = checker.settings.get(("model", "name"))
-        model = Settings().model.name if setting is None else setting.text or setting.value
+        model = Settings().model.name if setting is None else setting.value
         name = next((name for name, preset in presets.items() if model in preset.models), None)
         chosen = default or Setting(name, Origin("default", f"default with {model}"))
         if chosen.value not in presets:
@@ -167,47 +163,55 @@ def _resolve(
     installed = {name: entry.thing for name, entry in registry.entries("task").items()}
     if task_class is not None:
         installed[task_class.name] = task_class
-    tables: dict[str, Any] = dict.fromkeys(installed, Any)
     checker = Checker(registry)
-    checker.merge(schema(tables), layers)
-    others = {key[1] for key in checker.settings if key[0] == "tasks"} & installed.keys()
-    task = None
+    entries = checker.split(Settings, (), [entry for layer in layers for entry in layer.items()])
+    task_entries = checker.split(installed, ("tasks",), entries.pop("tasks", ()))
+    settings: Settings = checker.make(Settings, (), checker.merge_all(Settings, (), entries))
+    check_sections(settings, checker)
+    task, kinds, values = None, {}, {}
     if task_class is not None:
-        task = _task(task_class, tables, layers, checker)
-        others.discard(task_class.name)
-    for name in sorted(others):
-        with suppress(Exception):  # Whoever runs that task will see what is wrong with it.
-            if other := _task(installed[name], tables, layers, checker):
-                check_nodes(other.nodes, ("tasks", name, "nodes"), None, checker)
-    settings: Settings | None = checker.validate(Settings)
-    if settings is not None:
-        check_sections(settings, checker)
-        if task is not None:
-            key = ("tasks", task.name, "nodes")
-            check_nodes(task.nodes, key, settings.learning, checker)
-    checker.finish(None if task_class is None else task_class.name)
-    assert settings is not None
+        task = _task(task_class, task_entries.pop(task_class.name, ()), checker)
     if task is not None:
-        tasks = {**settings.tasks, task.name: task.values}
-        settings = settings.model_copy(update={"tasks": tasks})
-    complete = Checker(registry)
-    stored = from_stored(settings.model_dump(mode="json"), DEFAULT)
-    complete.merge(schema(tables), [stored])
-    origins = {".".join(key): checker.origin(key) for key in complete.settings}
-    return Resolved(settings, origins, task)
+        check_nodes(task.nodes, task.key, settings.learning, checker)
+        kinds[task.name] = task.kind
+    for name, own in task_entries.items():
+        values[name] = checker.merge(Any, ("tasks", name), own)
+        with suppress(Exception):  # Whoever runs that task will see what is wrong with it.
+            if name in installed and (other := _task(installed[name], own, checker)):
+                kinds[name], values[name] = other.kind, to_jsonable_python(other.changes)
+                check_nodes(other.nodes, other.key, None, checker)
+    checker.finish(None if task_class is None else task_class.name)
+    if task is not None:
+        values[task.name] = task.values
+    settings = settings.model_copy(update={"tasks": values})
+    kind = {**(fields_of(Settings) or {}), "tasks": kinds}
+    keys = setting_keys(kind, settings.model_dump(mode="json"))
+    return Resolved(settings, {".".join(key): checker.origin(key) for key in keys}, task)
 
 
 @dataclass(frozen=True)
 class ResolvedTask:
-    """A task with its settings, and its nodes with theirs."""
+    """A task with its settings, and its nodes with theirs.
+
+    Args:
+        kind: of the table of all its settings.
+        changes: those that were set.
+    """
 
     task_class: type[Task]
     settings: Any
     nodes: Sequence[Node]
+    kind: Mapping[str, Any]
+    changes: Mapping[str, Any]
 
     @property
     def name(self) -> str:
         return self.task_class.name
+
+    @property
+    def key(self) -> Key:
+        """The key of the nodes' table."""
+        return ("tasks", self.name, "nodes")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -226,27 +230,31 @@ def _json_values(node: Node) -> dict[str, Any]:
 
 
 def _task(
-    task_class: type[Task], tables: dict[str, Any], layers: Sequence[Layer], checker: Checker
+    task_class: type[Task], entries: Sequence[Entry], checker: Checker
 ) -> ResolvedTask | None:
-    """A task with its settings; None after a complaint. Puts the task's model into ``tables``."""
-    name, key = task_class.name, ("tasks", task_class.name)
+    """A task with the settings that the layers have for it; None after a complaint."""
+    model, key = task_class.Settings, ("tasks", task_class.name)
+    own = fields_of(model or {}) or {}
+    known = Any if is_open(model) else {**own, "nodes": Any}
+    groups = checker.split(known, key, entries)
+    node_entries = groups.pop("nodes", ())
     # Which nodes there are may depend on the task's own settings, so these come first.
-    tables[name] = task_table(task_class)
-    checker.merge(schema(tables), layers)
+    problems = len(checker.problems)
+    changes = checker.merge_all(model or {}, key, groups)
     settings = None
-    if task_class.Settings is not None:
-        settings = checker.validate(task_class.Settings, key, without="nodes")
-        if settings is None:
-            return None
-    nodes = list(task_class.default_nodes(settings))
-    table = nodes_table(nodes)
-    tables[name] = task_table(task_class, table)
-    checker.merge(schema(tables), layers)
-    values = checker.validate(table, (*key, "nodes"))
-    if values is None:
+    if model is not None and len(checker.problems) == problems:
+        settings = checker.make(model, key, changes)
+    if len(checker.problems) > problems:
         return None
+    nodes = list(task_class.default_nodes(settings))
+    kinds = {node.name: {**field_types(type(node))} for node in nodes}
+    for kind in kinds.values():
+        del kind["name"]
+    changes["nodes"] = checker.merge(kinds, (*key, "nodes"), node_entries)
     for number, node in enumerate(nodes):
-        if node.name in (changes := set_values(values)):
-            make = partial(build, type(node), node, changes[node.name])
+        if node.name in changes["nodes"]:
+            make = partial(build, type(node), node, changes["nodes"][node.name])
             nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
-    return None if None in nodes else ResolvedTask(task_class, settings, nodes)
+    if None in nodes:
+        return None
+    return ResolvedTask(task_class, settings, nodes, {**own, "nodes": kinds}, changes)

@@ -1,115 +1,111 @@
-"""Which settings there are: one pydantic model of all tables, made for the tasks at hand."""
+"""Which settings there are, and whether a value fits its type.
+
+The kind of a table is a pydantic model, a dataclass, or a mapping of names to kinds; any other kind
+is the type of a single value. ``Any`` is what nothing is known of: a value or a table.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from ..flow.errors import UsageError
-from ..flow.node import Node
-from ..flow.task import Task
-from .settings import Settings
+from .layers import Key
 
-_TABLE = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+_MESSAGES = {
+    "missing": "must be set",
+    "extra_forbidden": "is not a setting",
+    "unexpected_keyword_argument": "is not a setting",
+    "needs_python_object": "cannot be set: only Python has such values",
+}
+_SHOULD = "Input should be "
 
-
-def schema(tasks: Mapping[str, Any]) -> type[BaseModel]:
-    """The model of all settings, with a model for each task."""
-    return create_model("Schema", __base__=Settings, tasks=(table("tasks", tasks), None))
-
-
-def task_table(task: type[Task], nodes: Any = Any) -> type[BaseModel]:
-    """The model of ``[tasks.NAME]``: the task's own settings, and the model of its nodes."""
-    if task.Settings is None:
-        return table(task.name, {"nodes": nodes})
-    extended: type[BaseModel] = create_model(task.name, __base__=task.Settings, nodes=(nodes, None))
-    return extended
+Problems = Mapping[Key, str]
+"""What is wrong with a value, by the place in it; ``()`` is the value itself."""
 
 
-def nodes_table(nodes: Iterable[Node]) -> type[BaseModel]:
-    """The model of ``[tasks.NAME.nodes]``."""
-    return table("nodes", {node.name: _record(type(node), ("name",)) for node in nodes})
-
-
-@cache
-def _record(kind: type, hidden: Sequence[str] = ()) -> type[BaseModel]:
-    """The model of a table that holds a dataclass's fields; dataclasses in it are tables, too."""
-    fields = {name: t for name, t in field_types(kind).items() if name not in hidden}
-    for name, annotation in fields.items():
-        inner = without_none(annotation)
-        if _is_record(inner):
-            fields[name] = _record(inner) | None if is_optional(annotation) else _record(inner)
-    try:
-        return table(kind.__name__, fields)
-    except PydanticUserError:
-        checked = {name: t if _can_be_checked(t) else _PythonOnly for name, t in fields.items()}
-        return table(kind.__name__, checked)
-
-
-def _is_record(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
-class _PythonOnly:
-    """The type of a setting that pydantic cannot check."""
-
-
-def _can_be_checked(kind: Any) -> bool:
-    try:
-        table("one", {"value": kind})
-    except PydanticUserError:
-        return False
-    return True
-
-
-def table(name: str, fields: Mapping[str, Any]) -> type[BaseModel]:
-    """The model of a table with these settings, each with its type."""
-    # Through aliases, a setting may have any name, even one that pydantic uses itself.
-    aliased: dict[str, Any] = {
-        f"field_{number}": (kind, Field(None, alias=key))
-        for number, (key, kind) in enumerate(fields.items())
-    }
-    return create_model(name, __config__=_TABLE, **aliased)
-
-
-def set_values(values: BaseModel) -> dict[str, Any]:
-    """The values that were set in a model made by ``table``, by the names of their settings."""
-    fields = type(values).model_fields
-    return {str(fields[name].alias): getattr(values, name) for name in values.model_fields_set}
-
-
-def build(kind: type, current: Any, values: BaseModel) -> Any:
-    """A dataclass instance with the values that a table sets, instead of ``current``'s own.
-
-    Raises:
-        FlowtuneError, ValueError, TypeError: the class refuses them.
-    """
-    changes = set_values(values)
-    for name, value in changes.items():
-        inner = without_none(field_types(kind)[name])
-        if isinstance(value, BaseModel) and _is_record(inner):
-            changes[name] = build(inner, getattr(current, name, None), value)
-    if current is None:
-        return kind(**changes)
-    return dataclasses.replace(current, **changes) if changes else current
-
-
-def fields_of(kind: Any) -> dict[str, Any] | None:
-    """The settings of a table, each with its type; None for the type of a single value.
+def fields_of(kind: Any) -> Mapping[str, Any] | None:
+    """The settings in a table, each with its kind; None for the type of a single value.
 
     A table is merged key by key with those of other layers. A single value is replaced as a whole,
     even if it is a mapping.
     """
-    kind = without_none(kind)
-    if get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind := without_none(kind), Mapping):
+        return kind
+    if isinstance(kind, type) and get_origin(kind) is None:
+        if issubclass(kind, BaseModel):
+            return {field.alias or n: field.annotation for n, field in kind.model_fields.items()}
+        if dataclasses.is_dataclass(kind):
+            return field_types(kind)
     return None
+
+
+def is_open(kind: Any) -> bool:
+    """Whether a table may have settings that ``fields_of`` does not name."""
+    kind = without_none(kind)
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return kind is Any or (is_model and kind.model_config.get("extra") == "allow")
+
+
+def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
+    """A setting's value as its table takes it, and what is wrong with it.
+
+    Types are strict and TOML's: an array for a tuple, a string for a path, no number for a string.
+    """
+    try:
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            # The model converts it when it is made. What it says of other fields waits until then.
+            field: Any = name
+            table.model_validate_json(_json({name: value}), strict=True)
+            return value, {}
+        field, kind = 0, (fields_of(table) or {})[name]
+        # In a list, since a TypedDict by itself would not take the configuration.
+        listed: Any = list.__class_getitem__(kind)
+        adapter = TypeAdapter[Any](listed, config=_CONFIG)
+        return adapter.validate_json(_json([value]), strict=True)[0], {}
+    except PydanticUserError:
+        return value, {(): _MESSAGES["needs_python_object"]}
+    except ValidationError as error:
+        problems = explain(error, {field: value})
+        return value, {
+            place[1:]: text for place, text in problems.items() if place[0] == str(field)
+        }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def build(kind: type, current: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass instance with checked values in place of ``current``'s own.
+
+    Raises:
+        FlowtuneError, ValueError, TypeError: the class refuses them.
+    """
+    values, fields = dict(changes), field_types(kind)
+    for name, value in changes.items():
+        if value is not None and fields_of(fields[name]) is not None:
+            values[name] = build(without_none(fields[name]), getattr(current, name, None), value)
+    if current is None:
+        return kind(**values)
+    return dataclasses.replace(current, **values) if values else current
+
+
+def setting_keys(kind: Any, value: Any, key: Key = ()) -> Iterator[Key]:
+    """The keys of all settings in a value of this kind."""
+    fields = {} if kind is Any else fields_of(kind)
+    if fields is None or not isinstance(value, Mapping):
+        yield key
+    else:
+        for name, inside in value.items():
+            yield from setting_keys(fields.get(name, Any), inside, (*key, name))
 
 
 def field_types(owner: type) -> dict[str, Any]:
@@ -137,3 +133,38 @@ def without_none(kind: Any) -> Any:
     """T for ``T | None``; any other type as it is."""
     kinds = [each for each in get_args(kind) if each is not NoneType]
     return kinds[0] if is_optional(kind) and len(kinds) == 1 else kind
+
+
+def explain(error: ValidationError, value: Any) -> Problems:
+    """What pydantic says about a value, in the words of a settings file."""
+    details: dict[Key, list[Mapping[str, Any]]] = {}
+    for detail in error.errors(include_url=False):
+        details.setdefault(_place(detail, value), []).append(dict(detail))
+    # Of the types that a value may have, the ones count that fit it best.
+    outer = {place[:depth] for place in details for depth in range(len(place))}
+    return {place: _message(found) for place, found in details.items() if place not in outer}
+
+
+def _place(detail: Mapping[str, Any], value: Any) -> Key:
+    """Where in a value something is wrong: keys and indices, without the types that were tried."""
+    place: list[str] = []
+    for part in detail["loc"]:
+        found = isinstance(value, Mapping) and part in value
+        is_field = not place or (part is detail["loc"][-1] and detail["type"] == "missing")
+        if found or is_field or isinstance(part, int):
+            place.append(str(part))
+            value = value[part] if found or isinstance(value, (list, tuple)) else None
+    return tuple(place)
+
+
+def _message(details: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong at one place, where several types may have been tried."""
+    kind, text, value = (details[0][name] for name in ("type", "msg", "input"))
+    if kind in _MESSAGES:
+        return _MESSAGES[kind]
+    if not text.startswith(_SHOULD):
+        text = text.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        return f"is refused: {text}"
+    texts = (detail["msg"].removeprefix(_SHOULD) for detail in details)
+    types = ("a table" if text == "an object" else text for text in texts)
+    return f"should be {' or '.join(dict.fromkeys(types))}, not {value!r}"

@@ -123,3 +123,10 @@ class Settings(Section):
     tasks: dict[str, dict[str, Any]] = Field(
         {}, description="[tasks.NAME] for a task, [tasks.NAME.nodes.NODE] for one of its nodes."
     )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}

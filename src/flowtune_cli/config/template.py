@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from .resolve import SECTIONS
-from .settings import Settings
+from .settings import SECTIONS, Settings
 
 _HEAD = """\
 # The settings of flowtune, all of them, each with its default.
