@@ -32,7 +32,7 @@ def test_tasks(run: Run) -> None:
 @pytest.mark.parametrize(
     ("kind", "row"),
     [
-        ("nodes", ["generate", "builtin", "flowtune", "Writes text after its prompt"]),
+        ("nodes", ["generate", "builtin", "flowtune", "Generates text greedily"]),
         ("explorations", ["multi_sample", "builtin", "flowtune", "Samples the alternatives"]),
         ("rewards", ["token_f1", "builtin", "flowtune", "reward", "The best F1"]),
         ("rewards", ["llm_judge", "builtin", "flowtune", "evaluator", "Asks the base model"]),

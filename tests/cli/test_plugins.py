@@ -37,5 +37,8 @@ def test_problems_with_their_errors(site: Site, run: Run) -> None:
 def test_the_hooks(run: Run) -> None:
     rows = dict(run("plugins", "--hooks").rows)
     assert set(rows) == {name for name in vars(Hooks) if name.startswith("register_")}
-    assert rows["register_tasks"] == "``register(task_class)``: subclasses of Task."
+    assert (
+        rows["register_tasks"]
+        == "``register(task_class)``: subclasses of ``Task``, known by their ``name``."
+    )
     assert len(json.loads(run("plugins", "--hooks", "--json").out)) == len(rows)
