@@ -112,8 +112,12 @@ def postprocessor(thing: Any) -> Checked:
     name = name_of(getattr(thing, "name", None), f"post-processor {thing.__name__}")
     for field, least in (("tasks", 1), ("nodes", 0)):
         names = getattr(thing, field, None)
-        given = names if isinstance(names, (list, tuple)) else [names]
-        if not all(isinstance(name, str) for name in given) or len(given) < least or given != names:
+        listed = names if isinstance(names, (list, tuple)) else [names]
+        if (
+            not all(isinstance(name, str) for name in listed)
+            or len(listed) < least
+            or listed != names
+        ):
             raise Refused(f"post-processor '{name}': {field} must be a list of names")
     _made_without_arguments(thing, f"post-processor '{name}'")
     return "post-processor", name

@@ -1,4 +1,4 @@
-"""What an episode can be judged by and learned from, stated as soon as it is known.
+"""Rewards and targets of an episode, reported as soon as they are known.
 
 An unanswerable example teaches sufficiency alone: its other rewards are undefined, and no other
 node gets a target. An example without labels teaches nothing.
@@ -15,7 +15,7 @@ from .records import Document, Gold
 
 
 class Feedback:
-    """States the rewards and targets of one episode from its example's labels."""
+    """Reports the rewards and targets of one episode from its example's labels."""
 
     def __init__(self, episode: Episode, example: Example) -> None:
         self.episode = episode

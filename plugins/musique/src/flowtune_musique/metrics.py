@@ -49,14 +49,14 @@ def answer_f1(answer: str, golds: Iterable[str]) -> float:
 
     Two empty bags agree fully; an empty one and another not at all.
     """
-    given = Counter(normalize(answer).split())
-    return max(_answer_f1(given, Counter(normalize(gold).split())) for gold in golds)
+    predicted = Counter(normalize(answer).split())
+    return max(_answer_f1(predicted, Counter(normalize(gold).split())) for gold in golds)
 
 
-def _answer_f1(given: Counter[str], gold: Counter[str]) -> float:
-    if not given or not gold:
-        return float(given == gold)
-    return _f1((given & gold).total(), given.total(), gold.total())
+def _answer_f1(predicted: Counter[str], gold: Counter[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    return _f1((predicted & gold).total(), predicted.total(), gold.total())
 
 
 def support_f1(predicted: Iterable[int], gold: Collection[int]) -> float:
@@ -67,11 +67,11 @@ def support_f1(predicted: Iterable[int], gold: Collection[int]) -> float:
     return _f1(len(found & right), len(found), len(right))
 
 
-def _f1(shared: int, given: int, gold: int) -> float:
+def _f1(shared: int, predicted: int, gold: int) -> float:
     """By way of precision and recall: what is shorter on paper may differ in its last bit."""
     if not shared:
         return 0.0
-    precision, recall = shared / given, shared / gold
+    precision, recall = shared / predicted, shared / gold
     return 2 * precision * recall / (precision + recall)
 
 
