@@ -203,10 +203,11 @@ def test_the_lines_are_made_in_the_end_and_what_was_given_is_kept_when_that_fail
     assert [each.name for each in path.parent.iterdir()] == ["dev.jsonl"]
 
 
-def test_lines_that_are_no_json_leave_what_was_there(path):
+@pytest.mark.parametrize("value", [object(), float("nan"), float("inf")])
+def test_lines_that_are_no_json_leave_what_was_there(path, value):
     path.write_text("old\n")
     with pytest.raises(UsageError, match="position 1 is not made of JSON values"):
-        write_lines(path, [{}, {"a": object()}])
+        write_lines(path, [{}, {"a": value}])
     with pytest.raises(FlowtuneError, match=r"cannot write .*nowhere"):
         write_lines(path.parent / "nowhere" / "x", [])
     assert path.read_text() == "old\n"

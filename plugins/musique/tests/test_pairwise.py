@@ -59,10 +59,16 @@ def test_a_line_that_cannot_be_paired_is_an_error(field):
         pairwise([line("a", -1.0), bad])
 
 
-@pytest.mark.parametrize("score", [None, "-1.0"])
-def test_a_score_that_is_not_a_number_is_an_error(score):
-    with pytest.raises(DataError, match="prediction 2: its 'suff_raw_score' is not a number"):
+@pytest.mark.parametrize("score", [None, "-1.0", True, float("nan"), float("-inf")])
+def test_a_score_that_is_not_a_finite_number_is_an_error(score):
+    said = rf"prediction 2: its 'suff_raw_score' is {score!r}, not a finite number"
+    with pytest.raises(DataError, match=said):
         pairwise([line("a", -1.0), line("a", score)])
+
+
+def test_an_id_that_is_not_a_string_is_an_error():
+    with pytest.raises(DataError, match="prediction 1: its 'id' is not a string"):
+        pairwise([line(["a"], -1.0)])
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(-5, 0)), max_size=20))

@@ -79,6 +79,11 @@ def test_rollouts_of_other_nodes_are_none_of_grounded(examples):
         ({"predicted_support_idxs": [9]}, r"prediction 1: its 'predicted_support_idxs' are not a"),
         ({"predicted_support_idxs": None}, r"list of paragraphs of record '2hop__11_22'"),
         ({"predicted_answer": None}, "prediction 1 has no 'predicted_answer' that is a text"),
+        ({"predicted_support_idxs": [{"idx": 0}]}, "'predicted_support_idxs' are not a list of"),
+        ({"rollouts": None}, "prediction 1: its 'rollouts' are None, not a list"),
+        ({"rollouts": [{"node": "verbose"}]}, "prediction 1: a rollout lacks its 'node' or 'res"),
+        ({"rollouts": ["verbose"]}, "prediction 1: a rollout lacks its 'node' or 'result'"),
+        ({"rollouts": [{"node": "verbose", "result": 1}]}, "prediction 1 has no 'predicted_answe"),
     ],
 )
 def test_lines_that_cannot_be_grounded_are_errors(change, said, examples):

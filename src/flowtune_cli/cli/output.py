@@ -11,7 +11,10 @@ import typer
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a value as JSON; what JSON cannot express, such as a path or NaN, as its ``str``."""
+    from ..runs.serialization import json_values
+
+    typer.echo(json.dumps(json_values(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

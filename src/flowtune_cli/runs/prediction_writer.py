@@ -179,7 +179,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def _encode(prediction: Mapping[str, Any], position: int) -> bytes:
     try:
-        line = json.dumps(prediction, ensure_ascii=False)
+        line = json.dumps(prediction, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the prediction at position {position} is not made of JSON values: {error}"

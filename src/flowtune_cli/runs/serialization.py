@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Set
 from typing import Any
@@ -30,7 +31,7 @@ def to_json(value: Any) -> str | None:
     """A value as JSON text; None stays None. What JSON cannot express is stored as its ``str``."""
     if value is None:
         return None
-    return storable(json.dumps(_json_values(value), ensure_ascii=False))
+    return storable(json.dumps(json_values(value), ensure_ascii=False))
 
 
 def from_json(text: str | None) -> Any:
@@ -38,19 +39,22 @@ def from_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _json_values(value: Any) -> Any:
+def json_values(value: Any) -> Any:
+    """A value as JSON values. What JSON cannot express, such as NaN, becomes its ``str``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, Mapping):
         return {
-            key if isinstance(key, str) else without_addresses(str(key)): _json_values(item)
+            key if isinstance(key, str) else without_addresses(str(key)): json_values(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_json_values(item) for item in value]
+        return [json_values(item) for item in value]
     if isinstance(value, Set):  # its order differs between processes
-        return sorted((_json_values(item) for item in value), key=lambda item: json.dumps(item))
+        return sorted((json_values(item) for item in value), key=lambda item: json.dumps(item))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: _json_values(getattr(value, field.name)) for field in fields}
+        return {field.name: json_values(getattr(value, field.name)) for field in fields}
     return without_addresses(str(value))

@@ -5,6 +5,7 @@ The paper's "pairwise inference" (section 3.2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def pairwise(lines: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
 
     Raises:
         DataError: an id stands more than twice, a line lacks its id or score, or the score is not
-            a number.
+            a finite number.
     """
     by_id: dict[str, list[int]] = {}
     for position, line in enumerate(lines):
@@ -37,8 +38,14 @@ def pairwise(lines: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
                     f"prediction {position + 1} has no '{field}', so it cannot be paired;"
                     " 'flowtune predict --scores' writes it"
                 )
-        if not isinstance(line[SCORE], (int, float)):
-            raise DataError(f"prediction {position + 1}: its '{SCORE}' is not a number")
+        if not isinstance(line["id"], str):
+            raise DataError(f"prediction {position + 1}: its 'id' is not a string")
+        score = line[SCORE]
+        is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
+        if not is_number or not math.isfinite(score):
+            raise DataError(
+                f"prediction {position + 1}: its '{SCORE}' is {score!r}, not a finite number"
+            )
         by_id.setdefault(line["id"], []).append(position)
 
     paired = [dict(line) for line in lines]

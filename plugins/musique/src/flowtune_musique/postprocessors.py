@@ -67,11 +67,20 @@ class Pairwise(PostProcessor):
 
 def _candidates(line: Line, number: int) -> list[str]:
     """The greedy answer, then those that followed the alternatives of the verbose one."""
-    results = [
-        rollout["result"] for rollout in line.get("rollouts", []) if rollout["node"] == "verbose"
-    ]
-    answers = [result["predicted_answer"] for result in results if result is not None]
-    candidates = [line.get("predicted_answer"), *answers]
+    candidates: list[Any] = [line.get("predicted_answer")]
+    rollouts = line.get("rollouts", [])
+    if not isinstance(rollouts, list):
+        raise DataError(f"prediction {number}: its 'rollouts' are {rollouts!r}, not a list")
+    for rollout in rollouts:
+        if not isinstance(rollout, Mapping) or not {"node", "result"} <= rollout.keys():
+            raise DataError(
+                f"prediction {number}: a rollout lacks its 'node' or 'result': {rollout!r}."
+                " 'flowtune predict --grounded --scores' writes both"
+            )
+        result = rollout["result"]
+        if rollout["node"] == "verbose" and result is not None:
+            answer = result.get("predicted_answer") if isinstance(result, Mapping) else None
+            candidates.append(answer)
     if not all(isinstance(answer, str) for answer in candidates):
         raise DataError(f"prediction {number} has no 'predicted_answer' that is a text")
     return candidates
@@ -82,7 +91,11 @@ def _found(examples: Sequence[Example], lines: Sequence[Line]) -> Iterator[list[
     for number, (example, line) in enumerate(zip(examples, lines, strict=True), start=1):
         texts = {document.idx: document.text for document in example.documents}
         chosen = line.get("predicted_support_idxs")
-        if not isinstance(chosen, list) or not set(chosen) <= texts.keys():
+        if (
+            not isinstance(chosen, list)
+            or not all(isinstance(idx, int) for idx in chosen)
+            or not set(chosen) <= texts.keys()
+        ):
             raise DataError(
                 f"prediction {number}: its 'predicted_support_idxs' are not a list of paragraphs of"
                 f" record '{example.record_id}'"
