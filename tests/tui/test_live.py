@@ -137,7 +137,7 @@ def test_without_settings_and_with_a_torn_description(tmp_path: Path) -> None:
     (run.path / "run.json").write_text("{")
     screen = shown(run.path)
     assert "? unreadable" in screen
-    assert "is not JSON" in screen
+    assert "is not JSON" in " ".join(screen.split())
     assert "draw" in screen, "what is stored is shown all the same"
     other = make_run(tmp_path, "other", 2)
     assert "? unreadable" in shown(tmp_path, is_run=False)

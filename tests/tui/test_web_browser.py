@@ -136,7 +136,7 @@ def test_a_click_opens_an_episode(address: str, browser: Any, tmp_path: Path) ->
     terminal.awaits("the sum of 23", lambda: terminal.press("o"))
     # The first click goes to the row, another one opens it.
     terminal.awaits("gold   [22]", lambda: (terminal.click(4), terminal.click(4)))
-    terminal.awaits("Nothing can be written", lambda: terminal.press("e"))
+    terminal.awaits("Export is disabled", lambda: terminal.press("e"))
     picture = tmp_path / "episode.png"
     assert browser.save_screenshot(str(picture))
     assert picture.stat().st_size > 10_000
