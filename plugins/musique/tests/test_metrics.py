@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flowtune_cli import DataError, Example, normalize
 from flowtune_musique.metrics import answer_f1, figures, score, support_f1
-from flowtune_musique.records import Gold
+from flowtune_musique.records import Document, Gold, paragraphs_digest
 
 answers = st.text(alphabet="ab the.", max_size=8)
 supports = st.frozensets(st.integers(0, 5), max_size=4)
@@ -226,6 +226,19 @@ def test_what_is_predicted_for_unanswerable_examples_does_not_matter_but_for_the
         for e, given in zip(examples, lines, strict=True)
     ]
     assert evaluate(examples, others) == evaluate(examples, lines)
+
+
+def test_the_two_predictions_of_an_id_in_the_wrong_order_are_an_error():
+    examples, lines = [], []
+    for answerable in (True, False):
+        text = f"paragraph of the {answerable} one"
+        one = example(answerable=answerable)
+        documents = (Document(idx=0, title="", text=text),)
+        examples.append(Example(one.id, {**one.inputs, "documents": documents}, one.gold))
+        lines.append({**line(answerable=answerable), "pardigest": paragraphs_digest([text])})
+    assert evaluate(examples, lines)["group_answer_sufficiency_f1"] == 1
+    with pytest.raises(DataError, match="prediction 1: its 'pardigest' is not that of the para"):
+        evaluate(examples, lines[::-1])
 
 
 @pytest.mark.parametrize("ids", ["ab", "abcd", "axc", "acb", ""])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowtune_cli import DataError, Example, exact_match, normalize
 
-from .records import Gold
+from .records import Gold, paragraphs_digest
 
 PREDICTED = ("predicted_answer", "predicted_support_idxs", "predicted_answerable")
 
@@ -82,14 +82,16 @@ def score(examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]])
         predictions: official lines, one an example, in the examples' order.
 
     Raises:
-        DataError: an example has no labels, a line lacks a field, or the lines are of other ids
-            or in another order.
+        DataError: an example has no labels, a line lacks a field, or the lines are of other ids,
+            in another order, or have the ``pardigest`` of other paragraphs.
     """
     golds = [_labels(example) for example in examples]
     lines = [_line(number, line) for number, line in enumerate(predictions, start=1)]
     ids = [str(example.record_id) for example in examples]
     if ids != [line.id for line in lines]:
         raise DataError("the predictions are not those of the records, one each, in their order")
+    for number, (example, prediction) in enumerate(zip(examples, predictions, strict=True), 1):
+        _check_paragraphs(number, example, prediction)
     return [
         Scored(
             record_id=line.id,
@@ -174,6 +176,17 @@ def _line(number: int, line: Mapping[str, Any]) -> Prediction:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"prediction {number}: field '{field}': {first['msg']}") from None
+
+
+def _check_paragraphs(number: int, example: Example, line: Mapping[str, Any]) -> None:
+    """The two records of a pair share their id: only the paragraphs tell them apart."""
+    if "pardigest" not in line:
+        return
+    if line["pardigest"] != paragraphs_digest(document.text for document in example.documents):
+        raise DataError(
+            f"prediction {number}: its 'pardigest' is not that of the paragraphs of record"
+            f" '{example.record_id}'; put the two predictions of an id in their records' order"
+        )
 
 
 def _pairs(rows: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
