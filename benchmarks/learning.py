@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed in given.seeds:
         name = f"{given.task}-{given.limit}-{seed}" + ("-control" if given.control else "")
         file = given.out / f"{name}.json"

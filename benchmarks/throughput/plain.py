@@ -165,7 +165,7 @@ class PlainLearner:
             chosen, rejected = (self._scores(node, [side])[0] for side in sides)
             with torch.no_grad():
                 references = [self._scores(reference_of(node), [side])[0] for side in sides]
-            return dpo_loss(chosen, rejected, *references, self.settings.beta)
+            return dpo_loss(chosen, rejected, references[0], references[1], self.settings.beta)
         if isinstance(datum, TextDatum):
             completion = self._text(datum)
             values = self._values(node, [completion])

@@ -1,3 +1,5 @@
+"""A model's name leads to its files, from a plugin, a directory or the hub, or to an error."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""A base model loads frozen and complete, as the settings ask, or is refused."""
+
 from __future__ import annotations
 
 import json

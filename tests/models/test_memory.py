@@ -1,3 +1,5 @@
+"""The memory that weights take and a device has, and the refusal of what does not fit."""
+
 from __future__ import annotations
 
 from pathlib import Path
