@@ -15,7 +15,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine import attention
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.cascade import use_cascade_attention
+from flowtune_cli.engine.cascade import attention_is_replaced
 from flowtune_cli.engine.decode_cache import CascadeDecodeCache, make_decode_cache
 from flowtune_cli.engine.forward import hidden_states
 from flowtune_cli.engine.limits import Limits
@@ -46,8 +46,9 @@ def prefixes() -> PrefixCache:
     with torch.no_grad():
         for parameter in adapters.parameters("a"):
             parameter.add_(0.1 * torch.randn_like(parameter))
-    assert use_cascade_attention(adapters.model)
-    return PrefixCache(adapters, Limits(prefix_cache_bytes=0))
+    prefixes = PrefixCache(adapters, Limits(prefix_cache_bytes=0))
+    assert attention_is_replaced(adapters.model)
+    return prefixes
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from flowtune_cli.engine import attention
 from flowtune_cli.engine.adapters import Adapters
+from flowtune_cli.engine.cascade import replace_attention
 from flowtune_cli.engine.forward import hidden_states
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefill import Prefilled, Suffix, like_lengths, prefill, prefill_batches
@@ -86,6 +87,7 @@ def check(
 
 def test_nothing_is_padded(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model)
+    replace_attention(adapters.model)
     seen = []
     adapters.model.get_decoder().register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True

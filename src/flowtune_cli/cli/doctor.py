@@ -42,6 +42,7 @@ def doctor(context: typer.Context, json: JsonOption = False) -> None:
         "devices": _devices(),
         "memory": _memory(),
         "models": _models(registry),
+        "engine": _engine(),
         "plugins": _plugins(registry),
     }
     if json:
@@ -103,6 +104,13 @@ def _models(registry: Registry) -> dict[str, str]:
         "free in the cache": _bytes(shutil.disk_usage(_existing(cache)).free),
         "free in this directory": _bytes(shutil.disk_usage(Path.cwd()).free),
     }
+
+
+def _engine() -> dict[str, str]:
+    """How the models that were loaded on this machine are run."""
+    from ..engine.remembered import remembered
+
+    return remembered() or {"none": "a model is proved when it is first loaded"}
 
 
 def _plugins(registry: Registry) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class TrainingRun:
                 note(f"resuming after {trainer.position.episodes} of {len(trainer.order)} episodes")
             elif self.source is not None and not trainer.start_from(self.source):
                 note("the optimizer state starts fresh: the checkpoint is of another optimizer")
-            run.update(state="training", episodes=trainer.position.episodes)
+            engine = session.engine.prefixes.paths.text
+            run.update(state="training", episodes=trainer.position.episodes, engine=engine)
             display = progress(trainer.position.episodes, len(trainer.order))
             with display, StopRequest(display.stopping) as stop:
                 trainer.on_report = lambda report: display.show(

@@ -108,6 +108,13 @@ class Adapters:
             else:
                 self.peft.add_adapter(_key(name), config)
 
+    def remove(self) -> None:
+        """Leave the base model as it was before."""
+        assert self.peft is not None
+        self.peft.unload()
+        # Else PEFT warns of a second time.
+        vars(self.model).pop("peft_config", None)
+
     def _named(self, name: str) -> Iterator[nn.Parameter]:
         for layer in self._layers:
             for part in (layer.lora_A, layer.lora_B):

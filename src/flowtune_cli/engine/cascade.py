@@ -16,32 +16,47 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ..flow.errors import FlowtuneError
 from .attention import attend_with_lse, merge
-from .forward import has_sliding_window, hidden_states
+from .forward import hidden_states
 
 _NAME = "flowtune"
 
 
-def use_cascade_attention(model: Any) -> bool:
-    """Let caches replace the model's attention; False if it is more than softmax over all columns.
+def can_replace_attention(model: Any) -> bool:
+    """Whether a model says nothing against it: its attention is softmax over all columns.
 
-    The model attends as before in forward passes without a ``CascadeCache``.
+    What it does say, ``proof`` checks.
     """
     config = model.config.get_text_config(decoder=True)
-    if config._attn_implementation == _NAME:
-        return True
-    replaceable = not (
-        has_sliding_window(model.config)
-        or getattr(config, "attn_logit_softcapping", None)
+    return attention_is_replaced(model) or not (
+        getattr(config, "attn_logit_softcapping", None)
         or getattr(config, "attention_sink", None)
         or config._attn_implementation != "sdpa"
         or not getattr(model, "_supports_attention_backend", False)
     )
-    if replaceable:
-        AttentionInterface.register(_NAME, _attention)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-        model.set_attn_implementation(_NAME)
-    return replaceable
+
+
+def attention_is_replaced(model: Any) -> bool:
+    """Whether ``replace_attention`` was called last."""
+    config = model.config.get_text_config(decoder=True)
+    return bool(config._attn_implementation == _NAME)
+
+
+def replace_attention(model: Any) -> None:
+    """Let caches replace the model's attention.
+
+    The model attends as before in forward passes without a ``CascadeCache``.
+    """
+    AttentionInterface.register(_NAME, _attention)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    model.set_attn_implementation(_NAME)
+
+
+def restore_attention(model: Any) -> None:
+    """Let the model attend in its own way again."""
+    if attention_is_replaced(model):
+        model.set_attn_implementation("sdpa")
 
 
 def _attention(
@@ -163,10 +178,16 @@ class CascadeCache(Cache):
         super().__init__(layers=[])
         self.suffixes = suffixes
         self.prefixes = prefixes
+        self._layers = 0
 
     def forward(self, model: Any, ids: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states of new tokens, in rows of any shape: (*ids.shape, hidden size)."""
-        return hidden_states(
+        """Hidden states of new tokens, in rows of any shape: (*ids.shape, hidden size).
+
+        Raises:
+            FlowtuneError: some of the model's layers attended in a way of their own.
+        """
+        self._layers = 0
+        states = hidden_states(
             model,
             ids,
             # Four dimensions: the model makes no mask of its own.
@@ -175,6 +196,12 @@ class CascadeCache(Cache):
             cache=self,
             cascade=self,
         )
+        layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        if self._layers != layers:
+            raise FlowtuneError(
+                f"the model's attention was replaced in {self._layers} of {layers} layers"
+            )
+        return states
 
     def attend(
         self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float
@@ -188,6 +215,7 @@ class CascadeCache(Cache):
         Returns:
             Shape (rows, columns, heads, head size).
         """
+        self._layers += 1
         # The heads of a token side by side, as they come out of the layer's projections.
         query, keys, values = (x.transpose(1, 2) for x in (query, keys, values))
         tokens = query.flatten(0, 1).unflatten(1, (keys.shape[2], -1))

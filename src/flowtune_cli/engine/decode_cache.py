@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import attend_with_lse
-from .cascade import CascadeCache, SharedPrefixes, use_cascade_attention
+from .cascade import CascadeCache, SharedPrefixes, attention_is_replaced
 from .padded import PaddedCache
 from .prefix import Prefix
 
@@ -118,6 +118,6 @@ def make_decode_cache(
         owners: for each row, the index of its prefix; every prefix has a row.
         max_new_tokens: the most tokens that a row will have.
     """
-    if use_cascade_attention(model):
+    if attention_is_replaced(model):
         return CascadeDecodeCache(model, prefixes, owners, max_new_tokens)
     return PaddedCache(model, [prefixes[owner] for owner in owners])

@@ -8,14 +8,16 @@ same prompt that picked that token at this position. Group 0 pays nothing, so it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from ..flow.request import Decoding, Generation
 from ..models.tokens import Tokens
+from . import plain
 from .decode_cache import DecodeCache, make_decode_cache
 from .forward import compute_logits
 from .packing import Ids
@@ -38,6 +40,11 @@ class TokenizedRequest:
     decoding: Decoding
     seed: tuple[int | str, ...]
     frozen_length: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and of the longest output."""
+        return len(self.prompt) + self.max_new_tokens
 
 
 @dataclass
@@ -85,24 +92,44 @@ class Decoder:
     ) -> list[tuple[Generation, ...]]:
         """The outputs of each request, in order: the groups first, then the samples."""
         results: list[tuple[Generation, ...]] = [()] * len(requests)
-        for batch in self._batches(requests):
+        shared = {i: r for i, r in enumerate(requests) if self.prefixes.paths.shares(r.length)}
+        for batch in self._batches(shared):
             prompts = self.prefixes.prefill(
                 adapter,
                 [requests[i].prompt for i in batch],
                 keep=True,
                 frozen_lengths=[requests[i].frozen_length for i in batch],
             )
-            sequences = [
-                _Sequence(i, number, requests[i], _generator(requests[i], number))
-                for i in batch
-                for number in range(requests[i].decoding.outputs)
-            ]
+            sequences = _sequences(batch, requests)
             self._run(adapter, dict(zip(batch, prompts, strict=True)), sequences)
             for i in batch:
-                results[i] = tuple(_generation(s) for s in sequences if s.index == i)
+                results[i] = _generations(sequences, i)
+        others = [i for i in range(len(requests)) if i not in shared]
+        for sequences in self._equal_sequences(_sequences(others, requests)):
+            self._run_plain(adapter, sequences)
+            for i in {sequence.index for sequence in sequences}:
+                results[i] = _generations(sequences, i)
         return results
 
-    def _batches(self, requests: Sequence[TokenizedRequest]) -> list[list[int]]:
+    def _equal_sequences(self, sequences: list[_Sequence]) -> Iterator[list[_Sequence]]:
+        """Split sequences by the lengths of their prompts; those of a request stay together."""
+        groups: dict[tuple[int, int], list[_Sequence]] = {}
+        for sequence in sequences:
+            request = sequence.request
+            groups.setdefault((len(request.prompt), request.frozen_length), []).append(sequence)
+        for members in groups.values():
+            longest = max(sequence.request.length for sequence in members)
+            most = max(4 * self.prefixes.limits.tokens_per_batch // longest, 1)
+            part: list[_Sequence] = []
+            for _, outputs in groupby(members, key=lambda sequence: sequence.index):
+                more = list(outputs)
+                if part and len(part) + len(more) > most:
+                    yield part
+                    part = []
+                part += more
+            yield part
+
+    def _batches(self, requests: Mapping[int, TokenizedRequest]) -> list[list[int]]:
         """Requests of like lengths, bounded by their keys and values: a prompt's once, each
         sequence's own.
 
@@ -112,7 +139,7 @@ class Decoder:
         budget = 4 * self.prefixes.limits.tokens_per_batch
         batches: list[list[int]] = []
         longest = new_tokens = sequences = 0
-        for i in sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt)):
+        for i in sorted(requests, key=lambda i: -len(requests[i].prompt)):
             request = requests[i]
             new_tokens = max(new_tokens, request.max_new_tokens)
             sequences += request.decoding.outputs
@@ -135,8 +162,7 @@ class Decoder:
         cache: DecodeCache | None = None
         with self.prefixes.adapters.using(adapter) as model:
             while True:
-                chosen = self._choose(running, logits)
-                rows = [i for i, sequence in enumerate(running) if sequence.text is None]
+                chosen, rows = self._choose(running, logits)
                 if not rows:
                     return
                 some_ended = len(rows) < len(running)
@@ -148,8 +174,32 @@ class Decoder:
                     cache.select_rows(rows)
                 logits = compute_logits(model, cache.forward(chosen[rows][:, None])[:, 0])
 
-    def _choose(self, sequences: list[_Sequence], logits: Tensor) -> Tensor:
-        """Append each sequence's next token; those that end get their text."""
+    def _run_plain(self, adapter: str | None, sequences: list[_Sequence]) -> None:
+        """Decode sequences whose prompts have one length."""
+        running = sequences
+
+        def choose(logits: Tensor) -> tuple[Tensor, list[int]]:
+            nonlocal running
+            chosen, rows = self._choose(running, logits)
+            running = [running[i] for i in rows]
+            return chosen, rows
+
+        plain.decode(
+            self.prefixes.adapters,
+            adapter,
+            [sequence.request.prompt for sequence in sequences],
+            0 if adapter is None else sequences[0].request.frozen_length,
+            max(sequence.request.max_new_tokens for sequence in sequences),
+            choose,
+            cache=self.prefixes.paths.playing != "uncached",
+        )
+
+    def _choose(self, sequences: list[_Sequence], logits: Tensor) -> tuple[Tensor, list[int]]:
+        """Append each sequence's next token; those that end get their text.
+
+        Returns:
+            The tokens, shape (sequences,), and which sequences go on.
+        """
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         chosen = logprobs.argmax(dim=-1)
         _diversify(sequences, logprobs, chosen)
@@ -162,7 +212,7 @@ class Decoder:
             sequence.tokens.append(token)
             sequence.logprob += value
             self._maybe_end(sequence)
-        return chosen
+        return chosen, [i for i, sequence in enumerate(sequences) if sequence.text is None]
 
     def _maybe_end(self, sequence: _Sequence) -> None:
         if sequence.tokens[-1] in self.end:
@@ -224,6 +274,18 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
     return min(place, int(probabilities.nonzero()[-1]))
 
 
-def _generation(sequence: _Sequence) -> Generation:
-    assert sequence.text is not None
-    return Generation(sequence.text, tuple(sequence.tokens), sequence.logprob, sequence.truncated)
+def _sequences(indices: Sequence[int], requests: Sequence[TokenizedRequest]) -> list[_Sequence]:
+    return [
+        _Sequence(i, number, requests[i], _generator(requests[i], number))
+        for i in indices
+        for number in range(requests[i].decoding.outputs)
+    ]
+
+
+def _generations(sequences: Sequence[_Sequence], index: int) -> tuple[Generation, ...]:
+    """The outputs of a request."""
+    return tuple(
+        Generation(s.text or "", tuple(s.tokens), s.logprob, s.truncated)
+        for s in sequences
+        if s.index == index
+    )

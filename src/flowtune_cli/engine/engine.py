@@ -28,6 +28,7 @@ from .decoding import Decoder, TokenizedRequest
 from .likelihoods import Completion
 from .limits import Limits
 from .packing import Ids
+from .paths import Paths
 from .prefix_cache import PrefixCache
 from .scoring import score
 
@@ -61,13 +62,21 @@ class ModelEngine:
         tokenizer: the model's.
         context: longest prompt plus output, in tokens.
         limits: how much is computed and remembered at once.
+        paths: how the model is run; if None, what its configuration does not rule out.
     """
 
-    def __init__(self, adapters: Adapters, tokenizer: Any, context: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        adapters: Adapters,
+        tokenizer: Any,
+        context: int,
+        limits: Limits,
+        paths: Paths | None = None,
+    ) -> None:
         self.adapters = adapters
         self.limits = limits
         self.tokens = Tokens(tokenizer, context)
-        self.prefixes = PrefixCache(adapters, limits)
+        self.prefixes = PrefixCache(adapters, limits, paths)
         self.decoder = Decoder(self.prefixes, self.tokens, _end_tokens(adapters.model, tokenizer))
         self._generations: dict[_DecodeKey, tuple[Generation, ...]] = {}
         self._scores: dict[_ScoreKey, float] = {}

@@ -1,4 +1,4 @@
-"""Forward passes through the base model's decoder, and which models have one that fits."""
+"""Forward passes through the base model's decoder, and the logits of what it computes."""
 
 from __future__ import annotations
 
@@ -8,35 +8,9 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
-
-from ..flow.errors import UsageError
-
-
-def check_layers(config: Any) -> None:
-    """Raise if the model has layers whose past is not plain keys and values.
-
-    Windowed attention is fine: the cache keeps all, and the model's mask hides what is too old.
-    """
-    other = _layer_types(config) - {"full_attention", "sliding_attention"}
-    if other:
-        raise UsageError(
-            f"this model has layers of a kind whose past flowtune cannot cache: {sorted(other)}."
-            " Choose a model with attention layers only."
-        )
-
-
-def has_sliding_window(config: Any) -> bool:
-    """Whether some layers attend to a window of the past only."""
-    text = config.get_text_config(decoder=True)
-    return "sliding_attention" in _layer_types(config) or bool(
-        getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    )
-
-
-def _layer_types(config: Any) -> set[str]:
-    return set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 
 def cache_argument(model: Any) -> str:
@@ -62,17 +36,44 @@ def hidden_states(model: Any, ids: Tensor, *, cache: Cache, **more: Any) -> Tens
 
 
 def compute_logits(model: Any, states: Tensor) -> Tensor:
-    """Logits of hidden states, shape (..., vocabulary), with the model's own scaling of them."""
-    logits: Tensor = model.get_output_embeddings()(states)
-    config = model.config.get_text_config(decoder=True)
-    if getattr(config, "logits_scaling", None):
-        logits = logits / config.logits_scaling
-    if getattr(config, "logit_scale", None):
-        logits = logits * config.logit_scale
-    if getattr(config, "final_logit_softcapping", None):
-        cap = config.final_logit_softcapping
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+    """Logits of hidden states, shape (..., vocabulary).
+
+    By the model's own forward, with the states in the place of what its body computes: some models
+    scale or cap their logits, each by a setting of its own.
+    """
+    name = model.base_model_prefix
+    body = model._modules[name]
+    model._modules[name] = _ReadBody(body, states.flatten(0, -2)[None])
+    try:
+        ids = torch.zeros((1, 1), dtype=torch.long, device=states.device)
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    finally:
+        model._modules[name] = body
+    return logits.view(*states.shape[:-1], -1)
+
+
+class _ReadBody(nn.Module):
+    """In the place of a model's body: returns states that were computed before."""
+
+    def __init__(self, body: nn.Module, states: Tensor) -> None:
+        super().__init__()
+        # Not as a module of this one: it keeps its own hooks and is not called.
+        self.__dict__["body"] = body
+        self.states = states
+
+    def forward(self, *_: Any, **__: Any) -> _BodyOutput:
+        return _BodyOutput(last_hidden_state=self.states)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["body"], name)
+
+
+class _BodyOutput(MoeModelOutputWithPast):
+    """What a body returns; all but the hidden states is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: Any) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .batches import cheapest_batches
-from .forward import compute_logits, has_sliding_window, pad_right
+from .forward import compute_logits, pad_right
 from .packing import MIN_SHARED_TOKENS, Ids, Row, pack, tree_mask
 from .padded import PaddedCache
+from .plain import equal_rows, sequence_logprobs
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
 from .recomputing import recomputing
@@ -40,6 +41,15 @@ class Completion(NamedTuple):
     def frozen_prefix(self) -> Ids:
         """The tokens that the base model reads."""
         return self.prompt[: self.frozen_length]
+
+    @property
+    def length(self) -> int:
+        """All its tokens."""
+        return len(self.prompt) + len(self.tokens)
+
+    def row(self, adapter: str | None) -> tuple[Ids, int]:
+        """All its tokens, and how many of them the base model reads beside this adapter."""
+        return (*self.prompt, *self.tokens), 0 if adapter is None else self.frozen_length
 
     @property
     def inputs(self) -> Ids:
@@ -75,6 +85,25 @@ def likelihoods(
     Returns:
         Sums in nats, shape (completions,), float32.
     """
+    packed = [i for i, c in enumerate(completions) if prefixes.paths.packs(c.length)]
+    if len(packed) == len(completions):
+        return _packed(prefixes, adapter, completions, max_graph_tokens)
+    plain = [i for i, c in enumerate(completions) if not prefixes.paths.packs(c.length)]
+    sums = torch.zeros(len(completions), device=prefixes.adapters.model.device)
+    for indices, compute in ((packed, _packed), (plain, _plain)):
+        if indices:
+            at = torch.tensor(indices, device=sums.device)
+            chosen = [completions[i] for i in indices]
+            sums = sums.index_add(0, at, compute(prefixes, adapter, chosen, max_graph_tokens))
+    return sums
+
+
+def _packed(
+    prefixes: PrefixCache,
+    adapter: str | None,
+    completions: Sequence[Completion],
+    max_graph_tokens: float,
+) -> Tensor:
     model = prefixes.adapters.model
     if adapter is None:
         completions = [completion._replace(frozen_length=0) for completion in completions]
@@ -103,9 +132,39 @@ def likelihoods(
     return sums
 
 
+def _plain(
+    prefixes: PrefixCache,
+    adapter: str | None,
+    completions: Sequence[Completion],
+    max_graph_tokens: float,
+) -> Tensor:
+    model = prefixes.adapters.model
+    written = [i for i, completion in enumerate(completions) if completion.tokens]
+    rows = [completions[i].row(adapter) for i in written]
+    # Layers run twice then, and the past that follows a frozen prefix would be there twice.
+    recompute = (
+        torch.is_grad_enabled()
+        and prefixes.paths.recomputing
+        and sum(len(ids) for ids, _ in rows) > max_graph_tokens
+        and not any(frozen_length for _, frozen_length in rows)
+    )
+    sums = torch.zeros(len(completions), device=model.device)
+    with recomputing(model) if recompute else nullcontext():
+        for batch in equal_rows(rows, prefixes.limits.tokens_per_batch):
+            values = sequence_logprobs(
+                prefixes.adapters,
+                adapter,
+                [rows[place][0] for place in batch],
+                rows[batch[0]][1],
+                [len(completions[written[place]].tokens) for place in batch],
+            )
+            at = torch.tensor([written[place] for place in batch], device=model.device)
+            sums = sums.index_add(0, at, values)
+    return sums
+
+
 def pack_completions(prefixes: PrefixCache, completions: Sequence[Completion]) -> list[PackedRow]:
     """The rows in which completions are read, each after a frozen prefix or none."""
-    windows = has_sliding_window(prefixes.adapters.model.config)
     inputs: dict[Ids, list[Ids]] = {}
     for completion in completions:
         if completion.tokens:
@@ -113,7 +172,9 @@ def pack_completions(prefixes: PrefixCache, completions: Sequence[Completion]) -
     rows = []
     for frozen_prefix in sorted(inputs):
         # After a frozen prefix, sequences have that in common already.
-        min_shared = math.inf if windows else 0 if frozen_prefix else MIN_SHARED_TOKENS
+        min_shared = (
+            math.inf if not prefixes.paths.branches else 0 if frozen_prefix else MIN_SHARED_TOKENS
+        )
         rows += [PackedRow(frozen_prefix, row) for row in pack(inputs[frozen_prefix], min_shared)]
     return rows
 

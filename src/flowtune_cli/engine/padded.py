@@ -1,7 +1,7 @@
 """Padded rows: each with a copy of its prefix, padded on the left, and new tokens on the right.
 
 The model attends in its own way, with gradients if wanted. Learning uses this on every model,
-prefill and decode on those whose attention cannot be replaced (see ``use_cascade_attention``).
+prefill and decode on those whose attention cannot be replaced (see ``paths``).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from .attention import attend_with_lse
 from .batches import cheapest_batches, even_batches
-from .cascade import CascadeCache, SharedPrefixes, use_cascade_attention
+from .cascade import CascadeCache, SharedPrefixes, attention_is_replaced
 from .forward import pad_right
 from .packing import Ids
 from .padded import PaddedCache
@@ -64,7 +64,7 @@ def prefill_batches(model: Any, suffixes: Sequence[Suffix], budget: int) -> list
         The suffixes' indices, pass by pass; those of a pass either all follow prefixes, suffixes of
         one prefix side by side, or none does.
     """
-    packs = use_cascade_attention(model)
+    packs = attention_is_replaced(model)
     split: list[list[int]] = []
     for follows in (False, True):
         chosen = [i for i, suffix in enumerate(suffixes) if (suffix.prefix is not None) is follows]
@@ -94,7 +94,7 @@ def prefill(model: Any, suffixes: Sequence[Suffix], *, keep: bool) -> Prefilled:
         model: with the adapter active that is to read.
         keep: their keys and values are wanted.
     """
-    if use_cascade_attention(model):
+    if attention_is_replaced(model):
         return _prefill_packed(model, suffixes, keep)
     cache = PaddedCache(model, [suffix.prefix for suffix in suffixes])
     begin = cache.mask.shape[1]

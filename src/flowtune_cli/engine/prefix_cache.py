@@ -18,9 +18,11 @@ from typing import NamedTuple
 import torch
 
 from .adapters import Adapters
-from .forward import check_layers, compute_logits
+from .cascade import replace_attention, restore_attention
+from .forward import compute_logits
 from .limits import Limits
 from .packing import MIN_SHARED_TOKENS, Ids, common_length
+from .paths import Paths
 from .prefill import Suffix, prefill, prefill_batches
 from .prefix import Prefix
 
@@ -56,15 +58,20 @@ class PrefixCache:
         adapters: the model with its adapters.
         limits: tokens in one forward pass; and how much is remembered: the least recently used
             goes first.
+        paths: how the model is run; if None, what its configuration does not rule out.
     """
 
-    def __init__(self, adapters: Adapters, limits: Limits) -> None:
+    def __init__(self, adapters: Adapters, limits: Limits, paths: Paths | None = None) -> None:
         self.adapters = adapters
         self.limits = limits
         self._entries: OrderedDict[Key, Prefix] = OrderedDict()
         self._sorted: dict[Namespace, list[Ids]] = {}
         self._bytes = 0
-        check_layers(adapters.model.config)
+        self.paths = Paths.by_config(adapters.model) if paths is None else paths
+        if self.paths.playing == "cascade":
+            replace_attention(adapters.model)
+        else:
+            restore_attention(adapters.model)
 
     def clear(self, keep: Container[Ids] = ()) -> None:
         """Forget every prompt, but for these frozen prefixes."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from .forward import compute_logits
 from .likelihoods import Completion
 from .packing import Ids
+from .plain import equal_rows, sequence_logprobs
 from .prefill import Suffix, prefill, prefill_batches
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
@@ -30,6 +31,34 @@ def score(
     Args:
         keep: remember the prompts' keys and values, for completions that are scored later.
     """
+    shared = [i for i, c in enumerate(completions) if prefixes.paths.shares(c.length)]
+    sums = dict(
+        zip(
+            shared,
+            _score_shared(prefixes, adapter, [completions[i] for i in shared], keep),
+            strict=True,
+        )
+    )
+    others = [i for i in range(len(completions)) if i not in sums]
+    rows = [completions[i].row(adapter) for i in others]
+    for batch in equal_rows(rows, prefixes.limits.tokens_per_batch):
+        values = sequence_logprobs(
+            prefixes.adapters,
+            adapter,
+            [rows[place][0] for place in batch],
+            rows[batch[0]][1],
+            [len(completions[others[place]].tokens) for place in batch],
+        )
+        sums.update(zip((others[place] for place in batch), values.tolist(), strict=True))
+    return [sums[i] for i in range(len(completions))]
+
+
+def _score_shared(
+    prefixes: PrefixCache, adapter: str | None, completions: Sequence[Completion], keep: bool
+) -> list[float]:
+    """Score completions whose prompts are read once."""
+    if not completions:
+        return []
     longer = [i for i, completion in enumerate(completions) if len(completion.tokens) > 1]
     prompts = prefixes.prefill(
         adapter,

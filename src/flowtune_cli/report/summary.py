@@ -98,6 +98,7 @@ def as_json(run: RunSummary) -> dict[str, Any]:
         "path": str(info.path),
         "task": info.task,
         "model": info.model,
+        "engine": info.engine,
         "state": info.state,
         "created": info.created,
         "versions": dict(info.versions),

@@ -33,6 +33,7 @@ class RunInfo:
         created: ISO 8601, UTC.
         versions: of Python, of the packages that results depend on, and of the plugins.
         resume: the command that resumes the run.
+        engine: how its model was last run, such as "cascade, learning packed"; empty before.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class RunInfo:
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     resume: str = ""
+    engine: str = ""
     problem: str = ""
 
 
@@ -171,9 +173,16 @@ class RunDirectory:
             created=info["created"],
             versions=info["versions"],
             resume=info["resume"],
+            engine=info.get("engine", ""),
         )
 
-    def update(self, *, state: State | None = None, episodes: int | None = None) -> None:
+    def update(
+        self,
+        *,
+        state: State | None = None,
+        episodes: int | None = None,
+        engine: str | None = None,
+    ) -> None:
         """Update run.json. Only for the process that has locked the run."""
         if state is not None and state not in get_args(State):
             raise ValueError(f"'{state}' is not one of the states {get_args(State)}")
@@ -182,6 +191,8 @@ class RunDirectory:
             info["state"] = state
         if episodes is not None:
             info["episodes"] = episodes
+        if engine is not None:
+            info["engine"] = engine
         write_json(self.path / "run.json", info)
 
     @property

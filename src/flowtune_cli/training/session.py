@@ -12,6 +12,8 @@ from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
 from ..engine.limits import Limits
+from ..engine.proof import real_texts
+from ..engine.proof_cache import proved
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
@@ -126,13 +128,15 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     limits = Limits.for_model(loaded.model)
-    block_weights(loaded.model)
     check_targets(loaded.model, settings.adapter.targets)
+    texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
+    paths = proved(loaded.model, loaded.name, settings.adapter, loaded.context, texts).paths
+    block_weights(loaded.model)
     adapters = Adapters(
         loaded.model,
         {node.name: node.initial_head() for node in task.nodes if node.adapter is not None},
         settings.adapter,
         settings.training.seed,
     )
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits, paths)
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)

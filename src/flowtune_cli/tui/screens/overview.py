@@ -118,6 +118,8 @@ class OverviewScreen(InspectScreen):
         parts.append(f"{MOVED} references moved {moves}×")
         if seconds:
             parts.append(f"{counts.episodes / seconds * 60:.1f} episodes/min")
+        if info.engine:
+            parts.append(f"engine: {info.engine}")
         self.query_one("#about", Static).update(Content(" · ".join(filter(None, parts))))
 
     def _show_plots(self) -> None:

@@ -1,0 +1,87 @@
+"""Ways to run a model: which of them the engine takes for the one at hand.
+
+From fast to general, each of the ways to play:
+
+- ``cascade``: the model's attention is replaced, so sequences read what they share once, in place.
+- ``padded``: the model attends in its own way, to copies of the keys and values of what is shared.
+- ``plain``: rows of one length by the model's own forward and cache; nothing is shared.
+- ``uncached``: as ``plain``, but each token is decoded by reading the whole sequence again.
+
+And to learn: ``packed`` reads what sequences share once, ``plain`` each sequence by itself. See
+``proof`` for how one is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .cascade import can_replace_attention
+from .windows import bites, rope_switch
+
+Playing = Literal["cascade", "padded", "plain", "uncached"]
+Learning = Literal["packed", "plain"]
+
+PLAYING: tuple[Playing, ...] = ("cascade", "padded", "plain", "uncached")
+LEARNING: tuple[Learning, ...] = ("packed", "plain")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """How a model is run.
+
+    Args:
+        playing: how it decodes and scores.
+        learning: how log-likelihoods with gradients are computed.
+        branches: whether sequences that part may share a row in learning: not where a window counts
+            the columns between two tokens.
+        longest: the longest sequence, in tokens, that these ways are right for; longer ones are
+            played and learned by ``plain``. None if there is no such limit.
+        frozen_prefixes: whether a prompt's beginning can be read by the base model alone.
+        recomputing: whether layers can compute again in the backward pass.
+    """
+
+    playing: Playing = "plain"
+    learning: Learning = "plain"
+    branches: bool = True
+    longest: int | None = None
+    frozen_prefixes: bool = True
+    recomputing: bool = True
+
+    @classmethod
+    def by_config(cls, model: Any, context: int | None = None) -> Paths:
+        """The fastest way that a model's configuration does not rule out; nothing is computed.
+
+        Args:
+            context: the longest sequence that it will read, in tokens.
+        """
+        windows = bites(model.config, context)
+        playing: Playing = "padded"
+        if not windows and can_replace_attention(model):
+            playing = "cascade"
+        longest = rope_switch(model.config, context)
+        return cls(playing, "packed", branches=not windows, longest=longest)
+
+    def shares(self, length: int) -> bool:
+        """Whether a sequence of this length is played by reading what it shares once."""
+        return self.playing in ("cascade", "padded") and not self._beyond(length)
+
+    def packs(self, length: int) -> bool:
+        """Whether a sequence of this length is learned in a packed row."""
+        return self.learning == "packed" and not self._beyond(length)
+
+    def _beyond(self, length: int) -> bool:
+        return self.longest is not None and length > self.longest
+
+    @property
+    def text(self) -> str:
+        """For people, such as "cascade, learning packed"."""
+        notes = [self.playing, f"learning {self.learning}"]
+        if self.longest is not None:
+            notes.append(f"plain beyond {self.longest:,} tokens")
+        if not self.frozen_prefixes:
+            notes.append("no frozen prefixes")
+        return ", ".join(notes)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

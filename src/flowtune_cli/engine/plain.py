@@ -1,0 +1,190 @@
+"""The plain path: a model's own forward and cache, for models that cannot share what is read.
+
+Rows of one pass have one length, so nothing is padded or masked: what a model makes of a row cannot
+depend on the rows beside it, whatever its layers keep of the past. ``proof`` holds the fast paths
+against this.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from .adapters import Adapters
+from .forward import cache_argument
+from .packing import Ids
+
+Choose = Callable[[Tensor], tuple[Tensor, list[int]]]
+"""Given the logits of the running rows, the next token of each, and which of these rows go on."""
+
+
+def decode(
+    adapters: Adapters,
+    adapter: str | None,
+    rows: Sequence[Ids],
+    frozen_length: int,
+    max_new_tokens: int,
+    choose: Choose,
+    *,
+    cache: bool = True,
+) -> None:
+    """Decode rows of one length by transformers' ``generate``, which drives the model's own cache.
+
+    Args:
+        rows: their prompts.
+        frozen_length: how many of their tokens the base model reads.
+        choose: gets logits of shape (running rows, vocabulary), float32.
+        cache: whether the past is kept; else each token is decoded by reading all before it.
+    """
+    model = adapters.model
+    ids = torch.tensor(rows, device=model.device)
+    past: dict[str, Any] = {}
+    if frozen_length:
+        past = {cache_argument(model): read_frozen(adapters, rows, frozen_length)[0]}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, use_cache=cache, pad_token_id=0
+    )
+    driver = _Driver(choose, len(rows))
+    with adapters.using(adapter), _own_generation_config(model, config):
+        model.generate(
+            ids,
+            generation_config=config,
+            attention_mask=torch.ones_like(ids),
+            logits_processor=LogitsProcessorList([driver]),
+            stopping_criteria=StoppingCriteriaList([_Ended(driver)]),
+            **past,
+        )
+
+
+class _Driver(LogitsProcessor):
+    """Leaves each row one token, the one that is chosen."""
+
+    def __init__(self, choose: Choose, rows: int) -> None:
+        self.choose = choose
+        self.running = list(range(rows))
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        if self.running:
+            chosen, going_on = self.choose(scores[self.running])
+            tokens[self.running] = chosen
+            self.running = [self.running[i] for i in going_on]
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+
+
+class _Ended(StoppingCriteria):
+    """Ends all rows when none goes on."""
+
+    def __init__(self, driver: _Driver) -> None:
+        self.driver = driver
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return torch.full((len(ids),), not self.driver.running, device=ids.device)
+
+
+@contextmanager
+def _own_generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Keep ``generate`` from filling in what the model's files ask for, such as a penalty."""
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        model.generation_config = before
+
+
+def sequence_logprobs(
+    adapters: Adapters,
+    adapter: str | None,
+    rows: Sequence[Ids],
+    frozen_length: int,
+    counts: Sequence[int],
+) -> Tensor:
+    """Sum of log-probabilities, in nats, of the last tokens of rows of one length.
+
+    Args:
+        frozen_length: how many of their tokens the base model reads.
+        counts: for each row, how many of its last tokens count: one at least.
+
+    Returns:
+        Shape (rows,), float32; with gradients where they are enabled.
+    """
+    model = adapters.model
+    ids = torch.tensor(rows, device=model.device)
+    most = max(counts)
+    first: list[Tensor] = []
+    past: dict[str, Any] = {}
+    if frozen_length:
+        cache, logits = read_frozen(adapters, rows, frozen_length)
+        past = {cache_argument(model): cache}
+        if most == ids.shape[1] - frozen_length:
+            # The base model alone predicts the first token after what it reads.
+            first = [logits[:, None]]
+    inputs = ids[:, frozen_length:-1]
+    parts = first
+    if inputs.shape[1]:
+        kept = min(most, inputs.shape[1])
+        with adapters.using(adapter):
+            parts = [*first, last_logits(model, inputs, kept, past)]
+    logprobs = torch.log_softmax(torch.cat(parts, dim=1).float(), dim=-1)
+    targets = ids[:, -logprobs.shape[1] :]
+    values = logprobs.gather(2, targets[..., None])[..., 0]
+    places = torch.arange(values.shape[1], device=ids.device) - values.shape[1]
+    counted = places >= -torch.tensor(counts, device=ids.device)[:, None]
+    return (values * counted).sum(dim=1)
+
+
+def last_logits(model: Any, ids: Tensor, count: int, past: Mapping[str, Any] = {}) -> Tensor:
+    """Logits of the last ``count`` tokens of each row, shape (rows, count, vocabulary)."""
+    options: dict[str, Any] = {"use_cache": bool(past), **past}
+    if "logits_to_keep" in signature(type(model).forward).parameters:
+        # Those of all tokens could take gigabytes.
+        options["logits_to_keep"] = count
+    logits: Tensor = model(input_ids=ids, **options).logits
+    return logits[:, -count:]
+
+
+@torch.no_grad()
+def read_frozen(adapters: Adapters, rows: Sequence[Ids], length: int) -> tuple[Any, Tensor]:
+    """What the base model keeps of the beginnings of rows, and the logits of what follows them."""
+    model = adapters.model
+    with adapters.using(None):
+        read = model(
+            input_ids=torch.tensor([ids[:length] for ids in rows], device=model.device),
+            use_cache=True,
+        )
+    return read[cache_argument(model)], read.logits[:, -1]
+
+
+def equal_rows(rows: Sequence[tuple[Ids, int]], budget: int) -> Iterator[list[int]]:
+    """Split rows into passes of one length and one frozen length.
+
+    Args:
+        rows: the tokens of each, and how many of them the base model reads.
+        budget: the most tokens in one pass; a row that is longer goes alone.
+
+    Yields:
+        The rows' indices, pass by pass.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (ids, frozen_length) in enumerate(rows):
+        groups.setdefault((len(ids), frozen_length), []).append(index)
+    for (length, _), members in groups.items():
+        most = max(budget // length, 1)
+        for begin in range(0, len(members), most):
+            yield members[begin : begin + most]
