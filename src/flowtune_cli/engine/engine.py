@@ -22,6 +22,7 @@ from ..flow.request import (
     Scored,
     ScoreRequest,
 )
+from ..models.chat_template import TextOptions
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
 from .decoding import Decoder, TokenizedRequest
@@ -30,6 +31,8 @@ from .limits import Limits
 from .packing import Ids
 from .prefix_cache import PrefixCache
 from .scoring import score
+
+_NO_OPTIONS = TextOptions()
 
 
 class _DecodeKey(NamedTuple):
@@ -61,14 +64,23 @@ class ModelEngine:
         tokenizer: the model's.
         context: longest prompt plus output, in tokens.
         limits: how much is computed and remembered at once.
+        options: how texts become tokens, beside what the tokenizer says.
     """
 
-    def __init__(self, adapters: Adapters, tokenizer: Any, context: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        adapters: Adapters,
+        tokenizer: Any,
+        context: int,
+        limits: Limits,
+        options: TextOptions = _NO_OPTIONS,
+    ) -> None:
         self.adapters = adapters
         self.limits = limits
-        self.tokens = Tokens(tokenizer, context)
+        self.tokens = Tokens(tokenizer, context, options=options)
         self.prefixes = PrefixCache(adapters, limits)
-        self.decoder = Decoder(self.prefixes, self.tokens, _end_tokens(adapters.model, tokenizer))
+        ends = _end_tokens(adapters.model, tokenizer) | {self.tokens.end_of_turn}
+        self.decoder = Decoder(self.prefixes, self.tokens, ends)
         self._generations: dict[_DecodeKey, tuple[Generation, ...]] = {}
         self._scores: dict[_ScoreKey, float] = {}
 
@@ -127,7 +139,10 @@ class ModelEngine:
             prompts.append([])
             keys.append([])
             for prompt, texts in request.items:
-                completions = [self.tokens.completion(text) for text in texts]
+                if request.rivals:
+                    completions = self.tokens.labels(texts, prompt)
+                else:
+                    completions = [self.tokens.completion(text, after=prompt) for text in texts]
                 encoded = self.tokens.encode(prompt, max(len(tokens) for tokens in completions))
                 prompts[-1].append(encoded)
                 keys[-1].append(

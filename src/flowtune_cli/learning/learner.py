@@ -223,7 +223,7 @@ class Learner:
 
     def _completions(self, datum: Datum) -> list[Completion]:
         if isinstance(datum, TextDatum):
-            tokens = self.tokens.completion(datum.completion, end=True)
+            tokens = self.tokens.completion(datum.completion, after=datum.prompt, end=True)
             return [self._after(datum.prompt, tokens)]
         scores: Sequence[Score]
         if isinstance(datum, PreferenceDatum):
@@ -234,8 +234,11 @@ class Learner:
 
     def _completion(self, term: Term) -> Completion:
         tokens = term.completion
-        if isinstance(tokens, str):
-            tokens = self.tokens.completion(tokens)
+        if isinstance(tokens, str) and term.rivals:
+            labels = self.tokens.labels(term.rivals, term.prompt)
+            tokens = labels[term.rivals.index(tokens)]
+        elif isinstance(tokens, str):
+            tokens = self.tokens.completion(tokens, after=term.prompt)
         return self._after(term.prompt, tokens)
 
     def _after(self, prompt: Prompt, tokens: Ids) -> Completion:

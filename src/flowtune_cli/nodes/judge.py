@@ -127,7 +127,7 @@ class Judge(Node):
     def _terms(self, inputs: Mapping[str, Any]) -> tuple[Term, ...]:
         prompt = self.prompt.render(inputs, node=self.name)
         if self.score == "choice":
-            return tuple(Term(prompt, label) for label in self.labels)
+            return tuple(Term(prompt, label, rivals=self.labels) for label in self.labels)
         return tuple(
             factor.term(prompt, inputs, node=self.name, mean=True) for factor in self.factors
         )
