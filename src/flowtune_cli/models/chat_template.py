@@ -141,9 +141,10 @@ class ChatTemplate:
             return ""
         chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SIGN}]
         try:
-            return self.render(chat, answer=False).rpartition(_SIGN)[2]
+            _, found, rest = self.render(chat, answer=False).rpartition(_SIGN)
         except UsageError:
             return ""
+        return rest if found else ""
 
     def _choose(self, found: Any, options: TextOptions) -> str:
         wanted = options.template_name

@@ -38,7 +38,6 @@ class Seam:
     Args:
         encode: a text's token ids, without special tokens around it.
         decode: the text of token ids.
-        unknown: the token that stands for what the tokenizer does not know, if it has one.
         name: of the model, for errors.
 
     Attributes:
@@ -52,7 +51,6 @@ class Seam:
         self,
         encode: Callable[[str], Ids],
         decode: Callable[[Ids], str],
-        unknown: int | None,
         name: str,
     ) -> None:
         self._encode = encode
@@ -62,8 +60,9 @@ class Seam:
         self.is_plain = self._holds("", ())
         if not self.is_plain:
             leads = [(lead, encode(lead)) for lead in _LEADS]
+            # One that is unknown could be one token with what follows it.
             self._leads = [
-                (lead, ids) for lead, ids in leads if unknown not in ids and self._holds(lead, ids)
+                (lead, ids) for lead, ids in leads if lead in decode(ids) and self._holds(lead, ids)
             ]
             if not self._leads:
                 raise UsageError(

@@ -72,10 +72,9 @@ class Tokens:
         self._keeps_special = options.special_tokens_in_text
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
-        unknown = getattr(tokenizer, "unk_token_id", None)
         # What is cut out of a document keeps the special tokens that it may have.
         decode = self._whole_text if self._keeps_special else self.decode
-        self._seam = Seam(self._ids, decode, unknown, options.name)
+        self._seam = Seam(self._ids, decode, options.name)
         self._begin = self._special_begin(options.name)
         end = self._controls.at_start(self.template.after_answer().lstrip())
         self.end_of_turn: int = tokenizer.eos_token_id if end is None else end
