@@ -175,7 +175,8 @@ def test_shown_is_all_that_the_model_sees() -> None:
 def test_targets(respond: Any, gold: Any, right: int) -> None:
     node = judge(weight=0.5)
     response = respond(scoring({"Yes": -3.0, "No": -1.0}), node, x=1)
-    yes, no = (Score((Term(rendered(), label),)) for label in ("Yes", "No"))
+    labels = ("Yes", "No")
+    yes, no = (Score((Term(rendered(), label, rivals=labels),)) for label in labels)
     assert node.target_data(response, gold) == [ChoiceDatum("j", (no, yes), right, 0.5)]
 
 

@@ -26,10 +26,10 @@ class ControlTokens:
             text = token.content
             written = text in template and not text[0].isalnum()
             is_special = token.special or text in names
+            special += [text] if is_special else []
             # A token of one character cannot be broken, and white space steers nothing.
             if len(text) > 1 and not text.isspace() and (is_special or written):
                 self.ids[text] = index
-                special += [text] if is_special else []
                 swallowing += [text] if token.rstrip else []
         self._any = _pattern(self.ids)
         self._special = _pattern(special)

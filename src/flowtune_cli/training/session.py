@@ -139,6 +139,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     options = TextOptions.of(settings.model)
     engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits, options)
     # A template's clock shows the same day for as long as the run lasts.
-    model = settings.model.model_copy(update={"date": engine.tokens.template.date})
+    date = engine.tokens.template.date or settings.model.date
+    model = settings.model.model_copy(update={"date": date})
     settings = settings.model_copy(update={"model": model})
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)
