@@ -146,7 +146,9 @@ def test_special_tokens_that_the_author_wrote_are_special(kind: str) -> None:
         "<|im_start|>",
     ]
     assert tokens.encode(chat("a", prefill="</s>")).ids[-1] == tokenizer.eos_token_id
-    assert tokens.labels(["</s>", "No"], plain("x"))[0] == (tokenizer.eos_token_id,)
+    assert tokens.completions(["</s>", "No"], plain("x"), rivals=True)[0] == (
+        tokenizer.eos_token_id,
+    )
 
 
 def test_special_tokens_in_data_are_special_for_those_who_want_it() -> None:
@@ -207,11 +209,15 @@ def test_labels_of_which_one_begins_another_end(prompt: Prompt) -> None:
     end = tokens.end_of_turn if prompt.chat else tokenizer.eos_token_id
     texts = ["12", "123", "5"]
     assert ids_of(tokenizer, "123")[: len(ids_of(tokenizer, "12"))] == ids_of(tokenizer, "12")
-    assert tokens.labels(texts, prompt) == [(*ids_of(tokenizer, text), end) for text in texts]
+    assert tokens.completions(texts, prompt, rivals=True) == [
+        (*ids_of(tokenizer, text), end) for text in texts
+    ]
     # As before: neither begins the other, though the text of one does.
     texts = ["Y", "Yes"]
     assert ids_of(tokenizer, "Yes")[0] != ids_of(tokenizer, "Y")[0]
-    assert tokens.labels(texts, prompt) == [ids_of(tokenizer, text) for text in texts]
+    assert tokens.completions(texts, prompt, rivals=True) == [
+        ids_of(tokenizer, text) for text in texts
+    ]
 
 
 # Stops

@@ -139,10 +139,7 @@ class ModelEngine:
             prompts.append([])
             keys.append([])
             for prompt, texts in request.items:
-                if request.rivals:
-                    completions = self.tokens.labels(texts, prompt)
-                else:
-                    completions = [self.tokens.completion(text, after=prompt) for text in texts]
+                completions = self.tokens.completions(texts, prompt, rivals=request.rivals)
                 encoded = self.tokens.encode(prompt, max(len(tokens) for tokens in completions))
                 prompts[-1].append(encoded)
                 keys[-1].append(

@@ -234,11 +234,10 @@ class Learner:
 
     def _completion(self, term: Term) -> Completion:
         tokens = term.completion
-        if isinstance(tokens, str) and term.rivals:
-            labels = self.tokens.labels(term.rivals, term.prompt)
-            tokens = labels[term.rivals.index(tokens)]
-        elif isinstance(tokens, str):
-            tokens = self.tokens.completion(tokens, after=term.prompt)
+        if isinstance(tokens, str):
+            texts = term.rivals or (tokens,)
+            found = self.tokens.completions(texts, term.prompt, rivals=bool(term.rivals))
+            tokens = found[texts.index(tokens)]
         return self._after(term.prompt, tokens)
 
     def _after(self, prompt: Prompt, tokens: Ids) -> Completion:

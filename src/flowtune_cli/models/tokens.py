@@ -110,12 +110,18 @@ class Tokens:
         ids = self._following(after, self._cut(text, [Segment(text)]))
         return (*ids, self._end(after)) if end else ids
 
-    def labels(self, texts: Sequence[str], after: Prompt) -> list[tuple[int, ...]]:
-        """Token ids of rival answers to a prompt, which their likelihoods are to tell apart.
+    def completions(
+        self, texts: Sequence[str], after: Prompt, *, rivals: bool
+    ) -> list[tuple[int, ...]]:
+        """Token ids of texts that follow a prompt.
 
-        Where the tokens of one begin another's, the first would be as likely as all that begins
-        so: then each of them ends with the token that ends an output.
+        Args:
+            rivals: they are answers which their likelihoods are to tell apart. Where the tokens of
+                one begin another's, the first would be as likely as all that begins so: then each
+                of them ends with the token that ends an output.
         """
+        if not rivals:
+            return [self.completion(text, after=after) for text in texts]
         found = [self._following(after, _Rendered(text)) for text in texts]
         ordered = sorted(found)
         if any(b[: len(a)] == a for a, b in pairwise(ordered)):
