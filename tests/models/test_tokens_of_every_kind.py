@@ -151,6 +151,17 @@ def test_special_tokens_that_the_author_wrote_are_special(kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefill_can_end_a_thought_that_the_template_begins(kind: str) -> None:
+    thinking = "{% for m in messages %}{{ m.content }}</s>{% endfor %}<think>\n{# </think> #}"
+    tokenizer = make_tokenizer(kind, template=thinking)
+    tokenizer.add_tokens([AddedToken(each, normalized=False) for each in ("<think>", "</think>")])
+    begins, ends = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    tokens = Tokens(tokenizer, 1000)
+    ids = tokens.encode(chat("so</think>", prefill="\n</think>\n\n")).ids
+    assert [i for i in ids if i in (begins, ends)] == [begins, ends]
+
+
 def test_special_tokens_in_data_are_special_for_those_who_want_it() -> None:
     tokenizer = make_tokenizer("byte level")
     options = TextOptions(special_tokens_in_text=True)
