@@ -122,20 +122,20 @@ def test_rivals_of_which_one_begins_another_are_scored_with_their_end(
 def test_completions_are_scored_as_parts_of_the_whole_text(
     tiny_model: LoadedModel, kind: str
 ) -> None:
-    loaded = with_tokenizer(tiny_model, make_tokenizer(kind, bos=True))
-    counted = Counted(loaded)
-    prompt = plain("so:")
-    (scored,) = counted.score(ScoreRequest("a", ((prompt, (" Yes", "\nQuestion")),)))
-    begin = loaded.tokenizer("so:")["input_ids"]
-    for text, (value, _) in zip(
-        (" Yes", "\nQuestion"),
-        [(each.logprob, each.tokens) for each in scored.likelihoods[0]],
-        strict=True,
-    ):
-        whole = loaded.tokenizer("so:" + text)["input_ids"]
-        assert whole[: len(begin)] == begin
-        expected = likelihood(counted.adapters, "a", begin, whole[len(begin) :])
-        assert value == pytest.approx(float(expected.detach()), abs=1e-4)
+    # Its answers follow a special token, behind which a tokenizer begins anew.
+    template = "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}"
+    tokenizer = make_tokenizer(kind, bos=True, template=template)
+    counted = Counted(with_tokenizer(tiny_model, tokenizer))
+    chat = Prompt((Message("user", (Segment("so"),)),), reserve=16)
+    for prompt, shown, special in ((plain("so:"), "so:", True), (chat, "so<|im_start|>", False)):
+        begin = tokenizer(shown, add_special_tokens=special)["input_ids"]
+        texts = (" Yes", "Question")
+        (scored,) = counted.score(ScoreRequest("a", ((prompt, texts),)))
+        for text, found in zip(texts, scored.likelihoods[0], strict=True):
+            whole = tokenizer(shown + text, add_special_tokens=special)["input_ids"]
+            assert whole[: len(begin)] == begin
+            expected = likelihood(counted.adapters, "a", begin, whole[len(begin) :])
+            assert found.logprob == pytest.approx(float(expected.detach()), abs=1e-4)
 
 
 def test_an_output_ends_where_the_chat_template_ends_a_turn(tiny_model: LoadedModel) -> None:
