@@ -50,6 +50,7 @@ class Tokens:
         tokenizer: of transformers, fast or slow.
         context: the longest prompt plus output, in tokens.
         cache_size: how many prompts' encodings are kept.
+        options: what is set, beside what the tokenizer says.
 
     Attributes:
         end_of_turn: ends an answer of a chat; the chat template's own, or else the tokenizer's end.
