@@ -215,7 +215,7 @@ def needed_by_requests(
             of_adapter += [Completion(prompt.ids, prompt.frozen_length, end) for end in ends]
         else:
             for item, texts in request.items:
-                ends = [tokens.completion(text) for text in texts]
+                ends = tokens.completions(texts, item, rivals=request.rivals)
                 prompt = tokens.encode(item, max(len(end) for end in ends))
                 of_adapter += [Completion(prompt.ids, prompt.frozen_length, end) for end in ends]
     # What the base model reads: whole prompts of its own, and the others' frozen prefixes.

@@ -52,7 +52,7 @@ class PlainEngine:
         self.tokens = Tokens(tokenizer, context, cache_size=0)
         configured = adapters.model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [configured]
-        self.ends = sorted({tokenizer.eos_token_id, *ends} - {None})
+        self.ends = sorted({tokenizer.eos_token_id, self.tokens.end_of_turn, *ends} - {None})
 
     def forget(self) -> None:
         """Nothing is remembered."""
@@ -99,7 +99,7 @@ class PlainEngine:
     def _score(self, request: ScoreRequest) -> Scored:
         prompts, items = [], []
         for prompt, completions in request.items:
-            texts = [self.tokens.completion(text) for text in completions]
+            texts = self.tokens.completions(completions, prompt, rivals=request.rivals)
             prompts.append(self.tokens.encode(prompt, max(len(text) for text in texts)))
             items.append([_after(prompts[-1], text) for text in texts])
         rows = [row for completions in items for row in _texts(completions)]
@@ -204,13 +204,15 @@ class PlainLearner:
         return [self._completion(term) for score in scores for term in score.terms]
 
     def _text(self, datum: TextDatum) -> Completion:
-        tokens = self.tokens.completion(datum.completion, end=True)
+        tokens = self.tokens.completion(datum.completion, after=datum.prompt, end=True)
         return _after(self.tokens.encode(datum.prompt, len(tokens)), tokens)
 
     def _completion(self, term: Any) -> Completion:
         tokens = term.completion
         if isinstance(tokens, str):
-            tokens = self.tokens.completion(tokens)
+            texts = term.rivals or (tokens,)
+            found = self.tokens.completions(texts, term.prompt, rivals=bool(term.rivals))
+            tokens = found[texts.index(tokens)]
         return _after(self.tokens.encode(term.prompt, len(tokens)), tokens)
 
 

@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowtune_cli.learning import learner
+from flowtune_cli.models import chat_template
 from flowtune_cli.models import loading as models
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
@@ -210,6 +213,35 @@ def test_a_run_goes_on_with_the_dtype_that_it_began_with(
     assert learned(Path("runs/a")) == learned(Path("runs/whole"))
     train("--name", "other")
     assert learned(Path("runs/other")) != learned(Path("runs/whole"))
+
+
+def test_a_run_goes_on_with_the_day_that_it_began(
+    train: Run, run: Run, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(date):
+        now = date(2025, 1, 31)
+
+        @classmethod
+        def today(cls) -> Any:
+            return cls.now
+
+    model = shutil.copytree(tiny_model_dir, tmp_path / "dated")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }} " + template.read_text())
+    monkeypatch.setenv("FLOWTUNE_MODEL__NAME", str(model))
+    monkeypatch.setattr(chat_template, "Date", Clock)
+    train("--name", "whole")
+    assert train("--limit", "4", "--name", "a").code == 0
+    assert settings_of("a")["settings"]["model"]["date"] == "2025-01-31"
+    Clock.now = date(2025, 2, 1)
+    resumed = train("--resume", "a", "--limit", "0")
+    assert resumed.code == 0, resumed.err
+    assert learned(Path("runs/a")) == learned(Path("runs/whole"))
+    assert run("play", "letters", "--run", "a").code == 0
+    assert "31 Jan 2025" in run("play", "letters", "--run", "a", "--json").out
+    assert "01 Feb 2025" in run("play", "letters", "--json").out
+    other = train("--resume", "a", "--set", "model.date=2025-02-02")
+    assert (other.code, "model.date" in other.err) == (2, True)
 
 
 def test_data_that_has_changed_is_noticed(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -280,6 +281,22 @@ def test_an_output_ends_before_its_first_stop(tiny: Setting) -> None:
     assert output.text == whole[: whole.find(earlier)]
     assert list(output.tokens) == greedy[: len(output.tokens)]
     assert tiny.loaded.tokenizer.decode(output.tokens).endswith(earlier)
+    assert not output.truncated
+
+
+def test_a_stop_may_be_a_special_token_which_the_text_lacks(tiny: Setting) -> None:
+    greedy = tiny.greedy(PROMPTS[0], 12)
+    tokenizer = copy.deepcopy(tiny.loaded.tokenizer)
+    place = next(i for i in range(2, 12) if chr(greedy[i] + 33).isalnum() and greedy[i] < 94)
+    special = tokenizer.convert_ids_to_tokens(greedy[place])
+    tokenizer.add_special_tokens({"additional_special_tokens": [special]})
+    assert special not in tokenizer.decode(greedy, skip_special_tokens=True)
+    tiny.loaded = replace(tiny.loaded, tokenizer=tokenizer)
+    stop = ("never there at all", special)
+    ((output,),) = tiny.decode(request(PROMPTS[0], max_new_tokens=12, stop=stop))
+    end = greedy.index(greedy[place])
+    assert list(output.tokens) == greedy[: end + 1]
+    assert output.text == tokenizer.decode(greedy[:end])
     assert not output.truncated
 
 

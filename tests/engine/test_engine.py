@@ -22,7 +22,8 @@ from flowtune_cli.flow.request import (
     ScoreRequest,
 )
 from flowtune_cli.models.loading import LoadedModel
-from support.tiny import likelihood, make_adapters, make_engine, plain
+from support.tiny import likelihood, make_adapters, make_engine, plain, with_tokenizer
+from support.tokenizers import make_tokenizer
 
 DIVERSE = Decoding(groups=2, diversity_penalty=5.0)
 SAMPLED = Decoding(samples=2)
@@ -85,6 +86,66 @@ def naive(adapters: Adapters, engine: ModelEngine, request: ScoreRequest) -> lis
 
 def sums(scored: Scored) -> list[list[float]]:
     return [[likelihood.logprob for likelihood in item] for item in scored.likelihoods]
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_rivals_of_which_one_begins_another_are_scored_with_their_end(
+    counted: Counted, chat: bool
+) -> None:
+    prompt = Prompt((Message("user", (Segment("one"),)),), chat=chat, reserve=16)
+    labels = ("1", "10", "no")
+    request = ScoreRequest("a", ((prompt, labels),), rivals=True)
+    (scored,) = counted.score(request)
+    tokens = counted.engine.tokens
+    end = tokens.tokenizer.eos_token_id
+    ids = tokens.encode(prompt).ids
+    expected = [
+        float(likelihood(counted.adapters, "a", ids, (*tokens.completion(label), end)).detach())
+        for label in labels
+    ]
+    assert sums(scored)[0] == pytest.approx(expected, abs=1e-4)
+    assert [each.tokens for each in scored.likelihoods[0]] == [2, 3, 3]
+    # Otherwise they are scored as other texts are, to the bit.
+    for texts in (("1", "no"), ("Yes", "No")):
+        alike = [ScoreRequest("b", ((prompt, texts),), rivals=rivals) for rivals in (True, False)]
+        counted.engine.forget()
+        (one,) = counted.score(alike[0])
+        counted.engine.forget()
+        (other,) = counted.score(alike[1])
+        assert one.likelihoods == other.likelihoods
+
+
+@pytest.mark.parametrize("kind", ["prepend", "metaspace first", "byte level with a space"])
+def test_completions_are_scored_as_parts_of_the_whole_text(
+    tiny_model: LoadedModel, kind: str
+) -> None:
+    # Its answers follow a special token, behind which a tokenizer begins anew.
+    template = "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}"
+    tokenizer = make_tokenizer(kind, bos=True, template=template)
+    counted = Counted(with_tokenizer(tiny_model, tokenizer))
+    chat = Prompt((Message("user", (Segment("so"),)),), reserve=16)
+    for prompt, shown, special in ((plain("so:"), "so:", True), (chat, "so<|im_start|>", False)):
+        begin = tokenizer(shown, add_special_tokens=special)["input_ids"]
+        texts = (" Yes", "Question")
+        (scored,) = counted.score(ScoreRequest("a", ((prompt, texts),)))
+        for text, found in zip(texts, scored.likelihoods[0], strict=True):
+            whole = tokenizer(shown + text, add_special_tokens=special)["input_ids"]
+            assert whole[: len(begin)] == begin
+            expected = likelihood(counted.adapters, "a", begin, whole[len(begin) :])
+            assert found.logprob == pytest.approx(float(expected.detach()), abs=1e-4)
+
+
+def test_an_output_ends_where_the_chat_template_ends_a_turn(tiny_model: LoadedModel) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    tokenizer = make_tokenizer("prepend", template=template)
+    loaded = with_tokenizer(tiny_model, tokenizer)
+    loaded.model.generation_config.eos_token_id = [3, 4]
+    engine = make_engine(loaded, make_adapters(loaded))
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>"), 3, 4}
+    assert engine.decoder.end == ends
 
 
 # Answers

@@ -13,12 +13,17 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.prompt import Message, Prompt, Segment, Template, as_texts
 
 
+def said(text: str) -> Segment:
+    """What the template's author wrote."""
+    return Segment(text, authored=True)
+
+
 def test_fields_are_filled_in() -> None:
     template = Template(user="Q: {question}\nAgain: {question}", system="Be {manner}.")
     prompt = template.render({"question": "why", "manner": "brief", "unused": 1}, node="n")
     assert prompt.messages == (
-        Message("system", (Segment("Be "), Segment("brief"), Segment("."))),
-        Message("user", (Segment("Q: "), Segment("why"), Segment("\nAgain: "), Segment("why"))),
+        Message("system", (said("Be "), Segment("brief"), said("."))),
+        Message("user", (said("Q: "), Segment("why"), said("\nAgain: "), Segment("why"))),
     )
     assert prompt.text == "[system]\nBe brief.\n[user]\nQ: why\nAgain: why"
     assert prompt.chat
@@ -26,7 +31,7 @@ def test_fields_are_filled_in() -> None:
 
 def test_plain_prompts_have_one_message_and_no_system() -> None:
     prompt = Template(user="Q: {q}", system="unseen", chat=False).render({"q": 1}, node="n")
-    assert prompt.messages == (Message("text", (Segment("Q: "), Segment("1"))),)
+    assert prompt.messages == (Message("text", (said("Q: "), Segment("1"))),)
     assert prompt.text == "Q: 1"
     assert not prompt.chat
 
@@ -51,6 +56,8 @@ def test_a_chat_has_no_frozen_prefix() -> None:
 def test_prefill_begins_the_answer() -> None:
     prompt = Template(user="{q}", prefill="About {q}:").render({"q": "it"}, node="n")
     assert prompt.prefill == "About it:"
+    assert not prompt.authored_prefill
+    assert Template(user="{q}", prefill="About").render({"q": 1}, node="n").authored_prefill
     assert prompt.text == "[user]\nit\n[assistant]\nAbout it:"
 
 
@@ -74,13 +81,13 @@ def test_lists_become_a_segment_an_item() -> None:
     prompt = template.render({"docs": ["one", 2, "three"], "q": ("a", "b")}, node="n")
     assert prompt.messages[0].segments == (
         Segment("one", truncatable=True),
-        Segment("; "),
+        said("; "),
         Segment("2", truncatable=True),
-        Segment("; "),
+        said("; "),
         Segment("three", truncatable=True),
-        Segment("|"),
+        said("|"),
         Segment("a"),
-        Segment("; "),
+        said("; "),
         Segment("b"),
     )
     assert prompt.messages[0].text == "one; 2; three|a; b"
@@ -88,7 +95,7 @@ def test_lists_become_a_segment_an_item() -> None:
 
 def test_an_empty_list_shows_nothing() -> None:
     prompt = Template(user="[{docs}]").render({"docs": []}, node="n")
-    assert prompt.messages[0].segments == (Segment("["), Segment("]"))
+    assert prompt.messages[0].segments == (said("["), said("]"))
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,25 @@ from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
+from flowtune_cli.flow.request import Decoded, DecodeRequest, Decoding
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
 from support.fake_engine import writer
-from support.tiny import likelihood, make_adapters, make_model, plain, same, state, text
+from support.tiny import (
+    likelihood,
+    make_adapters,
+    make_engine,
+    make_model,
+    plain,
+    same,
+    state,
+    text,
+    with_tokenizer,
+)
+from support.tokenizers import make_tokenizer
 
 ONE, TWO = plain("one "), plain("two and more ")
 
@@ -593,3 +605,56 @@ def test_remembered_frozen_prefixes_are_not_read_again(tiny: Tiny) -> None:
     begins = {tuple(row[: len(ids)]) for ids in frozen for seen in passes for row in seen.tolist()}
     assert passes
     assert not begins & set(frozen)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("kind", ["prepend", "byte level"])
+def test_what_was_decoded_is_learned_not_its_text_tokenised_again(
+    tiny_model: LoadedModel, kind: str
+) -> None:
+    loaded = with_tokenizer(tiny_model, make_tokenizer(kind))
+    tiny = Tiny(loaded)
+    engine = make_engine(loaded, tiny.adapters)
+    request = DecodeRequest("a", ONE, 12, (), Decoding(samples=2, temperature=2.0))
+    (decoded,) = engine.answer([request])
+    assert isinstance(decoded, Decoded)
+    first, second = (generation.tokens for generation in decoded.generations[1:])
+    assert tiny.tokens.completion(decoded.generations[1].text) != first
+    chosen, rejected = (Score((Term(ONE, tokens),)) for tokens in (first, second))
+    data = [PreferenceDatum("a", chosen, rejected)]
+    learner = tiny.learner()
+    assert [c.tokens for c in learner._completions(data[0])] == [first, second]
+    expected = tiny.gradients(data)
+    for mine, theirs in zip(tiny.change(data, learner), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_target_ends_with_the_chat_templates_end(tiny_model: LoadedModel) -> None:
+    tokenizer = make_tokenizer("prepend")
+    tiny = Tiny(with_tokenizer(tiny_model, tokenizer))
+    chat = Prompt((Message("user", (Segment("why"),)),), reserve=16)
+    (datum,) = tiny.learner()._completions(TextDatum("a", chat, "Yes"))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end != tokenizer.eos_token_id
+    whole = tokenizer(tiny.tokens.render(chat) + "Yes", add_special_tokens=False)["input_ids"]
+    assert [*datum.prompt, *datum.tokens] == [*whole, end]
+    (bare,) = tiny.learner()._completions(TextDatum("a", ONE, "Yes"))
+    assert bare.tokens[-1] == tokenizer.eos_token_id
+
+
+def test_rival_labels_are_learned_with_their_end(tiny_model: LoadedModel) -> None:
+    tiny = Tiny(tiny_model)
+    end = tiny_model.tokenizer.eos_token_id
+    labels = ("1", "10")
+
+    def choose(rivals: tuple[str, ...], *completions: Any) -> ChoiceDatum:
+        scores = tuple(Score((Term(ONE, each, rivals=rivals),)) for each in completions)
+        return ChoiceDatum("a", scores, 0)
+
+    learner = tiny.learner()
+    spelled = choose((), *((*tiny.tokens.completion(label), end) for label in labels))
+    assert learner._completions(choose(labels, *labels)) == learner._completions(spelled)
+    apart = ("1", "no")
+    assert learner._completions(choose(apart, *apart)) == learner._completions(choose((), *apart))

@@ -158,6 +158,23 @@ def test_a_tokenizer_may_lack_a_chat_template_but_not_an_end(copy: Path) -> None
         load(copy)
 
 
+def test_tokens_without_an_embedding_are_an_error_where_a_text_can_have_them(copy: Path) -> None:
+    tokenizer = load(copy).tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|pad|>"]})
+    tokenizer.save_pretrained(copy)
+    assert len(load(copy).tokenizer) == 259  # nothing writes it
+    message = r"tokenizer of '.*copy' has 1 tokens, such as '<\|pad\|>', that are beyond the 258 of"
+    with pytest.raises(UsageError, match=message):
+        load(copy, special_tokens_in_text=True)
+    (copy / "chat_template.jinja").write_text("{{ messages[0].content }}<|pad|>")
+    with pytest.raises(UsageError, match=message):
+        load(copy)
+    tokenizer.add_tokens(["word"])
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(UsageError, match="such as 'word'"):
+        load(copy)
+
+
 def test_gguf_is_not_quantised_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be quantised again"):
         load(tmp_path / "model.gguf", quantization="nf4")

@@ -86,6 +86,9 @@ class Begins:
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [0] * add_special_tokens + [ord(c) for c in text]}
 
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(map(chr, ids))
+
     def apply_chat_template(self, chat: Any, **options: Any) -> str:
         return "^" + "|".join(message["content"] for message in chat)
 

@@ -46,7 +46,7 @@ def test_the_likeliest_label_is_chosen(respond: Any) -> None:
     (output,) = response.outputs
     assert (output.value, output.text) == ("No", "No")
     assert [option.value for option in response.options] == ["No", "Yes"]
-    assert engine.requests == [ScoreRequest("j", ((rendered(), (" Yes", " No")),))]
+    assert engine.requests == [ScoreRequest("j", ((rendered(), (" Yes", " No")),), rivals=True)]
     assert (response.prompt, response.adapter_version) == ("<1?>", 7)
     assert (response.prompt_tokens, response.dropped_tokens) == (17, 2)
 
@@ -66,7 +66,7 @@ def test_logprobs_are_over_the_labels_alone(respond: Any) -> None:
 def test_options_carry_their_own_scores(respond: Any) -> None:
     response = respond(scoring({"Yes": -3.0, "No": -1.0}), judge(), x=1)
     for option in response.options:
-        assert option.score == Score((Term(rendered(), option.value),))
+        assert option.score == Score((Term(rendered(), option.value, rivals=("Yes", "No")),))
 
 
 def test_alternatives_are_the_other_labels_best_first(respond: Any) -> None:
@@ -175,7 +175,8 @@ def test_shown_is_all_that_the_model_sees() -> None:
 def test_targets(respond: Any, gold: Any, right: int) -> None:
     node = judge(weight=0.5)
     response = respond(scoring({"Yes": -3.0, "No": -1.0}), node, x=1)
-    yes, no = (Score((Term(rendered(), label),)) for label in ("Yes", "No"))
+    labels = ("Yes", "No")
+    yes, no = (Score((Term(rendered(), label, rivals=labels),)) for label in labels)
     assert node.target_data(response, gold) == [ChoiceDatum("j", (no, yes), right, 0.5)]
 
 

@@ -18,6 +18,7 @@ from flowtune_cli.nodes import Factor, Feature, Rank
 from support.fake_engine import FakeEngine, FlowTask, run_play
 
 CHOICE = Template(user="{candidate}? {query}", chat=False)
+LABELS = ("Yes", "No")
 PLAIN = Template(user="{candidate}.", chat=False)
 
 
@@ -49,7 +50,8 @@ def likelihoods(**candidates: float) -> FakeEngine:
 
 def labelled(candidate: str) -> tuple[Score, Score]:
     prompt = CHOICE.render({"candidate": candidate, "query": "q"}, node="r")
-    return Score((Term(prompt, "Yes"),)), Score((Term(prompt, "No"),))
+    yes, no = (Score((Term(prompt, label, rivals=LABELS),)) for label in LABELS)
+    return yes, no
 
 
 def after(candidate: str) -> Score:
@@ -129,7 +131,8 @@ def test_log_odds_of_the_first_label_rank(respond: Any) -> None:
         (f"{candidate}? q", ("Yes", "No")) for candidate in "abc"
     ]
     prompt = CHOICE.render({"candidate": "b", "query": "q"}, node="r")
-    expected = Score((Term(prompt, "Yes"), Term(prompt, "No", coefficient=-1.0)))
+    yes = Term(prompt, "Yes", rivals=LABELS)
+    expected = Score((yes, Term(prompt, "No", coefficient=-1.0, rivals=LABELS)))
     assert response.outputs[0].score == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,6 +57,17 @@ def make_model(architecture: str, tiny_model: LoadedModel) -> LoadedModel:
         torch.manual_seed(1)
         model = getattr(transformers, f"{architecture}ForCausalLM")(config)
     return replace(tiny_model, model=model.eval().requires_grad_(False))
+
+
+def with_tokenizer(tiny_model: LoadedModel, tokenizer: Any) -> LoadedModel:
+    """A tiny random Llama with another tokenizer."""
+    config = copy.deepcopy(tiny_model.model.config)
+    config.vocab_size = len(tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = transformers.LlamaForCausalLM(config)
+    model = model.eval().requires_grad_(False)
+    return replace(tiny_model, model=model, tokenizer=tokenizer)
 
 
 def make_adapters(

@@ -115,9 +115,10 @@ def _preferences(
 def _splitter(run: RunDirectory, registry: Registry) -> Split:
     from ..config.settings import ModelSettings
     from ..models.chat import ChatSplitter, load_tokenizer
+    from ..models.chat_template import TextOptions
 
     model = ModelSettings.model_validate(_settings(run)["model"])
-    return ChatSplitter(load_tokenizer(model, registry)).split
+    return ChatSplitter(load_tokenizer(model, registry), TextOptions.of(model)).split
 
 
 def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date as Date
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +36,26 @@ class ModelSettings(Section):
         "none", description="'nf4': 4-bit weights by bitsandbytes, with double quantisation."
     )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1' ...")
+    chat_template: str | None = Field(
+        None, description="Which of the model's chat templates is used, where it has several."
+    )
+    template_options: dict[str, Any] = Field(
+        {},
+        description="Variables of the chat template, set as a whole, such as {enable_thinking ="
+        " true}. A template that knows enable_thinking gets false: few outputs have room for"
+        " thoughts.",
+    )
+    date: Date | None = Field(
+        None,
+        description="What a chat template that reads the clock takes for today; a run goes on with"
+        " the day it began. Without one, today.",
+    )
+    special_tokens_in_text: bool = Field(
+        False,
+        description="Whether special tokens such as '<|im_end|>' in inputs and targets are special,"
+        " and so can begin or end a turn; else they are plain text there. Those that a node's"
+        " prompt template writes itself always are.",
+    )
     context: int = Field(
         0, ge=0, description="Longest prompt plus output in tokens; 0 is what the model allows."
     )

@@ -219,10 +219,8 @@ class Decoder:
             sequence.text = self.tokens.decode(sequence.tokens[:-1])
             return
         if sequence.request.stop:
-            text = self.tokens.decode(sequence.tokens)
-            places = [place for stop in sequence.request.stop if (place := text.find(stop)) >= 0]
-            if places:
-                sequence.text = text[: min(places)]
+            sequence.text = self.tokens.before_stop(sequence.tokens, sequence.request.stop)
+            if sequence.text is not None:
                 return
         if len(sequence.tokens) >= sequence.request.max_new_tokens:
             sequence.text = self.tokens.decode(sequence.tokens)

@@ -22,6 +22,7 @@ from ..flow.request import (
     Scored,
     ScoreRequest,
 )
+from ..models.chat_template import TextOptions
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
 from .decoding import Decoder, TokenizedRequest
@@ -31,6 +32,8 @@ from .packing import Ids
 from .paths import Paths
 from .prefix_cache import PrefixCache
 from .scoring import score
+
+_NO_OPTIONS = TextOptions()
 
 
 class _DecodeKey(NamedTuple):
@@ -62,6 +65,7 @@ class ModelEngine:
         tokenizer: the model's.
         context: longest prompt plus output, in tokens.
         limits: how much is computed and remembered at once.
+        options: how texts become tokens, beside what the tokenizer says.
         paths: how the model is run; if None, what its configuration does not rule out.
     """
 
@@ -71,13 +75,15 @@ class ModelEngine:
         tokenizer: Any,
         context: int,
         limits: Limits,
+        options: TextOptions = _NO_OPTIONS,
         paths: Paths | None = None,
     ) -> None:
         self.adapters = adapters
         self.limits = limits
-        self.tokens = Tokens(tokenizer, context)
+        self.tokens = Tokens(tokenizer, context, options=options)
         self.prefixes = PrefixCache(adapters, limits, paths)
-        self.decoder = Decoder(self.prefixes, self.tokens, _end_tokens(adapters.model, tokenizer))
+        ends = _end_tokens(adapters.model, tokenizer) | {self.tokens.end_of_turn}
+        self.decoder = Decoder(self.prefixes, self.tokens, ends)
         self._generations: dict[_DecodeKey, tuple[Generation, ...]] = {}
         self._scores: dict[_ScoreKey, float] = {}
 
@@ -136,7 +142,7 @@ class ModelEngine:
             prompts.append([])
             keys.append([])
             for prompt, texts in request.items:
-                completions = [self.tokens.completion(text) for text in texts]
+                completions = self.tokens.completions(texts, prompt, rivals=request.rivals)
                 encoded = self.tokens.encode(prompt, max(len(tokens) for tokens in completions))
                 prompts[-1].append(encoded)
                 keys[-1].append(

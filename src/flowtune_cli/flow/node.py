@@ -30,12 +30,15 @@ class Term:
     Args:
         completion: token ids as they were decoded, or a text.
         mean: per token instead of summed.
+        rivals: the answers, itself included, that its likelihood is to tell it apart from; see
+            ``ScoreRequest``.
     """
 
     prompt: Prompt
     completion: str | tuple[int, ...]
     coefficient: float = 1.0
     mean: bool = False
+    rivals: tuple[str, ...] = ()
 
 
 LIKELIHOOD = "likelihood"

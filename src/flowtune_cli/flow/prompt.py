@@ -12,10 +12,17 @@ from .errors import UsageError
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a prompt's text; only truncatable ones are shortened to fit the context window."""
+    """A part of a prompt's text.
+
+    Args:
+        truncatable: it may be shortened to fit the context window.
+        authored: its author knows the model: special tokens in it, such as ``</think>``, are meant.
+            In other parts, which come from data, they are plain text.
+    """
 
     text: str
     truncatable: bool = False
+    authored: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,14 @@ class Prompt:
         prefill: the beginning of the model's answer, which the model continues.
         chat: apply the model's chat template.
         reserve: tokens of the context window that are reserved for the completion.
+        authored_prefill: its special tokens are meant, see ``Segment``.
     """
 
     messages: tuple[Message, ...]
     prefill: str = ""
     chat: bool = True
     reserve: int = 128
+    authored_prefill: bool = False
 
     @property
     def text(self) -> str:
@@ -73,6 +82,9 @@ def as_texts(value: Any) -> list[str]:
 @dataclass(frozen=True)
 class Template:
     """Instructions with ``{fields}`` that a call's inputs fill in, or parts: ``{document.title}``.
+
+    Special tokens of the model that are written here, such as ``</think>``, are special; in what
+    fields show they are plain text.
 
     Args:
         user: the user message, or the whole text when ``chat`` is false.
@@ -125,8 +137,10 @@ class Template:
             messages.append(Message("system", self._segments(self.system, inputs, node)))
         user = self._segments(self.user, inputs, node)
         messages.append(Message("user" if self.chat else "text", user))
-        prefill = "".join(s.text for s in self._segments(self.prefill, inputs, node))
-        return Prompt(tuple(messages), prefill, self.chat, reserve)
+        answer = self._segments(self.prefill, inputs, node)
+        prefill = "".join(segment.text for segment in answer)
+        authored = bool(answer) and all(segment.authored for segment in answer)
+        return Prompt(tuple(messages), prefill, self.chat, reserve, authored)
 
     def _segments(self, text: str, inputs: Mapping[str, Any], node: str) -> tuple[Segment, ...]:
         segments: list[Segment] = []
@@ -136,7 +150,7 @@ class Template:
             raise UsageError(f"the prompt of node '{node}' is not a template: {error}") from None
         for literal, name, specification, conversion in parsed:
             if literal:
-                segments.append(Segment(literal))
+                segments.append(Segment(literal, authored=True))
             if name is None:
                 continue
             if _input(name) not in inputs:
@@ -159,7 +173,7 @@ class Template:
                 ) from None
             for position, item in enumerate(as_texts(value)):
                 if position:
-                    segments.append(Segment(self.separator))
+                    segments.append(Segment(self.separator, authored=True))
                 segments.append(Segment(item, truncatable=name in self.truncate))
         return tuple(segments)
 

@@ -45,7 +45,7 @@ class DecodeRequest:
         adapter: the node whose adapter generates; None is the base model.
         prompt: rendered by a ``Template``, or built from messages.
         max_new_tokens: an output is truncated at this many tokens.
-        stop: an output ends before the first of these strings.
+        stop: an output ends before the first of these strings, which may hold special tokens.
         decoding: how many outputs, and how they are decoded.
         seed: samples depend on it alone; pass ``Call.seed``.
     """
@@ -65,10 +65,14 @@ class ScoreRequest:
     Args:
         adapter: the node whose adapter scores; None is the base model.
         items: pairs of a prompt and its completions, one or more.
+        rivals: the completions of a prompt are rival answers, such as labels: where one begins
+            another, as "1" begins "10", each is scored with the token that ends an output.
+            Special tokens in them are special.
     """
 
     adapter: str | None
     items: tuple[tuple[Prompt, tuple[str, ...]], ...]
+    rivals: bool = False
 
 
 Request = Union[DecodeRequest, ScoreRequest]

@@ -223,7 +223,7 @@ class Learner:
 
     def _completions(self, datum: Datum) -> list[Completion]:
         if isinstance(datum, TextDatum):
-            tokens = self.tokens.completion(datum.completion, end=True)
+            tokens = self.tokens.completion(datum.completion, after=datum.prompt, end=True)
             return [self._after(datum.prompt, tokens)]
         scores: Sequence[Score]
         if isinstance(datum, PreferenceDatum):
@@ -235,7 +235,9 @@ class Learner:
     def _completion(self, term: Term) -> Completion:
         tokens = term.completion
         if isinstance(tokens, str):
-            tokens = self.tokens.completion(tokens)
+            texts = term.rivals or (tokens,)
+            found = self.tokens.completions(texts, term.prompt, rivals=bool(term.rivals))
+            tokens = found[texts.index(tokens)]
         return self._after(term.prompt, tokens)
 
     def _after(self, prompt: Prompt, tokens: Ids) -> Completion:

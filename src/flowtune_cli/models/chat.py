@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from ..config.settings import ModelSettings
 from ..flow.errors import UsageError
 from ..flow.prompt import Message, Prompt, Segment
+from .chat_template import TextOptions
 from .files import find_local
 from .quiet import quiet
 from .tokens import Tokens
@@ -18,6 +19,7 @@ from .tokens import Tokens
 if TYPE_CHECKING:
     from ..registry import Registry
 
+_NO_OPTIONS = TextOptions()
 _SYSTEM, _USER = "\x02system\x03", "\x02user\x03"
 
 
@@ -29,12 +31,15 @@ class ChatSplitter:
     """Splits prompts that a model's chat template rendered.
 
     Rendering the messages that it returns gives the same prompt to the letter.
+
+    Args:
+        options: with which the prompts were rendered.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokens = Tokens(tokenizer, context=0)
+    def __init__(self, tokenizer: Any, options: TextOptions = _NO_OPTIONS) -> None:
+        self._tokens = Tokens(tokenizer, context=0, options=options)
         self._shapes: list[tuple[tuple[str, ...], list[str]]] = []
-        if getattr(tokenizer, "chat_template", None):
+        if self._tokens.template.source:
             for roles in (("system", "user"), ("user",)):
                 shape = self._shape(roles)
                 if shape is not None:

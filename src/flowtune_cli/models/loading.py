@@ -78,6 +78,7 @@ def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
             f"the tokenizer of '{settings.name}' has no end-of-text token (eos_token), so outputs"
             " could not end"
         )
+    _check_vocabulary(model, tokenizer, settings)
     return LoadedModel(
         model, tokenizer, device, dtype, _context(model.config, settings), settings.name
     )
@@ -185,6 +186,26 @@ def _keep_gradients(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, settings: ModelSettings) -> None:
+    """Check that the model has an embedding for every token that a text can have.
+
+    Special tokens that nothing writes, such as one for padding, do no harm.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = [text for text, index in tokenizer.get_vocab().items() if index >= rows]
+    if not settings.special_tokens_in_text:
+        template = str(tokenizer.chat_template or "")
+        used = {tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"])}
+        unused = {text for text in tokenizer.all_special_tokens if text not in template} - used
+        beyond = [text for text in beyond if text not in unused]
+    if beyond:
+        raise UsageError(
+            f"the tokenizer of '{settings.name}' has {len(beyond)} tokens, such as {min(beyond)!r},"
+            f" that are beyond the {rows} of the model's embedding. Take the tokenizer that the"
+            " model was trained with, or a model whose embedding was resized for it."
+        )
 
 
 def _context(config: Any, settings: ModelSettings) -> int:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
 from ..flow.prompt import Message, Prompt, Segment
+from .chat_template import ChatTemplate, TextOptions
+from .control_tokens import ControlTokens
+from .seam import Seam
+from .seam import cut as cut_lead
+
+_NO_OPTIONS = TextOptions()
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,13 @@ class Encoded:
     frozen_length: int = 0
 
 
+class _Rendered(NamedTuple):
+    """A prompt's text, and the places where it is cut so that control tokens in data stay text."""
+
+    text: str
+    cuts: tuple[int, ...] = ()
+
+
 class Tokens:
     """Renders and encodes prompts for one tokenizer and context length.
 
@@ -35,17 +50,35 @@ class Tokens:
         tokenizer: of transformers, fast or slow.
         context: the longest prompt plus output, in tokens.
         cache_size: how many prompts' encodings are kept.
+        options: what is set, beside what the tokenizer says.
+
+    Attributes:
+        end_of_turn: ends an answer of a chat; the chat template's own, or else the tokenizer's end.
+
+    Raises:
+        UsageError: the tokenizer or its chat template cannot be used.
     """
 
-    def __init__(self, tokenizer: Any, context: int, cache_size: int = 4096) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        context: int,
+        cache_size: int = 4096,
+        options: TextOptions = _NO_OPTIONS,
+    ) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.template = ChatTemplate(tokenizer, options)
+        self._controls = ControlTokens(tokenizer, self.template.source)
+        self._keeps_special = options.special_tokens_in_text
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
-        self._has_template = bool(getattr(tokenizer, "chat_template", None))
-        self._has_system = self._has_template and self._shows_system()
-        bos = tokenizer.bos_token_id
-        self._begin: int = tokenizer.eos_token_id if bos is None else bos
+        # What is cut out of a document keeps the special tokens that it may have.
+        decode = self._whole_text if self._keeps_special else self.decode
+        self._seam = Seam(self._ids, decode, options.name)
+        self._begin = self._special_begin(options.name)
+        end = self._controls.at_start(self.template.after_answer().lstrip())
+        self.end_of_turn: int = tokenizer.eos_token_id if end is None else end
 
     def encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
         """Token ids of a prompt that leave room for its reserve, or for a longer ``completion``.
@@ -67,51 +100,156 @@ class Tokens:
             self._encoded.popitem(last=False)
         return encoded
 
-    def completion(self, text: str, *, end: bool = False) -> tuple[int, ...]:
-        """Token ids of a text that follows a prompt; ``end`` adds the end-of-turn token."""
-        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return (*ids, self.tokenizer.eos_token_id) if end else ids
+    def completion(
+        self, text: str, *, after: Prompt | None = None, end: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of a text that follows a prompt; None is any ordinary text.
 
-    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+        Args:
+            end: add the token that ends an output.
+        """
+        ids = self._following(after, self._cut(text, [Segment(text)]))
+        return (*ids, self._end(after)) if end else ids
+
+    def completions(
+        self, texts: Sequence[str], after: Prompt, *, rivals: bool
+    ) -> list[tuple[int, ...]]:
+        """Token ids of texts that follow a prompt.
+
+        Args:
+            rivals: they are answers which their likelihoods are to tell apart. Where the tokens of
+                one begin another's, the first would be as likely as all that begins so: then each
+                of them ends with the token that ends an output.
+        """
+        if not rivals:
+            return [self.completion(text, after=after) for text in texts]
+        found = [self._following(after, _Rendered(text)) for text in texts]
+        ordered = sorted(found)
+        if any(b[: len(a)] == a for a, b in pairwise(ordered)):
+            return [(*ids, self._end(after)) for ids in found]
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def before_stop(self, ids: Sequence[int], stops: Sequence[str]) -> str | None:
+        """The text of an output before the first of these strings; None if it has none of them.
+
+        A stop may hold special tokens, though the text has none.
+        """
+        text = self.decode(ids)
+        found = [text[:place] for stop in stops if (place := text.find(stop)) >= 0]
+        special = [stop for stop in stops if self._controls.has_special(stop)]
+        if special:
+            whole = self._whole_text(ids)
+            places = [place for stop in special if (place := whole.find(stop)) >= 0]
+            found += [self._controls.without_special(whole[:place]) for place in places]
+        return min(found, key=len, default=None)
 
     def render(self, prompt: Prompt) -> str:
         """The prompt's text with the model's chat template around it."""
+        return self._render(prompt).text
+
+    def _render(self, prompt: Prompt) -> _Rendered:
+        prefill = Segment(prompt.prefill, authored=prompt.authored_prefill)
+        messages = prompt.messages
         if not prompt.chat:
-            return "".join(message.text for message in prompt.messages) + prompt.prefill
-        if not self._has_template:
-            return "\n\n".join(message.text for message in prompt.messages) + "\n" + prompt.prefill
-        chat = [{"role": m.role, "content": m.text} for m in prompt.messages]
-        if chat[0]["role"] == "system" and len(chat) > 1 and not self._has_system:
-            merged = f"{chat[0]['content']}\n\n{chat[1]['content']}"
-            chat = [{"role": "user", "content": merged}, *chat[2:]]
-        return self._apply_template(chat) + prompt.prefill
+            segments = [*(s for m in messages for s in m.segments), prefill]
+            return self._cut("".join(segment.text for segment in segments), segments)
+        # No text of the prompt holds this character: it marks where the text will be cut.
+        mark = _unused(prompt)
+        marked = [(m.role, self._marked(m.segments, mark)) for m in messages]
+        if not self.template.source:
+            text = "\n\n".join(content for _, content in marked) + "\n"
+        else:
+            if messages[0].role == "system" and len(messages) > 1 and not self.template.has_system:
+                merged = f"{marked[0][1]}\n\n{marked[1][1]}"
+                marked = [("user", merged), *marked[2:]]
+            text = self.template.render([{"role": r, "content": c} for r, c in marked])
+        return _unmarked(text + self._marked([prefill], mark), mark)
 
-    def _shows_system(self) -> bool:
-        """Whether the chat template has a system part: some refuse one, some leave it out."""
-        chat = [{"role": "system", "content": "abcd"}, {"role": "user", "content": "x"}]
-        try:
-            return "abcd" in self._apply_template(chat)
-        except Exception:
-            return False
+    def _cut(self, text: str, segments: Sequence[Segment]) -> _Rendered:
+        """A text that consists of segments, cut inside the control tokens that data spells out."""
+        if self._keeps_special:
+            return _Rendered(text)
+        return _Rendered(text, tuple(place + 1 for place in self._controls.spelled(segments)))
 
-    def _apply_template(self, chat: list[dict[str, str]]) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        )
+    def _marked(self, segments: Sequence[Segment], mark: str) -> str:
+        text = "".join(segment.text for segment in segments)
+        return mark.join(_pieces(self._cut(text, segments)))
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        text = self.render(prompt)
+        text, cuts = self._render(prompt)
         # A chat template writes the model's special tokens itself; a plain text has none yet.
-        special = not prompt.chat or not self._has_template
-        frozen: tuple[int, ...] = ()
-        prefix = prompt.frozen_prefix
-        if prefix:
-            # On its own, so that its tokens are the same whatever follows it.
-            frozen = tuple(self.tokenizer(prefix, add_special_tokens=True)["input_ids"])
-            text, special = text[len(prefix) :], False
-        ids = frozen + tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return Encoded(prefix + text, ids or (self._begin,), 0, len(frozen))
+        ids = () if prompt.chat and self.template.source else self._begin
+        length = len(prompt.frozen_prefix)
+        if not length:
+            ids += self._pieces_ids(_Rendered(text, cuts))
+            return Encoded(text, ids or (self._empty,), 0)
+        # On its own, so that its tokens are the same whatever follows it.
+        prefix = _Rendered(text[:length], tuple(cut for cut in cuts if cut < length))
+        rest = _Rendered(text[length:], tuple(cut - length for cut in cuts if cut > length))
+        frozen = ids + self._pieces_ids(prefix)
+        ids = frozen + self._behind(prefix, rest)
+        return Encoded(text, ids or (self._empty,), 0, len(frozen))
+
+    def _following(self, prompt: Prompt | None, text: _Rendered) -> tuple[int, ...]:
+        """Token ids of a text that follows a prompt, or any ordinary text."""
+        if self._seam.is_plain:
+            return self._pieces_ids(text)
+        if prompt is None:
+            return self._continued(_pieces(text))
+        return self._behind(self._render(prompt), text)
+
+    def _behind(self, before: _Rendered, text: _Rendered) -> tuple[int, ...]:
+        """Token ids of a text that follows another one, as they are where both are one text."""
+        if self._seam.is_plain or not before.text:
+            return self._pieces_ids(text)
+        first, *rest = _pieces(text)
+        token = self._controls.at_end(before.text)
+        place = len(before.text) - len(token)
+        if token and place + 1 not in before.cuts:
+            # A tokenizer begins anew behind a special token.
+            ids = cut_lead(self._ids, token, self._ids(token), first)
+            if ids is not None:
+                return ids + self._continued(rest)
+        return self._continued([first, *rest])
+
+    def _pieces_ids(self, text: _Rendered) -> tuple[int, ...]:
+        """Token ids of a text with which a text begins."""
+        first, *rest = _pieces(text)
+        return self._ids(first) + self._continued(rest)
+
+    def _continued(self, pieces: Sequence[str]) -> tuple[int, ...]:
+        return tuple(token for piece in pieces for token in self._seam.encode(piece))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _whole_text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids)))
+
+    def _end(self, prompt: Prompt | None) -> int:
+        """The token that ends an output after a prompt."""
+        chat = prompt is not None and prompt.chat and bool(self.template.source)
+        return self.end_of_turn if chat else int(self.tokenizer.eos_token_id)
+
+    @property
+    def _empty(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return int(self.tokenizer.eos_token_id if bos is None else bos)
+
+    def _special_begin(self, name: str) -> tuple[int, ...]:
+        """What the tokenizer puts before a text; what it puts behind one would end a prompt."""
+        bare = self._ids("x")
+        ids = tuple(self.tokenizer("x", add_special_tokens=True)["input_ids"])
+        for place in range(len(ids) - len(bare) + 1):
+            if ids[place : place + len(bare)] == bare:
+                return ids[:place]
+        raise UsageError(
+            f"the tokenizer of '{name}' has other tokens for a text with special tokens around it:"
+            " take another version of it"
+        )
 
     def _fit(self, prompt: Prompt, room: int) -> Encoded:
         encoded = self._encode(prompt)
@@ -130,10 +268,31 @@ class Tokens:
                     f" model.context. It begins: {encoded.text[:200]!r}"
                 )
             _cut_longest(pieces, excess)
-            cut = _with_truncatable(prompt, [self.decode(piece) for piece in pieces])
+            cut = _with_truncatable(prompt, [self._seam.decode(tuple(piece)) for piece in pieces])
             encoded = self._encode(cut)
             excess = len(encoded.ids) - room
         return replace(encoded, dropped=whole - len(encoded.ids))
+
+
+def _pieces(text: _Rendered) -> list[str]:
+    """A text's parts between the places where it is cut."""
+    places = (0, *text.cuts, len(text.text))
+    return [text.text[a:b] for a, b in pairwise(places)]
+
+
+def _unused(prompt: Prompt) -> str:
+    """A character for private use that the prompt does not hold."""
+    text = prompt.text
+    return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text)
+
+
+def _unmarked(text: str, mark: str) -> _Rendered:
+    """A text without its marks, cut where they were."""
+    if mark not in text:
+        return _Rendered(text)
+    parts = text.split(mark)
+    lengths = accumulate(len(part) for part in parts[:-1])
+    return _Rendered("".join(parts), tuple(lengths))
 
 
 def _cut_longest(pieces: list[list[int]], excess: int) -> None:

@@ -64,13 +64,21 @@ class ScoredTerms(NamedTuple):
 
 
 async def score_terms(call: Call, adapter: str | None, terms: Iterable[Term]) -> ScoredTerms:
-    """Score terms whose completions are texts, with one request item per prompt."""
+    """Score terms whose completions are texts, with one request item per prompt.
+
+    Raises:
+        ValueError: some terms have rivals and others none: these are requests of their own.
+    """
     items: dict[Prompt, dict[str, None]] = {}
     requested = list(terms)
+    rivals = any(term.rivals for term in requested)
+    if not all(bool(term.rivals) is rivals for term in requested):
+        raise ValueError("of the terms of one request, either all have rivals or none")
     for term in requested:
-        items.setdefault(term.prompt, {})[str(term.completion)] = None
+        asked = term.rivals or (str(term.completion),)
+        items.setdefault(term.prompt, {}).update(dict.fromkeys(asked))
     request = tuple((prompt, tuple(texts)) for prompt, texts in items.items())
-    scored = await call.ask(ScoreRequest(adapter, request))
+    scored = await call.ask(ScoreRequest(adapter, request, rivals))
     found = {
         (prompt, text): likelihood
         for (prompt, texts), likelihoods in zip(request, scored.likelihoods, strict=True)

@@ -19,7 +19,7 @@ class Generate(Node):
     Args:
         prompt: what the model is shown.
         max_new_tokens: an output is truncated at this many tokens.
-        stop: an output ends before the first of these strings.
+        stop: an output ends before the first of these strings, which may hold special tokens.
     """
 
     kind: ClassVar[str] = "generate"

@@ -40,7 +40,8 @@ class Judge(Node):
 
     Args:
         prompt: what the model is shown.
-        labels: its possible answers, with the leading space that the prompt needs.
+        labels: its possible answers, with the leading space that the prompt needs. Where one begins
+            another, as "1" begins "10", they are told apart by the token that ends an output.
         score: how the labels are scored.
         text: for ``score="likelihood"``, the template of the text whose likelihood judges, or of
             several; a ``Factor`` gives a text a weight or prompt of its own.
@@ -127,7 +128,7 @@ class Judge(Node):
     def _terms(self, inputs: Mapping[str, Any]) -> tuple[Term, ...]:
         prompt = self.prompt.render(inputs, node=self.name)
         if self.score == "choice":
-            return tuple(Term(prompt, label) for label in self.labels)
+            return tuple(Term(prompt, label, rivals=self.labels) for label in self.labels)
         return tuple(
             factor.term(prompt, inputs, node=self.name, mean=True) for factor in self.factors
         )

@@ -169,7 +169,7 @@ class Rank(Node):
         prompt = self.prompt.render(inputs, node=self.name)
         if self.score == "choice":
             for label, coefficient in zip(self.labels, (1.0, -1.0), strict=True):
-                yield Term(prompt, label, coefficient)
+                yield Term(prompt, label, coefficient, rivals=self.labels)
             return
         for factor in self.factors:
             yield factor.term(prompt, inputs, node=self.name)
@@ -177,7 +177,7 @@ class Rank(Node):
     def _labelled(self, option: NodeOutput) -> tuple[Score, ...]:
         assert option.score is not None
         prompt = option.score.terms[0].prompt
-        first, second = (Score((Term(prompt, label),)) for label in self.labels)
+        first, second = (Score((Term(prompt, label, rivals=self.labels),)) for label in self.labels)
         return replace(first, features=option.score.features), second
 
 

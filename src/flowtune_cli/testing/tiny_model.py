@@ -136,9 +136,8 @@ class TinySession:
         """
         tokens, adapters = self._session.engine.tokens, self._session.adapters
         encoded = tokens.encode(prompt, 1)
-        likelihood = plain_log_likelihood(
-            adapters, node, encoded.ids, tokens.completion(completion), encoded.frozen_length
-        )
+        ids = tokens.completion(completion, after=prompt)
+        likelihood = plain_log_likelihood(adapters, node, encoded.ids, ids, encoded.frozen_length)
         return float(likelihood.detach())
 
 

@@ -23,6 +23,7 @@ from ..flow.request import Answer, Engine, Request
 from ..flow.task import Task
 from ..learning.learner import Learner
 from ..learning.node_optimizers import NodeOptimizers
+from ..models.chat_template import TextOptions
 from ..models.devices import dtype_name
 from ..models.loading import check_targets, load_model
 from ..runtime.deviation import deviate
@@ -35,7 +36,8 @@ class Session:
     """Everything that plays and trains one task.
 
     Args:
-        settings: with the dtype that the model computes in, never "auto".
+        settings: with the dtype that the model computes in, never "auto", and the date that its
+            chat template shows, if it shows one.
         explorations: the strategy of each node that deviates, by node name.
         evaluators: by their own names.
         optimizers: the factories of the nodes' optimizers, by name.
@@ -138,5 +140,10 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
         settings.adapter,
         settings.training.seed,
     )
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits, paths)
+    options = TextOptions.of(settings.model)
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits, options, paths)
+    # A template's clock shows the same day for as long as the run lasts.
+    date = engine.tokens.template.date or settings.model.date
+    model = settings.model.model_copy(update={"date": date})
+    settings = settings.model_copy(update={"model": model})
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)

@@ -1,0 +1,196 @@
+"""A model's chat template: which one it is, its options, its clock, and how it ends a turn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date as Date
+from datetime import datetime, time
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.meta
+
+from ..config.settings import ModelSettings
+from ..flow.errors import UsageError, unknown_name
+
+_DEFAULTS: Mapping[str, Any] = {"enable_thinking": False}
+"""Options for the templates that know them: outputs of a few tokens have no room for thoughts."""
+
+_OURS = frozenset({"messages", "add_generation_prompt"})
+_GIVEN = frozenset(
+    {"raise_exception", "strftime_now", "namespace", "dict", "range", "lipsum", "cycler", "joiner"}
+)
+"""What every template can read, though no option sets it."""
+
+_CLOCK = "flowtune_clock"
+# Templates call strftime_now(format): a macro of that name takes its place, with a fixed date.
+_FIXED_CLOCK = (
+    "{%- macro strftime_now(format) -%}{%- set ns = namespace(text=format) -%}"
+    "{%- for directive, text in flowtune_clock -%}"
+    "{%- set ns.text = ns.text | replace(directive, text) -%}{%- endfor -%}{{- ns.text -}}"
+    "{%- endmacro %}\n"
+)
+_DIRECTIVES = "aAbBcdHIjmMpSUwWxXyYzZf"
+_SIGN = "flowtuneanswer"
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts become tokens, beside what the tokenizer says.
+
+    Args:
+        name: of the model, for errors.
+        template_name: which of several chat templates is used.
+        template_options: variables of the chat template.
+        date: what its clock shows; None is today.
+        special_tokens_in_text: whether inputs may hold special tokens.
+    """
+
+    name: str = "the model"
+    template_name: str | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    date: Date | None = None
+    special_tokens_in_text: bool = False
+
+    @staticmethod
+    def of(settings: ModelSettings) -> TextOptions:
+        """Those that the settings ask for."""
+        return TextOptions(
+            settings.name,
+            settings.chat_template,
+            settings.template_options,
+            settings.date,
+            settings.special_tokens_in_text,
+        )
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, if it has one.
+
+    Args:
+        tokenizer: of transformers.
+
+    Attributes:
+        source: its text; empty if there is none.
+        date: what its clock shows; None if it reads no clock.
+        has_system: whether it has a system part: some refuse one, some leave it out.
+
+    Raises:
+        UsageError: there is no such template, it knows no such option, or it fails on a message.
+    """
+
+    def __init__(self, tokenizer: Any, options: TextOptions) -> None:
+        self._tokenizer = tokenizer
+        self._name = options.name
+        self.source = self._choose(getattr(tokenizer, "chat_template", None), options)
+        self.date: Date | None = None
+        self.has_system = False
+        self._options: dict[str, Any] = {}
+        if not self.source:
+            if options.template_options:
+                raise UsageError(
+                    f"'{self._name}' has no chat template, so model.template_options has no effect:"
+                    " take it out"
+                )
+            return
+        variables = self._variables()
+        known = sorted(variables - _OURS - _GIVEN)
+        for option in options.template_options:
+            if option not in known:
+                raise unknown_name(
+                    f"variable of the chat template of '{self._name}'", option, known
+                )
+        defaults = {key: value for key, value in _DEFAULTS.items() if key in known}
+        self._options = {**defaults, **options.template_options}
+        chosen: dict[str, Any] = {}
+        if isinstance(getattr(tokenizer, "chat_template", None), Mapping):
+            chosen = {"chat_template": self.source}
+        if "strftime_now" in variables:
+            self.date = options.date or Date.today()
+            chosen = {"chat_template": _FIXED_CLOCK + self.source, _CLOCK: _clock(self.date)}
+        self._options |= chosen
+        self.render([{"role": "user", "content": "x"}])  # raises if it cannot
+        self.has_system = self._shows_system()
+
+    def render(self, chat: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
+        """The chat's text; with ``answer``, up to where the model's answer begins.
+
+        Raises:
+            UsageError: the template fails.
+        """
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(chat), tokenize=False, add_generation_prompt=answer, **self._options
+                )
+            )
+        except Exception as error:
+            roles = ", ".join(message["role"] for message in chat)
+            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+            raise UsageError(
+                f"the chat template of '{self._name}' fails on a chat of {roles}: {reason}. Set"
+                " model.template_options if it lacks a variable, or take another model."
+            ) from error
+
+    def after_answer(self) -> str:
+        """What the template writes behind an answer of the model; empty if it takes none."""
+        if not self.source:
+            return ""
+        chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SIGN}]
+        try:
+            _, found, rest = self.render(chat, answer=False).rpartition(_SIGN)
+        except UsageError:
+            return ""
+        return rest if found else ""
+
+    def _choose(self, found: Any, options: TextOptions) -> str:
+        wanted = options.template_name
+        if not isinstance(found, Mapping):
+            if wanted is not None:
+                raise UsageError(
+                    f"'{self._name}' does not have several chat templates, of which"
+                    f" model.chat_template = '{wanted}' could choose one: take it out"
+                )
+            return str(found or "")
+        name = wanted or "default"
+        if name not in found:
+            if wanted is None:
+                names = ", ".join(f"'{each}'" for each in sorted(found))
+                raise UsageError(
+                    f"'{self._name}' has several chat templates and no default one: set"
+                    f" model.chat_template to one of {names}"
+                )
+            raise unknown_name(f"chat template of '{self._name}'", name, sorted(found))
+        return str(found[name])
+
+    def _variables(self) -> set[str]:
+        environment = jinja2.Environment(extensions=[jinja2.ext.loopcontrols])
+        # A tag of transformers that changes nothing here.
+        source = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", self.source)
+        try:
+            return set(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+        except jinja2.TemplateSyntaxError as error:
+            raise UsageError(
+                f"the chat template of '{self._name}' cannot be read: {error.message} (line"
+                f" {error.lineno}); take another version of its tokenizer"
+            ) from error
+
+    def _shows_system(self) -> bool:
+        chat = [{"role": "system", "content": "abcd"}, {"role": "user", "content": "x"}]
+        try:
+            return "abcd" in self.render(chat)
+        except UsageError:
+            return False
+
+
+def _clock(date: Date) -> list[list[str]]:
+    """What each directive of ``strftime`` stands for at midnight of a date."""
+    moment = datetime.combine(date, time())
+    names = [f"%{flag}{letter}" for letter in _DIRECTIVES for flag in ("-", "")]
+    texts = {name: moment.strftime(name.replace("-", "")) for name in names}
+    return [
+        [name, text.lstrip("0") or "0" if "-" in name else text] for name, text in texts.items()
+    ]
