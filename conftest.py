@@ -51,6 +51,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"needs the model smollm2-135m: {install}")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes and is rarely wanted."""
+    if "architectures" in config.option.markexpr:
+        return
+    skipped = [item for item in items if item.get_closest_marker("architectures")]
+    if skipped:
+        config.hook.pytest_deselected(items=skipped)
+        items[:] = [item for item in items if item not in skipped]
+
+
 @pytest.fixture(scope="session")
 def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")

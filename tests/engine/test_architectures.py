@@ -39,6 +39,7 @@ def test_the_engine_computes_what_the_model_does(name: str) -> None:
 
 
 @pytest.mark.architectures
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", architectures())
 def test_every_architecture_is_right_or_refused(name: str) -> None:
     try:

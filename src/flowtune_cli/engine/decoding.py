@@ -19,7 +19,7 @@ from ..flow.request import Decoding, Generation
 from ..models.tokens import Tokens
 from . import plain
 from .decode_cache import DecodeCache, make_decode_cache
-from .forward import compute_logits
+from .forward import check_finite, compute_logits
 from .packing import Ids
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
@@ -208,6 +208,7 @@ class Decoder:
                 decoding = sequence.request.decoding
                 chosen[row] = _sample(logprobs[row], decoding, sequence.generator)
         values = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+        check_finite(self.prefixes.adapters.model, values)
         for sequence, token, value in zip(sequences, chosen.tolist(), values, strict=True):
             sequence.tokens.append(token)
             sequence.logprob += value

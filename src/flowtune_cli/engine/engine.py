@@ -11,6 +11,8 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..flow.errors import UsageError
+from ..flow.prompt import Prompt
 from ..flow.request import (
     GREEDY,
     Answer,
@@ -109,9 +111,28 @@ class ModelEngine:
             answers.update(zip(positions, found, strict=True))
         return [answers[position] for position in range(len(requests))]
 
+    def _encode(self, prompt: Prompt, completion: int) -> Encoded:
+        encoded = self.tokens.encode(prompt, completion)
+        paths = self.prefixes.paths
+        if encoded.frozen_length and paths.longest is not None:
+            most = paths.longest - max(prompt.reserve, completion)
+            if len(encoded.ids) > most:
+                raise UsageError(
+                    f"a prompt of {len(encoded.ids)} tokens has a frozen prefix, and the rotary"
+                    f" embeddings of this model change beyond {paths.longest} tokens: set"
+                    f" model.context = {paths.longest}. The prompt begins: {encoded.text[:100]!r}"
+                )
+        if encoded.frozen_length and not paths.frozen_prefixes:
+            raise UsageError(
+                "a prompt has a frozen prefix, and the layers of this model cannot go on from what"
+                " was read before. Take a model with attention layers only, or a Template without"
+                f" frozen_prefix. The prompt begins: {encoded.text[:100]!r}"
+            )
+        return encoded
+
     def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Decoded]:
         version = self.adapters.version(adapter)
-        prompts = [self.tokens.encode(r.prompt, r.max_new_tokens) for r in requests]
+        prompts = [self._encode(r.prompt, r.max_new_tokens) for r in requests]
         keys = [
             _DecodeKey(adapter, version, _tokenized(request, prompt))
             for request, prompt in zip(requests, prompts, strict=True)
@@ -143,7 +164,7 @@ class ModelEngine:
             keys.append([])
             for prompt, texts in request.items:
                 completions = self.tokens.completions(texts, prompt, rivals=request.rivals)
-                encoded = self.tokens.encode(prompt, max(len(tokens) for tokens in completions))
+                encoded = self._encode(prompt, max(len(tokens) for tokens in completions))
                 prompts[-1].append(encoded)
                 keys[-1].append(
                     [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from inspect import signature
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import MoeModelOutputWithPast
+
+from ..flow.errors import UsageError
+from ..models.devices import dtype_name
 
 
 def cache_argument(model: Any) -> str:
@@ -74,6 +78,20 @@ class _BodyOutput(MoeModelOutputWithPast):
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
+
+
+def check_finite(model: Any, logprobs: Iterable[float]) -> None:
+    """Raise if log-probabilities that a model computed are no numbers, or infinite.
+
+    Raises:
+        UsageError: names the dtype in which they are so, and what to do.
+    """
+    if not all(map(math.isfinite, logprobs)):
+        raise UsageError(
+            f"the model's logits are not finite in {dtype_name(model.dtype)} on {model.device}: set"
+            " model.dtype to 'float32', or to 'bfloat16' if it is 'float16'. In float32 that would"
+            " mean damaged weights, of the model or an adapter."
+        )
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: Any) -> Tensor:

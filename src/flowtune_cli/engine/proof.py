@@ -4,18 +4,20 @@ No architecture is trusted by its name. What a way decodes, scores and learns is
 
 - In float32, on a copy with one layer of each kind, narrow windows and a random adapter (see
   ``structure``): nothing but rounding may differ.
-- On the whole model in its own dtype: no more may differ than three times what the model's own
-  forward differs between shapes of a batch.
+- On the whole model in its own dtype: a token may differ by three times what it does by the model's
+  own forward between shapes of a batch (root mean squares).
 
 The first way that agrees is taken, from the fastest to the most general.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -24,10 +26,10 @@ from torch import Tensor
 from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.request import Decoding
-from ..models.devices import dtype_name
 from ..models.tokens import Tokens
 from .adapters import Adapters
 from .decoding import Decoder, TokenizedRequest
+from .forward import cache_argument, check_finite
 from .likelihoods import Completion, likelihoods
 from .limits import Limits
 from .packing import Ids
@@ -46,6 +48,18 @@ NEW_TOKENS = 6
 
 NOISE = 3.0
 """How many times the plain path's own noise a way may differ by."""
+
+
+BROKEN = (
+    FlowtuneError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    KeyError,
+)
+"""What a model raises that is run in a way it was not written for."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +85,17 @@ def prove(model: Any, settings: AdapterSettings, context: int, texts: Sequence[I
     Raises:
         UsageError: none agrees, or its logits are not finite.
     """
+    (ids,) = random_texts(_vocabulary(model), [8])
+    with torch.no_grad():
+        logits = last_logits(model, torch.tensor([ids], device=model.device), 1)
+    check_finite(model, [float(logits.float().logsumexp(-1))])
     wanted = Paths.by_config(model, context)
     found: list[str] = []
     sample = structural_copy(model, context)
     if sample is not None:
         try:
             subject = _Subject(sample, settings, context, texts, exact=True)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        except BROKEN as error:
             # Layers of some models hang together, so that a few of them do not run.
             found.append(f"the first layers alone do not run ({_line(error)})")
         else:
@@ -153,26 +171,20 @@ class _Subject:
         self.exact = exact
         self.model = model
         self.longest = rope_switch(model.config, context)
-        with torch.no_grad():
-            self._check_finite(model)
         self.adapters = Adapters(model, {NODE: {}}, settings, 0)
         generator = torch.Generator().manual_seed(0)
         for parameter in self.adapters.parameters(NODE):
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data.add_(0.05 * noise.to(parameter.device, parameter.dtype))
         self.completions, self.frozen = _cases(model, context, texts, few=not exact)
+        if self.longest is not None:
+            # Such prompts are refused: what was read before would have been read in another way.
+            self.frozen = [
+                case for case in self.frozen if len(case.prompt) + NEW_TOKENS <= self.longest
+            ]
         self.noise = self.gradient_noise = 0.0
         self._own: dict[tuple[str | None, Completion], float] = {}
         self._measure()
-
-    def _check_finite(self, model: Any) -> None:
-        (ids,) = random_texts(_vocabulary(model), [8])
-        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
-        if not bool(torch.isfinite(logits).all()):
-            raise UsageError(
-                f"the model's logits are not finite in {dtype_name(model.dtype)}: set model.dtype"
-                " to 'float32', or to 'bfloat16' if it is 'float16'"
-            )
 
     # What the model's own forward computes
 
@@ -181,12 +193,45 @@ class _Subject:
         """How far the log-likelihoods by the model's own forward depend on the batch."""
         if self.exact:
             return
-        for completion, rows in product(self.completions, (2, 5)):
+        # The last place of a logit is lost in any case.
+        ids = torch.tensor([self.completions[0].prompt], device=self.model.device)
+        largest = float(last_logits(self.model, ids, 1).abs().max())
+        least = torch.finfo(self.model.dtype).eps * largest / 4
+        squares = []
+        for completion in self.completions:
             row, _ = completion.row(NODE)
-            counts = [len(completion.tokens)] * rows
-            beside = sequence_logprobs(self.adapters, NODE, [row] * rows, 0, counts)
+            count = len(completion.tokens)
             own = self._alone(NODE, completion)
-            self.noise = max(self.noise, float((beside - own).abs().max()))
+            values = [self._one_by_one(row, count)]
+            for rows in (2, 5):
+                counts = [count] * rows
+                beside = sequence_logprobs(self.adapters, NODE, [row] * rows, 0, counts)
+                values += beside.tolist()
+            with suppress(*BROKEN):
+                values += self._with_own_cache(row, count)
+            squares += [(value - own) ** 2 / count for value in values]
+        self.noise = max(least, math.sqrt(fmean(squares)))
+
+    def _one_by_one(self, row: Ids, count: int) -> float:
+        """The log-likelihood of a row's last tokens, each by reading what is before it."""
+        ends = range(len(row) - count + 1, len(row) + 1)
+        return sum(
+            float(sequence_logprobs(self.adapters, NODE, [row[:end]], 0, [1])[0]) for end in ends
+        )
+
+    def _with_own_cache(self, row: Ids, count: int) -> list[float]:
+        """The same after a part of the row, which the model's own cache stands for."""
+        name = cache_argument(self.model)
+        values = []
+        for split in {len(row) // 2, len(row) - count}:
+            ids = torch.tensor([row], device=self.model.device)
+            with self.adapters.using(NODE) as model:
+                read = model(input_ids=ids[:, :split], use_cache=True)
+                rest = last_logits(model, ids[:, split:], len(row) - split, {name: read[name]})
+            logits = torch.cat([read.logits[:, -1:], rest], dim=1)[0, -count - 1 : -1]
+            logprobs = logits.float().log_softmax(-1)
+            values.append(float(logprobs.gather(1, ids[0, -count:, None]).sum()))
+        return values
 
     def _alone(self, adapter: str | None, completion: Completion) -> float:
         if (adapter, completion) not in self._own:
@@ -224,21 +269,14 @@ class _Subject:
     def difference(self, paths: Paths, check: Callable[[Paths], None]) -> str | None:
         """What differs, or goes wrong, if a model is run by these ways; None if nothing."""
         try:
+            self._squares: list[float] = []
             check(paths)
+            self._compare_noise()
         except _Differs as error:
             return str(error)
         except torch.OutOfMemoryError:
             raise
-        except (
-            FlowtuneError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            KeyError,
-            NotImplementedError,
-        ) as error:
+        except BROKEN as error:
             return _line(error)
         finally:
             self.adapters.activate(None)
@@ -260,7 +298,7 @@ class _Subject:
             split = sequence_logprobs(
                 self.adapters, None, [row], completion.frozen_length, [len(completion.tokens)]
             )
-            self._compare("the model's own cache", float(split[0]), whole)
+            self._compare("the model's own cache", float(split[0]), whole, len(completion.tokens))
         prefixes = PrefixCache(self.adapters, Limits(), paths)
         self._score(prefixes, NODE, self.frozen)
         self._decode(prefixes, NODE, self.frozen)
@@ -272,7 +310,8 @@ class _Subject:
             for completion, value in zip(
                 completions, score(prefixes, adapter, completions, keep=keep), strict=True
             ):
-                self._compare("a score", value, self._alone(adapter, completion))
+                own = self._alone(adapter, completion)
+                self._compare("a score", value, own, len(completion.tokens))
 
     def _decode(
         self, prefixes: PrefixCache, adapter: str | None, completions: Sequence[Completion]
@@ -288,12 +327,13 @@ class _Subject:
                 ids = (*request.prompt, *output.tokens)
                 frozen = Completion(request.prompt, request.frozen_length, tuple(output.tokens))
                 if adapter is not None and request.frozen_length:
-                    self._compare("decoding", output.logprob, self._alone(adapter, frozen))
+                    own = self._alone(adapter, frozen)
+                    self._compare("decoding", output.logprob, own, NEW_TOKENS)
                     continue
                 value, most = self._own_steps(adapter, ids, len(output.tokens))
-                self._compare("decoding", output.logprob, value)
+                self._compare("decoding", output.logprob, value, NEW_TOKENS)
                 if number == 0:
-                    self._compare("greedy decoding", value, most)
+                    self._compare("greedy decoding", value, most, NEW_TOKENS)
 
     def learn(self, paths: Paths, *, recompute: bool = False) -> None:
         """Take one gradient."""
@@ -343,12 +383,25 @@ class _Subject:
             parameter.grad = None
         return torch.cat([part.flatten().float() for part in parts])
 
-    def _compare(self, what: str, got: float, own: float) -> None:
+    def _compare(self, what: str, got: float, own: float, tokens: int) -> None:
+        """Compare two sums of log-probabilities of as many tokens."""
+        difference = abs(got - own)
         allowed = 1e-3 + 2e-4 * abs(own)
         if not self.exact:
-            allowed = max(allowed, NOISE * self.noise)
-        if not abs(got - own) <= allowed:
-            raise _Differs(f"{what} is off by {abs(got - own):.3g} nats")
+            self._squares.append(difference**2 / tokens)
+            allowed = max(allowed, 10 * self.noise * math.sqrt(tokens))
+        if not difference <= allowed:
+            raise _Differs(f"{what} is off by {difference:.3g} nats")
+
+    def _compare_noise(self) -> None:
+        """Compare all that differed with what differs by the model's own forward."""
+        if self._squares:
+            off = math.sqrt(fmean(self._squares))
+            if not off <= max(NOISE * self.noise, 1e-4):
+                raise _Differs(
+                    f"a token is off by {off:.3g} nats, by the model's own forward between shapes"
+                    f" of a batch by {self.noise:.3g}"
+                )
 
 
 class _NoTexts:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .forward import compute_logits
+from .forward import check_finite, compute_logits
 from .likelihoods import Completion
 from .packing import Ids
 from .plain import equal_rows, sequence_logprobs
@@ -50,6 +50,7 @@ def score(
             [len(completions[others[place]].tokens) for place in batch],
         )
         sums.update(zip((others[place] for place in batch), values.tolist(), strict=True))
+    check_finite(prefixes.adapters.model, sums.values())
     return [sums[i] for i in range(len(completions))]
 
 

@@ -15,7 +15,7 @@ from .windows import WINDOWS, bites, rope_groups, rope_switch, switch, window
 WINDOW = 8
 """The width of the copy's windows, in tokens: what is read crosses them."""
 
-SWITCH = 21
+SWITCH = 33
 """Where the copy's rotary embeddings change their factors, in tokens."""
 
 MOST_PARAMETERS = 1_500_000_000
@@ -50,6 +50,8 @@ def structural_copy(model: Any, context: int) -> Any | None:
         for group in rope_groups(text):
             if switch(group):
                 group["original_max_position_embeddings"] = SWITCH
+        if hasattr(text, "original_max_position_embeddings"):
+            text.original_max_position_embeddings = SWITCH
     return made
 
 

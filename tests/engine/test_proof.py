@@ -1,0 +1,203 @@
+"""Which way a model is run, by what it computes: faults of each kind are found, and gone around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from flowtune_cli.config.settings import AdapterSettings
+from flowtune_cli.engine import cascade, likelihoods, padded, proof_cache
+from flowtune_cli.engine.paths import Paths
+from flowtune_cli.engine.proof import Proved, prove
+from flowtune_cli.engine.proof_cache import proved
+from flowtune_cli.engine.remembered import remembered
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.models.loading import LoadedModel
+from support.architectures import make_architecture
+from support.tiny import make_model, text
+
+SETTINGS = AdapterSettings(rank=4, targets=["q_proj", "v_proj"])
+TEXTS = [text(30, 1), text(26, 2)]
+
+
+def paths(model: Any, **more: Any) -> Paths:
+    return prove(model, SETTINGS, 1024, TEXTS, **more).paths
+
+
+def test_the_fastest_way_is_taken_where_it_agrees(tiny_model: LoadedModel) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny_model.model.state_dict().items()}
+    found = prove(tiny_model.model, SETTINGS, 1024, TEXTS)
+    assert found == Proved(Paths("cascade", "packed"))
+    after = tiny_model.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_bfloat16_is_held_to_its_own_noise(tiny_model: LoadedModel) -> None:
+    assert paths(tiny_model.model.bfloat16()) == Paths("cascade", "packed")
+
+
+def broken_prefixes(real: Any) -> Any:
+    """Cascade attention that is off by a little wherever something is shared."""
+
+    def attend(self: Any, layer: int, query: Any, scale: float) -> Any:
+        output, lse = real(self, layer, query, scale)
+        return output * 1.02, lse
+
+    return attend
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_that_is_off_by_two_percent_is_not_taken(
+    tiny_model: LoadedModel, dtype: torch.dtype
+) -> None:
+    real = cascade.SharedPrefixes.attend
+    with patch.object(cascade.SharedPrefixes, "attend", broken_prefixes(real)):
+        found = prove(tiny_model.model.to(dtype), SETTINGS, 1024, TEXTS)
+    assert found.paths.playing == "padded"
+    assert found.found[0].startswith("cascade: ")
+
+
+def test_a_layer_that_drops_the_cache_is_found(tiny_model: LoadedModel) -> None:
+    real = cascade._attention
+
+    def drops(*arguments: Any, **more: Any) -> Any:
+        return real(*arguments, **{**more, "cascade": None})
+
+    with patch.object(cascade, "_attention", drops):
+        found = prove(tiny_model.model, SETTINGS, 1024, TEXTS)
+    assert found.paths.playing == "padded"
+    assert "was replaced in 0 of 1 layers" in found.found[0]
+
+
+def test_gradients_that_are_off_are_not_learned_from(tiny_model: LoadedModel) -> None:
+    real = likelihoods.tree_mask
+
+    def no_branches(*arguments: Any) -> Any:
+        tree = real(*arguments)
+        if tree:
+            columns = tree["attention_mask"].shape[-1]
+            causal = torch.full((columns, columns), torch.finfo(torch.float32).min).triu(1)
+            tree["attention_mask"] = causal.expand_as(tree["attention_mask"]).clone()
+        return tree
+
+    with patch.object(likelihoods, "tree_mask", no_branches):
+        found = prove(tiny_model.model, SETTINGS, 1024, TEXTS)
+    assert found.paths == Paths("cascade", "plain")
+    assert "learning packed: the gradient is off by" in found.found[0]
+
+
+def test_positions_that_are_off_are_found(tiny_model: LoadedModel) -> None:
+    real = padded.PaddedCache.__init__
+
+    def shifted(self: Any, *arguments: Any) -> None:
+        real(self, *arguments)
+        self.positions = self.positions.clamp(max=3)
+
+    model = make_model("Mistral", tiny_model).model
+    with patch.object(padded.PaddedCache, "__init__", shifted):
+        found = prove(model, SETTINGS, 1024, TEXTS)
+    assert (found.paths.playing, found.paths.learning) == ("plain", "plain")
+
+
+def test_a_window_as_wide_as_the_context_takes_the_fast_way() -> None:
+    model = make_architecture("mistral")
+    assert paths(model).playing == "padded"
+    assert paths(make_architecture("mistral-wide")).playing == "cascade"
+
+
+def test_rotary_embeddings_that_switch_are_split_where_they_do() -> None:
+    targets = AdapterSettings(rank=4, targets=["qkv_proj"])
+    found = prove(make_architecture("phi3-longrope"), targets, 256).paths
+    assert found == Paths("cascade", "packed", longest=32)
+    assert found.shares(32)
+    assert not found.shares(33)
+    assert not found.packs(33)
+    assert found.text == "cascade, learning packed, plain beyond 32 tokens"
+
+
+def test_a_model_whose_tokens_see_those_behind_them_is_refused() -> None:
+    settings = AdapterSettings(rank=4, targets=["query", "value"])
+    with pytest.raises(UsageError, match="cannot be played"):
+        prove(make_architecture("bert"), settings, 256)
+
+
+def test_logits_that_are_not_finite_name_the_dtype(tiny_model: LoadedModel) -> None:
+    model = tiny_model.model.half()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(60_000.0)
+        model.get_output_embeddings().weight.fill_(60_000.0)
+    with pytest.raises(UsageError, match=r"not finite in float16 .*: set model\.dtype"):
+        prove(model, SETTINGS, 1024)
+
+
+def test_a_short_context_is_enough(tiny_model: LoadedModel) -> None:
+    assert prove(tiny_model.model, SETTINGS, 16).paths.playing == "cascade"
+
+
+class Counted:
+    """Counts proofs."""
+
+    def __init__(self) -> None:
+        self.proofs = 0
+
+    def __call__(self, *arguments: Any) -> Proved:
+        self.proofs += 1
+        return Proved(Paths("padded"), ("cascade: a score is off by 13 nats",))
+
+
+@pytest.fixture
+def counted(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    monkeypatch.setenv("FLOWTUNE_CACHE", str(tmp_path))
+    counted = Counted()
+    with patch.object(proof_cache, "prove", counted):
+        yield counted
+
+
+def test_a_model_is_proved_once(
+    tiny_model: LoadedModel, counted: Counted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model.model
+    first = proved(model, "tiny", SETTINGS, 1024)
+    assert capsys.readouterr().err == (
+        "a faster way to run this model is not taken: cascade: a score is off by 13 nats\n"
+    )
+    assert proved(model, "tiny", SETTINGS, 1024) == first
+    assert counted.proofs == 1
+    assert capsys.readouterr().err == ""
+    assert list(remembered().values()) == ["padded, learning plain"]
+
+
+@pytest.mark.parametrize("change", ["weights", "dtype", "context", "targets"])
+def test_what_changes_a_result_is_proved_again(
+    tiny_model: LoadedModel, counted: Counted, change: str
+) -> None:
+    model: nn.Module = tiny_model.model
+    proved(model, "tiny", SETTINGS, 1024)
+    settings, context = SETTINGS, 1024
+    if change == "weights":
+        with torch.no_grad():
+            next(iter(model.parameters())).view(-1)[3] += 1
+    elif change == "dtype":
+        model = model.bfloat16()
+    elif change == "context":
+        context = 512
+    else:
+        settings = SETTINGS.model_copy(update={"targets": ["o_proj"]})
+    proved(model, "tiny", settings, context)
+    assert counted.proofs == 2
+
+
+def test_a_damaged_memory_costs_a_proof(tiny_model: LoadedModel, counted: Counted) -> None:
+    proved(tiny_model.model, "tiny", SETTINGS, 1024)
+    (file,) = proof_cache.proofs_directory().glob("*.json")
+    file.write_text('{"model": "tiny", "paths": {"playing"')
+    assert remembered() == {}
+    proved(tiny_model.model, "tiny", SETTINGS, 1024)
+    assert counted.proofs == 2
+    assert len(remembered()) == 1
