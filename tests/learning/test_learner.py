@@ -20,7 +20,7 @@ from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, T
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
-from flowtune_cli.learning.optimizers import adam, cocob
+from flowtune_cli.learning.optimizers import adam, adam8bit, cocob
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.tokens import Tokens
 from support.fake_engine import writer
@@ -32,6 +32,20 @@ ONE, TWO = plain("one "), plain("two and more ")
 def sgd(parameters: Any, lr: float = 1.0) -> torch.optim.Optimizer:
     """Moves weights by their gradients, so that a step shows them."""
     return torch.optim.SGD(parameters, lr=lr)
+
+
+class Shrinking(torch.optim.SGD):
+    """Lowers its own learning rate, which it keeps among its options."""
+
+    def __init__(self, parameters: Any, lr: float, factor: float) -> None:
+        super().__init__(parameters, lr=lr)
+        for group in self.param_groups:
+            group["factor"] = factor
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            group["lr"] *= group["factor"]
 
 
 def make_learner(
@@ -390,12 +404,16 @@ def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> N
 # What is left alone
 
 
+def flat(state: Mapping[str, Any]) -> list[Any]:
+    """All tensors and numbers of a state, nested or not."""
+    values = [state[key] for key in sorted(state)]
+    return [x for value in values for x in (flat(value) if isinstance(value, dict) else [value])]
+
+
 def optimizer_state(learner: Learner, node: str) -> list[torch.Tensor]:
     states = learner.optimizers[node].state_dict()["state"]
     return [
-        torch.as_tensor(states[index][key]).clone()
-        for index in sorted(states)
-        for key in sorted(states[index])
+        torch.as_tensor(value).clone() for index in sorted(states) for value in flat(states[index])
     ]
 
 
@@ -503,7 +521,7 @@ def test_a_node_may_have_options_of_its_own(tiny: Tiny) -> None:
 # Saved and loaded
 
 
-@pytest.mark.parametrize("optimizer", [cocob, adam])
+@pytest.mark.parametrize("optimizer", [cocob, adam, adam8bit])
 def test_a_learner_goes_on_exactly(
     tiny: Tiny, optimizer: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -563,6 +581,35 @@ def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "optimizers" / "b.safetensors").unlink()
     with pytest.raises(UsageError, match=r"no optimizer state of node 'b'"):
         learner.optimizers.load(tmp_path / "optimizers")
+    (tmp_path / "optimizers" / "b.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UsageError, match=r"b\.safetensors is no optimizer state"):
+        learner.optimizers.load(tmp_path / "optimizers")
+
+
+def test_states_are_written_before_anything_is_learned(tiny: Tiny) -> None:
+    class Odd(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            super().step()
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    self.state[parameter]["seen"] = {1}
+
+    with pytest.raises(UsageError, match=r"'chosen' cannot be used here.*0\.seen is of type set"):
+        tiny.learner(lambda parameters: Odd(parameters, lr=1.0))
+
+
+def test_what_an_optimizer_keeps_in_its_groups_goes_on_unless_it_is_a_setting(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    learner = tiny.learner(Shrinking, options={"lr": 0.5, "factor": 0.5})
+    for _ in range(2):
+        learner.update("a", [preference()])
+    learner.optimizers.save(tmp_path / "optimizers")
+    again = tiny.learner(Shrinking, options={"lr": 0.5, "factor": 0.25})
+    again.optimizers.load(tmp_path / "optimizers")
+    (group,) = again.optimizers["a"].param_groups
+    assert group["lr"] == 0.125
+    assert group["factor"] == 0.25
 
 
 # Memory
