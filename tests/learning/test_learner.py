@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import Adapters, reference_of
@@ -440,6 +441,29 @@ def test_other_nodes_and_references_are_left_alone_to_the_bit(
 def test_a_learner_leaves_no_gradients(tiny: Tiny) -> None:
     tiny.learner().update("a", MIXED)
     assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+
+
+def test_an_update_waits_for_the_device_as_often_whatever_is_adapted(
+    tiny_model: LoadedModel,
+) -> None:
+    class Reads(TorchDispatchMode):
+        """Counts how often a figure is read off the device."""
+
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for targets in (["q_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]):
+        tiny = Tiny(copy.deepcopy(tiny_model), targets=targets)
+        learner = tiny.learner(step_per="batch")
+        with Reads() as reads:
+            learner.update("a", [preference()])
+            tiny.adapters.distance("a")
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_updates_are_the_same_to_the_bit_each_time(tiny: Tiny) -> None:

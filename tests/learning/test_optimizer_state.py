@@ -1,4 +1,4 @@
-"""An optimizer's state goes through a file to the bit, or is refused by the place of what cannot."""
+"""An optimizer's state goes through a file to the bit, or is refused by the place of the fault."""
 
 from __future__ import annotations
 

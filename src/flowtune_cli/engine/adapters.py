@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,8 +163,9 @@ class Adapters:
     def distance(self, node: str) -> float:
         """How far a node's adapter has drifted from its reference (Euclidean norm of weights)."""
         pairs = zip(self.parameters(node), self.parameters(reference_of(node)), strict=True)
-        total = sum(float((a.detach() - b.detach()).double().square().sum()) for a, b in pairs)
-        return float(total**0.5)
+        squares = [(a.detach() - b.detach()).double().square().sum() for a, b in pairs]
+        # The device is waited for once, not for each layer.
+        return float(sum(torch.stack(squares).tolist()) ** 0.5)
 
     def save(self, directory: Path) -> None:
         """Write every adapter, each to ``directory/NAME/``, in the format that PEFT reads."""
@@ -256,4 +258,8 @@ class Adapters:
                 raise FlowtuneError(f"the adapter of node '{node}' is no longer finite")
 
     def _finite(self, name: str) -> bool:
-        return all(bool(torch.isfinite(p.detach()).all()) for p in self.parameters(name))
+        # One figure for all weights, as each one read would wait for the device.
+        largest = torch.nn.utils.get_total_norm(
+            [p.detach() for p in self.parameters(name)], norm_type=math.inf
+        )
+        return math.isfinite(float(largest))

@@ -102,14 +102,17 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
             for part in self._parts(group):
                 loss = torch.zeros(())
-                for datum, (value, margin) in zip(part, self._losses(node, part), strict=True):
-                    losses.append(float(value.detach()))
-                    if margin is not None:
-                        margins.append(margin)
+                found = self._losses(node, part)
+                for datum, (value, _) in zip(part, found, strict=True):
                     loss = loss.to(value.device) + value * (datum.weight / len(data))
-                if not math.isfinite(float(loss.detach())):
+                gains = [gain for _, gain in found if gain is not None]
+                # All figures at once, as each one read would wait for the device.
+                figures = torch.stack([loss, *(value for value, _ in found), *gains]).tolist()
+                losses += figures[1 : 1 + len(found)]
+                margins += [self.settings.beta * gain for gain in figures[1 + len(found) :]]
+                if not math.isfinite(figures[0]):
                     raise FlowtuneError(
-                        f"the loss of node '{node}' is {float(loss.detach())}: its step was not"
+                        f"the loss of node '{node}' is {figures[0]}: its step was not"
                         " taken. Lower the step size (learning.optimizer) or use float32."
                     )
                 with self.adapters.using(node):
@@ -132,15 +135,16 @@ class Learner:
         )
 
     def _clip(self, node: str, parameters: Sequence[Tensor]) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(
+        clipped = torch.nn.utils.clip_grad_norm_(
             [p for p in parameters if p.grad is not None], self.settings.clip, norm_type=math.inf
         )
-        if not math.isfinite(float(norm)):
+        norm = float(clipped)
+        if not math.isfinite(norm):
             raise FlowtuneError(
-                f"the gradient of node '{node}' is {float(norm)}: its step was not taken. Lower"
+                f"the gradient of node '{node}' is {norm}: its step was not taken. Lower"
                 " the step size (learning.optimizer) or use float32."
             )
-        return float(norm)
+        return norm
 
     def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
         """Groups of data whose graphs fit into memory together; shared prefixes side by side."""
@@ -157,8 +161,8 @@ class Learner:
                 together = list(completions[id(datum)])
         return parts
 
-    def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
-        """Each datum's loss, with gradients, and the margin if it is a preference."""
+    def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, Tensor | None]]:
+        """Each datum's loss, with gradients, and the gain over the reference of a preference."""
         completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
         values = likelihoods(
             self.prefixes, node, completions, max_graph_tokens=self.tokens_per_batch
@@ -188,7 +192,7 @@ class Learner:
         datum: Datum,
         policy: Mapping[Completion, Tensor],
         reference: Mapping[Completion, Tensor],
-    ) -> tuple[Tensor, float | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         if isinstance(datum, TextDatum):
             (completion,) = self._completions(datum)
             return text_loss(policy[completion], len(completion.tokens)), None
@@ -205,7 +209,7 @@ class Learner:
                 chosen, rejected, reference_chosen, reference_rejected, self.settings.beta
             )
             gain = (chosen - reference_chosen) - (rejected - reference_rejected)
-            return loss, self.settings.beta * float(gain.detach())
+            return loss, gain.detach()
         scores = torch.stack([self._score(score, policy, node) for score in datum.options])
         return choice_loss(scores, datum.right), None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,13 @@ class NodeOptimizers:
             weights = adapters.parameters(name)
             if head is not None:
                 weights = [p for p in weights if p is not head.weights]
-            optimizer = _make(factories, weights, choice)
+            optimizer = _make(factories, choice, weights)
             if choice not in tried:
                 tried.append(choice)
                 trial = [max(weights, key=lambda weight: weight.numel())]
-                check_resumes(lambda p, choice=choice: _make(factories, p, choice), trial, choice)
+                check_resumes(partial(_make, factories, choice), trial, choice)
             if head is not None:
-                of_head = _make(factories, [head.weights], head_choice)
+                of_head = _make(factories, head_choice, [head.weights])
                 optimizer.add_param_group(of_head.param_groups[0])
             self.names[name] = choice.name
             self._optimizers[name] = optimizer
@@ -102,7 +103,7 @@ class NodeOptimizers:
 
 
 def _make(
-    factories: Mapping[str, Factory], parameters: Sequence[Tensor], choice: OptimizerChoice
+    factories: Mapping[str, Factory], choice: OptimizerChoice, parameters: Sequence[Tensor]
 ) -> torch.optim.Optimizer:
     try:
         return factories[choice.name](parameters, **choice.options)
