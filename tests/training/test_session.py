@@ -56,6 +56,17 @@ def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], messa
         run.session()
 
 
+def test_the_layers_that_were_found_are_kept_with_the_settings(make_run: MakeRun) -> None:
+    session = make_run(nodes=lambda: [writer("draft")]).session()
+    assert session.settings.adapter.targets == ["q_proj", "v_proj"]
+    session = make_run(nodes=lambda: [writer("draft")], adapter={"targets": "all-linear"}).session()
+    assert session.settings.adapter.targets == "all-linear"
+    (config,) = {str(sorted(c.target_modules)) for c in session.adapters.peft.peft_config.values()}
+    assert config == str(
+        ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    )
+
+
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
 def test_weights_lie_in_blocks_where_the_processor_gains(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch

@@ -49,9 +49,12 @@ class AdapterSettings(Section):
     rank: int = Field(8, ge=1, description="Rank of the update.")
     alpha: float = Field(16.0, gt=0, description="Scale: alpha/sqrt(rank) with rslora, else /rank.")
     rslora: bool = Field(True, description="Rank-stabilised scaling (Kalajdzievski 2023).")
-    targets: list[str] = Field(
-        ["q_proj", "v_proj"],
-        description="The layers that are adapted; ['qkv_proj'] for models that fuse them.",
+    targets: Literal["auto", "all-linear"] | list[str] = Field(
+        "auto",
+        min_length=1,
+        description="The layers that are adapted. 'auto': those that compute queries and values, be"
+        " they q_proj and v_proj or one for all; 'all-linear': all of the decoder but the output"
+        " layer; or names, such as ['q_proj', 'o_proj']. A run goes on with what it began with.",
     )
 
 

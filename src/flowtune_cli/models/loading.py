@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.pytorch_utils import Conv1D
 
 from ..config.settings import ModelSettings
 from ..flow.errors import UsageError, unknown_name
@@ -114,22 +112,6 @@ def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
             "float16": torch.float16,
         }[settings.dtype]
     return torch.bfloat16 if settings.quantization == "nf4" else faster_dtype(device)
-
-
-def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
-    """Check that the layers to adapt exist, so that no adapter silently adapts nothing.
-
-    Raises:
-        UsageError: no linear layer goes by one of the names; says which names there are.
-    """
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
-    }
-    for target in targets:
-        if target not in names:
-            raise unknown_name("layer in adapter.targets:", target, sorted(names))
 
 
 def _load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from ..flow.task import Task
 from ..learning.learner import Learner
 from ..learning.node_optimizers import NodeOptimizers
 from ..models.devices import dtype_name
-from ..models.loading import check_targets, load_model
+from ..models.loading import load_model
+from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
 from ..runtime.play import play
 from ..runtime.scheduler import Scheduler
@@ -33,7 +35,8 @@ class Session:
     """Everything that plays and trains one task.
 
     Args:
-        settings: with the dtype that the model computes in, never "auto".
+        settings: with the dtype that the model computes in, and the layers that are adapted, never
+            "auto".
         explorations: the strategy of each node that deviates, by node name.
         evaluators: by their own names.
         optimizers: the factories of the nodes' optimizers, by name.
@@ -127,7 +130,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     settings = settings.model_copy(update={"model": model})
     limits = Limits.for_model(loaded.model)
     block_weights(loaded.model)
-    check_targets(loaded.model, settings.adapter.targets)
+    settings = _with_targets(settings, loaded.model)
     adapters = Adapters(
         loaded.model,
         {node.name: node.initial_head() for node in task.nodes if node.adapter is not None},
@@ -136,3 +139,20 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     )
     engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)
+
+
+def _with_targets(settings: Settings, model: Any) -> Settings:
+    """The settings with the layers that "auto" finds, so that a run goes on with the same."""
+    targets = settings.adapter.targets
+    experts = fused_experts(model)
+    if targets == ALL_LINEAR and experts:
+        print(
+            "adapter.targets = 'all-linear': the experts' matrices"
+            f" ({', '.join(experts)}) are no layers and are not adapted; these are:"
+            f" {', '.join(resolve_targets(model, targets))}",
+            file=sys.stderr,
+        )
+    if targets != AUTO:
+        return settings
+    adapter = settings.adapter.model_copy(update={"targets": resolve_targets(model, targets)})
+    return settings.model_copy(update={"adapter": adapter})
