@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,17 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert choose_device("auto") == torch.device("cuda:0")
+    for rank in ("1", "x"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(UsageError, match=f"LOCAL_RANK is '{rank}', and torch sees 1 GPU here"):
+            choose_device("auto")
+        assert choose_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(UsageError, match="sees 1 GPU here"):
         choose_device("cuda:1")
@@ -117,7 +129,17 @@ def test_weights_that_do_not_fill_the_model(copy: Path) -> None:
     ("change", "message"),
     [
         ({"model_type": "no_such_type"}, r"transformers cannot load .*no_such_type"),
-        ({"model_type": "vit"}, r"transformers cannot load"),
+        ({"model_type": "vit"}, r"of type 'vit'\) is no model that generates text"),
+        ({"model_type": "t5"}, r"of type 't5'\) is no model .*encoder"),
+        ({"model_type": "bert"}, r"of type 'bert'\) is no model .*see those that come after"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"are quantised \('gptq'\), which cannot be read here: .*GPTQ",
+        ),
+        (
+            {"quantization_config": {"quant_method": "own"}},
+            r"are quantised \('own'\), which cannot be read here: ",
+        ),
         (
             {
                 "model_type": "own",
@@ -130,6 +152,7 @@ def test_weights_that_do_not_fill_the_model(copy: Path) -> None:
 def test_an_architecture_that_is_not_to_be_had(
     copy: Path, change: dict[str, object], message: str
 ) -> None:
+    (copy / "model.safetensors").write_bytes(b"not looked at")
     config = json.loads((copy / "config.json").read_text())
     (copy / "own.py").write_text("raise SystemExit('this code is not to be run')")
     (copy / "config.json").write_text(json.dumps(config | change))
@@ -144,6 +167,33 @@ def test_a_tokenizer_may_lack_a_chat_template_but_not_an_end(copy: Path) -> None
     del config["eos_token"]
     (copy / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="no end-of-text token"):
+        load(copy)
+
+
+def test_the_skeleton_is_checked_before_weights_are_read(copy: Path) -> None:
+    def refuse(model: Any) -> None:
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+        raise UsageError("not with these layers")
+
+    (copy / "model.safetensors").write_bytes(b"not looked at")
+    with pytest.raises(UsageError, match="not with these layers"):
+        load_model(ModelSettings(name=str(copy), device="cpu"), load_registry(), refuse)
+
+
+def test_what_was_quantised_before_is_not_quantised_again(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"quantised already \('fp8'\)"):
+        load(copy, quantization="nf4")
+
+
+def test_a_context_that_nobody_knows(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["max_position_embeddings"] = 0
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "model.safetensors").write_bytes(b"not looked at")
+    with pytest.raises(UsageError, match=r"how long a text may be: set model\.context"):
         load(copy)
 
 

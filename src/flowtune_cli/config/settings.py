@@ -32,9 +32,15 @@ class ModelSettings(Section):
         " float32; a run goes on with what it began with.",
     )
     quantization: Literal["none", "nf4"] = Field(
-        "none", description="'nf4': 4-bit weights by bitsandbytes, with double quantisation."
+        "none",
+        description="'nf4': 4-bit weights by bitsandbytes, with double quantisation; not for models"
+        " with experts, whose matrices it would leave as they are.",
     )
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1' ...")
+    device: str = Field(
+        "auto",
+        description="'auto' (a GPU if there is one, under torchrun the one of LOCAL_RANK), 'cpu',"
+        " 'cuda', 'cuda:1' ...",
+    )
     context: int = Field(
         0, ge=0, description="Longest prompt plus output in tokens; 0 is what the model allows."
     )

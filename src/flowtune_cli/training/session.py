@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..config.optimizers import optimizer_choices
@@ -12,6 +13,7 @@ from ..config.settings import Settings
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
+from ..engine.forward import check_layers
 from ..engine.limits import Limits
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
@@ -125,7 +127,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     }
     choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
     optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
-    loaded = load_model(settings.model, registry)
+    loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     limits = Limits.for_model(loaded.model)
@@ -139,6 +141,16 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     )
     engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)
+
+
+def check_skeleton(settings: Settings, model: Any) -> None:
+    """Refuse a model without weights that cannot be played with or adapted.
+
+    Raises:
+        UsageError: its layers are of a kind that is not supported, or those to adapt do not exist.
+    """
+    check_layers(model.config)
+    resolve_targets(model, settings.adapter.targets)
 
 
 def _with_targets(settings: Settings, model: Any) -> Settings:
