@@ -14,15 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import Adapters, reference_of
+from flowtune_cli.engine.likelihoods import graph_tokens, pack_completions
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
+from flowtune_cli.learning import learner as learner_module
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import adam, adam8bit, cocob
 from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.models.out_of_memory import OutOfMemory, say_once
 from flowtune_cli.models.tokens import Tokens
 from support.fake_engine import writer
 from support.tiny import likelihood, make_adapters, make_model, plain, same, state, text
@@ -181,7 +184,7 @@ def test_a_batch_in_several_parts_is_one_step_of_the_whole(
 ) -> None:
     expected = tiny.gradients(MIXED)
     learner = tiny.learner(sgd, tokens_per_batch, step_per="batch")
-    assert len(learner._parts(MIXED)) == {1: 5, 80: 2, 4096: 1}[tokens_per_batch]
+    assert len(learner._parts(MIXED, tokens_per_batch)) == {1: 5, 80: 2, 4096: 1}[tokens_per_batch]
     assert_near(tiny.change(MIXED, learner), expected)
 
 
@@ -189,13 +192,13 @@ def test_a_part_keeps_to_its_tokens(tiny: Tiny) -> None:
     # With its text, and without its end, each row is a token longer than its prompt.
     prompts = ["a", "b", "c", "x" * 50, "y" * 30, "z" * 30]
     data = [TextDatum("a", plain(prompt), "!") for prompt in prompts]
-    assert tiny.learner(sgd, 88)._parts(data) == [data[:5], data[5:]]
-    assert tiny.learner(sgd, 87)._parts(data) == [data[:4], data[4:]]
+    assert tiny.learner()._parts(data, 88) == [data[:5], data[5:]]
+    assert tiny.learner()._parts(data, 87) == [data[:4], data[4:]]
     # What begins alike shares a row, and so a part.
     shared = [TextDatum("a", plain("x" * 50 + more), text) for more in "pq" for text in "ab"]
-    assert tiny.learner(sgd, 56)._parts(shared) == [shared]
+    assert tiny.learner()._parts(shared, 56) == [shared]
     mixed = [shared[0], data[4], shared[3]]
-    assert tiny.learner(sgd, 54)._parts(mixed) == [[shared[0], shared[3]], [data[4]]]
+    assert tiny.learner()._parts(mixed, 54) == [[shared[0], shared[3]], [data[4]]]
 
 
 def test_a_step_for_each_datum(tiny: Tiny) -> None:
@@ -400,6 +403,72 @@ def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> N
     assert clipped[-1].abs().max() < of_head
     for one, other in zip(free[:-1], clipped[:-1], strict=True):
         assert torch.equal(one, other)
+
+
+# Short of memory
+
+
+def fail_above(
+    monkeypatch: pytest.MonkeyPatch, tokens: float, *, recomputing: bool = False
+) -> list[float]:
+    """Memory holds the graph of so many tokens; returns those of each pass that was tried.
+
+    Args:
+        recomputing: what is computed layer by layer fits.
+    """
+    tried: list[float] = []
+    plain_likelihoods = learner_module.likelihoods
+
+    def likelihoods(prefixes: Any, adapter: Any, completions: Any, **more: Any) -> torch.Tensor:
+        values = plain_likelihoods(prefixes, adapter, completions, **more)
+        size = graph_tokens(pack_completions(prefixes, completions))
+        if values.requires_grad:
+            tried.append(size)
+            fits = recomputing and size > more["max_graph_tokens"]
+            if size > tokens and not fits:
+                # In the backward pass, when part of the gradients is there.
+                values.register_hook(run_out)
+        return values
+
+    def run_out(gradient: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(learner_module, "likelihoods", likelihoods)
+    return tried
+
+
+@pytest.mark.parametrize("step_per", ["datum", "batch"])
+def test_short_of_memory_a_step_is_taken_in_smaller_parts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, step_per: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    say_once.cache_clear()
+    expected = tiny.copy()
+    plainly = expected.learner(adam, step_per=step_per).update("a", MIXED)
+    tried = fail_above(monkeypatch, 30, recomputing=True)
+    found = tiny.learner(adam, step_per=step_per).update("a", MIXED)
+    assert max(tried) > 30
+    assert found.steps == plainly.steps
+    assert found.loss == pytest.approx(plainly.loss, abs=1e-5)
+    assert found.margin == pytest.approx(plainly.margin, abs=1e-4)
+    assert found.gradient_norm == pytest.approx(plainly.gradient_norm, rel=1e-4)
+    for one, other in zip(state(tiny.adapters, "a"), state(expected.adapters, "a"), strict=True):
+        assert (one - other).abs().max() < 1e-5
+    assert capfd.readouterr().err.count("memory is short while learning") == 1
+
+
+def test_without_memory_for_one_datum_no_step_is_taken(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = tiny.learner(adam, step_per="batch")
+    before = state(tiny.adapters, "a")
+    tried = fail_above(monkeypatch, 0)
+    with pytest.raises(OutOfMemory, match=r"while learning from one datum: CUDA out of memory"):
+        learner.update("a", MIXED)
+    assert 2 <= len(tried) <= 8
+    assert same(state(tiny.adapters, "a"), before)
+    assert all(parameter.grad is None for parameter in tiny.adapters.parameters("a"))
+    assert optimizer_state(learner, "a") == []
+    assert tiny.adapters.version("a") == 0
 
 
 # What is left alone

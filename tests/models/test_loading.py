@@ -18,6 +18,7 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.models import loading as models
 from flowtune_cli.models import memory
 from flowtune_cli.models.loading import choose_device, choose_dtype, load_model
+from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.models.quiet import quiet
 from flowtune_cli.registry import load_registry
 
@@ -115,6 +116,17 @@ def test_a_model_larger_than_the_memory_is_not_loaded(
     monkeypatch.setattr(models, "_load", lambda *_: pytest.fail("loaded all the same"))
     with pytest.raises(UsageError, match=r"need 0\.0 GB in float32 on cpu"):
         load_model(tiny_settings, load_registry())
+
+
+def test_memory_that_runs_out_while_weights_are_read(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", run_out)
+    with pytest.raises(OutOfMemory, match=r"ran out on cpu .*model\.quantization = 'none' now"):
+        load(tiny_model_dir)
 
 
 def test_weights_that_do_not_fill_the_model(copy: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..flow.request import Decoding, Generation
+from ..models.out_of_memory import in_halves
 from ..models.tokens import Tokens
 from .decode_cache import DecodeCache, make_decode_cache
 from .forward import compute_logits
@@ -85,22 +86,34 @@ class Decoder:
     ) -> list[tuple[Generation, ...]]:
         """The outputs of each request, in order: the groups first, then the samples."""
         results: list[tuple[Generation, ...]] = [()] * len(requests)
-        for batch in self._batches(requests):
-            prompts = self.prefixes.prefill(
-                adapter,
-                [requests[i].prompt for i in batch],
-                keep=True,
-                frozen_lengths=[requests[i].frozen_length for i in batch],
-            )
-            sequences = [
-                _Sequence(i, number, requests[i], _generator(requests[i], number))
-                for i in batch
-                for number in range(requests[i].decoding.outputs)
-            ]
-            self._run(adapter, dict(zip(batch, prompts, strict=True)), sequences)
-            for i in batch:
-                results[i] = tuple(_generation(s) for s in sequences if s.index == i)
+
+        def decode_batch(batch: Sequence[int]) -> list[tuple[Generation, ...]]:
+            return self._decode_batch(adapter, {i: requests[i] for i in batch})
+
+        for whole in self._batches(requests):
+            what = "writing the outputs of a prompt"
+            for batch, outputs in in_halves(decode_batch, whole, what, self.prefixes.free):
+                for i, output in zip(batch, outputs, strict=True):
+                    results[i] = output
         return results
+
+    def _decode_batch(
+        self, adapter: str | None, requests: dict[int, TokenizedRequest]
+    ) -> list[tuple[Generation, ...]]:
+        """Requests by their indices; their outputs depend on these requests alone."""
+        prompts = self.prefixes.prefill(
+            adapter,
+            [request.prompt for request in requests.values()],
+            keep=True,
+            frozen_lengths=[request.frozen_length for request in requests.values()],
+        )
+        sequences = [
+            _Sequence(i, number, request, _generator(request, number))
+            for i, request in requests.items()
+            for number in range(request.decoding.outputs)
+        ]
+        self._run(adapter, dict(zip(requests, prompts, strict=True)), sequences)
+        return [tuple(_generation(s) for s in sequences if s.index == i) for i in requests]
 
     def _batches(self, requests: Sequence[TokenizedRequest]) -> list[list[int]]:
         """Requests of like lengths, bounded by their keys and values: a prompt's once, each

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from ..engine.prefix_cache import PrefixCache
 from ..flow.errors import FlowtuneError
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
 from ..flow.prompt import Prompt
+from ..models.out_of_memory import OutOfMemory, attempt, say_once
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
 from .node_optimizers import NodeOptimizers
@@ -48,6 +50,17 @@ class Update:
     margin: float | None
     accuracy: float | None
     gradient_norm: float
+
+
+_LEAST_BUDGET = 32
+"""Tokens of the smallest parts that are tried before each datum goes alone, layer by layer."""
+
+
+class _Figures(NamedTuple):
+    """Each datum's loss, and each preference's margin."""
+
+    losses: list[float]
+    margins: list[float]
 
 
 class Learner:
@@ -99,24 +112,9 @@ class Learner:
         margins: list[float] = []
         norms: list[float] = []
         for group in groups:
-            optimizer.zero_grad(set_to_none=True)
-            for part in self._parts(group):
-                loss = torch.zeros(())
-                found = self._losses(node, part)
-                for datum, (value, _) in zip(part, found, strict=True):
-                    loss = loss.to(value.device) + value * (datum.weight / len(data))
-                gains = [gain for _, gain in found if gain is not None]
-                # All figures at once, as each one read would wait for the device.
-                figures = torch.stack([loss, *(value for value, _ in found), *gains]).tolist()
-                losses += figures[1 : 1 + len(found)]
-                margins += [self.settings.beta * gain for gain in figures[1 + len(found) :]]
-                if not math.isfinite(figures[0]):
-                    raise FlowtuneError(
-                        f"the loss of node '{node}' is {figures[0]}: its step was not"
-                        " taken. Lower the step size (learning.optimizer) or use float32."
-                    )
-                with self.adapters.using(node):
-                    loss.backward()  # type: ignore[no-untyped-call]
+            found = self._gradients(node, group, len(data))
+            losses += found.losses
+            margins += found.margins
             # The gradients of an adapter and of its head differ in size.
             norms.append(max(self._clip(node, g["params"]) for g in optimizer.param_groups))
             optimizer.step()
@@ -134,6 +132,55 @@ class Learner:
             gradient_norm=sum(norms) / len(norms),
         )
 
+    def _gradients(self, node: str, group: Sequence[Datum], total: int) -> _Figures:
+        """Put the gradients of a group's losses into the parameters.
+
+        Where memory is short, all of the group begins again in smaller parts.
+        """
+        budget = float(self.tokens_per_batch)
+        freed = False
+        while True:
+            parts = self._parts(group, budget)
+            reason, found = attempt(partial(self._gradients_of, node, parts, total, budget))
+            if found is not None:
+                return found
+            if self.prefixes.free() and not freed:
+                freed = True
+                continue
+            say_once("learning")
+            # What a smaller budget leaves as it is need not be tried again.
+            plan = self._plan(parts, budget)
+            while self._plan(self._parts(group, budget), budget) == plan:
+                if budget == 0:
+                    self.optimizers[node].zero_grad(set_to_none=True)
+                    raise OutOfMemory(f"memory ran out while learning from one datum: {reason}.")
+                budget = budget / 2 if budget > _LEAST_BUDGET else 0.0
+
+    def _gradients_of(
+        self, node: str, parts: Sequence[Sequence[Datum]], total: int, budget: float
+    ) -> _Figures:
+        """See ``_gradients``; begins with none, so that it may be called again after an error."""
+        self.optimizers[node].zero_grad(set_to_none=True)
+        figures = _Figures([], [])
+        for part in parts:
+            loss = torch.zeros(())
+            found = self._losses(node, part, budget)
+            for datum, (value, _) in zip(part, found, strict=True):
+                loss = loss.to(value.device) + value * (datum.weight / total)
+            gains = [gain for _, gain in found if gain is not None]
+            # All figures at once, as each one read would wait for the device.
+            of_loss, *read = torch.stack([loss, *(value for value, _ in found), *gains]).tolist()
+            figures.losses.extend(read[: len(found)])
+            figures.margins.extend(self.settings.beta * gain for gain in read[len(found) :])
+            if not math.isfinite(of_loss):
+                raise FlowtuneError(
+                    f"the loss of node '{node}' is {of_loss}: its step was not taken. Lower the"
+                    " step size (learning.optimizer) or use float32."
+                )
+            with self.adapters.using(node):
+                loss.backward()  # type: ignore[no-untyped-call]
+        return figures
+
     def _clip(self, node: str, parameters: Sequence[Tensor]) -> float:
         clipped = torch.nn.utils.clip_grad_norm_(
             [p for p in parameters if p.grad is not None], self.settings.clip, norm_type=math.inf
@@ -146,27 +193,36 @@ class Learner:
             )
         return norm
 
-    def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
-        """Groups of data whose graphs fit into memory together; shared prefixes side by side."""
+    def _plan(self, parts: Sequence[Sequence[Datum]], budget: float) -> list[tuple[int, bool]]:
+        """Of each part: how many data it has, and whether its layers are computed twice."""
+        plan = []
+        for part in parts:
+            completions = [c for datum in part for c in self._completions(datum)]
+            tokens = graph_tokens(pack_completions(self.prefixes, completions))
+            plan.append((len(part), tokens > budget))
+        return plan
+
+    def _parts(self, data: Sequence[Datum], budget: float) -> list[list[Datum]]:
+        """Groups of data whose graphs hold no more tokens; shared prefixes side by side."""
         completions = {id(datum): self._completions(datum) for datum in data}
         parts: list[list[Datum]] = []
         together: list[Completion] = []
         for datum in sorted(data, key=lambda datum: completions[id(datum)]):
             together += completions[id(datum)]
             rows = pack_completions(self.prefixes, together)
-            if parts and graph_tokens(rows) <= self.tokens_per_batch:
+            if parts and graph_tokens(rows) <= budget:
                 parts[-1].append(datum)
             else:
                 parts.append([datum])
                 together = list(completions[id(datum)])
         return parts
 
-    def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, Tensor | None]]:
+    def _losses(
+        self, node: str, data: Sequence[Datum], budget: float
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Each datum's loss, with gradients, and the gain over the reference of a preference."""
         completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
-        values = likelihoods(
-            self.prefixes, node, completions, max_graph_tokens=self.tokens_per_batch
-        )
+        values = likelihoods(self.prefixes, node, completions, max_graph_tokens=budget)
         policy = dict(zip(completions, values, strict=True))
         reference = self._reference(node, data)
         return [self._loss(node, datum, policy, reference) for datum in data]

@@ -18,6 +18,7 @@ from ..flow.errors import UsageError, unknown_name
 from .devices import faster_dtype
 from .files import ModelFiles, find_model
 from .memory import Weight, check_memory, check_quantized, model_bytes, weight_bytes
+from .out_of_memory import OutOfMemory, is_out_of_memory
 from .quiet import quiet
 from .skeleton import build_skeleton, cannot_load, context_of, nf4_config, read_config
 
@@ -197,6 +198,12 @@ def _load(
             )
             tokenizer = AutoTokenizer.from_pretrained(files.directory, **options)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"memory ran out on {device} while the weights of '{settings.name}' were read:"
+                " free some, take a smaller model, or one whose weights take less (model.dtype ="
+                f" '{settings.dtype}' and model.quantization = '{settings.quantization}' now)"
+            ) from error
         raise cannot_load(settings.name, error) from error
     missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if missing:

@@ -19,13 +19,14 @@ from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
 from ..flow.example import Example
-from ..flow.node import Exploration, SelfLearning
+from ..flow.node import Datum, Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
 from ..flow.task import Task
-from ..learning.learner import Learner
+from ..learning.learner import Learner, Update
 from ..learning.node_optimizers import NodeOptimizers
 from ..models.devices import dtype_name
 from ..models.loading import load_model
+from ..models.out_of_memory import advising
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
 from ..runtime.play import play
@@ -61,9 +62,37 @@ class Session:
         engine = self.engine
         return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
+    def update(self, learner: Learner, node: str, data: Sequence[Datum]) -> Update:
+        """Let a node learn from its data, see ``Learner.update``.
+
+        Raises:
+            OutOfMemory: says which settings to lower.
+        """
+        with advising(self._memory_advice):
+            return learner.update(node, data)
+
+    def _memory_advice(self) -> str:
+        """What takes less memory, with the present values; batches were made smaller already."""
+        model, adapter = self.settings.model, self.settings.adapter
+        lower = [f"model.context = {self.engine.tokens.context}"]
+        lower += [
+            f"{field} = {getattr(node, field)} of node '{node.name}'"
+            for field in ("max_new_tokens", "alternatives")
+            for node in self.task.nodes
+            if getattr(node, field, None)
+        ]
+        lower += [f"adapter.rank = {adapter.rank}"]
+        other = ["model.dtype = 'bfloat16'"] * (model.dtype == "float32")
+        other += ["model.quantization = 'nf4'"] * (model.quantization == "none")
+        other += ["a smaller model.name"]
+        return (
+            f"Free memory on {self.adapters.model.device}, lower one of {', '.join(lower)}, or set"
+            f" {' or '.join(other)}."
+        )
+
     def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
         """Args: ``before_batch`` is called before each of the engine's batches, and may raise."""
-        engine = _NotifyingEngine(self.engine, before_batch)
+        engine = _NotifyingEngine(self.engine, before_batch, self._memory_advice)
         return Scheduler(engine, in_flight=self.settings.engine.in_flight)
 
     def deviate(
@@ -91,14 +120,16 @@ class Session:
 
 @dataclass(frozen=True)
 class _NotifyingEngine:
-    """An engine that calls a function before each batch."""
+    """An engine that calls a function before each batch, and says what to do without memory."""
 
     engine: Engine
     before_batch: Callable[[], None]
+    memory_advice: Callable[[], str]
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         self.before_batch()
-        return self.engine.answer(requests)
+        with advising(self.memory_advice):
+            return self.engine.answer(requests)
 
 
 def set_up(task: Task, settings: Settings, registry: Any) -> Session:
