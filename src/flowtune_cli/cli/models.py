@@ -82,19 +82,14 @@ class _Suitable:
     model: ModelSettings
 
     def config(self, directory: Path) -> None:
-        import torch
-
         from ..config.settings import Settings
-        from ..models.skeleton import UntrustedCode, build_skeleton
-        from ..training.session import check_skeleton
+        from ..models.skeleton import UntrustedCode
+        from ..training.session import check_directory
 
         try:
-            skeleton = build_skeleton(directory, self.model, torch.bfloat16)
+            check_directory(directory, Settings(model=self.model))
         except UntrustedCode as error:
             note(f"{error} Whether it can be used shows when it is loaded.")
-            return
-        if skeleton is not None:
-            check_skeleton(Settings(), skeleton)
 
     def weights(self, weights: Any) -> None:
         pass

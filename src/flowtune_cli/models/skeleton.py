@@ -32,11 +32,13 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def build_skeleton(directory: Path, settings: ModelSettings, dtype: torch.dtype) -> Any | None:
+def build_skeleton(
+    directory: Path, settings: ModelSettings, dtype: torch.dtype = torch.bfloat16
+) -> Any | None:
     """The model of a directory with a config.json, on the meta device.
 
     Args:
-        dtype: what it is to compute in.
+        dtype: what it is to compute in; its size alone depends on it.
 
     Returns:
         None if its weights' shapes are not to be had so: those of a checkpoint that is quantised,

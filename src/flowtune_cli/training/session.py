@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..config.optimizers import optimizer_choices
@@ -27,6 +28,7 @@ from ..learning.node_optimizers import NodeOptimizers
 from ..models.devices import dtype_name
 from ..models.loading import load_model
 from ..models.out_of_memory import advising
+from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
 from ..runtime.play import play
@@ -172,6 +174,17 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     )
     engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)
+
+
+def check_directory(directory: Path, settings: Settings) -> None:
+    """Refuse a model by its config.json, on whatever machine it is to be used.
+
+    Raises:
+        UsageError: it cannot be played with or adapted.
+    """
+    skeleton = build_skeleton(directory, settings.model)
+    if skeleton is not None:
+        check_skeleton(settings, skeleton)
 
 
 def check_skeleton(settings: Settings, model: Any) -> None:
