@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,7 @@ class Checks:
     device: torch.device
     dtype: torch.dtype
     check_skeleton: Callable[[Any], None] = lambda model: None
-    _built: bool = False
+    _built: bool = field(default=False, init=False)
 
     def config(self, directory: Path) -> None:
         """Check a directory with the model's config.json, be there weights or not."""
