@@ -96,6 +96,15 @@ def test_a_dtype_left_to_choose_is_what_the_run_began_with(begin: Begin, now: No
     assert keys(now(run, "model.dtype=float32")) == ["model.dtype"]
 
 
+def test_layers_left_to_find_are_those_the_run_began_with(begin: Begin, now: Now) -> None:
+    toml('[adapter]\ntargets = "auto"\n')
+    run = begin('adapter.targets=["k_proj"]')
+    settings = now(run, "adapter.targets=auto")
+    assert keys(settings) == []
+    assert settings.resumed().settings.adapter.targets == ["k_proj"]
+    assert keys(now(run, "adapter.targets=all-linear")) == ["adapter.targets"]
+
+
 def test_a_file_that_has_changed_is_a_difference(begin: Begin, now: Now) -> None:
     toml("[learning]\nbeta = 0.3\n")
     run = begin()

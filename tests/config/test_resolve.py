@@ -269,7 +269,11 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ("training.seed.deeper=1", "'training.seed.deeper' cannot be set by itself"),
         ("training.limit=-1", "training.limit should be greater than or equal to 0, not -1"),
         ("model.dtype=int8", "model.dtype should be 'auto', 'float32', 'bfloat16' or 'float16'"),
-        ("adapter.targets=q_proj", "adapter.targets should be a valid array, not 'q_proj'"),
+        (
+            "adapter.targets=q_proj",
+            "adapter.targets should be 'auto' or 'all-linear' or a valid array, not 'q_proj'",
+        ),
+        ("adapter.targets=[]", "adapter.targets"),
         ("learning.optimizer=3.5.1", "unknown optimizer '3.5.1'"),
         (
             "learning.optimizer={lr = 1}",

@@ -10,19 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.engine.adapters import Adapters, reference_of
+from flowtune_cli.engine.likelihoods import graph_tokens, pack_completions
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import Decoded, DecodeRequest, Decoding
+from flowtune_cli.learning import learner as learner_module
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
-from flowtune_cli.learning.optimizers import adam, cocob
+from flowtune_cli.learning.optimizers import adam, adam8bit, cocob
 from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.models.out_of_memory import OutOfMemory, say_once
 from flowtune_cli.models.tokens import Tokens
 from support.fake_engine import writer
 from support.tiny import (
@@ -44,6 +48,20 @@ ONE, TWO = plain("one "), plain("two and more ")
 def sgd(parameters: Any, lr: float = 1.0) -> torch.optim.Optimizer:
     """Moves weights by their gradients, so that a step shows them."""
     return torch.optim.SGD(parameters, lr=lr)
+
+
+class Shrinking(torch.optim.SGD):
+    """Lowers its own learning rate, which it keeps among its options."""
+
+    def __init__(self, parameters: Any, lr: float, factor: float) -> None:
+        super().__init__(parameters, lr=lr)
+        for group in self.param_groups:
+            group["factor"] = factor
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            group["lr"] *= group["factor"]
 
 
 def make_learner(
@@ -178,7 +196,7 @@ def test_a_batch_in_several_parts_is_one_step_of_the_whole(
 ) -> None:
     expected = tiny.gradients(MIXED)
     learner = tiny.learner(sgd, tokens_per_batch, step_per="batch")
-    assert len(learner._parts(MIXED)) == {1: 5, 80: 2, 4096: 1}[tokens_per_batch]
+    assert len(learner._parts(MIXED, tokens_per_batch)) == {1: 5, 80: 2, 4096: 1}[tokens_per_batch]
     assert_near(tiny.change(MIXED, learner), expected)
 
 
@@ -186,13 +204,13 @@ def test_a_part_keeps_to_its_tokens(tiny: Tiny) -> None:
     # With its text, and without its end, each row is a token longer than its prompt.
     prompts = ["a", "b", "c", "x" * 50, "y" * 30, "z" * 30]
     data = [TextDatum("a", plain(prompt), "!") for prompt in prompts]
-    assert tiny.learner(sgd, 88)._parts(data) == [data[:5], data[5:]]
-    assert tiny.learner(sgd, 87)._parts(data) == [data[:4], data[4:]]
+    assert tiny.learner()._parts(data, 88) == [data[:5], data[5:]]
+    assert tiny.learner()._parts(data, 87) == [data[:4], data[4:]]
     # What begins alike shares a row, and so a part.
     shared = [TextDatum("a", plain("x" * 50 + more), text) for more in "pq" for text in "ab"]
-    assert tiny.learner(sgd, 56)._parts(shared) == [shared]
+    assert tiny.learner()._parts(shared, 56) == [shared]
     mixed = [shared[0], data[4], shared[3]]
-    assert tiny.learner(sgd, 54)._parts(mixed) == [[shared[0], shared[3]], [data[4]]]
+    assert tiny.learner()._parts(mixed, 54) == [[shared[0], shared[3]], [data[4]]]
 
 
 def test_a_step_for_each_datum(tiny: Tiny) -> None:
@@ -399,15 +417,85 @@ def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> N
         assert torch.equal(one, other)
 
 
+# Short of memory
+
+
+def fail_above(
+    monkeypatch: pytest.MonkeyPatch, tokens: float, *, recomputing: bool = False
+) -> list[float]:
+    """Memory holds the graph of so many tokens; returns those of each pass that was tried.
+
+    Args:
+        recomputing: what is computed layer by layer fits.
+    """
+    tried: list[float] = []
+    plain_likelihoods = learner_module.likelihoods
+
+    def likelihoods(prefixes: Any, adapter: Any, completions: Any, **more: Any) -> torch.Tensor:
+        values = plain_likelihoods(prefixes, adapter, completions, **more)
+        size = graph_tokens(pack_completions(prefixes, completions))
+        if values.requires_grad:
+            tried.append(size)
+            fits = recomputing and size > more["max_graph_tokens"]
+            if size > tokens and not fits:
+                # In the backward pass, when part of the gradients is there.
+                values.register_hook(run_out)
+        return values
+
+    def run_out(gradient: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(learner_module, "likelihoods", likelihoods)
+    return tried
+
+
+@pytest.mark.parametrize("step_per", ["datum", "batch"])
+def test_short_of_memory_a_step_is_taken_in_smaller_parts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, step_per: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    say_once.cache_clear()
+    expected = tiny.copy()
+    plainly = expected.learner(adam, step_per=step_per).update("a", MIXED)
+    tried = fail_above(monkeypatch, 30, recomputing=True)
+    found = tiny.learner(adam, step_per=step_per).update("a", MIXED)
+    assert max(tried) > 30
+    assert found.steps == plainly.steps
+    assert found.loss == pytest.approx(plainly.loss, abs=1e-5)
+    assert found.margin == pytest.approx(plainly.margin, abs=1e-4)
+    assert found.gradient_norm == pytest.approx(plainly.gradient_norm, rel=1e-4)
+    for one, other in zip(state(tiny.adapters, "a"), state(expected.adapters, "a"), strict=True):
+        assert (one - other).abs().max() < 1e-5
+    assert capfd.readouterr().err.count("memory is short while learning") == 1
+
+
+def test_without_memory_for_one_datum_no_step_is_taken(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = tiny.learner(adam, step_per="batch")
+    before = state(tiny.adapters, "a")
+    tried = fail_above(monkeypatch, 0)
+    with pytest.raises(OutOfMemory, match=r"while learning from one datum: CUDA out of memory"):
+        learner.update("a", MIXED)
+    assert 2 <= len(tried) <= 8
+    assert same(state(tiny.adapters, "a"), before)
+    assert all(parameter.grad is None for parameter in tiny.adapters.parameters("a"))
+    assert optimizer_state(learner, "a") == []
+    assert tiny.adapters.version("a") == 0
+
+
 # What is left alone
+
+
+def flat(state: Mapping[str, Any]) -> list[Any]:
+    """All tensors and numbers of a state, nested or not."""
+    values = [state[key] for key in sorted(state)]
+    return [x for value in values for x in (flat(value) if isinstance(value, dict) else [value])]
 
 
 def optimizer_state(learner: Learner, node: str) -> list[torch.Tensor]:
     states = learner.optimizers[node].state_dict()["state"]
     return [
-        torch.as_tensor(states[index][key]).clone()
-        for index in sorted(states)
-        for key in sorted(states[index])
+        torch.as_tensor(value).clone() for index in sorted(states) for value in flat(states[index])
     ]
 
 
@@ -434,6 +522,29 @@ def test_other_nodes_and_references_are_left_alone_to_the_bit(
 def test_a_learner_leaves_no_gradients(tiny: Tiny) -> None:
     tiny.learner().update("a", MIXED)
     assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+
+
+def test_an_update_waits_for_the_device_as_often_whatever_is_adapted(
+    tiny_model: LoadedModel,
+) -> None:
+    class Reads(TorchDispatchMode):
+        """Counts how often a figure is read off the device."""
+
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for targets in (["q_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]):
+        tiny = Tiny(copy.deepcopy(tiny_model), targets=targets)
+        learner = tiny.learner(step_per="batch")
+        with Reads() as reads:
+            learner.update("a", [preference()])
+            tiny.adapters.distance("a")
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_updates_are_the_same_to_the_bit_each_time(tiny: Tiny) -> None:
@@ -515,7 +626,7 @@ def test_a_node_may_have_options_of_its_own(tiny: Tiny) -> None:
 # Saved and loaded
 
 
-@pytest.mark.parametrize("optimizer", [cocob, adam])
+@pytest.mark.parametrize("optimizer", [cocob, adam, adam8bit])
 def test_a_learner_goes_on_exactly(
     tiny: Tiny, optimizer: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -575,6 +686,35 @@ def test_optimizer_states_of_another_task(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "optimizers" / "b.safetensors").unlink()
     with pytest.raises(UsageError, match=r"no optimizer state of node 'b'"):
         learner.optimizers.load(tmp_path / "optimizers")
+    (tmp_path / "optimizers" / "b.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UsageError, match=r"b\.safetensors is no optimizer state"):
+        learner.optimizers.load(tmp_path / "optimizers")
+
+
+def test_states_are_written_before_anything_is_learned(tiny: Tiny) -> None:
+    class Odd(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            super().step()
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    self.state[parameter]["seen"] = {1}
+
+    with pytest.raises(UsageError, match=r"'chosen' cannot be used here.*0\.seen is of type set"):
+        tiny.learner(lambda parameters: Odd(parameters, lr=1.0))
+
+
+def test_what_an_optimizer_keeps_in_its_groups_goes_on_unless_it_is_a_setting(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    learner = tiny.learner(Shrinking, options={"lr": 0.5, "factor": 0.5})
+    for _ in range(2):
+        learner.update("a", [preference()])
+    learner.optimizers.save(tmp_path / "optimizers")
+    again = tiny.learner(Shrinking, options={"lr": 0.5, "factor": 0.25})
+    again.optimizers.load(tmp_path / "optimizers")
+    (group,) = again.optimizers["a"].param_groups
+    assert group["lr"] == 0.125
+    assert group["factor"] == 0.25
 
 
 # Memory

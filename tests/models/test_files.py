@@ -22,11 +22,32 @@ from support.installed_plugins import MODEL, Site
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+class Checked:
+    """Remembers what it was shown, in order; refuses what it is told to."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.refused = refused
+        self.directories: list[Path] = []
+        self.found: list[Weight] = []
+
+    def config(self, directory: Path) -> None:
+        self.directories.append(directory)
+        self._maybe_refuse("config")
+
+    def weights(self, weights: list[Weight]) -> None:
+        self.found += weights
+        self._maybe_refuse("weights")
+
+    def _maybe_refuse(self, what: str) -> None:
+        if self.refused == what:
+            raise UsageError("does not fit")
+
+
 def find(name: str, revision: str | None = None) -> tuple[Path, list[Weight]]:
-    checked: list[Weight] = []
-    files = find_model(ModelSettings(name=name, revision=revision), checked.extend, load_registry())
+    checked = Checked()
+    files = find_model(ModelSettings(name=name, revision=revision), checked, load_registry())
     assert files.gguf is None
-    return files.directory, checked
+    return files.directory, checked.found
 
 
 def test_a_local_directory_is_taken_as_it_is(tiny_model_dir: Path) -> None:
@@ -223,19 +244,25 @@ def test_a_model_is_fetched_once_and_safe_files_alone(
     assert hub.fetched == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert find("org/tiny")[0] == directory
+    with pytest.raises(UsageError, match="does not fit"):
+        find_model(ModelSettings(name="org/tiny"), Checked("config"), load_registry())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     assert find("org/tiny")[0] == directory
 
 
-def test_nothing_large_is_fetched_of_a_model_that_does_not_fit(hub: type[Hub]) -> None:
-    def refuse(weights: list[Weight]) -> None:
-        assert sum(weight.name.endswith("q_proj.weight") for weight in weights) == 2
-        raise UsageError("does not fit")
-
+@pytest.mark.parametrize("refused", ["config", "weights"])
+def test_nothing_large_is_fetched_of_a_model_that_does_not_fit(
+    hub: type[Hub], refused: str
+) -> None:
+    checked = Checked(refused)
     with pytest.raises(UsageError, match="does not fit"):
-        find_model(ModelSettings(name="org/tiny"), refuse, load_registry())
-    assert "model.safetensors" not in hub.fetched
+        find_model(ModelSettings(name="org/tiny"), checked, load_registry())
+    assert hub.fetched == ["config.json"]
+    found = sum(weight.name.endswith("q_proj.weight") for weight in checked.found)
+    assert found == (2 if refused == "weights" else 0)
+    (directory,) = checked.directories
+    assert [path.name for path in directory.iterdir()] == ["config.json"]
 
 
 def test_what_the_hub_refuses(hub: type[Hub]) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.models import loading as models
 from flowtune_cli.models import memory
-from flowtune_cli.models.loading import check_targets, choose_device, choose_dtype, load_model
+from flowtune_cli.models.loading import choose_device, choose_dtype, load_model
+from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.models.quiet import quiet
 from flowtune_cli.registry import load_registry
 
@@ -91,6 +93,17 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert choose_device("auto") == torch.device("cuda:0")
+    for rank in ("1", "x"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(UsageError, match=f"LOCAL_RANK is '{rank}', and torch sees 1 GPU here"):
+            choose_device("auto")
+        assert choose_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(UsageError, match="sees 1 GPU here"):
         choose_device("cuda:1")
@@ -105,15 +118,15 @@ def test_a_model_larger_than_the_memory_is_not_loaded(
         load_model(tiny_settings, load_registry())
 
 
-def test_adapters_need_layers_that_exist(tiny_settings: ModelSettings) -> None:
-    model = load_model(tiny_settings, load_registry()).model
-    check_targets(model, ["q_proj", "v_proj", "down_proj"])
-    with pytest.raises(
-        UsageError, match=r"adapter\.targets: 'qkv_proj'.*Known: .*k_proj, .*q_proj"
-    ):
-        check_targets(model, ["q_proj", "qkv_proj"])
-    with pytest.raises(UsageError, match="'input_layernorm'"):
-        check_targets(model, ["input_layernorm"])
+def test_memory_that_runs_out_while_weights_are_read(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", run_out)
+    with pytest.raises(OutOfMemory, match=r"ran out on cpu .*model\.quantization = 'none' now"):
+        load(tiny_model_dir)
 
 
 def test_weights_that_do_not_fill_the_model(copy: Path) -> None:
@@ -128,7 +141,17 @@ def test_weights_that_do_not_fill_the_model(copy: Path) -> None:
     ("change", "message"),
     [
         ({"model_type": "no_such_type"}, r"transformers cannot load .*no_such_type"),
-        ({"model_type": "vit"}, r"transformers cannot load"),
+        ({"model_type": "vit"}, r"of type 'vit'\) is no model that generates text"),
+        ({"model_type": "t5"}, r"of type 't5'\) is no model .*encoder"),
+        ({"model_type": "bert"}, r"of type 'bert'\) is no model .*see those that come after"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"are quantised \('gptq'\), which cannot be read here: .*GPTQ",
+        ),
+        (
+            {"quantization_config": {"quant_method": "own"}},
+            r"are quantised \('own'\), which cannot be read here: ",
+        ),
         (
             {
                 "model_type": "own",
@@ -141,6 +164,7 @@ def test_weights_that_do_not_fill_the_model(copy: Path) -> None:
 def test_an_architecture_that_is_not_to_be_had(
     copy: Path, change: dict[str, object], message: str
 ) -> None:
+    (copy / "model.safetensors").write_bytes(b"not looked at")
     config = json.loads((copy / "config.json").read_text())
     (copy / "own.py").write_text("raise SystemExit('this code is not to be run')")
     (copy / "config.json").write_text(json.dumps(config | change))
@@ -172,6 +196,33 @@ def test_tokens_without_an_embedding_are_an_error_where_a_text_can_have_them(cop
     tokenizer.add_tokens(["word"])
     tokenizer.save_pretrained(copy)
     with pytest.raises(UsageError, match="such as 'word'"):
+        load(copy)
+
+
+def test_the_skeleton_is_checked_before_weights_are_read(copy: Path) -> None:
+    def refuse(model: Any) -> None:
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+        raise UsageError("not with these layers")
+
+    (copy / "model.safetensors").write_bytes(b"not looked at")
+    with pytest.raises(UsageError, match="not with these layers"):
+        load_model(ModelSettings(name=str(copy), device="cpu"), load_registry(), refuse)
+
+
+def test_what_was_quantised_before_is_not_quantised_again(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"quantised already \('fp8'\)"):
+        load(copy, quantization="nf4")
+
+
+def test_a_context_that_nobody_knows(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["max_position_embeddings"] = 0
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "model.safetensors").write_bytes(b"not looked at")
+    with pytest.raises(UsageError, match=r"how long a text may be: set model\.context"):
         load(copy)
 
 

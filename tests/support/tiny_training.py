@@ -103,12 +103,13 @@ class Run:
         count: int = 8,
         engine: Mapping[str, Any] | None = None,
         learning: Mapping[str, Any] | None = None,
+        adapter: Mapping[str, Any] | None = None,
         **training: Any,
     ) -> None:
         self.settings = Settings.model_validate(
             {
                 "model": model,
-                "adapter": {"rank": 2},
+                "adapter": {"rank": 2, **(adapter or {})},
                 "engine": dict(engine or {}),
                 # Large steps, so that every update changes what is written.
                 "learning": {"optimizer": {"name": "cocob", "alpha": 2.0}, **(learning or {})},

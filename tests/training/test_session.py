@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli.engine import blocked_weights
+from flowtune_cli.engine import blocked_weights, prefix_cache
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.request import DecodeRequest
 from flowtune_cli.learning.optimizers import adam, cocob
+from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.nodes import Generate, Judge
 from flowtune_cli.rewards import LLMJudge
 from support.fake_engine import writer
+from support.tiny import plain
 from support.tiny_training import Run, written
 
 MakeRun = Callable[..., Run]
@@ -54,6 +57,36 @@ def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], messa
     run = make_run(nodes=lambda: [writer("draft", **node)])
     with pytest.raises(UsageError, match=message):
         run.session()
+
+
+def test_the_layers_that_were_found_are_kept_with_the_settings(make_run: MakeRun) -> None:
+    session = make_run(nodes=lambda: [writer("draft")]).session()
+    assert session.settings.adapter.targets == ["q_proj", "v_proj"]
+    session = make_run(nodes=lambda: [writer("draft")], adapter={"targets": "all-linear"}).session()
+    assert session.settings.adapter.targets == "all-linear"
+    (config,) = {str(sorted(c.target_modules)) for c in session.adapters.peft.peft_config.values()}
+    assert config == str(
+        ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    )
+
+
+def test_without_memory_the_settings_to_lower_are_named(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(nodes=lambda: [writer("draft", max_new_tokens=7)])
+
+    def run_out(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    monkeypatch.setattr(prefix_cache, "prefill", run_out)
+    session = run.session()
+    message = (
+        r"memory ran out while .*can't allocate memory.*model\.context = 1024.*max_new_tokens = 7"
+        r" of node 'draft'.*adapter\.rank = 2.*model\.dtype = 'bfloat16'.*quantization = 'nf4'"
+    )
+    request = DecodeRequest(None, plain("a text"), 5)
+    with pytest.raises(OutOfMemory, match=message):
+        session.scheduler().engine.answer([request])
 
 
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")

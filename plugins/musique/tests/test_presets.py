@@ -23,7 +23,7 @@ def test_paper_is_what_these_options_were(task: str) -> None:
     found = resolved(task, preset="paper", **{"model.name": PHI})
     settings, made = found.settings, found.make_task()
     assert (settings.model.name, settings.model.quantization) == (PHI, "nf4")
-    assert (settings.adapter.rank, settings.adapter.targets) == (8, ["qkv_proj"])
+    assert (settings.adapter.rank, settings.adapter.targets) == (8, "auto")
     assert settings.adapter.rslora
     assert settings.learning.optimizer == {"name": "cocob", "alpha": 1000.0}
     assert settings.learning.step_per == "datum"

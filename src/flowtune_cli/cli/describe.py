@@ -7,7 +7,8 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, Union, get_args, get_origin
 
 _ARGUMENT = re.compile(r"( *)([a-z_][a-z_0-9, ]*): (.*)")
 _REQUIRED = object()
@@ -92,6 +93,8 @@ def argument_help(thing: Any) -> dict[str, str]:
 
 def type_text(annotation: Any) -> str:
     """A type as a person reads it."""
+    if get_origin(annotation) is Union and NoneType not in get_args(annotation):
+        return " | ".join(type_text(each) for each in get_args(annotation))
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
     return re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace(", ", " | "), text)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..flow.errors import UsageError
 from .options import JsonOption
-from .output import print_json
+from .output import note, print_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..config.settings import ModelSettings
     from ..registry import Registry
 
 models = typer.Typer(
@@ -70,4 +72,24 @@ def _fetch_from_hub(name: str, revision: str | None, registry: Registry) -> Path
     if find_local(name, registry) is not None:
         raise UsageError(f"{name} is on this machine already: nothing to fetch")
     settings = ModelSettings(name=name, revision=revision)
-    return find_model(settings, lambda weights: None, registry).directory
+    return find_model(settings, _Suitable(settings), registry).directory
+
+
+@dataclass(frozen=True)
+class _Suitable:
+    """Refuses what cannot be used on any machine; memory and context are checked when it loads."""
+
+    model: ModelSettings
+
+    def config(self, directory: Path) -> None:
+        from ..config.settings import Settings
+        from ..models.skeleton import UntrustedCode
+        from ..training.session import check_directory
+
+        try:
+            check_directory(directory, Settings(model=self.model))
+        except UntrustedCode as error:
+            note(f"{error} Whether it can be used shows when it is loaded.")
+
+    def weights(self, weights: Any) -> None:
+        pass

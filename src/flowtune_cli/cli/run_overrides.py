@@ -194,7 +194,7 @@ class RunOverrides:
             if path is None or not self._overrides(key, origin):
                 continue
             stored, value = _value(old, path), _value(now, path)
-            if (key, value) == ("model.dtype", "auto"):
+            if key in ("model.dtype", "adapter.targets") and value == "auto":
                 continue  # it leaves the choice, which was made when the run began
             if stored != value:
                 yield Difference(key, path, stored, value, origin)

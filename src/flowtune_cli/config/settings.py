@@ -33,9 +33,15 @@ class ModelSettings(Section):
         " float32; a run goes on with what it began with.",
     )
     quantization: Literal["none", "nf4"] = Field(
-        "none", description="'nf4': 4-bit weights by bitsandbytes, with double quantisation."
+        "none",
+        description="'nf4': 4-bit weights by bitsandbytes, with double quantisation; not for models"
+        " with experts, whose matrices it would leave as they are.",
     )
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1' ...")
+    device: str = Field(
+        "auto",
+        description="'auto' (a GPU if there is one, under torchrun the one of LOCAL_RANK), 'cpu',"
+        " 'cuda', 'cuda:1' ...",
+    )
     chat_template: str | None = Field(
         None, description="Which of the model's chat templates is used, where it has several."
     )
@@ -70,9 +76,12 @@ class AdapterSettings(Section):
     rank: int = Field(8, ge=1, description="Rank of the update.")
     alpha: float = Field(16.0, gt=0, description="Scale: alpha/sqrt(rank) with rslora, else /rank.")
     rslora: bool = Field(True, description="Rank-stabilised scaling (Kalajdzievski 2023).")
-    targets: list[str] = Field(
-        ["q_proj", "v_proj"],
-        description="The layers that are adapted; ['qkv_proj'] for models that fuse them.",
+    targets: Literal["auto", "all-linear"] | list[str] = Field(
+        "auto",
+        min_length=1,
+        description="The layers that are adapted. 'auto': those that compute queries and values, be"
+        " they q_proj and v_proj or one for all; 'all-linear': all of the decoder but the output"
+        " layer; or names, such as ['q_proj', 'o_proj']. A run goes on with what it began with.",
     )
 
 

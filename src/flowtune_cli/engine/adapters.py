@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError, UsageError
+from ..models.targets import linear_layers, peft_targets, resolve_targets
 from .head import Head
 
 REFERENCE = "reference-of-"
@@ -67,6 +70,18 @@ class Adapters:
         self.heads: dict[str, Head] = {}
         self.peft: PeftModel | None = None
         self.model: Any = model
+        targets = resolve_targets(model, settings.targets)
+        layers = [m for name, m in linear_layers(model).items() if name.split(".")[-1] in targets]
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
+            use_rslora=settings.rslora,
+            target_modules=peft_targets(model, targets),
+            # GPT-2's layers store their weights the other way round.
+            fan_in_fan_out=bool(layers) and all(isinstance(m, Conv1D) for m in layers),
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
         for node, initial in heads.items():
             if not node or set(node) & set("./\\") or node.startswith(REFERENCE):
                 raise UsageError(
@@ -74,7 +89,7 @@ class Adapters:
                     f" begin with '{REFERENCE}'"
                 )
             for name in (node, reference_of(node)):
-                self._add(name, settings, seed)
+                self._add(name, copy.deepcopy(config), seed)
                 if initial:
                     self.heads[name] = Head(initial)
                 self.versions[name] = 0
@@ -91,15 +106,7 @@ class Adapters:
             self.versions[reference_of(node)] = 0
         self.activate(None)
 
-    def _add(self, name: str, settings: AdapterSettings, seed: int) -> None:
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type]
-            use_rslora=settings.rslora,
-            target_modules=list(settings.targets),
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        )
+    def _add(self, name: str, config: LoraConfig, seed: int) -> None:
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -169,8 +176,9 @@ class Adapters:
     def distance(self, node: str) -> float:
         """How far a node's adapter has drifted from its reference (Euclidean norm of weights)."""
         pairs = zip(self.parameters(node), self.parameters(reference_of(node)), strict=True)
-        total = sum(float((a.detach() - b.detach()).double().square().sum()) for a, b in pairs)
-        return float(total**0.5)
+        squares = [(a.detach() - b.detach()).double().square().sum() for a, b in pairs]
+        # The device is waited for once, not for each layer.
+        return float(sum(torch.stack(squares).tolist()) ** 0.5)
 
     def save(self, directory: Path) -> None:
         """Write every adapter, each to ``directory/NAME/``, in the format that PEFT reads."""
@@ -186,7 +194,8 @@ class Adapters:
             )
             config = copy.copy(self.peft.peft_config[_key(name)])
             # PEFT holds them in a set, whose order differs from process to process.
-            config.target_modules = sorted(config.target_modules)
+            if not isinstance(config.target_modules, str):
+                config.target_modules = sorted(config.target_modules)
             config.save_pretrained(str(target))
             extra = {"version": self.versions[name], "head": self.head(name)}
             (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
@@ -263,4 +272,8 @@ class Adapters:
                 raise FlowtuneError(f"the adapter of node '{node}' is no longer finite")
 
     def _finite(self, name: str) -> bool:
-        return all(bool(torch.isfinite(p.detach()).all()) for p in self.parameters(name))
+        # One figure for all weights, as each one read would wait for the device.
+        largest = torch.nn.utils.get_total_norm(
+            [p.detach() for p in self.parameters(name)], norm_type=math.inf
+        )
+        return math.isfinite(float(largest))

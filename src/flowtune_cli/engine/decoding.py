@@ -8,14 +8,15 @@ same prompt that picked that token at this position. Group 0 pays nothing, so it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from ..flow.request import Decoding, Generation
+from ..models.out_of_memory import in_halves
 from ..models.tokens import Tokens
 from . import plain
 from .decode_cache import DecodeCache, make_decode_cache
@@ -93,41 +94,56 @@ class Decoder:
         """The outputs of each request, in order: the groups first, then the samples."""
         results: list[tuple[Generation, ...]] = [()] * len(requests)
         shared = {i: r for i, r in enumerate(requests) if self.prefixes.paths.shares(r.length)}
-        for batch in self._batches(shared):
-            prompts = self.prefixes.prefill(
-                adapter,
-                [requests[i].prompt for i in batch],
-                keep=True,
-                frozen_lengths=[requests[i].frozen_length for i in batch],
-            )
-            sequences = _sequences(batch, requests)
-            self._run(adapter, dict(zip(batch, prompts, strict=True)), sequences)
-            for i in batch:
-                results[i] = _generations(sequences, i)
-        others = [i for i in range(len(requests)) if i not in shared]
-        for sequences in self._equal_sequences(_sequences(others, requests)):
-            self._run_plain(adapter, sequences)
-            for i in {sequence.index for sequence in sequences}:
-                results[i] = _generations(sequences, i)
+        others = {i: r for i, r in enumerate(requests) if i not in shared}
+
+        def decode_batch(batch: Sequence[int]) -> list[tuple[Generation, ...]]:
+            return self._decode_batch(adapter, {i: requests[i] for i in batch}, batch[0] in shared)
+
+        for whole in [*self._batches(shared), *self._equal_batches(others)]:
+            what = "writing the outputs of a prompt"
+            for batch, outputs in in_halves(decode_batch, whole, what, self.prefixes.free):
+                for i, output in zip(batch, outputs, strict=True):
+                    results[i] = output
         return results
 
-    def _equal_sequences(self, sequences: list[_Sequence]) -> Iterator[list[_Sequence]]:
-        """Split sequences by the lengths of their prompts; those of a request stay together."""
-        groups: dict[tuple[int, int], list[_Sequence]] = {}
-        for sequence in sequences:
-            request = sequence.request
-            groups.setdefault((len(request.prompt), request.frozen_length), []).append(sequence)
+    def _decode_batch(
+        self, adapter: str | None, requests: dict[int, TokenizedRequest], shared: bool
+    ) -> list[tuple[Generation, ...]]:
+        """Requests by their indices; their outputs depend on these requests alone."""
+        sequences = [
+            _Sequence(i, number, request, _generator(request, number))
+            for i, request in requests.items()
+            for number in range(request.decoding.outputs)
+        ]
+        if shared:
+            prompts = self.prefixes.prefill(
+                adapter,
+                [request.prompt for request in requests.values()],
+                keep=True,
+                frozen_lengths=[request.frozen_length for request in requests.values()],
+            )
+            self._run(adapter, dict(zip(requests, prompts, strict=True)), sequences)
+        else:
+            self._run_plain(adapter, sequences)
+        return [tuple(_generation(s) for s in sequences if s.index == i) for i in requests]
+
+    def _equal_batches(self, requests: Mapping[int, TokenizedRequest]) -> list[list[int]]:
+        """Requests whose prompts have one length, bounded as ``_batches``."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, request in requests.items():
+            groups.setdefault((len(request.prompt), request.frozen_length), []).append(i)
+        budget = 4 * self.prefixes.limits.tokens_per_batch
+        batches: list[list[int]] = []
         for members in groups.values():
-            longest = max(sequence.request.length for sequence in members)
-            most = max(4 * self.prefixes.limits.tokens_per_batch // longest, 1)
-            part: list[_Sequence] = []
-            for _, outputs in groupby(members, key=lambda sequence: sequence.index):
-                more = list(outputs)
-                if part and len(part) + len(more) > most:
-                    yield part
-                    part = []
-                part += more
-            yield part
+            tokens = math.inf
+            for i in members:
+                more = requests[i].decoding.outputs * requests[i].length
+                if tokens + more > budget:
+                    batches.append([])
+                    tokens = 0
+                batches[-1].append(i)
+                tokens += more
+        return batches
 
     def _batches(self, requests: Mapping[int, TokenizedRequest]) -> list[list[int]]:
         """Requests of like lengths, bounded by their keys and values: a prompt's once, each
@@ -273,18 +289,6 @@ def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) ->
     return min(place, int(probabilities.nonzero()[-1]))
 
 
-def _sequences(indices: Sequence[int], requests: Sequence[TokenizedRequest]) -> list[_Sequence]:
-    return [
-        _Sequence(i, number, requests[i], _generator(requests[i], number))
-        for i in indices
-        for number in range(requests[i].decoding.outputs)
-    ]
-
-
-def _generations(sequences: Sequence[_Sequence], index: int) -> tuple[Generation, ...]:
-    """The outputs of a request."""
-    return tuple(
-        Generation(s.text or "", tuple(s.tokens), s.logprob, s.truncated)
-        for s in sequences
-        if s.index == index
-    )
+def _generation(sequence: _Sequence) -> Generation:
+    assert sequence.text is not None
+    return Generation(sequence.text, tuple(sequence.tokens), sequence.logprob, sequence.truncated)

@@ -16,14 +16,16 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from ..models.out_of_memory import in_halves
 from .adapters import Adapters
 from .cascade import replace_attention, restore_attention
 from .forward import compute_logits
 from .limits import Limits
 from .packing import MIN_SHARED_TOKENS, Ids, common_length
 from .paths import Paths
-from .prefill import Suffix, prefill, prefill_batches
+from .prefill import Prefilled, Suffix, prefill, prefill_batches
 from .prefix import Prefix
 
 MIN_SAVED_TOKENS = 64
@@ -78,6 +80,12 @@ class PrefixCache:
         for key in list(self._entries):
             if key.namespace.adapter is not None or key.ids not in keep:
                 self._evict(key)
+
+    def free(self) -> bool:
+        """Forget every prompt; whether there was any."""
+        held = bool(self._entries)
+        self.clear()
+        return held
 
     def prefill(
         self,
@@ -186,11 +194,18 @@ class PrefixCache:
             wanted.append((key, parent))
         suffixes = [Suffix(k.ids[p.length if p else 0 :], p) for k, p in wanted]
         model = self.adapters.model
-        for batch in prefill_batches(model, suffixes, self.limits.tokens_per_batch):
+
+        def read_batch(batch: Sequence[int]) -> tuple[Prefilled, Tensor | None]:
             with self.adapters.using(wanted[0][0].namespace.adapter):
                 read = prefill(model, [suffixes[i] for i in batch], keep=keys_values)
                 last = torch.stack([states[-1] for states in read.hidden_states])
-                next_logits = compute_logits(model, last) if logits else None
+                return read, compute_logits(model, last) if logits else None
+
+        for batch, (read, next_logits) in (
+            found
+            for whole in prefill_batches(model, suffixes, self.limits.tokens_per_batch)
+            for found in in_halves(read_batch, whole, "reading a prompt", self.free)
+        ):
             for row, i in enumerate(batch):
                 key, parent = wanted[i]
                 prefix = Prefix(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.out_of_memory import in_halves
 from .forward import check_finite, compute_logits
 from .likelihoods import Completion
 from .packing import Ids
@@ -71,13 +72,17 @@ def _score_shared(
     sums = _first_tokens(prompts, [completion.tokens[0] for completion in completions])
     suffixes = [Suffix(completions[i].tokens[:-1], prompts[i]) for i in longer]
     model = prefixes.adapters.model
-    for batch in prefill_batches(model, suffixes, prefixes.limits.tokens_per_batch):
+
+    def score_batch(batch: Sequence[int]) -> list[float]:
         with prefixes.adapters.using(adapter):
             read = prefill(model, [suffixes[place] for place in batch], keep=False)
             targets = [completions[longer[place]].tokens[1:] for place in batch]
-            values = _later_tokens(model, read.hidden_states, targets)
-        for place, value in zip(batch, values, strict=True):
-            sums[longer[place]] += value
+            return _later_tokens(model, read.hidden_states, targets)
+
+    for whole in prefill_batches(model, suffixes, prefixes.limits.tokens_per_batch):
+        for batch, values in in_halves(score_batch, whole, "scoring a text", prefixes.free):
+            for place, value in zip(batch, values, strict=True):
+                sums[longer[place]] += value
     return sums
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from ..engine.prefix_cache import PrefixCache
 from ..flow.errors import FlowtuneError
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
 from ..flow.prompt import Prompt
+from ..models.out_of_memory import OutOfMemory, attempt, say_once
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
 from .node_optimizers import NodeOptimizers
@@ -48,6 +50,17 @@ class Update:
     margin: float | None
     accuracy: float | None
     gradient_norm: float
+
+
+_LEAST_BUDGET = 32
+"""Tokens of the smallest parts that are tried before each datum goes alone, layer by layer."""
+
+
+class _Figures(NamedTuple):
+    """Each datum's loss, and each preference's margin."""
+
+    losses: list[float]
+    margins: list[float]
 
 
 class Learner:
@@ -99,21 +112,9 @@ class Learner:
         margins: list[float] = []
         norms: list[float] = []
         for group in groups:
-            optimizer.zero_grad(set_to_none=True)
-            for part in self._parts(group):
-                loss = torch.zeros(())
-                for datum, (value, margin) in zip(part, self._losses(node, part), strict=True):
-                    losses.append(float(value.detach()))
-                    if margin is not None:
-                        margins.append(margin)
-                    loss = loss.to(value.device) + value * (datum.weight / len(data))
-                if not math.isfinite(float(loss.detach())):
-                    raise FlowtuneError(
-                        f"the loss of node '{node}' is {float(loss.detach())}: its step was not"
-                        " taken. Lower the step size (learning.optimizer) or use float32."
-                    )
-                with self.adapters.using(node):
-                    loss.backward()  # type: ignore[no-untyped-call]
+            found = self._gradients(node, group, len(data))
+            losses += found.losses
+            margins += found.margins
             # The gradients of an adapter and of its head differ in size.
             norms.append(max(self._clip(node, g["params"]) for g in optimizer.param_groups))
             optimizer.step()
@@ -131,38 +132,97 @@ class Learner:
             gradient_norm=sum(norms) / len(norms),
         )
 
+    def _gradients(self, node: str, group: Sequence[Datum], total: int) -> _Figures:
+        """Put the gradients of a group's losses into the parameters.
+
+        Where memory is short, all of the group begins again in smaller parts.
+        """
+        budget = float(self.tokens_per_batch)
+        freed = False
+        while True:
+            parts = self._parts(group, budget)
+            reason, found = attempt(partial(self._gradients_of, node, parts, total, budget))
+            if found is not None:
+                return found
+            if self.prefixes.free() and not freed:
+                freed = True
+                continue
+            say_once("learning")
+            # What a smaller budget leaves as it is need not be tried again.
+            plan = self._plan(parts, budget)
+            while self._plan(self._parts(group, budget), budget) == plan:
+                if budget == 0:
+                    self.optimizers[node].zero_grad(set_to_none=True)
+                    raise OutOfMemory(f"memory ran out while learning from one datum: {reason}.")
+                budget = budget / 2 if budget > _LEAST_BUDGET else 0.0
+
+    def _gradients_of(
+        self, node: str, parts: Sequence[Sequence[Datum]], total: int, budget: float
+    ) -> _Figures:
+        """See ``_gradients``; begins with none, so that it may be called again after an error."""
+        self.optimizers[node].zero_grad(set_to_none=True)
+        figures = _Figures([], [])
+        for part in parts:
+            loss = torch.zeros(())
+            found = self._losses(node, part, budget)
+            for datum, (value, _) in zip(part, found, strict=True):
+                loss = loss.to(value.device) + value * (datum.weight / total)
+            gains = [gain for _, gain in found if gain is not None]
+            # All figures at once, as each one read would wait for the device.
+            of_loss, *read = torch.stack([loss, *(value for value, _ in found), *gains]).tolist()
+            figures.losses.extend(read[: len(found)])
+            figures.margins.extend(self.settings.beta * gain for gain in read[len(found) :])
+            if not math.isfinite(of_loss):
+                raise FlowtuneError(
+                    f"the loss of node '{node}' is {of_loss}: its step was not taken. Lower the"
+                    " step size (learning.optimizer) or use float32."
+                )
+            with self.adapters.using(node):
+                loss.backward()  # type: ignore[no-untyped-call]
+        return figures
+
     def _clip(self, node: str, parameters: Sequence[Tensor]) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(
+        clipped = torch.nn.utils.clip_grad_norm_(
             [p for p in parameters if p.grad is not None], self.settings.clip, norm_type=math.inf
         )
-        if not math.isfinite(float(norm)):
+        norm = float(clipped)
+        if not math.isfinite(norm):
             raise FlowtuneError(
-                f"the gradient of node '{node}' is {float(norm)}: its step was not taken. Lower"
+                f"the gradient of node '{node}' is {norm}: its step was not taken. Lower"
                 " the step size (learning.optimizer) or use float32."
             )
-        return float(norm)
+        return norm
 
-    def _parts(self, data: Sequence[Datum]) -> list[list[Datum]]:
-        """Groups of data whose graphs fit into memory together; shared prefixes side by side."""
+    def _plan(self, parts: Sequence[Sequence[Datum]], budget: float) -> list[tuple[int, bool]]:
+        """Of each part: how many data it has, and whether its layers are computed twice."""
+        plan = []
+        for part in parts:
+            completions = [c for datum in part for c in self._completions(datum)]
+            tokens = graph_tokens(pack_completions(self.prefixes, completions))
+            plan.append((len(part), tokens > budget))
+        return plan
+
+    def _parts(self, data: Sequence[Datum], budget: float) -> list[list[Datum]]:
+        """Groups of data whose graphs hold no more tokens; shared prefixes side by side."""
         completions = {id(datum): self._completions(datum) for datum in data}
         parts: list[list[Datum]] = []
         together: list[Completion] = []
         for datum in sorted(data, key=lambda datum: completions[id(datum)]):
             together += completions[id(datum)]
             rows = pack_completions(self.prefixes, together)
-            if parts and graph_tokens(rows) <= self.tokens_per_batch:
+            if parts and graph_tokens(rows) <= budget:
                 parts[-1].append(datum)
             else:
                 parts.append([datum])
                 together = list(completions[id(datum)])
         return parts
 
-    def _losses(self, node: str, data: Sequence[Datum]) -> list[tuple[Tensor, float | None]]:
-        """Each datum's loss, with gradients, and the margin if it is a preference."""
+    def _losses(
+        self, node: str, data: Sequence[Datum], budget: float
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Each datum's loss, with gradients, and the gain over the reference of a preference."""
         completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
-        values = likelihoods(
-            self.prefixes, node, completions, max_graph_tokens=self.tokens_per_batch
-        )
+        values = likelihoods(self.prefixes, node, completions, max_graph_tokens=budget)
         policy = dict(zip(completions, values, strict=True))
         reference = self._reference(node, data)
         return [self._loss(node, datum, policy, reference) for datum in data]
@@ -188,7 +248,7 @@ class Learner:
         datum: Datum,
         policy: Mapping[Completion, Tensor],
         reference: Mapping[Completion, Tensor],
-    ) -> tuple[Tensor, float | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         if isinstance(datum, TextDatum):
             (completion,) = self._completions(datum)
             return text_loss(policy[completion], len(completion.tokens)), None
@@ -205,7 +265,7 @@ class Learner:
                 chosen, rejected, reference_chosen, reference_rejected, self.settings.beta
             )
             gain = (chosen - reference_chosen) - (rejected - reference_rejected)
-            return loss, self.settings.beta * float(gain.detach())
+            return loss, gain.detach()
         scores = torch.stack([self._score(score, policy, node) for score in datum.options])
         return choice_loss(scores, datum.right), None
 

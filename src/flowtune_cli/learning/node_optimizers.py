@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..config.optimizers import OptimizerChoice, optimizer_choices
@@ -15,6 +16,9 @@ from ..config.settings import LearningSettings
 from ..engine.adapters import Adapters
 from ..flow.errors import UsageError
 from ..flow.node import Node
+from .optimizer_state import group_options, load_optimizer_state, load_state, save_state
+from .optimizer_state import optimizer_state as changed_state
+from .optimizer_trial import check_resumes
 
 Factory = Callable[..., torch.optim.Optimizer]
 """``factory(parameters, **options)``."""
@@ -36,7 +40,7 @@ class NodeOptimizers:
         names: the name of each node's optimizer.
 
     Raises:
-        UsageError: options do not fit their optimizer.
+        UsageError: options do not fit their optimizer, or it could not resume exactly.
     """
 
     def __init__(
@@ -48,54 +52,58 @@ class NodeOptimizers:
     ) -> None:
         self.names: dict[str, str] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._at_first: dict[str, list[dict[str, Any]]] = {}
+        tried: list[OptimizerChoice] = []
         for name in adapters.nodes:
             choice, head_choice = optimizer_choices(settings, nodes[name])
             head = adapters.heads.get(name)
             weights = adapters.parameters(name)
             if head is not None:
                 weights = [p for p in weights if p is not head.weights]
-            optimizer = _make(factories, weights, choice)
+            optimizer = _make(factories, choice, weights)
+            if choice not in tried:
+                tried.append(choice)
+                trial = [max(weights, key=lambda weight: weight.numel())]
+                check_resumes(partial(_make, factories, choice), trial, choice)
             if head is not None:
-                of_head = _make(factories, [head.weights], head_choice)
+                of_head = _make(factories, head_choice, [head.weights])
                 optimizer.add_param_group(of_head.param_groups[0])
             self.names[name] = choice.name
             self._optimizers[name] = optimizer
+            self._at_first[name] = group_options(optimizer)
 
     def __getitem__(self, node: str) -> torch.optim.Optimizer:
         return self._optimizers[node]
 
     def save(self, directory: Path) -> None:
-        """Write every optimizer's state as safetensors: ``directory/NODE.safetensors``."""
+        """Write every optimizer's state: ``directory/NODE.safetensors``."""
         directory.mkdir(parents=True)
         for node, optimizer in self._optimizers.items():
-            tensors = {
-                f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
-                for index, state in optimizer.state_dict()["state"].items()
-                for key, value in state.items()
-            }
-            save_file(tensors, directory / f"{node}.safetensors")
+            state = changed_state(optimizer, self._at_first[node])
+            save_state(state, directory / f"{node}.safetensors")
 
     def load(self, directory: Path) -> None:
         """Read what ``save`` wrote, so that training continues exactly.
 
         Raises:
-            UsageError: a node's state is missing, or cannot be read.
+            UsageError: a node's state is missing, cannot be read, or is of another optimizer.
         """
         for node, optimizer in self._optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
+            path = directory / f"{node}.safetensors"
+            if not path.is_file():
+                raise UsageError(f"there is no optimizer state of node '{node}': {path} is missing")
+            state = load_state(path)
             try:
-                tensors = load_file(directory / f"{node}.safetensors")
-            except (OSError, SafetensorError) as error:
-                raise UsageError(f"there is no optimizer state of node '{node}': {error}") from None
-            for name, value in tensors.items():
-                index, key = name.split(".", 1)
-                state.setdefault(int(index), {})[key] = value
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+                load_optimizer_state(optimizer, state)
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"the optimizer state in {path} does not fit '{self.names[node]}' of node"
+                    f" '{node}': {error}"
+                ) from None
 
 
 def _make(
-    factories: Mapping[str, Factory], parameters: Sequence[Tensor], choice: OptimizerChoice
+    factories: Mapping[str, Factory], choice: OptimizerChoice, parameters: Sequence[Tensor]
 ) -> torch.optim.Optimizer:
     try:
         return factories[choice.name](parameters, **choice.options)

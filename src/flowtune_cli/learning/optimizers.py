@@ -49,21 +49,13 @@ def adam8bit(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> optim.Optimizer:
-    """Adam with 8-bit moments, by bitsandbytes; needs a GPU.
+    """Adam with 8-bit moments, by bitsandbytes.
 
     Args:
         lr: learning rate.
         betas: decay of the first and second moments.
         eps: added to the denominator.
     """
-    import torch
-
-    from ..flow.errors import UsageError
-
-    if not torch.cuda.is_available():
-        raise UsageError(
-            "learning.optimizer = 'adam8bit' needs a GPU, and none is here; use 'adam' or 'cocob'"
-        )
     import bitsandbytes
 
     optimizer: Any = bitsandbytes.optim.Adam8bit(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import (
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from ..registry import Registry
 
 CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
-Check = Callable[[list[Weight]], None]
 GENERIC_WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 
 
@@ -44,11 +42,21 @@ class ModelFiles:
     gguf: str | None = None
 
 
+class Check(Protocol):
+    """Refuses a model before any large file is fetched or read, by raising."""
+
+    def config(self, directory: Path) -> None:
+        """Check a directory that has the model's config.json, perhaps without weights."""
+
+    def weights(self, weights: list[Weight]) -> None:
+        """Check all its tensors, by the headers of their files."""
+
+
 def find_model(settings: ModelSettings, check: Check, registry: Registry) -> ModelFiles:
     """Find the files of ``settings.name``; fetch those of a Hugging Face id that are not cached.
 
     Args:
-        check: gets all tensors before any large file is fetched or read; may raise.
+        check: asked first by configuration, then by headers.
 
     Raises:
         UsageError: there is no such model, it cannot be reached, or it has no safe weights.
@@ -57,7 +65,13 @@ def find_model(settings: ModelSettings, check: Check, registry: Registry) -> Mod
     files = find_local(name, registry)
     if files is None:
         files = ModelFiles(_fetch(settings, check))
-    check(_safetensors(files.directory, name) if files.gguf is None else _gguf(files))
+    elif files.gguf is None:
+        if not (files.directory / "config.json").is_file():
+            raise UsageError(
+                f"{files.directory} is not a model directory: it has no config.json (model.name)"
+            )
+        check.config(files.directory)
+    check.weights(_safetensors(files.directory, name) if files.gguf is None else _gguf(files))
     return files
 
 
@@ -106,10 +120,6 @@ def _require_gguf() -> None:
 
 
 def _safetensors(directory: Path, name: str) -> list[Weight]:
-    if not (directory / "config.json").is_file():
-        raise UsageError(
-            f"{directory} is not a model directory: it has no config.json (model.name)"
-        )
     try:
         return _weights(get_local_safetensors_metadata(directory))
     except NotASafetensorsRepoError:
@@ -134,7 +144,7 @@ def _gguf(files: ModelFiles) -> list[Weight]:
 def _fetch(settings: ModelSettings, check: Check) -> Path:
     """The snapshot directory of a Hugging Face id, as complete as loading needs it."""
     name, revision = settings.name, settings.revision
-    wanted = GENERIC_WEIGHTS
+    wanted: list[str] | None = None
     try:
         try:
             api = HfApi()
@@ -145,10 +155,16 @@ def _fetch(settings: ModelSettings, check: Check) -> Path:
         except (OfflineModeIsEnabled, HTTPError):
             pass  # Perhaps it has been fetched before: snapshot_download goes by its cache then.
         else:
-            check(_weights(headers))
+            config = ["config.json", *["*.py"] * settings.trust_remote_code]
+            check.config(Path(snapshot_download(name, revision=revision, allow_patterns=config)))
+            check.weights(_weights(headers))
             wanted = sorted(headers.files_metadata)
-        patterns = wanted + CONFIG_AND_TOKENIZER + ["*.py"] * settings.trust_remote_code
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        patterns = (wanted or GENERIC_WEIGHTS) + CONFIG_AND_TOKENIZER
+        patterns += ["*.py"] * settings.trust_remote_code
+        directory = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if wanted is None:
+            check.config(directory)
+        return directory
     except HFValidationError:
         raise UsageError(
             f"'{name}' is not a model: no such directory, and no Hugging Face id (model.name)"

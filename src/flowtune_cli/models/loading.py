@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..config.settings import ModelSettings
 from ..flow.errors import UsageError, unknown_name
 from .devices import faster_dtype
 from .files import ModelFiles, find_model
-from .memory import Weight, check_memory, weight_bytes
+from .memory import Weight, check_memory, check_quantized, model_bytes, weight_bytes
+from .out_of_memory import OutOfMemory, is_out_of_memory
 from .quiet import quiet
+from .skeleton import build_skeleton, cannot_load, context_of, nf4_config, read_config
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -43,11 +46,17 @@ class LoadedModel:
     name: str
 
 
-def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
+def load_model(
+    settings: ModelSettings,
+    registry: Registry,
+    check_skeleton: Callable[[Any], None] = lambda model: None,
+) -> LoadedModel:
     """Load the base model.
 
     Args:
         registry: has the models that plugins provide.
+        check_skeleton: gets the model without weights before these are fetched or read, where it
+            can be built; may raise.
 
     Raises:
         UsageError: no such model, device or revision; no safe weights; not enough memory; an
@@ -64,11 +73,11 @@ def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
     if quantized and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError("model.quantization = 'nf4' needs the package bitsandbytes: install it")
 
-    def check(weights: list[Weight]) -> None:
-        check_memory(settings.name, weight_bytes(weights, dtype, quantized), device, dtype)
-
-    files = find_model(settings, check, registry)
+    checks = Checks(settings, device, dtype, check_skeleton)
+    files = find_model(settings, checks, registry)
     model, tokenizer = _load(files, settings, device, dtype)
+    if quantized:
+        check_quantized(settings.name, model)
     if quantized and device.type == "cpu":
         _keep_gradients(model)
     model.requires_grad_(False)
@@ -80,18 +89,58 @@ def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
         )
     _check_vocabulary(model, tokenizer, settings)
     return LoadedModel(
-        model, tokenizer, device, dtype, _context(model.config, settings), settings.name
+        model, tokenizer, device, dtype, context_of(model.config, settings), settings.name
     )
+
+
+@dataclass
+class Checks:
+    """What is refused before a model's weights are fetched or read.
+
+    Args:
+        check_skeleton: see ``load_model``.
+    """
+
+    settings: ModelSettings
+    device: torch.device
+    dtype: torch.dtype
+    check_skeleton: Callable[[Any], None] = lambda model: None
+    _built: bool = field(default=False, init=False)
+
+    def config(self, directory: Path) -> None:
+        """Check a directory with the model's config.json, be there weights or not."""
+        context_of(read_config(directory, self.settings), self.settings)
+        skeleton = build_skeleton(directory, self.settings, self.dtype)
+        self._built = skeleton is not None
+        if skeleton is None:
+            return
+        self.check_skeleton(skeleton)
+        if self.settings.quantization == "nf4":
+            check_quantized(self.settings.name, skeleton)
+        self._memory(model_bytes(skeleton))
+
+    def weights(self, weights: list[Weight]) -> None:
+        """Check the headers of the weights."""
+        if not self._built:
+            quantized = self.settings.quantization == "nf4"
+            self._memory(weight_bytes(weights, self.dtype, quantized))
+
+    def _memory(self, needed: int) -> None:
+        check_memory(self.settings, needed, self.device, self.dtype)
 
 
 def choose_device(wanted: str) -> torch.device:
     """The device that the setting names; 'auto' is a GPU if there is one, else the CPU.
 
+    Of several processes that a launcher such as torchrun starts, each takes its own GPU.
+
     Raises:
         UsageError: there is no such device.
     """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return _own_gpu(os.environ.get("LOCAL_RANK"))
     try:
         device = torch.device(wanted)
     except RuntimeError:
@@ -101,6 +150,19 @@ def choose_device(wanted: str) -> torch.device:
         reason = f"torch {torch.__version__} sees {count or 'no'} GPU{'s' * (count != 1)} here"
         raise UsageError(f"model.device is '{wanted}', but {reason}. Set it to 'auto' or 'cpu'.")
     return device
+
+
+def _own_gpu(rank: str | None) -> torch.device:
+    """The GPU of this process among those on this machine; LOCAL_RANK is its number."""
+    if rank is None:
+        return torch.device("cuda")
+    count = torch.cuda.device_count()
+    if not rank.isdigit() or int(rank) >= count:
+        raise UsageError(
+            f"LOCAL_RANK is '{rank}', and torch sees {count} GPU{'s' * (count != 1)} here: start no"
+            " more processes on a machine than it has GPUs, or set model.device"
+        )
+    return torch.device("cuda", int(rank))
 
 
 def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
@@ -117,22 +179,6 @@ def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if settings.quantization == "nf4" else faster_dtype(device)
 
 
-def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
-    """Check that the layers to adapt exist, so that no adapter silently adapts nothing.
-
-    Raises:
-        UsageError: no linear layer goes by one of the names; says which names there are.
-    """
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
-    }
-    for target in targets:
-        if target not in names:
-            raise unknown_name("layer in adapter.targets:", target, sorted(names))
-
-
 def _load(
     files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype
 ) -> tuple[Any, Any]:
@@ -142,12 +188,7 @@ def _load(
         options["gguf_file"] = files.gguf
     model_options = options | {"dtype": dtype, "device_map": {"": str(device)}}
     if settings.quantization == "nf4":
-        model_options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+        model_options["quantization_config"] = nf4_config(dtype)
     try:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -158,15 +199,13 @@ def _load(
             )
             tokenizer = AutoTokenizer.from_pretrained(files.directory, **options)
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise UsageError(
-                f"the model '{settings.name}' runs Python code that comes with it. Read that code;"
-                " if you trust it, set model.trust_remote_code = true."
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"memory ran out on {device} while the weights of '{settings.name}' were read:"
+                " free some, take a smaller model, or one whose weights take less (model.dtype ="
+                f" '{settings.dtype}' and model.quantization = '{settings.quantization}' now)"
             ) from error
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(
-            f"transformers cannot load '{settings.name}': {type(error).__name__}: {reason}"
-        ) from error
+        raise cannot_load(settings.name, error) from error
     missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if missing:
         raise UsageError(
@@ -198,7 +237,9 @@ def _check_vocabulary(model: Any, tokenizer: Any, settings: ModelSettings) -> No
     if not settings.special_tokens_in_text:
         template = str(tokenizer.chat_template or "")
         used = {tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"])}
-        unused = {text for text in tokenizer.all_special_tokens if text not in template} - used
+        added = tokenizer.added_tokens_decoder.values()
+        special = {*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
+        unused = {text for text in special if text not in template} - used
         beyond = [text for text in beyond if text not in unused]
     if beyond:
         raise UsageError(
@@ -206,14 +247,3 @@ def _check_vocabulary(model: Any, tokenizer: Any, settings: ModelSettings) -> No
             f" that are beyond the {rows} of the model's embedding. Take the tokenizer that the"
             " model was trained with, or a model whose embedding was resized for it."
         )
-
-
-def _context(config: Any, settings: ModelSettings) -> int:
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [tokens for tokens in (limit, settings.context) if tokens]
-    if not limits:
-        raise UsageError(
-            f"the configuration of '{settings.name}' does not say how long a text may be: set"
-            " model.context"
-        )
-    return min(limits)

@@ -242,7 +242,7 @@ class Trainer:
         before = self.session.adapters.version(name)
         if not node_data.data:
             return UpdateRecord(name, before, before, 0, preferences, targets)
-        update = self.learner.update(name, node_data.data)
+        update = self.session.update(self.learner, name, node_data.data)
         return UpdateRecord(
             node=name,
             version_before=before,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..config.optimizers import optimizer_choices
@@ -18,14 +21,17 @@ from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
 from ..flow.example import Example
-from ..flow.node import Exploration, SelfLearning
+from ..flow.node import Datum, Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
 from ..flow.task import Task
-from ..learning.learner import Learner
+from ..learning.learner import Learner, Update
 from ..learning.node_optimizers import NodeOptimizers
 from ..models.chat_template import TextOptions
 from ..models.devices import dtype_name
-from ..models.loading import check_targets, load_model
+from ..models.loading import load_model
+from ..models.out_of_memory import advising
+from ..models.skeleton import build_skeleton
+from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
 from ..runtime.play import play
 from ..runtime.scheduler import Scheduler
@@ -36,8 +42,8 @@ class Session:
     """Everything that plays and trains one task.
 
     Args:
-        settings: with the dtype that the model computes in, never "auto", and the date that its
-            chat template shows, if it shows one.
+        settings: with the dtype that the model computes in and the layers that are adapted, never
+            "auto", and the date that its chat template shows, if it shows one.
         explorations: the strategy of each node that deviates, by node name.
         evaluators: by their own names.
         optimizers: the factories of the nodes' optimizers, by name.
@@ -60,9 +66,37 @@ class Session:
         engine = self.engine
         return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
+    def update(self, learner: Learner, node: str, data: Sequence[Datum]) -> Update:
+        """Let a node learn from its data, see ``Learner.update``.
+
+        Raises:
+            OutOfMemory: says which settings to lower.
+        """
+        with advising(self._memory_advice):
+            return learner.update(node, data)
+
+    def _memory_advice(self) -> str:
+        """What takes less memory, with the present values; batches were made smaller already."""
+        model, adapter = self.settings.model, self.settings.adapter
+        lower = [f"model.context = {self.engine.tokens.context}"]
+        lower += [
+            f"{field} = {getattr(node, field)} of node '{node.name}'"
+            for field in ("max_new_tokens", "alternatives")
+            for node in self.task.nodes
+            if getattr(node, field, None)
+        ]
+        lower += [f"adapter.rank = {adapter.rank}"]
+        other = ["model.dtype = 'bfloat16'"] * (model.dtype == "float32")
+        other += ["model.quantization = 'nf4'"] * (model.quantization == "none")
+        other += ["a smaller model.name"]
+        return (
+            f"Free memory on {self.adapters.model.device}, lower one of {', '.join(lower)}, or set"
+            f" {' or '.join(other)}."
+        )
+
     def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
         """Args: ``before_batch`` is called before each of the engine's batches, and may raise."""
-        engine = _NotifyingEngine(self.engine, before_batch)
+        engine = _NotifyingEngine(self.engine, before_batch, self._memory_advice)
         return Scheduler(engine, in_flight=self.settings.engine.in_flight)
 
     def deviate(
@@ -90,14 +124,16 @@ class Session:
 
 @dataclass(frozen=True)
 class _NotifyingEngine:
-    """An engine that calls a function before each batch."""
+    """An engine that calls a function before each batch, and says what to do without memory."""
 
     engine: Engine
     before_batch: Callable[[], None]
+    memory_advice: Callable[[], str]
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         self.before_batch()
-        return self.engine.answer(requests)
+        with advising(self.memory_advice):
+            return self.engine.answer(requests)
 
 
 def set_up(task: Task, settings: Settings, registry: Any) -> Session:
@@ -126,11 +162,11 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     }
     choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
     optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
-    loaded = load_model(settings.model, registry)
+    loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     limits = Limits.for_model(loaded.model)
-    check_targets(loaded.model, settings.adapter.targets)
+    settings = _with_targets(settings, loaded.model)
     texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
     paths = proved(loaded.model, loaded.name, settings.adapter, loaded.context, texts).paths
     block_weights(loaded.model)
@@ -147,3 +183,40 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     model = settings.model.model_copy(update={"date": date})
     settings = settings.model_copy(update={"model": model})
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)
+
+
+def check_directory(directory: Path, settings: Settings) -> None:
+    """Refuse a model by its config.json, on whatever machine it is to be used.
+
+    Raises:
+        UsageError: it cannot be played with or adapted.
+    """
+    skeleton = build_skeleton(directory, settings.model)
+    if skeleton is not None:
+        check_skeleton(settings, skeleton)
+
+
+def check_skeleton(settings: Settings, model: Any) -> None:
+    """Refuse a model without weights that cannot be played with or adapted.
+
+    Raises:
+        UsageError: the layers to adapt do not exist.
+    """
+    resolve_targets(model, settings.adapter.targets)
+
+
+def _with_targets(settings: Settings, model: Any) -> Settings:
+    """The settings with the layers that "auto" finds, so that a run goes on with the same."""
+    targets = settings.adapter.targets
+    experts = fused_experts(model)
+    if targets == ALL_LINEAR and experts:
+        print(
+            "adapter.targets = 'all-linear': the experts' matrices"
+            f" ({', '.join(experts)}) are no layers and are not adapted; these are:"
+            f" {', '.join(resolve_targets(model, targets))}",
+            file=sys.stderr,
+        )
+    if targets != AUTO:
+        return settings
+    adapter = settings.adapter.model_copy(update={"targets": resolve_targets(model, targets)})
+    return settings.model_copy(update={"adapter": adapter})

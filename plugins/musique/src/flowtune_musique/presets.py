@@ -14,8 +14,6 @@ PAPER = Preset(
         "model.dtype": "bfloat16",
         "adapter.rank": 8,
         "adapter.rslora": True,
-        # Phi-3 computes queries, keys and values in one layer.
-        "adapter.targets": ["qkv_proj"],
         "learning.optimizer": {"name": "cocob", "alpha": 1000.0},
         "learning.beta": 1.0,
         "learning.clip": 1.0,
