@@ -45,6 +45,30 @@ def test_examples_without_labels_are_predicted(predict: Run) -> None:
     assert [line["id"] for line in lines()] == ["x"]
 
 
+def test_it_does_not_go_on_with_inputs_that_have_changed(
+    predict: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path("data.jsonl")
+    given = [json.dumps({"id": str(n), "question": f"q{n}", "hint": "h"}) for n in range(5)]
+    data.write_text("\n".join(given))
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 6)
+        assert predict(*OUT, "--data", "data.jsonl").code == 130
+    data.write_text("\n".join([*given[:4], given[4].replace('"h"', '"other"')]))
+    done = predict(*OUT, "--data", "data.jsonl")
+    assert done.code == 2
+    assert "out.jsonl.partial is of other data: example '4' has other inputs now" in done.err
+    data.write_text("\n".join(given))
+    assert predict(*OUT, "--data", "data.jsonl").code == 0
+
+
+def test_an_id_that_two_could_share_is_refused(predict: Run) -> None:
+    Path("data.jsonl").write_text('{"id": "x\\ud800", "question": "what"}\n')
+    done = predict(*OUT, "--data", "data.jsonl")
+    assert done.code == 2
+    assert "data.jsonl: the id 'x\\ud800' has half of a surrogate pair" in done.err
+
+
 def test_interrupted_it_goes_on(predict: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert predict("--out", "whole.jsonl").code == 0
     with monkeypatch.context() as patch:

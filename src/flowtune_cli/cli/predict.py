@@ -130,11 +130,12 @@ def write_predictions(
         FlowtuneError: the flow failed for an example, or the file cannot be written.
         KeyboardInterrupt: the user interrupted; a note says how to resume.
     """
+    from ..runs.example_digests import example_digests
     from ..runs.prediction_writer import PredictionWriter
 
     # The rollouts depend on these nodes, and on no other option of the post-processors.
     made_by = ", with alternatives of ".join([made_by, *explorations])
-    with PredictionWriter(out, [example.id for example in examples], made_by) as file:
+    with PredictionWriter(out, example_digests(examples, note), made_by) as file:
         if file.done:
             note(f"resuming from {file.partial}, which has {file.done} of {len(examples)} lines")
         try:

@@ -7,7 +7,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from .atomic import read_json, write_json
+from .example_digests import ExampleDigest, write_digests
 from .lock import exclusive_lock, is_locked
 from .versions import package_versions
 
@@ -48,14 +49,16 @@ class RunInfo:
 
 
 class RunDirectory:
-    """One run's directory: ``run.json``, ``settings.json``, ``store.sqlite``, ``checkpoints/``.
+    """One run's directory.
 
-    Make one with ``create`` or ``open``.
+    It has ``run.json``, ``settings.json``, ``examples.jsonl`` (the digests of its examples),
+    ``store.sqlite`` and ``checkpoints/``. Make one with ``create`` or ``open``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store_path = path / "store.sqlite"
+        self.examples_path = path / "examples.jsonl"
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -67,6 +70,7 @@ class RunDirectory:
         task: str,
         model: str,
         settings: Mapping[str, Any],
+        examples: Sequence[ExampleDigest] = (),
     ) -> RunDirectory:
         """Create a new run, atomically, and never over another one.
 
@@ -74,6 +78,7 @@ class RunDirectory:
             parent: the directory of all runs; created if it does not exist.
             name: the run's name; None counts up: TASK-001, TASK-002 ...
             settings: the content of settings.json, as JSON values.
+            examples: the digests of those that are trained on.
 
         Raises:
             UsageError: a run of that name exists, or the name is not allowed.
@@ -86,6 +91,7 @@ class RunDirectory:
             (building / "checkpoints").mkdir(parents=True)
             (building / "lock").touch()
             write_json(building / "settings.json", settings)
+            write_digests(building / "examples.jsonl", examples)
             while True:
                 path = parent / (name or _next_name(parent, task))
                 info = {

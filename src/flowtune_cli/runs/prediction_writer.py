@@ -5,7 +5,6 @@ Until then the records are in ``PATH.partial``, from which a later process can r
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +12,20 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError, UsageError
 from .atomic import read_json, write_bytes, write_json
+from .example_digests import ExampleDigest, difference
 from .lock import try_lock
 
 
 class PredictionWriter:
     """Collects records in any order, and writes them in the order of the examples.
 
-    ``PATH.partial.ids`` beside ``PATH.partial`` says whether a later process makes the same
+    ``PATH.partial.key`` beside ``PATH.partial`` says whether a later process makes the same
     predictions: for the same examples in the same order, in the same way. ``finish`` turns the
     records into the lines of the file.
 
     Args:
         path: the complete file; replaces an existing one only when it is complete.
-        expected_ids: the examples' ids, in the order of the lines.
+        expected: the examples' digests, in the order of the lines.
         made_by: identifies predictions that may be mixed, such as run and checkpoint.
 
     Attributes:
@@ -36,15 +36,15 @@ class PredictionWriter:
         FlowtuneError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, expected_ids: Sequence[str], made_by: str = "") -> None:
+    def __init__(
+        self, path: Path, expected: Sequence[ExampleDigest], made_by: str = ""
+    ) -> None:
         self.path = path
         self.partial = path.with_name(f"{path.name}.partial")
         self.done = 0
-        self._expected = len(expected_ids)
+        self._expected = len(expected)
         self._pending: dict[int, bytes] = {}
-        self._ids = path.with_name(f"{path.name}.partial.ids")
-        digest = hashlib.sha256(json.dumps(list(expected_ids)).encode()).hexdigest()
-        key = {"examples": len(expected_ids), "ids_sha256": digest, "made_by": made_by}
+        self._key = path.with_name(f"{path.name}.partial.key")
         try:
             # Unbuffered: closing the file after a failed write does not try it again.
             self._file = open(self.partial, "a+b", buffering=0)  # noqa: SIM115
@@ -54,8 +54,8 @@ class PredictionWriter:
             if not try_lock(self._file.fileno()):
                 raise UsageError(f"another process is writing {self.partial}; let it finish first")
             if self.partial.stat().st_size == 0:
-                write_json(self._ids, key)
-            self._check_key(key)
+                _write_key(self._key, expected, made_by)
+            self._check_key(expected, made_by)
             self._read_back()
         except OSError as error:
             self.close()
@@ -71,7 +71,7 @@ class PredictionWriter:
         self.close()
 
     def write(self, position: int, record: Mapping[str, Any]) -> None:
-        """Write the record of the example at ``position`` of ``expected_ids``, once.
+        """Write the record of the example at ``position`` of ``expected``, once.
 
         Raises:
             UsageError: the record is not made of JSON values.
@@ -107,7 +107,7 @@ class PredictionWriter:
         try:
             self._file.close()
             self.partial.unlink()
-            self._ids.unlink(missing_ok=True)
+            self._key.unlink(missing_ok=True)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -115,20 +115,26 @@ class PredictionWriter:
         """Stop here; a later process can resume."""
         self._file.close()
 
-    def _check_key(self, key: Mapping[str, Any]) -> None:
+    def _check_key(self, expected: Sequence[ExampleDigest], made_by: str) -> None:
         advice = f"Delete it to start again, or write to another file than {self.path}."
-        if not self._ids.exists():
+        if not self._key.exists():
             raise UsageError(
-                f"{self._ids.name} is missing, so the lines of {self.partial} are of unknown"
+                f"{self._key.name} is missing, so the lines of {self.partial} are of unknown"
                 f" origin. {advice}"
             )
-        stored = read_json(self._ids)
-        if stored == key:
-            return
-        what = "has other examples, or the same ones in another order"
-        if isinstance(stored, dict) and {**stored, "made_by": key["made_by"]} == key:
-            what = f"was made by {stored['made_by']!r}, not by {key['made_by']!r}"
-        raise UsageError(f"{self.partial} {what}. {advice}")
+        try:
+            stored = read_json(self._key)
+            examples = [ExampleDigest(*digest) for digest in stored["examples"]]
+            before = stored["made_by"]
+        except (LookupError, TypeError) as error:
+            raise UsageError(
+                f"{self._key} does not say what the lines of {self.partial} are of. {advice}"
+            ) from error
+        found = difference(examples, expected)
+        if found is not None:
+            raise UsageError(f"{self.partial} is of other data: {found}. {advice}")
+        if before != made_by:
+            raise UsageError(f"{self.partial} was made by {before!r}, not by {made_by!r}. {advice}")
 
     def _read_back(self) -> None:
         """Count the existing lines, and drop an incomplete last one."""
@@ -165,6 +171,10 @@ class PredictionWriter:
             f"cannot write {self.path}: {error.strerror or error}. {self.partial.name} is kept:"
             " run the same command again to resume."
         )
+
+
+def _write_key(path: Path, expected: Sequence[ExampleDigest], made_by: str) -> None:
+    write_json(path, {"made_by": made_by, "examples": [list(digest) for digest in expected]})
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
