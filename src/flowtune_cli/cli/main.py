@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``flowtune --help`` is 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -115,6 +116,9 @@ def flowtune(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What it cannot show, such as a lone surrogate, is printed as an escape, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = get_command(app)
     try:
         try:

@@ -128,14 +128,14 @@ def _difference(run: RunDirectory, examples: Sequence[Example], now: TrainingDat
 
 def _former_digest(task: Task, examples: Sequence[Example], old: Resolved) -> str:
     """What settings.json has as ``sha256`` where an earlier flowtune wrote it."""
-    from ..runs.serialization import storable, to_json
+    from ..runs.serialization import to_json
     from ..training.loop import training_order
 
     training = old.settings.training
     digest = hashlib.sha256()
     for example in training_order(examples, training.seed, training.limit, training.passes):
         line = [example.id, task.question_text(example), to_json(example.gold)]
-        digest.update(storable(json.dumps(line)).encode() + b"\n")
+        digest.update(json.dumps(line).encode() + b"\n")
     return digest.hexdigest()
 
 

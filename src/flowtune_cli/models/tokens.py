@@ -8,6 +8,7 @@ from typing import Any
 
 from ..flow.errors import UsageError
 from ..flow.prompt import Message, Prompt, Segment
+from ..flow.surrogates import escaped
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Tokens:
 
     def completion(self, text: str, *, end: bool = False) -> tuple[int, ...]:
         """Token ids of a text that follows a prompt; ``end`` adds the end-of-turn token."""
-        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = tuple(self.tokenizer(escaped(text), add_special_tokens=False)["input_ids"])
         return (*ids, self.tokenizer.eos_token_id) if end else ids
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
@@ -101,11 +102,11 @@ class Tokens:
         )
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        text = self.render(prompt)
+        text = escaped(self.render(prompt))
         # A chat template writes the model's special tokens itself; a plain text has none yet.
         special = not prompt.chat or not self._has_template
         frozen: tuple[int, ...] = ()
-        prefix = prompt.frozen_prefix
+        prefix = escaped(prompt.frozen_prefix)
         if prefix:
             # On its own, so that its tokens are the same whatever follows it.
             frozen = tuple(self.tokenizer(prefix, add_special_tokens=True)["input_ids"])
