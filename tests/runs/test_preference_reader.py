@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from flowtune_cli.flow.surrogates import escaped
 from flowtune_cli.runs.batch import BatchRecord
 from flowtune_cli.runs.preference_reader import sample_preferences, stream_preferences
 from flowtune_cli.runs.reader import RunReader, has_data
-from flowtune_cli.flow.surrogates import escaped
 from flowtune_cli.runs.store import Store
 from report.stored_runs import make_run, preference_batch, sums_run
 from support.random_batches import batches, played, question_of

@@ -109,8 +109,7 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
         checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
     parent = Path(resolved.settings.run.directory)
-    if name is not None:
-        RunDirectory.check_name(parent, name)
+    RunDirectory.check_name(parent, name)
     split = chosen_split(task, arguments.split)
     examples = read_training_examples(task, arguments.data, split)
     described = describe(arguments.data, split, examples, resolved)

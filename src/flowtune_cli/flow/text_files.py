@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from .errors import DataError
 
@@ -48,10 +47,8 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     with _explained(path), path.open("rb") as file:
         # A pipe gives its first bytes once: they are looked at, and not read.
-        begins: IO[bytes] = file
-        if file.peek(len(_GZIP)).startswith(_GZIP):
-            begins = gzip.GzipFile(fileobj=file)
-        with io.BufferedReader(begins) as lines:  # type: ignore[arg-type]
+        zipped = file.peek(len(_GZIP)).startswith(_GZIP)
+        with io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file as lines:
             head = lines.peek(_PEEKED)[:_PEEKED]
             _check(path, head)
             if head.startswith(_MARK):

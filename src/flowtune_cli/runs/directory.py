@@ -84,8 +84,7 @@ class RunDirectory:
             UsageError: a run of that name exists, or the name is not allowed.
             FlowtuneError: the directory cannot be written.
         """
-        if name is not None:
-            cls.check_name(parent, name)
+        cls.check_name(parent, name)
         building = parent / f".new-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             (building / "checkpoints").mkdir(parents=True)
@@ -117,18 +116,25 @@ class RunDirectory:
             shutil.rmtree(building, ignore_errors=True)
 
     @classmethod
-    def check_name(cls, parent: Path, name: str) -> None:
-        """Check that a new run can have this name, as ``create`` does.
+    def check_name(cls, parent: Path, name: str | None) -> None:
+        """Check that a new run can have this name, as ``create`` does; None checks the parent.
 
         Raises:
             UsageError: a run of that name exists, or the name is not allowed.
         """
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
             raise UsageError(
                 f"'{name}' cannot be the name of a run: use letters, digits, '_', '-' and '.', and"
                 " start with a letter or digit."
             )
-        if (parent / name).exists():
+        try:
+            taken = (parent / (name or "")).exists()
+        except OSError as error:
+            raise UsageError(
+                f"no run can be made as {parent / (name or '')}: {error.strerror}. Choose another"
+                " name or run.directory."
+            ) from None
+        if taken and name is not None:
             raise _name_taken(parent, name)
 
     @classmethod
@@ -140,10 +146,10 @@ class RunDirectory:
         """
         candidates = [parent / path_or_name, Path(path_or_name)]
         for path in candidates:
-            if (path / "run.json").is_file():
+            if os.path.isfile(path / "run.json"):
                 return cls(path)
         for path in candidates:
-            if path.exists() and path.name:
+            if os.path.exists(path) and path.name:  # False, too, for a name that is too long
                 raise UsageError(f"{path} is not a run: it has no run.json")
         names = [run.name for run in list_runs(parent)]
         raise UsageError(f"{unknown_name('run', str(path_or_name), names)} Runs are in {parent}.")

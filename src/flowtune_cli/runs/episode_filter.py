@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .records import Filter, Order
 from ..flow.surrogates import escaped
+from .records import Filter, Order
 
 _COLUMNS = {"number": "number", "gain": "best_gain", "preferences": "preferences", "steps": "steps"}
 

@@ -105,8 +105,8 @@ def _append_reduced(parts: list[bytes], value: Any, inside: set[int]) -> None:
         _append(parts, reduced, inside)
         return
     # The last two are iterators, of a list's items and of a mapping's pairs.
-    made_by, arguments, state, items, pairs, *_ = *reduced, None, None, None
-    whole = [made_by, arguments, state, list(items or ()), list(pairs or ())]
+    values: list[Any] = [*reduced, None, None, None]
+    whole = [*values[:3], list(values[3] or ()), list(values[4] or ())]
     _append_all(parts, "object", whole, inside)
 
 

@@ -38,9 +38,9 @@ def check_task(
     Checks the class as ``register_tasks`` would; that its ``defaults`` and each preset are settings
     that exist, with values of their types; that every node that learns has something to
     learn from, and that what it names exists; that the examples of each split have unique ids, are
-    the same every time, and those of the first split have gold; that the flow plays, gives each prompt
-    its fields, calls every node, and reports the rewards and targets that nodes and ``gate`` name;
-    that results and predictions are JSON, and a prediction has the example's key.
+    the same every time, and those of the first split have gold; that the flow plays, gives each
+    prompt its fields, calls every node, and reports the rewards and targets that nodes and
+    ``gate`` name; that results and predictions are JSON, and a prediction has the example's key.
 
     Args:
         data: what ``--data`` would be; None is the task's default source.
