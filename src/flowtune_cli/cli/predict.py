@@ -70,6 +70,7 @@ def predict(
     """
     from ..flow.task import Task
     from ..registry import load_registry
+    from ..runs.output_path import is_stream
     from ..runs.prediction_writer import check_predictions_path
     from .examples import first_examples, read_examples
     from .player import load_player
@@ -96,6 +97,8 @@ def predict(
     except KeyboardInterrupt:
         return 130
     note(f"wrote {len(examples)} predictions to {out}")
+    if is_stream(out):
+        return 0
     command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
     typer.echo(f"Next, try:\n  {command}", err=True)
     return 0
