@@ -251,7 +251,7 @@ def test_inputs_that_change_are_noticed_when_a_run_gets_more_examples(train: Run
     data.write_text("\n".join([*lines, lines[0].replace('"0"', '"4"')]))
     done = train("--resume", "a", "--limit", "4")
     assert done.code == 2
-    assert "data has changed" in done.err
+    assert "(of 5 examples now, and 4 then). Bring the data back" in done.err
     data.write_text("\n".join(lines))
     assert train("--resume", "a", "--limit", "3").code == 0
     assert len(Path("runs/a/examples.jsonl").read_text().splitlines()) == 3

@@ -115,11 +115,15 @@ def _difference(run: RunDirectory, examples: Sequence[Example], now: TrainingDat
     """Where the examples differ from those that the run began with, in words."""
     stored = stored_settings(run)["data"]
     ids = {example.id for example in examples}
-    then = read_digests(run.examples_path) if run.examples_path.exists() else []
+    try:
+        then = read_digests(run.examples_path)
+    except UsageError:  # missing or damaged; what it says is for this message alone
+        then = []
     if digest_of_all(then) == stored.get("examples_sha256"):
         found = difference(then, now.digests, ids)
-        if found is not None:
-            return found
+        counts = now.stored["available"], stored["available"]
+        more = "" if counts[0] == counts[1] else " (of {} examples now, and {} then)"
+        return f"{found}{more.format(*counts)}"
     return (
         f"it gives {now.stored['examples']} examples to train on, which are not the run's"
         f" {stored['examples']}, or not in their order"
