@@ -332,6 +332,15 @@ def test_examples_that_differ_when_read_again_are_noticed() -> None:
     assert "other examples, or another order" in problems(Changing())
     assert "split 'train' has no examples" in problems(with_examples())
 
+    class Timed(Answering):
+        def examples(self, source: Path | None, split: str) -> Iterable[Example]:
+            return [Example("a", {"question": "q", "at": time.perf_counter_ns()}, "1")]
+
+    told = problems(Timed())
+    assert "split 'train' when it is read again: example 'a' has other inputs now" in told
+    opened = with_examples(Example("a", {"question": "q", "file": (line for line in "ab")}, "1"))
+    assert "input 'file' of example 'a' has no digest" in problems(opened)
+
     class Unreadable(Answering):
         def examples(self, source: Path | None, split: str) -> Iterable[Example]:
             raise OSError("no such file")

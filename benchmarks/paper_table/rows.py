@@ -156,13 +156,14 @@ class Treatments:
             resolved = dataclasses.replace(
                 self._resolved(seed, dev=source is not None), settings=session.settings
             )
-            data = describe(session.task, self.data, split, examples, resolved)
+            data = describe(self.data, split, examples, resolved)
             run = RunDirectory.create(
                 runs,
                 name,
                 task=self.task_name,
                 model=resolved.settings.model.name,
-                settings=to_store(resolved, None, source, data),
+                settings=to_store(resolved, None, source, data.stored),
+                examples=data.digests,
             )
         with run.lock():
             trainer = Trainer(session, run, examples, on_report=_show(time.perf_counter()))

@@ -46,6 +46,7 @@ from .flow.request import (
     ScoreRequest,
 )
 from .flow.task import Task
+from .flow.text_files import read_text, read_text_lines
 from .nodes import Factor, Feature, Generate, Judge, Rank
 from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
@@ -119,5 +120,7 @@ __all__ = [
     "exact_match",
     "hookimpl",
     "normalize",
+    "read_text",
+    "read_text_lines",
     "token_f1",
 ]

@@ -97,7 +97,7 @@ def test_malformed_predictions(evaluate: Run, line: str, said: str) -> None:
 
 def test_bytes_that_are_no_text(evaluate: Run) -> None:
     Path("out.jsonl").write_bytes(b'{"id": "\xff"}\n')
-    assert "out.jsonl:1: not valid JSON" in evaluate().err
+    assert "out.jsonl:1: not UTF-8: byte 0xff" in evaluate().err
 
 
 def test_a_missing_file(evaluate: Run) -> None:

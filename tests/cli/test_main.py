@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,12 @@ from typer.testing import CliRunner
 
 import flowtune_cli
 from flowtune_cli.cli import main as main_module
+from flowtune_cli.cli import options
 from flowtune_cli.cli.main import app
+from flowtune_cli.cli.stored_settings import to_store
+from flowtune_cli.registry import load_registry
+from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.runs.store import Store
 from support.installed_plugins import Site
 
 Run = Callable[..., Any]
@@ -184,3 +190,57 @@ def test_every_command_is_a_module_of_its_own() -> None:
         for command in group.registered_commands:
             assert command.callback is not None
             assert command.callback.__module__ == f"flowtune_cli.cli.{group.info.name}"
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"train letters --name {LONG}",
+        f"train letters --set run.directory={LONG}",
+        f"train letters --data {LONG}",
+        f"train letters --config {LONG}",
+        f"train letters --from {LONG}",
+        f"train letters --model {LONG}",
+        f"train --resume {LONG}",
+        f"play letters --run {LONG}",
+        f"predict letters --out {LONG}",
+        f"predict letters --out {LONG}/a",
+        f"predict letters --run {LONG} --out a",
+        f"predict letters --data {LONG} --out a",
+        f"postprocess letters {LONG} --reorder --out a",
+        f"postprocess letters {LONG} --reorder --out {LONG}",
+        f"evaluate letters {LONG}",
+        f"export {LONG} --episodes a",
+        f"export empty --episodes {LONG}",
+        f"export empty --preferences {LONG}",
+        f"export empty --adapters {LONG}",
+        f"report {LONG} --json",
+        f"report empty --out {LONG}",
+        f"config --config {LONG}",
+        f"ls runs --config {LONG}",
+    ],
+)
+def test_a_name_that_is_too_long_is_a_wrong_one(letters: Site, run: Run, arguments: str) -> None:
+    registry = load_registry()
+    settings = options.settings(registry, registry.task("letters"))
+    RunDirectory.create(
+        Path("runs"),
+        "empty",
+        task="letters",
+        model="m",
+        settings=to_store(settings, None, None, {}),
+    )
+    Store(Path("runs/empty/store.sqlite"), str).close()
+    checkpoint = Path("runs/empty/checkpoints/0000001")
+    (checkpoint / "adapters" / "draft").mkdir(parents=True)
+    (checkpoint / "state.json").touch()
+    before = sorted(Path().rglob("*"))
+    done = run(*arguments.split())
+    assert done.code == 2, done.err
+    assert LONG[:50] in done.err
+    assert "Traceback" not in done.err
+    left = sorted(path for path in Path().rglob("*") if path.suffix != ".sqlite-shm")
+    assert [path for path in left if path.suffix != ".sqlite-wal"] == before

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,30 @@ def test_examples_without_labels_are_predicted(predict: Run) -> None:
     assert [line["id"] for line in lines()] == ["x"]
 
 
+def test_it_does_not_go_on_with_inputs_that_have_changed(
+    predict: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path("data.jsonl")
+    given = [json.dumps({"id": str(n), "question": f"q{n}", "hint": "h"}) for n in range(5)]
+    data.write_text("\n".join(given))
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 6)
+        assert predict(*OUT, "--data", "data.jsonl").code == 130
+    data.write_text("\n".join([*given[:4], given[4].replace('"h"', '"other"')]))
+    done = predict(*OUT, "--data", "data.jsonl")
+    assert done.code == 2
+    assert "out.jsonl.partial is of other data: example '4' has other inputs now" in done.err
+    data.write_text("\n".join(given))
+    assert predict(*OUT, "--data", "data.jsonl").code == 0
+
+
+def test_an_id_that_two_could_share_is_refused(predict: Run) -> None:
+    Path("data.jsonl").write_text('{"id": "x\\ud800", "question": "what"}\n')
+    done = predict(*OUT, "--data", "data.jsonl")
+    assert done.code == 2
+    assert "data.jsonl: the id 'x\\ud800' has half of a surrogate pair" in done.err
+
+
 def test_interrupted_it_goes_on(predict: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert predict("--out", "whole.jsonl").code == 0
     with monkeypatch.context() as patch:
@@ -75,7 +101,7 @@ def test_what_other_settings_began_is_not_mixed_in(
 def test_a_failing_example_is_named_and_what_is_before_it_kept(predict: Run) -> None:
     done = predict(*OUT, "--set", "tasks.letters.fail_at=test-3")
     assert done.code == 1
-    assert "before example 'test-3'" in done.err
+    assert "first one that failed is example 'test-3'" in done.err
     assert "RuntimeError: this example always fails" in done.err
     assert len(Path("out.jsonl.partial").read_text().splitlines()) == 3
     assert not Path("out.jsonl").exists()
@@ -107,7 +133,7 @@ def test_a_file_that_is_there_is_replaced_only_if_wanted(predict: Run) -> None:
     Path("out.jsonl").write_text("mine\n")
     done = predict(*OUT)
     assert done.code == 2
-    assert "out.jsonl exists; --overwrite replaces it" in done.err
+    assert "out.jsonl exists: choose another name, or use --overwrite" in done.err
     assert Path("out.jsonl").read_text() == "mine\n"
     assert predict(*OUT, "--overwrite").code == 0
     assert len(lines()) == 5
@@ -129,3 +155,30 @@ def test_no_examples(predict: Run) -> None:
     done = predict(*OUT, "--data", "empty.jsonl")
     assert done.code == 2
     assert "the data has no examples" in done.err
+
+
+def test_a_pipe_gets_the_lines_and_nothing_else_is_written(predict: Run) -> None:
+    assert predict(*OUT).code == 0
+    os.mkfifo("pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_text()))
+    reader.start()
+    before = sorted(Path().iterdir())
+    done = predict("--out", "pipe")
+    assert done.code == 0
+    assert "Next, try" not in done.err, "what is in a pipe is read once"
+    reader.join()
+    assert read == [Path("out.jsonl").read_text()]
+    assert sorted(Path().iterdir()) == before
+
+
+def test_interrupted_on_the_way_to_a_pipe_nothing_is_kept(
+    predict: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo("pipe")
+    before = sorted(Path().iterdir())
+    press_ctrl_c(monkeypatch, 6)
+    done = predict("--out", "pipe")
+    assert done.code == 130
+    assert "interrupted. pipe is a device or pipe, so nothing is kept: start again." in done.err
+    assert sorted(Path().iterdir()) == before

@@ -73,6 +73,7 @@ def test_none_is_on_by_default(run: Run) -> None:
     names = {path.name for path in Path("runs/letters-001").iterdir()}
     assert names <= {
         "checkpoints",
+        "examples.jsonl",
         "lock",
         "run.json",
         "settings.json",

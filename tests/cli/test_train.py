@@ -251,14 +251,69 @@ def test_data_that_has_changed_is_noticed(train: Run, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         press_ctrl_c(patch, 4)
         train("--data", str(data), "--name", "a")
-    for changed in (lines[:3], [*lines[:3], lines[3].replace("q3", "q4")]):
+    for changed, said in (
+        (lines[:3], "example '3' is no longer there"),
+        ([*lines, lines[0].replace('"0"', '"4"')], "example '4' was not there"),
+        ([*lines[:3], lines[3].replace("q3", "q4")], "example '3' has other inputs now"),
+        ([*lines[:3], lines[3].replace("}", ', "hint": "x"}')], "example '3' has other inputs now"),
+        ([lines[0].replace("0}", "7}"), *lines[1:]], "example '0' has other gold now"),
+        (lines[::-1], "number 1 was example '"),
+    ):
         data.write_text("\n".join(changed) + "\n")
         done = train("--resume", "a")
         assert done.code == 2
-        assert "the data has changed since run 'a' began" in done.err
+        assert "the data has changed since run 'a' began, in split 'train' of" in done.err
+        assert said in done.err
+        assert "Bring the data back, or begin a new run" in done.err
     moved = Path("moved.jsonl")
     moved.write_text("\n".join(lines) + "\n")
     assert train("--resume", "a", "--data", str(moved)).code == 0
+
+
+def test_inputs_that_change_are_noticed_when_a_run_gets_more_examples(train: Run) -> None:
+    data = Path("data.jsonl")
+    lines = [json.dumps({"id": str(n), "question": f"q{n}", "gold": n}) for n in range(4)]
+    data.write_text("\n".join(lines))
+    assert train("--data", "data.jsonl", "--limit", "2", "--name", "a").code == 0
+    trained = json.loads(Path("runs/a/examples.jsonl").read_text().splitlines()[1])[0]
+    data.write_text("\n".join(line.replace(f"q{trained}", "other") for line in lines))
+    done = train("--resume", "a", "--limit", "4")
+    assert done.code == 2
+    assert f"example '{trained}' has other inputs now" in done.err
+    data.write_text("\n".join([*lines, lines[0].replace('"0"', '"4"')]))
+    done = train("--resume", "a", "--limit", "4")
+    assert done.code == 2
+    assert "(of 5 examples now, and 4 then). Bring the data back" in done.err
+    data.write_text("\n".join(lines))
+    assert train("--resume", "a", "--limit", "3").code == 0
+    assert len(Path("runs/a/examples.jsonl").read_text().splitlines()) == 3
+    Path("runs/a/examples.jsonl").unlink()
+    data.write_text("\n".join(lines).replace("q", "r"))
+    done = train("--resume", "a", "--limit", "4")
+    assert "gives 3 examples to train on, which are not the run's 3" in done.err
+
+
+def test_a_run_of_an_earlier_flowtune_goes_on_with_what_it_can_tell(train: Run) -> None:
+    data = Path("data.jsonl")
+    lines = [json.dumps({"id": str(n), "question": f"q{n}", "gold": n}) for n in range(3)]
+    data.write_text("\n".join(lines))
+    train("--data", "data.jsonl", "--limit", "2", "--name", "a")
+    file, stored = Path("runs/a/settings.json"), settings_of("a")
+    stored["data"] = {
+        **{name: stored["data"][name] for name in ("path", "split", "examples")},
+        "sha256": "942052bfac47c86af5e43c1acf3d522567fa9ce69860040da19c900690baa22f",
+    }
+    file.write_text(json.dumps(stored))
+    Path("runs/a/examples.jsonl").unlink()
+    data.write_text("\n".join(lines).replace("q", "r"))
+    done = train("--resume", "a", "--limit", "3")
+    assert done.code == 2
+    assert "gives 2 examples to train on, which are not the run's 2" in done.err
+    data.write_text("\n".join(lines))
+    done = train("--resume", "a", "--limit", "3")
+    assert done.code == 0
+    assert "an earlier flowtune, which kept no digest of its examples' inputs" in done.err
+    assert len(settings_of("a")["data"]["examples_sha256"]) == 64
 
 
 def test_from_begins_with_what_was_learned(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,15 +30,24 @@ def test_a_file_is_a_layer(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none.toml: No such file"):
+    with pytest.raises(UsageError, match=r"none.toml: cannot be read: No such file"):
         from_file(tmp_path / "none.toml")
     file = tmp_path / "bad.toml"
     file.write_text("a = \n")
     with pytest.raises(UsageError, match=r"bad.toml is not a TOML file: .*line 1"):
         from_file(file)
     file.write_bytes(b"a = '\xff'\n")
-    with pytest.raises(UsageError, match=r"bad.toml is not a TOML file"):
+    with pytest.raises(UsageError, match=r"the settings file .*bad.toml:1: not UTF-8: byte 0xff"):
         from_file(file)
+    file.write_text("a = 1\n", encoding="utf-16")
+    with pytest.raises(UsageError, match=r"the settings file .*bad.toml: the file is UTF-16"):
+        from_file(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text("a = 1\n", encoding="utf-8-sig")
+    assert from_file(file) == {("a",): Setting(1, Origin("file", str(file)))}
 
 
 def test_which_variables_are_settings() -> None:

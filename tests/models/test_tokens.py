@@ -198,3 +198,27 @@ def test_a_frozen_prefix_has_tokens_of_its_own(tokenizer: Any) -> None:
     assert (short.ids, short.frozen_length) == (tokens.completion("docs |"), 5)
     without = Template("{q}", chat=False).render({"q": "why"}, node="n")
     assert Tokens(tokenizer, 500).encode(without).frozen_length == 0
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_lone_surrogate_is_read_as_its_escape(tokenizer: Any, chat: bool) -> None:
+    tokens = Tokens(tokenizer, 1000)
+    template = Template("a \ud800 b", chat=chat)
+    read = Template("a \\ud800 b", chat=chat)
+    assert tokens.encode(template.render({}, node="n")) == tokens.encode(read.render({}, node="n"))
+    assert tokens.completion("\ud83d\ude00") == tokens.completion("\\ud83d\\ude00")
+    assert tokens.completion("\U0001f600") != tokens.completion("\\ud83d\\ude00")
+
+
+def test_lone_surrogates_on_both_sides_of_a_frozen_prefix(tokenizer: Any) -> None:
+    tokens = Tokens(tokenizer, 1000)
+    inputs = {"x": "\ud83d", "y": "\ude00"}
+    prompt = Template("{y}", frozen_prefix="{x}", chat=False).render(inputs, node="n")
+    encoded = tokens.encode(prompt)
+    assert encoded.text == "\\ud83d\\ude00"
+    assert encoded.ids[: encoded.frozen_length] == tokens.completion("\\ud83d")
+
+
+def test_a_prompt_with_lone_surrogates_is_cut_like_any_other(tokenizer: Any) -> None:
+    prompt = prompt_of(("\ud800 " * 200, True), ("End.", False))
+    assert Tokens(tokenizer, 60).encode(prompt).dropped > 0

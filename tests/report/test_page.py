@@ -120,7 +120,7 @@ def test_whatever_data_says_stays_text(tmp_path: Path) -> None:
     settings = {
         "settings": {HOSTILE: {HOSTILE: HOSTILE}},
         "origins": {f"{HOSTILE}.{HOSTILE}": {"layer": HOSTILE, "text": HOSTILE, "run": HOSTILE}},
-        "data": {"path": HOSTILE, "split": HOSTILE, "examples": HOSTILE, "sha256": HOSTILE},
+        "data": {"path": HOSTILE, "split": HOSTILE, "examples": 7, "examples_sha256": HOSTILE},
         "from": HOSTILE,
     }
     info: dict[str, Any] = {"versions": {HOSTILE: HOSTILE}, "resume": HOSTILE, "name": HOSTILE}
@@ -142,6 +142,14 @@ def test_whatever_data_says_stays_text(tmp_path: Path) -> None:
     assert "alert" not in "".join(re.findall(r"<svg.*?</svg>", made, flags=re.DOTALL))
     assert "{{ 7*7 }}" in parsed.text
     assert parsed.text.count("<script>alert(1)</script>") > 20
+
+
+@pytest.mark.parametrize("name", ["examples_sha256", "sha256"])
+def test_the_digest_of_the_data(tmp_path: Path, name: str) -> None:
+    """``sha256`` in a run of an earlier flowtune."""
+    figures = summarize_run(sums_run(tmp_path))
+    figures = replace(figures, settings={"settings": {}, "data": {name: "0123abcd"}})
+    assert "SHA-256 0123abcd" in " ".join(Parsed(page(figures)).text.split())
 
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:

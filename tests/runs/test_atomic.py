@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.runs.atomic import new_directory, new_file
 
 
@@ -107,7 +107,7 @@ def test_a_file_is_no_directory_and_a_directory_no_file(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with (
-        pytest.raises(FlowtuneError, match="cannot write"),
+        pytest.raises(UsageError, match="no/out is in a directory that does not exist"),
         new_file(tmp_path / "no" / "out", overwrite=False),
     ):
         pass

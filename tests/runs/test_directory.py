@@ -33,6 +33,7 @@ def test_a_new_run_says_what_it_is(tmp_path):
     assert {file.name for file in run.path.iterdir()} == {
         "run.json",
         "settings.json",
+        "examples.jsonl",
         "checkpoints",
         "lock",
     }

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from flowtune_cli.flow.surrogates import escaped
 from flowtune_cli.runs.batch import BatchRecord
 from flowtune_cli.runs.preference_reader import sample_preferences, stream_preferences
 from flowtune_cli.runs.reader import RunReader, has_data
-from flowtune_cli.runs.serialization import storable
 from flowtune_cli.runs.store import Store
 from report.stored_runs import make_run, preference_batch, sums_run
 from support.random_batches import batches, played, question_of
@@ -28,10 +28,10 @@ def as_stored(records: list[BatchRecord], node: str | None = None) -> list[tuple
             record.position + number,
             preference.step,
             preference.alternative,
-            storable(preference.chosen.text),
-            storable(preference.rejected.text),
+            escaped(preference.chosen.text),
+            escaped(preference.rejected.text),
             preference.margin,
-            storable(trace.episode.steps[preference.step].response.prompt),
+            escaped(trace.episode.steps[preference.step].response.prompt),
             trace.example.id,
         )
         for record in records

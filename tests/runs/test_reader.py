@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -19,6 +18,7 @@ from flowtune_cli.flow.deviation import Outcome, Trace
 from flowtune_cli.flow.episode import Episode, Step
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
+from flowtune_cli.runs import read_only
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.records import (
     AlternativeRecord,
@@ -326,7 +326,14 @@ def test_a_finished_store_is_read_where_nothing_can_be_written(tmp_path, records
     archive = tmp_path / "50% of #1?"
     archive.mkdir()
     shutil.copy(tmp_path / "store.sqlite", archive)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    really = read_only._open
+
+    def on_a_read_only_mount(path, options, **more):
+        if options == "mode=ro":
+            raise sqlite3.OperationalError("unable to open database file")
+        return really(path, options, **more)
+
+    monkeypatch.setattr(read_only, "_open", on_a_read_only_mount)
     with RunReader(archive / "store.sqlite") as reader:
         assert reader.counts().episodes == 36
         assert [file.name for file in archive.iterdir()] == ["store.sqlite"]

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from flowtune_cli import DataError, Example, Generate, Judge, Task, Template, hookimpl
+from flowtune_cli import (
+    DataError, Example, Generate, Judge, Task, Template, hookimpl, read_text_lines,
+)
 
 
 class LettersSettings(BaseModel):
@@ -42,13 +44,13 @@ class Letters(Task):
             for number in range(size):
                 yield Example(f"{split}-{number}", {"question": f"{split} {number}"}, number)
             return
-        with source.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{source}:{number}: {error}") from None
-                yield Example(record["id"], {"question": record["question"]}, record.get("gold"))
+        for number, line in read_text_lines(source):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{source}:{number}: {error}") from None
+            gold = record.pop("gold", None)
+            yield Example(record.pop("id"), record, gold)
 
     async def run(self, episode, example):
         if example.id == self.settings.fail_at:

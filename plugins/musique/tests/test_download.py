@@ -95,6 +95,13 @@ def test_a_folder_without_the_official_file_is_an_error_that_says_what_was_looke
     assert "its .jsonl files: musique_ans_v1.0_train.jsonl." in str(caught.value)
 
 
+def test_the_official_file_may_be_compressed(tmp_path):
+    (tmp_path / f"{NAME}.gz").touch()
+    assert locate(tmp_path, NAME, **HUB) == tmp_path / f"{NAME}.gz"
+    (tmp_path / NAME).touch()
+    assert locate(tmp_path, NAME, **HUB) == tmp_path / NAME
+
+
 def test_a_place_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
         locate(tmp_path / "nowhere", NAME, **HUB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 
@@ -114,8 +115,16 @@ def test_malformed_json_is_named_with_its_line(line, write, record):
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
     file = tmp_path / "latin.jsonl"
     file.write_bytes(b'{"id": "caf\xe9"}\n')
-    with pytest.raises(DataError, match=r"latin\.jsonl:1: not a line of JSON"):
+    with pytest.raises(DataError, match=r"latin\.jsonl:1: not UTF-8: byte 0xe9"):
         read(file)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_may_be_compressed_and_have_a_byte_order_mark(mark, write, record):
+    file = write([record("2hop__1"), record("2hop__2")])
+    expected = read(file)
+    file.write_bytes(gzip.compress(mark + file.read_bytes()))
+    assert read(file) == expected
 
 
 def test_a_line_that_is_not_an_object_is_named(write):

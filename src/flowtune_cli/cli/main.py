@@ -5,6 +5,8 @@ Nothing heavy is imported before a command runs, so that ``flowtune --help`` is 
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +54,9 @@ COMMANDS = (
 )
 GROUPS = (models,)
 """Commands that have commands of their own."""
+
+_WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
+"""What any look at a path that a user gave may raise, and that is no bug."""
 
 
 class Commands(TyperGroup):
@@ -115,6 +120,9 @@ def flowtune(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What it cannot show, such as a lone surrogate, is printed as an escape, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = get_command(app)
     try:
         try:
@@ -136,4 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads the output wants no more. Nothing may be written at exit, either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _WRONG_PATH or not isinstance(error.filename, str):
+            raise
+        typer.echo(
+            f"flowtune: error: {error.filename}: {error.strerror}. Name another file or directory.",
+            err=True,
+        )
+        return 2
     return result if isinstance(result, int) else 0

@@ -53,7 +53,12 @@ PredictedOption = Annotated[
     ),
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", metavar="FILE", help="Where the predictions are written.")
+    Path,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="Where the predictions are written; a device or pipe, such as /dev/stdout, too.",
+    ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")]
 RunOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,9 @@ def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON cannot express, such as a path or NaN, as its ``str``."""
     from ..runs.serialization import json_values
 
-    typer.echo(json.dumps(json_values(value), indent=2, ensure_ascii=False, allow_nan=False))
+    # In UTF-8 only a lone surrogate is printed as an escape, which is JSON's own.
+    ascii_only = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
+    typer.echo(json.dumps(json_values(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -46,13 +46,13 @@ def postprocess(
     """
     from ..flow.postprocessing import post_process
     from ..registry import load_registry
+    from ..runs.output_path import check_output
     from ..runs.prediction_writer import write_lines
     from .evaluate import read_lines
     from .examples import first_examples, read_examples
     from .postprocessors import selected_postprocessors
-    from .predict import check_out
 
-    check_out(out, overwrite)
+    check_output(out, overwrite=overwrite)
     registry = load_registry()
     resolved = options.settings(
         registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..flow.errors import FlowtuneError, UsageError
+from ..flow.errors import FlowtuneError
 from . import options
 from .options import (
     ConfigOption,
@@ -70,11 +70,13 @@ def predict(
     """
     from ..flow.task import Task
     from ..registry import load_registry
+    from ..runs.output_path import is_stream
+    from ..runs.prediction_writer import check_predictions_path
     from .examples import first_examples, read_examples
     from .player import load_player
     from .postprocessors import explorations, selected_postprocessors
 
-    check_out(out, overwrite)
+    check_predictions_path(out, overwrite=overwrite)
     player = load_player(load_registry(), task, run, config, set_, preset)
     processors = selected_postprocessors(context, player.registry, player.task)
     strategies = explorations(processors, player.task, player.registry)
@@ -95,18 +97,11 @@ def predict(
     except KeyboardInterrupt:
         return 130
     note(f"wrote {len(examples)} predictions to {out}")
+    if is_stream(out):
+        return 0
     command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
     typer.echo(f"Next, try:\n  {command}", err=True)
     return 0
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Check that the file can be written, before the model is loaded."""
-    if out.is_dir() or not out.parent.is_dir():
-        what = "is a directory" if out.is_dir() else "is in a directory that does not exist"
-        raise UsageError(f"--out {out} {what}")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; --overwrite replaces it")
 
 
 def write_predictions(
@@ -130,20 +125,18 @@ def write_predictions(
         FlowtuneError: the flow failed for an example, or the file cannot be written.
         KeyboardInterrupt: the user interrupted; a note says how to resume.
     """
+    from ..runs.example_digests import example_digests
     from ..runs.prediction_writer import PredictionWriter
 
     # The rollouts depend on these nodes, and on no other option of the post-processors.
     made_by = ", with alternatives of ".join([made_by, *explorations])
-    with PredictionWriter(out, [example.id for example in examples], made_by) as file:
+    with PredictionWriter(out, example_digests(examples, note), made_by) as file:
         if file.done:
             note(f"resuming from {file.partial}, which has {file.done} of {len(examples)} lines")
         try:
             _predict(session, examples, explorations, file)
         except KeyboardInterrupt:
-            note(
-                f"interrupted. {file.partial} has {file.done} of {len(examples)} lines; run the"
-                " same command again to resume."
-            )
+            note(f"interrupted. {file.how_to_go_on}")
             raise
         file.finish(lambda records: _lines(records, session.task, examples, processors, scores))
 
@@ -182,9 +175,8 @@ def _predict(
         first = failed[min(failed)]
         assert first.failure is not None
         raise FlowtuneError(
-            f"the flow failed for {len(failed)} of {done} examples. {file.partial} has the lines"
-            f" before example '{first.example.id}', the first one that failed:\n"
-            f"{first.failure.traceback}Fix this, then run the same command again to resume."
+            f"the flow failed for {len(failed)} of {done} examples. The first one that failed is"
+            f" example '{first.example.id}':\n{first.failure.traceback}{file.how_to_go_on}"
         )
 
 

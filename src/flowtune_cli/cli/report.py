@@ -33,12 +33,15 @@ def report(
     """Summarize runs on a page: learning curves, nodes, preferences, settings; or compare them."""
     from ..registry import load_registry
     from ..report.summary import as_json, summarize_run
+    from ..runs.output_path import check_output
     from .run_overrides import find_run
 
     if out is None and not json:
         raise UsageError("choose --out report.html for a page, or --json for the numbers")
     if out is not None and find_spec("matplotlib") is None:
         raise missing_package("an HTML report", "matplotlib", "report")
+    if out is not None:
+        check_output(out, overwrite=overwrite)
     registry = load_registry()
     directories = [find_run(registry, run, config, set_) for run in runs]
     summaries = [summarize_run(run, None if json else _POINTS) for run in directories]

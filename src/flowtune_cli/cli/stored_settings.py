@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flow.errors import UsageError
 from ..runs.directory import RunDirectory
+from ..runs.example_digests import (
+    ExampleDigest,
+    difference,
+    digest_of_all,
+    example_digests,
+    read_digests,
+)
+from .output import note
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -23,7 +35,7 @@ def to_store(
     Args:
         config: the settings file.
         checkpoint: what the run goes on from.
-        data: as ``describe`` gives it.
+        data: what ``describe`` stores.
     """
     return {
         **resolved.stored,
@@ -33,21 +45,102 @@ def to_store(
     }
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run stores of its examples: enough to tell whether and where they have changed.
+
+    Args:
+        stored: the ``data`` of settings.json.
+        digests: those of the examples of the first pass, in the order of training.
+    """
+
+    stored: Mapping[str, Any]
+    digests: Sequence[ExampleDigest]
+
+
 def describe(
-    task: Task, data: Path | None, split: str, examples: Sequence[Example], resolved: Resolved
-) -> dict[str, Any]:
-    """What a run stores of its examples: enough to tell whether they have changed."""
+    data: Path | None, split: str, examples: Sequence[Example], resolved: Resolved
+) -> TrainingData:
+    """What a run with these settings stores of ``examples``, those of its data and split."""
     from ..training.loop import training_order
-    from .examples import fingerprint
 
     training = resolved.settings.training
-    order = training_order(examples, training.seed, training.limit, training.passes)
-    return {
+    # The seed gives the order of further passes.
+    order = training_order(examples, training.seed, training.limit, 1)
+    digests = example_digests(order, note)
+    described = {
         "path": None if data is None else str(data.absolute()),
         "split": split,
-        "examples": len(order),
-        "sha256": fingerprint(task, order),
+        "examples": len(order) * training.passes,
+        "available": len(examples),
+        "examples_sha256": digest_of_all(digests),
     }
+    return TrainingData(described, digests)
+
+
+def check_unchanged(
+    run: RunDirectory, task: Task, examples: Sequence[Example], now: TrainingData, old: Resolved
+) -> None:
+    """Check that examples are those that a run began with, in their order.
+
+    Args:
+        now: what ``describe`` says of ``examples``, with the run's settings ``old``.
+
+    Raises:
+        UsageError: they are not; names the first one that differs, and says what to do.
+    """
+    stored = stored_settings(run)["data"]
+    if "examples_sha256" in stored:
+        same = stored["examples_sha256"] == now.stored["examples_sha256"]
+    else:
+        same = stored.get("sha256") == _former_digest(task, examples, old)
+        if same:
+            note(
+                f"run '{run.path.name}' was begun by an earlier flowtune, which kept no digest of"
+                " its examples' inputs: their ids, questions and gold are as they were, and it is"
+                " on you that the rest is. From now on, changed inputs are noticed."
+            )
+    if same:
+        return
+    path, split = now.stored["path"], now.stored["split"]
+    raise UsageError(
+        f"the data has changed since run '{run.path.name}' began, in split '{split}' of"
+        f" {path or 'the default data'}: {_difference(run, examples, now)}. Bring the data back,"
+        " or begin a new run with what this one has learned, by"
+        f" --from {shlex.quote(run.path.name)}."
+    )
+
+
+def _difference(run: RunDirectory, examples: Sequence[Example], now: TrainingData) -> str:
+    """Where the examples differ from those that the run began with, in words."""
+    stored = stored_settings(run)["data"]
+    ids = {example.id for example in examples}
+    try:
+        then = read_digests(run.examples_path)
+    except UsageError:  # missing or damaged; what it says is for this message alone
+        then = []
+    if digest_of_all(then) == stored.get("examples_sha256"):
+        found = difference(then, now.digests, ids)
+        counts = now.stored["available"], stored["available"]
+        more = "" if counts[0] == counts[1] else " (of {} examples now, and {} then)"
+        return f"{found}{more.format(*counts)}"
+    return (
+        f"it gives {now.stored['examples']} examples to train on, which are not the run's"
+        f" {stored['examples']}, or not in their order"
+    )
+
+
+def _former_digest(task: Task, examples: Sequence[Example], old: Resolved) -> str:
+    """What settings.json has as ``sha256`` where an earlier flowtune wrote it."""
+    from ..runs.serialization import to_json
+    from ..training.loop import training_order
+
+    training = old.settings.training
+    digest = hashlib.sha256()
+    for example in training_order(examples, training.seed, training.limit, training.passes):
+        line = [example.id, task.question_text(example), to_json(example.gold)]
+        digest.update(json.dumps(line).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def stored_settings(run: RunDirectory) -> dict[str, Any]:

@@ -109,11 +109,10 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
         checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
     parent = Path(resolved.settings.run.directory)
-    if name is not None:
-        RunDirectory.check_name(parent, name)
+    RunDirectory.check_name(parent, name)
     split = chosen_split(task, arguments.split)
     examples = read_training_examples(task, arguments.data, split)
-    described = describe(task, arguments.data, split, examples, resolved)
+    described = describe(arguments.data, split, examples, resolved)
 
     def create(resolved: Resolved) -> RunDirectory:
         """Only when everything else is there, so that no run is left which never began."""
@@ -122,7 +121,8 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
             name,
             task=task.name,
             model=resolved.settings.model.name,
-            settings=to_store(resolved, arguments.config, checkpoint, described),
+            settings=to_store(resolved, arguments.config, checkpoint, described.stored),
+            examples=described.digests,
         )
 
     training = TrainingRun(arguments.registry, resolved, task, examples, checkpoint, arguments.json)
@@ -130,9 +130,10 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
 
 
 def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
+    from ..runs.example_digests import write_digests
     from .examples import read_training_examples
     from .run_overrides import RunOverrides, find_run
-    from .stored_settings import describe, to_store
+    from .stored_settings import check_unchanged, describe, to_store
     from .training_run import TrainingRun, report_finished
 
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
@@ -148,20 +149,16 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         data = arguments.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
         split = arguments.split or stored["data"]["split"]
         examples = read_training_examples(task, data, split)
-        then = describe(task, data, split, examples, settings.old)
-        if then["sha256"] != stored["data"]["sha256"]:
-            raise UsageError(
-                f"the data has changed since run '{run.path.name}' began: split '{split}' of"
-                f" {data or 'the default data'} gives {then['examples']} examples to train on,"
-                f" which are not the run's {stored['data']['examples']}, or not in their order."
-                " Bring the data back, or begin a new run with what this one has learned, by"
-                f" --from {run.path.name}."
-            )
-        described = describe(task, data, split, examples, resolved) if grows else then
+        described = describe(data, split, examples, settings.old)
+        check_unchanged(run, task, examples, described, settings.old)
+        if grows:
+            described = describe(data, split, examples, resolved)
         checkpoint = stored["from"] and Path(stored["from"])
         config = arguments.config or (stored["config"] and Path(stored["config"]))
-        now = to_store(resolved, config, checkpoint, described)
+        now = to_store(resolved, config, checkpoint, described.stored)
         if now != stored:
+            # First: settings.json says which digests are the run's.
+            write_digests(run.examples_path, described.digests)
             run.change_settings(now)
         training = TrainingRun(
             arguments.registry, resolved, task, examples, checkpoint, arguments.json

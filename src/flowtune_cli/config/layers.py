@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..flow.errors import UsageError
+from ..flow.errors import DataError, UsageError
+from ..flow.text_files import read_text
 from .settings import Settings
 
 if sys.version_info >= (3, 11):
@@ -104,10 +105,10 @@ def from_file(file: Path) -> Layer:
         UsageError: it cannot be read, or it is not TOML.
     """
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the settings file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomllib.loads(read_text(file))
+    except DataError as error:
+        raise UsageError(f"the settings file {error}") from None
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file} is not a TOML file: {error}") from None
     return from_stored(document, Origin("file", str(file)))
 

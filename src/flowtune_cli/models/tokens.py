@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
 from ..flow.prompt import Message, Prompt, Segment
+from ..flow.surrogates import escaped
 from .chat_template import ChatTemplate, TextOptions
 from .control_tokens import ControlTokens
 from .seam import Seam
@@ -108,6 +109,7 @@ class Tokens:
         Args:
             end: add the token that ends an output.
         """
+        text = escaped(text)
         ids = self._following(after, self._cut(text, [Segment(text)]))
         return (*ids, self._end(after)) if end else ids
 
@@ -123,7 +125,7 @@ class Tokens:
         """
         if not rivals:
             return [self.completion(text, after=after) for text in texts]
-        found = [self._following(after, _Rendered(text)) for text in texts]
+        found = [self._following(after, _Rendered(escaped(text))) for text in texts]
         ordered = sorted(found)
         if any(b[: len(a)] == a for a, b in pairwise(ordered)):
             return [(*ids, self._end(after)) for ids in found]
@@ -179,6 +181,7 @@ class Tokens:
         return mark.join(_pieces(self._cut(text, segments)))
 
     def _encode(self, prompt: Prompt) -> Encoded:
+        prompt = _without_surrogates(prompt)
         text, cuts = self._render(prompt)
         # A chat template writes the model's special tokens itself; a plain text has none yet.
         ids = () if prompt.chat and self.template.source else self._begin
@@ -199,7 +202,7 @@ class Tokens:
             return self._pieces_ids(text)
         if prompt is None:
             return self._continued(_pieces(text))
-        return self._behind(self._render(prompt), text)
+        return self._behind(self._render(_without_surrogates(prompt)), text)
 
     def _behind(self, before: _Rendered, text: _Rendered) -> tuple[int, ...]:
         """Token ids of a text that follows another one, as they are where both are one text."""
@@ -272,6 +275,17 @@ class Tokens:
             encoded = self._encode(cut)
             excess = len(encoded.ids) - room
         return replace(encoded, dropped=whole - len(encoded.ids))
+
+
+def _without_surrogates(prompt: Prompt) -> Prompt:
+    """The prompt as a model can read it."""
+    if escaped(prompt.text) == prompt.text:
+        return prompt
+    messages = tuple(
+        replace(m, segments=tuple(replace(s, text=escaped(s.text)) for s in m.segments))
+        for m in prompt.messages
+    )
+    return replace(prompt, messages=messages, prefill=escaped(prompt.prefill))
 
 
 def _pieces(text: _Rendered) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 from ..flow.deviation import Deviation, Trace
 from ..flow.episode import Step
 from ..flow.example import Example
-from .serialization import storable, to_json, without_addresses
+from ..flow.surrogates import escaped
+from .serialization import to_json, without_addresses
 
 Row = tuple[str, dict[str, Any]]
 """A table's name, and the row's values by column."""
@@ -112,8 +113,8 @@ def batch_rows(
         yield (
             "examples",
             {
-                "id": storable(trace.example.id),
-                "question": storable(" ".join(question_of(trace.example).split())),
+                "id": trace.example.id,
+                "question": " ".join(question_of(trace.example).split()),
                 "gold": to_json(trace.example.gold),
                 "batch": record.batch,
             },
@@ -135,7 +136,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
         {
             "number": number,
             "batch": batch,
-            "example_id": storable(trace.example.id),
+            "example_id": trace.example.id,
             "result": to_json(episode.result),
             "error": without_addresses(failure.error) if failure else None,
             "traceback": without_addresses(failure.traceback) if failure else None,
@@ -173,7 +174,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
                     "step": step.index,
                     "number": count,
                     "node": step.node,
-                    "text": storable(output.text),
+                    "text": output.text,
                     "logprob": output.logprob,
                     "tokens": output.tokens,
                     "truncated": int(output.truncated),
@@ -189,15 +190,15 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
                 "step": preference.step,
                 "alternative": preference.alternative,
                 "node": preference.node,
-                "chosen": storable(preference.chosen.text),
-                "rejected": storable(preference.rejected.text),
+                "chosen": preference.chosen.text,
+                "rejected": preference.rejected.text,
                 "margin": preference.margin,
             },
         )
 
 
 def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
-    prompt = storable(step.response.prompt)
+    prompt = escaped(step.response.prompt)
     digest = hashlib.sha256(prompt.encode()).digest()
     yield "texts", {"sha256": digest, "text": prompt, "batch": batch}
     yield (
@@ -208,7 +209,7 @@ def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
             "step": step.index,
             "node": step.node,
             "prompt": digest,
-            "output": storable(step.output.text),
+            "output": step.output.text,
             "adapter_version": step.response.adapter_version,
             "prompt_tokens": step.response.prompt_tokens,
             "tokens": step.output.tokens,

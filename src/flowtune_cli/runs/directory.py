@@ -7,7 +7,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from .atomic import read_json, write_json
+from .example_digests import ExampleDigest, write_digests
 from .lock import exclusive_lock, is_locked
 from .versions import package_versions
 
@@ -50,14 +51,16 @@ class RunInfo:
 
 
 class RunDirectory:
-    """One run's directory: ``run.json``, ``settings.json``, ``store.sqlite``, ``checkpoints/``.
+    """One run's directory.
 
-    Make one with ``create`` or ``open``.
+    It has ``run.json``, ``settings.json``, ``examples.jsonl`` (the digests of its examples),
+    ``store.sqlite`` and ``checkpoints/``. Make one with ``create`` or ``open``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store_path = path / "store.sqlite"
+        self.examples_path = path / "examples.jsonl"
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -69,6 +72,7 @@ class RunDirectory:
         task: str,
         model: str,
         settings: Mapping[str, Any],
+        examples: Sequence[ExampleDigest] = (),
     ) -> RunDirectory:
         """Create a new run, atomically, and never over another one.
 
@@ -76,18 +80,19 @@ class RunDirectory:
             parent: the directory of all runs; created if it does not exist.
             name: the run's name; None counts up: TASK-001, TASK-002 ...
             settings: the content of settings.json, as JSON values.
+            examples: the digests of those that are trained on.
 
         Raises:
             UsageError: a run of that name exists, or the name is not allowed.
             FlowtuneError: the directory cannot be written.
         """
-        if name is not None:
-            cls.check_name(parent, name)
+        cls.check_name(parent, name)
         building = parent / f".new-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             (building / "checkpoints").mkdir(parents=True)
             (building / "lock").touch()
             write_json(building / "settings.json", settings)
+            write_digests(building / "examples.jsonl", examples)
             while True:
                 path = parent / (name or _next_name(parent, task))
                 info = {
@@ -113,18 +118,25 @@ class RunDirectory:
             shutil.rmtree(building, ignore_errors=True)
 
     @classmethod
-    def check_name(cls, parent: Path, name: str) -> None:
-        """Check that a new run can have this name, as ``create`` does.
+    def check_name(cls, parent: Path, name: str | None) -> None:
+        """Check that a new run can have this name, as ``create`` does; None checks the parent.
 
         Raises:
             UsageError: a run of that name exists, or the name is not allowed.
         """
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
             raise UsageError(
                 f"'{name}' cannot be the name of a run: use letters, digits, '_', '-' and '.', and"
                 " start with a letter or digit."
             )
-        if (parent / name).exists():
+        try:
+            taken = (parent / (name or "")).exists()
+        except OSError as error:
+            raise UsageError(
+                f"no run can be made as {parent / (name or '')}: {error.strerror}. Choose another"
+                " name or run.directory."
+            ) from None
+        if taken and name is not None:
             raise _name_taken(parent, name)
 
     @classmethod
@@ -136,10 +148,10 @@ class RunDirectory:
         """
         candidates = [parent / path_or_name, Path(path_or_name)]
         for path in candidates:
-            if (path / "run.json").is_file():
+            if os.path.isfile(path / "run.json"):
                 return cls(path)
         for path in candidates:
-            if path.exists() and path.name:
+            if os.path.exists(path) and path.name:  # False, too, for a name that is too long
                 raise UsageError(f"{path} is not a run: it has no run.json")
         names = [run.name for run in list_runs(parent)]
         raise UsageError(f"{unknown_name('run', str(path_or_name), names)} Runs are in {parent}.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..flow.surrogates import escaped
 from .records import Filter, Order
-from .serialization import storable
 
 _COLUMNS = {"number": "number", "gain": "best_gain", "preferences": "preferences", "steps": "steps"}
 
@@ -37,7 +37,7 @@ def filter_sql(where: Filter) -> tuple[str, dict[str, Any]]:
         conditions.append(f"error IS {'NOT ' if where.failed else ''}NULL")
     if where.example_id is not None:
         conditions.append("example_id = :example_id")
-        values["example_id"] = storable(where.example_id)
+        values["example_id"] = escaped(where.example_id)
     return " AND ".join(conditions), values
 
 
@@ -50,4 +50,4 @@ def order_sql(order: Order) -> tuple[str, str, dict[str, Any]]:
         return "", f"{column} IS NULL, {column} {direction}{tie_break}", {}
     means = "SELECT episode, avg(value) AS mean FROM rewards WHERE name = :reward GROUP BY episode"
     join = f"LEFT JOIN ({means}) AS means ON means.episode = number"
-    return join, f"mean IS NULL, mean {direction}, number", {"reward": storable(order.reward)}
+    return join, f"mean IS NULL, mean {direction}, number", {"reward": escaped(order.reward)}

@@ -12,6 +12,7 @@ from ..flow.errors import DataError
 from ..flow.example import Example
 from ..flow.postprocessing import EXAMPLE_ID
 from ..flow.task import Task
+from ..flow.text_files import read_text_lines
 
 Line = dict[str, Any]
 
@@ -22,13 +23,9 @@ def read_predictions(path: Path) -> Iterator[Line]:
     Raises:
         DataError: the file cannot be read, or a line is not a JSON object; names the line.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _parse(line, f"{path}:{number}")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    for number, line in read_text_lines(path):
+        if line.strip():
+            yield _parse(line, f"{path}:{number}")
 
 
 def match_lines(
@@ -113,10 +110,10 @@ def _name(line: Line) -> str:
     return name
 
 
-def _parse(line: bytes, where: str) -> Line:
+def _parse(line: str, where: str) -> Line:
     try:
         prediction = json.loads(line)
-    except ValueError as error:  # also invalid UTF-8
+    except ValueError as error:
         raise DataError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(prediction, dict):
         raise DataError(f"{where}: a prediction must be a JSON object, such as {{...}}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from .batch import MetricRecord, UpdateRecord
 from .episode_filter import filter_sql, order_sql
 from .episode_reader import from_row, read_episode, reward_means
 from .node_summary import LAST_BATCH, summarize_nodes
+from .read_only import connect_read_only
 from .records import (
     Counts,
     EpisodeRecord,
@@ -54,15 +54,8 @@ class RunReader:
         self.path = path
         if not path.is_file():
             raise UsageError(f"there is no store {path}: its run has not written anything yet")
-        mode = "mode=ro"
-        log = path.with_name(f"{path.name}-wal")
-        if not os.access(path.parent, os.W_OK) and not log.exists():
-            # In write-ahead mode SQLite needs files beside the store, unless nobody can write.
-            mode = "immutable=1"
         with translate_errors(path, "read"):
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=10, isolation_level=None
-            )
+            self._connection = connect_read_only(path)
             self._connection.row_factory = sqlite3.Row
             try:
                 schema.check(self._connection, path)
@@ -252,7 +245,7 @@ def has_data(path: Path) -> bool:
     if not path.is_file():
         return False
     with translate_errors(path, "read"):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+        connection = connect_read_only(path)
         try:
             return not schema.is_empty(connection)
         finally:

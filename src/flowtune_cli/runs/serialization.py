@@ -9,12 +9,9 @@ import re
 from collections.abc import Mapping, Set
 from typing import Any
 
+from ..flow.surrogates import escaped
+
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
-
-
-def storable(text: str) -> str:
-    """The text with lone surrogates, which have no UTF-8 encoding, as escapes like ``\\ud800``."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def visible(text: str) -> str:
@@ -24,14 +21,14 @@ def visible(text: str) -> str:
 
 def without_addresses(text: str) -> str:
     """An error message or traceback without memory addresses, which differ between runs."""
-    return storable(_ADDRESS.sub("0x…", text))
+    return escaped(_ADDRESS.sub("0x…", text))
 
 
 def to_json(value: Any) -> str | None:
     """A value as JSON text; None stays None. What JSON cannot express is stored as its ``str``."""
     if value is None:
         return None
-    return storable(json.dumps(json_values(value), ensure_ascii=False))
+    return escaped(json.dumps(json_values(value), ensure_ascii=False))
 
 
 def from_json(text: str | None) -> Any:

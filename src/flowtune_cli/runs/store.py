@@ -15,6 +15,7 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
+from ..flow.surrogates import escaped
 from . import running_totals, schema
 from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, batch_rows
 from .sqlite_errors import translate_errors
@@ -137,6 +138,7 @@ class Store:
                     f"{self.path} cannot store NaN as '{column}' of {table}: {row}. Report an"
                     " undefined reward as None; for a NaN loss, lower the learning rate."
                 )
+        row = {name: escaped(v) if isinstance(v, str) else v for name, v in row.items()}
         columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
         on_conflict = "ON CONFLICT DO NOTHING" if table in ("texts", "examples") else ""
         self._connection.execute(

@@ -20,6 +20,7 @@ from ..flow.task import Task
 from ..registry import Registry, load_registry
 from ..registry.checks import Refused
 from ..registry.checks import task as check_class
+from ..runs.example_digests import difference, example_digests
 from .engine import ScriptedEngine
 from .episodes import play, training_data
 
@@ -36,10 +37,10 @@ def check_task(
 
     Checks the class as ``register_tasks`` would; that its ``defaults`` and each preset are settings
     that exist, with values of their types; that every node that learns has something to
-    learn from, and that what it names exists; that the examples of each split have unique ids, the
-    same ones every time, and those of the first split gold; that the flow plays, gives each prompt
-    its fields, calls every node, and reports the rewards and targets that nodes and ``gate`` name;
-    that results and predictions are JSON, and a prediction has the example's key.
+    learn from, and that what it names exists; that the examples of each split have unique ids, are
+    the same every time, and those of the first split have gold; that the flow plays, gives each
+    prompt its fields, calls every node, and reports the rewards and targets that nodes and
+    ``gate`` name; that results and predictions are JSON, and a prediction has the example's key.
 
     Args:
         data: what ``--data`` would be; None is the task's default source.
@@ -62,7 +63,7 @@ def check_task(
     for split in task.splits if splits is None else splits:
         try:
             examples = list(task.examples(data, split))
-            again = [example.id for example in task.examples(data, split)]
+            again = list(task.examples(data, split))
         except Exception as error:
             problems.append(f"the examples of split '{split}' cannot be read: {_named(error)}")
             continue
@@ -129,15 +130,21 @@ def _node_problems(task: Task, registry: Registry) -> Iterator[str]:
 
 
 def _example_problems(
-    task: Task, split: str, examples: Sequence[Example], again: Sequence[str]
+    task: Task, split: str, examples: Sequence[Example], again: Sequence[Example]
 ) -> Iterator[str]:
     ids = [example.id for example in examples]
     if not ids:
         yield f"split '{split}' has no examples"
     if bad := [each for each in ids if not isinstance(each, str) or not each]:
         yield f"split '{split}': an example's id must be a text; got {bad[0]!r}"
-    if ids != again:
+    if ids != [example.id for example in again]:
         yield f"split '{split}' has other examples, or another order, when it is read again"
+    elif all(isinstance(example.inputs, Mapping) for example in examples):
+        notes: list[str] = []
+        first = example_digests(examples, notes.append)
+        if changed := difference(first, example_digests(again, notes.append)):
+            yield f"split '{split}' when it is read again: {changed}"
+        yield from dict.fromkeys(notes)
     seen: set[str] = set()
     for each in ids:
         if each in seen:

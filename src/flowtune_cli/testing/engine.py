@@ -16,6 +16,7 @@ from ..flow.request import (
     Scored,
     ScoreRequest,
 )
+from ..flow.surrogates import escaped
 
 Write = Callable[[str, str, int], "str | None"]
 Score = Callable[[str, str, str], float]
@@ -86,7 +87,7 @@ class ScriptedEngine:
             generations.append(
                 Generation(
                     text=" ".join(kept),
-                    tokens=tuple(crc32(word.encode()) for word in kept),
+                    tokens=tuple(crc32(escaped(word).encode()) for word in kept),
                     logprob=-float(output),
                     truncated=len(kept) < len(words),
                 )

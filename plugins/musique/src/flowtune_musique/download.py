@@ -13,7 +13,7 @@ def official_name(variant: str, split: str) -> str:
 
 
 def locate(source: Path | None, name: str, *, repo: str, revision: str) -> Path:
-    """The file to read: ``source`` itself, the official file in it, or (None) a download.
+    """The file to read: ``source`` itself, the official file in it (also ``.gz``), or a download.
 
     Raises:
         DataError: there is no such file; says which name was looked for, and where.
@@ -24,14 +24,15 @@ def locate(source: Path | None, name: str, *, repo: str, revision: str) -> Path:
         return source
     if not source.is_dir():
         raise DataError(f"--data {source}: there is no such file or folder")
-    if not (source / name).is_file():
-        others = sorted(path.name for path in source.glob("*.jsonl"))
+    found = next((file for file in (source / name, source / f"{name}.gz") if file.is_file()), None)
+    if found is None:
+        others = sorted(path.name for path in source.glob("*.jsonl*"))
         raise DataError(
             f"--data {source}: there is no {name} in this folder;"
             f" its .jsonl files: {', '.join(others) or 'none'}."
             " Name a folder that holds the official file, or one JSON-lines file."
         )
-    return source / name
+    return found
 
 
 def download(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flowtune_cli import DataError, Example
+from flowtune_cli import DataError, Example, read_text_lines
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,12 @@ def read_examples(path: Path, *, pairs: bool) -> Iterator[Example]:
 
 def read_records(path: Path) -> Iterator[tuple[int, Record]]:
     """The records of a file with their line numbers, from 1; blank lines are passed over."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _record(line, f"{path}:{number}")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    for number, line in read_text_lines(path):
+        if line.strip():
+            yield number, _record(line, f"{path}:{number}")
 
 
-def _record(line: bytes, where: str) -> Record:
+def _record(line: str, where: str) -> Record:
     try:
         return Record.model_validate_json(line)
     except ValidationError as error:

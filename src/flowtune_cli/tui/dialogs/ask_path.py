@@ -42,16 +42,26 @@ class AskPath(ModalScreen["Path | None"]):
             yield Static(" ", id="note")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        path = Path(event.value).expanduser()
-        if path.suffix not in ENDINGS:
-            self._note(f"'{path.name}' must end with {' or '.join(ENDINGS)}.")
-        elif not path.parent.is_dir():
-            self._note(f"There is no directory {path.parent}.")
-        elif path.exists() and path != self._confirmed:
-            self._confirmed = path
-            self._note("The file exists: press enter again to replace it.")
+        try:
+            path = Path(event.value).expanduser()
+            wrong = self._wrong(path)
+        except (OSError, RuntimeError) as error:  # a name that is too long, or ~nobody
+            wrong = f"{getattr(error, 'strerror', None) or error}: choose another name."
+        if wrong:
+            self._note(wrong)
         else:
             self.dismiss(path)
+
+    def _wrong(self, path: Path) -> str:
+        """Why the file cannot be written, or not yet; else empty."""
+        if path.suffix not in ENDINGS:
+            return f"'{path.name}' must end with {' or '.join(ENDINGS)}."
+        if not path.parent.is_dir():
+            return f"There is no directory {path.parent}."
+        if path.exists() and path != self._confirmed:
+            self._confirmed = path
+            return "The file exists: press enter again to replace it."
+        return ""
 
     def _note(self, text: str) -> None:
         self.query_one("#note", Static).update(text)

@@ -20,6 +20,7 @@ from flowtune_cli import (
     Template,
     UsageError,
     hookimpl,
+    read_text_lines,
 )
 
 SUMMARY = Template(
@@ -81,15 +82,14 @@ class Mailroom(Task):
         if source is None:
             raise UsageError("mailroom has no data of its own: pass --data, a file or folder")
         path = source / f"{split}.jsonl" if source.is_dir() else source
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    record = Record.model_validate_json(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: {error}") from None
-                if record.team not in (None, *self.settings.teams):
-                    raise DataError(f"{path}:{number}: there is no team '{record.team}'")
-                yield Example(record.id, {"message": record.message}, gold=record.team)
+        for number, line in read_text_lines(path):
+            try:
+                record = Record.model_validate_json(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: {error}") from None
+            if record.team not in (None, *self.settings.teams):
+                raise DataError(f"{path}:{number}: there is no team '{record.team}'")
+            yield Example(record.id, {"message": record.message}, gold=record.team)
 
     async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
         summary = await episode.call("summary", message=example.message)
