@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..config.optimizers import optimizer_choices
@@ -26,6 +27,7 @@ from ..models.loading import check_targets, load_model
 from ..runtime.deviation import deviate
 from ..runtime.play import play
 from ..runtime.scheduler import Scheduler
+from .checkpoint import has_adapter
 
 
 @dataclass
@@ -96,16 +98,21 @@ class _NotifyingEngine:
         return self.engine.answer(requests)
 
 
-def set_up(task: Task, settings: Settings, registry: Any) -> Session:
+def set_up(
+    task: Task, settings: Settings, registry: Any, checkpoint: Path | None = None
+) -> Session:
     """Load the model and put the task's adapters on it.
 
     Args:
         registry: finds models, exploration strategies, evaluators and optimizers by name.
+        checkpoint: the one that the caller will load. A node that learns nothing has an adapter if
+            it has one there.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
     for node in task.nodes:
+        node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
             raise UsageError(
