@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options
+from . import options, stdout
 from .options import ConfigOption, JsonOption, PresetOption, SetOption
 from .output import print_json, print_rows
 
@@ -26,7 +26,7 @@ def config(
     from ..registry import load_registry
 
     if template:
-        typer.echo(config_template.template(), nl=False)
+        stdout.write(config_template.template(), end="")
         return
     registry = load_registry()
     task_class = registry.task(task) if task is not None else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError, unknown_name
+from . import stdout
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
 from .stored_settings import stored_settings
@@ -73,7 +74,7 @@ def export(
         print_json(exported)
     elif adapters is not None:
         note("serve them with vLLM:")
-        typer.echo(exported["adapters"]["vllm"])
+        stdout.write(exported["adapters"]["vllm"])
 
 
 def _preferences(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..flow.errors import UsageError, missing_package
-from . import options
+from . import options, stdout
 from .options import ConfigOption, SetOption
 from .output import note
 
@@ -76,7 +76,7 @@ def _serve(path: Path, *, is_run: bool, port: int) -> None:
 
 
 def _on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return sys.stdin.isatty() and stdout.stream().isatty()
 
 
 def _has_runs(path: Path) -> bool:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..flow.errors import UsageError
+from . import stdout
 from .options import JsonOption
 from .output import print_json
+from .stdout import OwnCommand
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,7 @@ def _group() -> None:
     """Make ``fetch`` a command of its own, though it is the only one."""
 
 
-@models.command()
+@models.command(cls=OwnCommand)
 def fetch(
     name: Annotated[
         str,
@@ -60,7 +62,7 @@ def fetch(
     if json:
         print_json({"name": name, "directory": directory})
     else:
-        typer.echo(directory)
+        stdout.write(directory)
 
 
 def _fetch_from_hub(name: str, revision: str | None, registry: Registry) -> Path:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
+
+from . import stdout
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON cannot express, such as a path or NaN, as its ``str``."""
     from ..runs.serialization import json_values
 
-    typer.echo(json.dumps(json_values(value), indent=2, ensure_ascii=False, allow_nan=False))
+    stdout.write(json.dumps(json_values(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows: as a table with a header on a terminal, otherwise as tab-separated lines."""
-    if not sys.stdout.isatty():
+    if not stdout.stream().isatty():
         for row in rows:
-            typer.echo("\t".join(_one_line(row[column]) for column in columns))
+            stdout.write("\t".join(_one_line(row[column]) for column in columns))
         return
     from rich.console import Console
     from rich.table import Table
@@ -31,7 +32,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     for row in rows:
         # A Text is printed as it is: brackets are not markup.
         table.add_row(*(Text(_one_line(row[column])) for column in columns))
-    Console().print(table)
+    Console(file=stdout.stream()).print(table)
 
 
 Styled = tuple[str, str]
@@ -40,14 +41,14 @@ Styled = tuple[str, str]
 
 def print_styled(lines: Iterable[Styled]) -> None:
     """Print lines without wrapping, so that long ones can be copied."""
-    if not sys.stdout.isatty():
+    if not stdout.stream().isatty():
         for line, _ in lines:
-            typer.echo(line)
+            stdout.write(line)
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = Console(file=stdout.stream())
     for line, style in lines:
         console.print(Text(line, style), soft_wrap=True)
 
