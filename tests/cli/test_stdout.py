@@ -148,8 +148,9 @@ def test_a_closed_pipe_is_quiet_with_noise_too(noisy: Site, arguments: list[str]
 def test_more_than_a_pipe_holds(site: Site) -> None:
     """The reader is slow: nothing is lost."""
     reader = "import sys, time; time.sleep(0.5); print(len(sys.stdin.read()))"
-    code = "from flowtune_cli.cli import stdout\nfrom flowtune_cli.cli.main import app, main\n"
-    code += "app.command(cls=stdout.OwnCommand)(lambda: stdout.write('x' * 300_000))\n"
+    code = "from flowtune_cli.cli import command, stdout\n"
+    code += "from flowtune_cli.cli.main import app, main\n"
+    code += "app.command(cls=command.OwnCommand)(lambda: stdout.write('x' * 300_000))\n"
     code += "app.registered_commands[-1].name = 'long'\nmain(['long'])"
     with subprocess.Popen(
         [sys.executable, "-c", code], env=site.environ(), stdout=subprocess.PIPE

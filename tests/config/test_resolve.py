@@ -483,7 +483,7 @@ def test_settings_that_no_file_can_hold(site: Site) -> None:
     assert found.make_task().settings.path == Path("here")
     assert "call" not in found.settings.tasks["strange"]["nodes"]["n"]
     found = call("tasks.strange.needed=1", "tasks.strange.path=7", "tasks.strange.nodes.n.stop=[]")
-    assert found.make_task().settings.path == Path("7")
+    assert found.make_task().settings.path == Path("7").absolute()
     found = call(*needed, "tasks.strange.nodes.n.schema=2", "tasks.strange.nodes.n.model_config=7")
     node = found.make_task().node("n")
     assert (node.schema, node.model_config) == (2, "7")

@@ -34,6 +34,7 @@ def inspect(
     set_: SetOption = None,
 ) -> None:
     """Browse runs in the terminal, also while they train: do they learn, and why?"""
+    from ..flow.paths import expanded
     from ..registry import load_registry
     from ..runs.directory import RunDirectory
 
@@ -43,13 +44,13 @@ def inspect(
             " page instead."
         )
     resolved = options.settings(load_registry(), config=config, overrides=set_)
-    parent = Path(resolved.settings.run.directory)
+    parent = resolved.settings.run.directory
     path, is_run = parent, False
     if run is not None:
-        path = Path(run)
-        is_run = (parent / run / "run.json").is_file() or not _has_runs(path)
+        path = expanded(Path(run))
+        is_run = (parent / path / "run.json").is_file() or not _has_runs(path)
         if is_run:
-            path = RunDirectory.open(run, parent).path
+            path = RunDirectory.open(path, parent).path
     elif not _has_runs(parent):
         raise UsageError(
             f"there are no runs in {parent}. Make one with 'flowtune train TASK', or look elsewhere"

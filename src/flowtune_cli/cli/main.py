@@ -16,6 +16,7 @@ from .. import __version__
 from ..flow.errors import FlowtuneError, UsageError
 from . import stdout
 from .allocator import keep_freed_memory
+from .command import OwnCommand
 from .config import config
 from .doctor import doctor
 from .evaluate import evaluate
@@ -32,7 +33,6 @@ from .postprocessors import PostProcessorFlags
 from .predict import predict
 from .report import report
 from .show import show
-from .stdout import OwnCommand
 from .train import train
 
 COMMANDS = (

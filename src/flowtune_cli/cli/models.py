@@ -8,9 +8,9 @@ import typer
 
 from ..flow.errors import UsageError
 from . import stdout
+from .command import OwnCommand
 from .options import JsonOption
 from .output import print_json
-from .stdout import OwnCommand
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.main import get_command
 
-from .stdout import PluginCommand
+from .command import PluginCommand
 
 if TYPE_CHECKING:
     from ..registry import Registry

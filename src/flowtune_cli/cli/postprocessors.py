@@ -10,8 +10,9 @@ import typer
 from typer.main import get_command
 
 from ..flow.errors import UsageError, unknown_name
+from .command import OwnCommand
 from .describe import summary
-from .stdout import OwnCommand, foreign
+from .stdout import foreign
 
 if TYPE_CHECKING:
     from ..flow.node import Exploration

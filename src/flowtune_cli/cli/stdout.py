@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 import typer
-from typer.core import TyperCommand
 
 from ..flow.errors import FlowtuneError
 
@@ -90,26 +89,18 @@ def foreign() -> Iterator[None]:
         _own = before
 
 
-class OwnCommand(TyperCommand):
-    """A command whose own output is what it writes by ``write``."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with foreign():
-            return super().invoke(ctx)
-
-
-class PluginCommand(TyperCommand):
-    """A command of a plugin: all that it prints is its output, and that of its subprocesses."""
-
-    def invoke(self, ctx: Any) -> Any:
-        if _copy is None:
-            return super().invoke(ctx)
-        os.dup2(_copy, 1)
-        try:
-            return super().invoke(ctx)
-        finally:
-            sys.stdout.flush()
-            _make_stderr()
+@contextlib.contextmanager
+def given_back() -> Iterator[None]:
+    """Descriptor 1 is standard output again within."""
+    if _copy is None:
+        yield
+        return
+    os.dup2(_copy, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        _make_stderr()
 
 
 def _is_descriptor_1(file: Any) -> bool:

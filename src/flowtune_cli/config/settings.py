@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,7 +100,7 @@ class TrainingSettings(Section):
 class RunSettings(Section):
     """Where runs are kept."""
 
-    directory: str = Field("runs", description="Each run gets a directory in this one.")
+    directory: Path = Field(Path("runs"), description="Each run gets a directory in this one.")
     trackers: list[str] = Field(
         [], description="Where figures are logged to, too: see 'flowtune ls trackers'."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import SafetensorsRepoMetadata
 
+from ..config.paths import is_path
 from ..config.settings import DEFAULT_MODEL, DEFAULT_MODEL_PACKAGE, ModelSettings
 from ..flow.errors import UsageError
+from ..flow.paths import expanded
 from .memory import Weight
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def find_local(name: str, registry: Registry) -> ModelFiles | None:
     """
     if name in registry.entries("model"):
         return ModelFiles(registry.model(name).prepare())
-    path = Path(name).expanduser()
+    path = expanded(Path(name))
     if name.lower().endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"there is no GGUF file {path.absolute()} (model.name)")
@@ -81,7 +82,7 @@ def find_local(name: str, registry: Registry) -> ModelFiles | None:
         return ModelFiles(path)
     if path.exists():
         raise UsageError(f"{path} is neither a model directory nor a GGUF file (model.name)")
-    if re.match(r"[./~\\]", name) or "\\" in name or name.count("/") > 1:
+    if is_path(name):
         raise UsageError(f"there is no model directory {path.absolute()} (model.name)")
     if "/" not in name:
         raise _unknown(name, registry)

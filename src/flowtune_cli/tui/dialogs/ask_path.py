@@ -11,6 +11,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from ...flow.errors import UsageError
+from ...flow.paths import expanded
 from ..screen_export import ENDINGS
 
 
@@ -42,7 +44,11 @@ class AskPath(ModalScreen["Path | None"]):
             yield Static(" ", id="note")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        path = Path(event.value).expanduser()
+        try:
+            path = expanded(Path(event.value))
+        except UsageError as error:
+            self._note(str(error))
+            return
         if path.suffix not in ENDINGS:
             self._note(f"'{path.name}' must end with {' or '.join(ENDINGS)}.")
         elif not path.parent.is_dir():
