@@ -23,5 +23,5 @@ def test_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_of_a_user_who_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWTUNE_CACHE", "~nobody-at-all/cache")
     for call in (lambda: expanded(Path("~nobody-at-all/x")), cache_directory):
-        with pytest.raises(UsageError, match="~nobody-at-all/.*no such home directory"):
+        with pytest.raises(UsageError, match=r"~nobody-at-all/.*no such home directory"):
             call()

@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.models import loading as models
 from flowtune_cli.models import memory
-from flowtune_cli.models.loading import check_targets, choose_device, choose_dtype, load_model
+from flowtune_cli.models.loading import (
+    _context,
+    _model_context,
+    check_targets,
+    choose_device,
+    choose_dtype,
+    load_model,
+)
 from flowtune_cli.models.quiet import quiet
 from flowtune_cli.registry import load_registry
 
@@ -59,9 +67,24 @@ def test_a_loaded_model_is_frozen_and_complete(
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("setting", "context"), [(0, 1024), (100, 100), (5000, 1024)])
-def test_the_context_is_what_both_allow(tiny_model_dir: Path, setting: int, context: int) -> None:
-    assert load(tiny_model_dir, context=setting).context == context
+@pytest.mark.parametrize(("setting", "context"), [(0, 1024), (100, 100), (1024, 1024)])
+def test_the_context_is_what_is_set(tiny_model_dir: Path, setting: int, context: int) -> None:
+    loaded = load(tiny_model_dir, context=setting)
+    assert (loaded.context, loaded.model_context) == (context, 1024)
+
+
+def test_no_more_context_than_the_model_has(tiny_model_dir: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.context is 5000, and .* reads 1024 tokens"):
+        load(tiny_model_dir, context=5000)
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_position_embeddings": 0}])
+def test_a_model_that_does_not_say_its_limit(limit: dict[str, int]) -> None:
+    config = PretrainedConfig(**limit)
+    assert _model_context(config) is None
+    assert _context(None, ModelSettings(context=77)) == 77
+    with pytest.raises(UsageError, match=r"does not say how long .*: set model\.context"):
+        _context(None, ModelSettings())
 
 
 @pytest.mark.parametrize(

@@ -195,3 +195,16 @@ def test_a_frozen_prefix_has_tokens_of_its_own(tokenizer: Any) -> None:
     assert (short.ids, short.frozen_length) == (tokens.completion("docs |"), 5)
     without = Template("{q}", chat=False).render({"q": "why"}, node="n")
     assert Tokens(tokenizer, 500).encode(without).frozen_length == 0
+
+
+@pytest.mark.parametrize(
+    ("model_context", "advice"),
+    [
+        (None, "or raise model.context, as far as the model was made for. It"),
+        (1024, "or raise model.context, up to the model's own 1024. It"),
+        (40, "or take a model that reads more: this one reads no longer text. It"),
+    ],
+)
+def test_advice_that_helps(tokenizer: Any, model_context: int | None, advice: str) -> None:
+    with pytest.raises(UsageError, match=advice):
+        Tokens(tokenizer, 40, model_context).encode(prompt_of(("i" * 50, False), reserve=10))

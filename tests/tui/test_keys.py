@@ -289,7 +289,11 @@ def test_an_export_asks_before_it_replaces_and_says_what_is_wrong(
         await press(pilot, "escape")
         assert there.read_text() == "mine"
         await press(pilot, "e")
-        for value, note in [("x.csv", "must end with .md or .jsonl"), ("no/x.md", "no directory")]:
+        for value, note in [
+            ("x.csv", "must end with .md or .jsonl"),
+            ("no/x.md", "no directory"),
+            ("~nobody-at-all/x.md", "no such home"),
+        ]:
             app.screen.query_one(Input).value = value
             await press(pilot, "enter")
             assert note in text_of(app)

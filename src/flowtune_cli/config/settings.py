@@ -37,7 +37,9 @@ class ModelSettings(Section):
     )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1' ...")
     context: int = Field(
-        0, ge=0, description="Longest prompt plus output in tokens; 0 is what the model allows."
+        0,
+        ge=0,
+        description="Longest prompt plus output in tokens; 0 is what the model allows at most.",
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for models you trust."

@@ -61,12 +61,20 @@ class ModelEngine:
         tokenizer: the model's.
         context: longest prompt plus output, in tokens.
         limits: how much is computed and remembered at once.
+        model_context: the longest that the model can read, if that is known.
     """
 
-    def __init__(self, adapters: Adapters, tokenizer: Any, context: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        adapters: Adapters,
+        tokenizer: Any,
+        context: int,
+        limits: Limits,
+        model_context: int | None = None,
+    ) -> None:
         self.adapters = adapters
         self.limits = limits
-        self.tokens = Tokens(tokenizer, context)
+        self.tokens = Tokens(tokenizer, context, model_context)
         self.prefixes = PrefixCache(adapters, limits)
         self.decoder = Decoder(self.prefixes, self.tokens, _end_tokens(adapters.model, tokenizer))
         self._generations: dict[_DecodeKey, tuple[Generation, ...]] = {}

@@ -32,6 +32,7 @@ class LoadedModel:
         tokenizer: a transformers tokenizer; it may have no chat template.
         dtype: what it computes in, also where its weights are stored in 4 bits.
         context: the longest prompt plus output, in tokens.
+        model_context: the longest that the model can read; None if its configuration has none.
         name: as in the settings.
     """
 
@@ -40,6 +41,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     context: int
+    model_context: int | None
     name: str
 
 
@@ -78,9 +80,9 @@ def load_model(settings: ModelSettings, registry: Registry) -> LoadedModel:
             f"the tokenizer of '{settings.name}' has no end-of-text token (eos_token), so outputs"
             " could not end"
         )
-    return LoadedModel(
-        model, tokenizer, device, dtype, _context(model.config, settings), settings.name
-    )
+    model_context = _model_context(model.config)
+    context = _context(model_context, settings)
+    return LoadedModel(model, tokenizer, device, dtype, context, model_context, settings.name)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -187,12 +189,20 @@ def _keep_gradients(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _context(config: Any, settings: ModelSettings) -> int:
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [tokens for tokens in (limit, settings.context) if tokens]
-    if not limits:
+def _model_context(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
+def _context(model_context: int | None, settings: ModelSettings) -> int:
+    if model_context is None and not settings.context:
         raise UsageError(
             f"the configuration of '{settings.name}' does not say how long a text may be: set"
             " model.context"
         )
-    return min(limits)
+    if model_context is not None and settings.context > model_context:
+        raise UsageError(
+            f"model.context is {settings.context}, and '{settings.name}' reads {model_context}"
+            f" tokens at most: set model.context to {model_context} or less, or to 0 for all that"
+            " the model allows"
+        )
+    return settings.context or model_context or 0

@@ -34,12 +34,20 @@ class Tokens:
     Args:
         tokenizer: of transformers, fast or slow.
         context: the longest prompt plus output, in tokens.
+        model_context: the longest that the model can read, if that is known.
         cache_size: how many prompts' encodings are kept.
     """
 
-    def __init__(self, tokenizer: Any, context: int, cache_size: int = 4096) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        context: int,
+        model_context: int | None = None,
+        cache_size: int = 4096,
+    ) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.model_context = model_context
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
@@ -126,14 +134,21 @@ class Tokens:
                 raise UsageError(
                     f"a prompt of {whole} tokens leaves no room in the context of {self.context}"
                     f" for {self.context - room} more, and nothing in it may be cut. Shorten the"
-                    " prompt, mark its documents with Template(truncate=...), or raise"
-                    f" model.context. It begins: {encoded.text[:200]!r}"
+                    " prompt, mark its documents with Template(truncate=...), or"
+                    f" {self._more_context()}. It begins: {encoded.text[:200]!r}"
                 )
             _cut_longest(pieces, excess)
             cut = _with_truncatable(prompt, [self.decode(piece) for piece in pieces])
             encoded = self._encode(cut)
             excess = len(encoded.ids) - room
         return replace(encoded, dropped=whole - len(encoded.ids))
+
+    def _more_context(self) -> str:
+        if self.model_context is None:
+            return "raise model.context, as far as the model was made for"
+        if self.context < self.model_context:
+            return f"raise model.context, up to the model's own {self.model_context}"
+        return "take a model that reads more: this one reads no longer text"
 
 
 def _cut_longest(pieces: list[list[int]], excess: int) -> None:

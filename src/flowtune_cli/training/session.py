@@ -141,5 +141,5 @@ def set_up(
         settings.adapter,
         settings.training.seed,
     )
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits)
+    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits, loaded.model_context)
     return Session(task, settings, adapters, engine, explorations, evaluators, optimizers)
