@@ -33,6 +33,7 @@ from .postprocessors import PostProcessorFlags
 from .predict import predict
 from .report import report
 from .show import show
+from .strict_warnings import leave_libraries_out
 from .train import train
 
 COMMANDS = (
@@ -116,6 +117,7 @@ def flowtune(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     keep_freed_memory()
+    leave_libraries_out()
     command = get_command(app)
     try:
         with stdout.reserved():
