@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..flow.errors import UsageError
 from . import options, stdout
 from .options import ConfigOption, JsonOption, PresetOption, SetOption
 from .output import print_json, print_rows
@@ -28,6 +29,8 @@ def config(
     if template:
         stdout.write(config_template.template(), end="")
         return
+    if preset is not None and task is None:
+        raise UsageError("--preset needs a TASK, whose preset it is: flowtune config TASK --preset")
     registry = load_registry()
     task_class = registry.task(task) if task is not None else None
     resolved = options.settings(

@@ -21,7 +21,7 @@ from ..runs.directory import RunDirectory
 from ..runs.reader import RunReader
 from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
-from ..training.session import Session, set_up
+from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows
 from .progress import progress
@@ -62,6 +62,7 @@ class TrainingRun:
         return self._train(session, run, reference)
 
     def _set_up(self, checkpoint: Path | None) -> Session:
+        check_learning(self.task, self.resolved.settings, self.registry)
         note(f"loading {self.resolved.settings.model.name}")
         return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -92,6 +92,20 @@ class NodeOptimizers:
                 state.setdefault(int(index), {})[key] = value
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def check_optimizers(
+    settings: LearningSettings, nodes: Iterable[Node], factories: Mapping[str, Factory]
+) -> None:
+    """Make each optimizer for a single number, before a model is loaded.
+
+    Raises:
+        UsageError: options do not fit their optimizer.
+    """
+    for node in nodes:
+        if node.adapter is not None:
+            for choice in optimizer_choices(settings, node):
+                _make(factories, [torch.nn.Parameter(torch.zeros(1))], choice)
 
 
 def _make(

@@ -32,7 +32,8 @@ from .memory import Weight
 if TYPE_CHECKING:
     from ..registry import Registry
 
-CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
+BESIDES_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+"""Fetched whether or not the code is trusted, so that a fetched model is complete either way."""
 Check = Callable[[list[Weight]], None]
 GENERIC_WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 
@@ -148,7 +149,7 @@ def _fetch(settings: ModelSettings, check: Check) -> Path:
         else:
             check(_weights(headers))
             wanted = sorted(headers.files_metadata)
-        patterns = wanted + CONFIG_AND_TOKENIZER + ["*.py"] * settings.trust_remote_code
+        patterns = wanted + BESIDES_WEIGHTS
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError:
         raise UsageError(

@@ -21,7 +21,7 @@ from ..flow.node import Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
 from ..flow.task import Task
 from ..learning.learner import Learner
-from ..learning.node_optimizers import NodeOptimizers
+from ..learning.node_optimizers import NodeOptimizers, check_optimizers
 from ..models.devices import dtype_name
 from ..models.loading import check_targets, load_model
 from ..runtime.deviation import deviate
@@ -98,6 +98,20 @@ class _NotifyingEngine:
         return self.engine.answer(requests)
 
 
+def check_learning(task: Task, settings: Settings, registry: Any) -> None:
+    """Check that what is needed for learning can be made, before the model is loaded.
+
+    Raises:
+        UsageError: an optimizer is not there, or its options do not fit.
+    """
+    check_optimizers(settings.learning, task.nodes, _optimizers(task, settings, registry))
+
+
+def _optimizers(task: Task, settings: Settings, registry: Any) -> dict[str, Any]:
+    choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
+    return {choice.name: registry.optimizer(choice.name) for choice in choices}
+
+
 def set_up(
     task: Task, settings: Settings, registry: Any, checkpoint: Path | None = None
 ) -> Session:
@@ -127,8 +141,7 @@ def set_up(
     evaluators = {
         node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
     }
-    choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
-    optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
+    optimizers = _optimizers(task, settings, registry)
     loaded = load_model(settings.model, registry)
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
