@@ -651,6 +651,8 @@ def untyped(parameters, lr=1.0): ...
 def register_optimizers(register):
     register("typed", typed)
     register("untyped", untyped)
+    import torch
+    register("adamw", torch.optim.AdamW)
 """
 
 
@@ -664,6 +666,7 @@ def test_options_of_a_plugin_s_optimizers(site: Site) -> None:
 
     call("{name = 'typed', lr = 2, unknown = 'x', further = 'y'}")
     call("{name = 'untyped', lr = 'any'}")
+    call("{name = 'adamw', lr = 0.1, betas = [0.9, 0.99], weight_decay = 0.01, amsgrad = true}")
     with pytest.raises(UsageError, match="lr should be a valid number, not 'x'"):
         call("{name = 'typed', lr = 'x'}")
 

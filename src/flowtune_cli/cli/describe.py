@@ -99,8 +99,10 @@ def argument_help(thing: Any) -> dict[str, str]:
 
 def type_text(annotation: Any) -> str:
     """A type as a person reads it."""
-    if not isinstance(annotation, str):  # without the bounds of values
-        annotation = get_type_hints(type("", (), {"__annotations__": {"it": annotation}}))["it"]
+    if not isinstance(annotation, str):
+        with contextlib.suppress(NameError, TypeError):  # of what is in it
+            # Without the bounds of values.
+            annotation = get_type_hints(type("", (), {"__annotations__": {"it": annotation}}))["it"]
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
     return re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace(", ", " | "), text)

@@ -133,7 +133,7 @@ def argument_types(function: Any) -> dict[str, Any]:
         types[name] = Any
         if parameter.annotation is not parameter.empty:
             alone = type(name, (), {"__annotations__": {name: parameter.annotation}})
-            with suppress(NameError):
+            with suppress(Exception):  # whatever its text says
                 scope = getattr(function, "__globals__", {})
                 types[name] = get_type_hints(alone, scope, include_extras=True)[name]
     return types
