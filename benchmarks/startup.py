@@ -1,9 +1,11 @@
-"""How long ``flowtune --help`` takes, as a multiple of importing its command-line library alone.
+"""How long flowtune takes to start, beside importing the libraries that it needs alone.
 
-python -m benchmarks.startup
+    python -m benchmarks.startup
 
-Both are started in turn, so that whatever else the machine does slows both. What counts is the
-processor's time of the whole process.
+``flowtune --help`` is measured against its command-line library, as a multiple, and the first batch
+of training, of one example on a model of two layers, against torch, transformers and peft: in
+seconds more. Both of a pair are started in turn, so that whatever else the machine does slows both.
+What counts is the processor's time of the whole process.
 """
 
 from __future__ import annotations
@@ -13,26 +15,49 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 HELP = "import sys; from flowtune_cli.cli.main import main; sys.exit(main(['--help']))"
 FLOOR = "import typer"
+TRAIN_FLOOR = "import torch, transformers, peft"
+
+
+def train(model: Path, runs: Path) -> str:
+    """The code that trains on one example."""
+    settings = {
+        "model.name": model,
+        "model.dtype": "float32",
+        "training.batch_size": 1,
+        "run.directory": runs,
+    }
+    arguments = ["train", "toyqa", "--limit", "1"]
+    for name, value in settings.items():
+        arguments += ["--set", f"{name}={value}"]
+    return f"import sys; from flowtune_cli.cli.main import main; sys.exit(main({arguments!r}))"
 
 
 def cpu_seconds(code: str) -> float:
     """The processor's time of a Python process that runs this code, without that of others."""
     before = os.times()
-    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=True,
+    )
     after = os.times()
     return (
         after.children_user + after.children_system - before.children_user - before.children_system
     )
 
 
-def ratio(times: int) -> tuple[float, float, float]:
-    """Medians of flowtune's and of the library's seconds, and the median of their ratios."""
-    pairs = [(cpu_seconds(HELP), cpu_seconds(FLOOR)) for _ in range(times)]
-    ours, floor = (statistics.median(each) for each in zip(*pairs, strict=True))
-    return ours, floor, statistics.median(a / b for a, b in pairs)
+def medians(ours: str, floor: str, times: int) -> tuple[float, float, float, float]:
+    """Medians of both programs' seconds, of their ratios, and of their differences."""
+    pairs = [(cpu_seconds(ours), cpu_seconds(floor)) for _ in range(times)]
+    first, second = (statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    return first, second, ratio, statistics.median(a - b for a, b in pairs)
 
 
 def main() -> None:
@@ -40,9 +65,20 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=15, help="how often each is started")
     times = parser.parse_args().times
     cpu_seconds(HELP)  # writes the byte code
-    ours, floor, multiple = ratio(times)
+    ours, floor, ratio, _ = medians(HELP, FLOOR, times)
+    print(f"flowtune --help {ours:.3f} s, import typer {floor:.3f} s: {ratio:.2f} times ({times=})")
+
+    from benchmarks.work import save_tiny_model
+
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(directory, "model")
+        save_tiny_model(model, context=4096)
+        code = train(model, Path(directory, "runs"))
+        cpu_seconds(code)
+        ours, floor, _, more = medians(code, TRAIN_FLOOR, times)
     print(
-        f"flowtune --help {ours:.3f} s, import typer {floor:.3f} s: {multiple:.2f} times ({times=})"
+        f"flowtune train, first batch {ours:.2f} s, {TRAIN_FLOOR} {floor:.2f} s:"
+        f" {more:+.2f} s ({times=})"
     )
 
 

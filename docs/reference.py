@@ -50,6 +50,12 @@ sources.
 
 Tables are merged key by key. A choice with options, such as `learning.optimizer = {name = "adam",
 lr = 1e-4}`, is replaced as a whole; its name alone, `"adam"`, is short for one without options.
+
+In a path, `~` is the home directory. A relative path belongs to where it is written: in a settings
+file to the file's own directory, everywhere else to the current one. This goes for every setting
+whose type is a path, those of plugins too, and for `model.name` where it is a directory or a GGUF
+file. A run stores absolute paths, and a digest of a local model's weights: where the model has been
+moved, `--set model.name=PATH` says where it is now, and other weights are refused.
 """
 
 

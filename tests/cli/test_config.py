@@ -76,3 +76,10 @@ def test_wrong_settings(run: Run) -> None:
     done = run("config", "--set", "training.sed=7")
     assert done.code == 2
     assert "flowtune: error: --set: unknown setting 'training.sed'. Did you mean" in done.err
+
+
+@pytest.mark.parametrize("name", ["small", "none", "nonsense"])
+def test_a_preset_without_a_task(run: Run, name: str) -> None:
+    done = run("config", "--preset", name)
+    assert (done.code, done.out) == (2, "")
+    assert "--preset needs a TASK" in done.err

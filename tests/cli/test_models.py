@@ -25,11 +25,11 @@ def small(site: Site, tmp_path: Path) -> Path:
 
 
 def test_a_plugins_model_is_fetched(small: Path, run: Run) -> None:
-    assert run("models", "fetch", "small").out == f"fetched\n{small}\n"
-    assert run("models", "fetch", "small", "--verify").out == f"verified\n{small}\n"
-    said, _, shown = run("models", "fetch", "small", "--json").out.partition("\n")
-    assert said == "fetched"
-    assert json.loads(shown) == {"name": "small", "directory": str(small)}
+    for arguments, said in (([], "fetched\n"), (["--verify"], "verified\n")):
+        done = run("models", "fetch", "small", *arguments)
+        assert (done.out, done.err) == (f"{small}\n", said)
+    shown = run("models", "fetch", "small", "--json")
+    assert json.loads(shown.out) == {"name": "small", "directory": str(small)}
 
 
 @pytest.mark.parametrize(

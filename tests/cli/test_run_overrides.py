@@ -156,7 +156,7 @@ def test_what_changes_no_result_may_be_changed(begin: Begin, now: Now) -> None:
     assert resolved.settings.engine.in_flight == 5
     assert resolved.settings.model.device == "cuda"
     assert resolved.settings.training.max_failures == 0.5
-    assert resolved.settings.run.directory == "runs"
+    assert resolved.settings.run.directory == Path("runs")
     assert resolved.settings.run.trackers == ["tensorboard"]
     assert str(resolved.origins["training.keep_checkpoints"]) == "--set"
     assert str(resolved.origins["training.save_every"]) == "default"
@@ -240,7 +240,7 @@ def test_a_run_is_found_by_name_where_the_settings_say(begin: Begin, registry: R
     run = begin()
     os.rename("runs", "moved")
     found = find_run(registry, run.path.name, None, ["run.directory=moved"])
-    assert found.path == Path("moved", run.path.name)
+    assert found.path == Path("moved", run.path.name).absolute()
     with pytest.raises(UsageError, match=r"unknown run 'hop-qa-002'\. Did you mean 'hop-qa-001'"):
         find_run(registry, "hop-qa-002", None, ["run.directory=moved"])
 

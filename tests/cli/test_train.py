@@ -154,7 +154,7 @@ def test_the_whole_run_is_told_where_it_cannot_be_found_by_name(
 ) -> None:
     press_ctrl_c(monkeypatch, 1)
     done = train("--set", "run.directory=other place", "--name", "a")
-    assert done.err.endswith("flowtune train --resume 'other place/a'\n")
+    assert done.err.endswith(f"flowtune train --resume '{Path.cwd()}/other place/a'\n")
     assert train("--resume", "other place/a", "--set", "training.keep_checkpoints=1").code == 0
 
 

@@ -95,3 +95,76 @@ def test_killed_before_its_first_checkpoint_it_still_begins_with_what_was_learne
             train("letters", "--split", "test", "--from", "a", "--name", "cut")
     assert train("--resume", "cut").code == 0
     assert list(learned(Path("runs/cut")).values()) == list(learned(Path("runs/whole")).values())
+
+
+FROZEN = ("--set", "tasks.letters.nodes.draft.learn=nothing")
+
+
+def folder(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.glob("*"))}
+
+
+def drafts(run: Run, *arguments: str) -> str:
+    done = run("play", "letters", "--json", *arguments)
+    assert done.code == 0, done.err
+    steps = json.loads(done.out)["steps"]
+    return next(step["output"] for step in steps if step["node"] == "draft")
+
+
+def test_a_node_that_learns_nothing_plays_and_keeps_what_it_has_learned(
+    train: Run, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = folder(Path("runs/a/checkpoints/0000004/adapters/draft"))
+    begun = ("letters", "--split", "test", "--from", "a")
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 2)
+        assert train(*begun, "--name", "b", *FROZEN).code == 130
+    assert train("--resume", "b").code == 0
+    end = max(Path("runs/b/checkpoints").iterdir())
+    assert end.name == "0000005"
+    assert folder(end / "adapters/draft") == before
+    for kind in ("optimizers/draft", "optimizers/write"):
+        file = f"{kind}.safetensors"
+        old = Path("runs/a/checkpoints/0000004", file).read_bytes()
+        assert ((end / file).read_bytes() == old) is (kind == "optimizers/draft")
+    moved = folder(end / "adapters/write")[FILE]
+    assert moved != Path("runs/a/checkpoints/0000004/adapters/write", FILE).read_bytes()
+
+    assert run("export", "b", "--adapters", "exported").code == 0
+    assert Path("exported/draft", FILE).read_bytes() == before[FILE]
+
+    trained = drafts(run, "--run", "a")
+    assert trained != drafts(run)
+    assert drafts(run, "--run", "b") == drafts(run, "--run", "a", *FROZEN) == trained
+
+    # It can learn on from there.
+    assert (
+        train(
+            *begun[:3],
+            "--from",
+            "b",
+            "--name",
+            "c",
+            "--set",
+            "tasks.letters.nodes.draft.learn=preferences",
+        ).code
+        == 0
+    )
+    assert folder(max(Path("runs/c/checkpoints").iterdir()) / "adapters/draft") != before
+
+
+def test_a_node_that_never_learned_plays_the_base_model(train: Run, run: Run) -> None:
+    assert train("letters", "--name", "b", *FROZEN).code == 0
+    end = max(Path("runs/b/checkpoints").iterdir())
+    assert sorted(path.name for path in (end / "adapters").iterdir()) == [
+        "check",
+        "reference-of-check",
+        "reference-of-write",
+        "write",
+    ]
+    assert drafts(run, "--run", "b") == drafts(run)
+    learns = ("--set", "tasks.letters.nodes.draft.learn=preferences")
+    refused = train("letters", "--from", "b", "--name", "c", *learns)
+    assert refused.code == 2
+    assert "has no adapter 'draft'" in refused.err
+    assert "or did the node learn nothing then?" in refused.err

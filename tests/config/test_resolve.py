@@ -487,7 +487,7 @@ def test_settings_that_no_file_can_hold(site: Site) -> None:
     assert found.make_task().settings.path == Path("here")
     assert "call" not in found.settings.tasks["strange"]["nodes"]["n"]
     found = call("tasks.strange.needed=1", "tasks.strange.path=7", "tasks.strange.nodes.n.stop=[]")
-    assert found.make_task().settings.path == Path("7")
+    assert found.make_task().settings.path == Path("7").absolute()
     found = call(*needed, "tasks.strange.nodes.n.schema=2", "tasks.strange.nodes.n.model_config=7")
     node = found.make_task().node("n")
     assert (node.schema, node.model_config) == (2, "7")
@@ -621,3 +621,68 @@ def test_a_preset_cannot_be_made_that_chooses_itself() -> None:
         Preset("x", "", {"model.name": "y"})
     with pytest.raises(ValueError, match="a preset cannot be called 'none'"):
         Preset("none", "", {})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        ("{name = 'adam', lr = -1}", "lr should be greater than or equal to 0, not -1"),
+        ("{name = 'adam', lr = '0.1'}", "lr should be a valid number, not '0.1'"),
+        ("{name = 'adam', betas = [0.9, 1.0]}", "betas.1 should be less than 1, not 1.0"),
+        ("{name = 'adam', betas = [0.9]}", "betas.1 must be set"),
+        ("{name = 'cocob', alpha = 0}", "alpha should be greater than 0, not 0"),
+        ("{name = 'cocob', eps = true}", "eps should be a valid number, not True"),
+    ],
+)
+def test_values_of_optimizers_options(resolved: Resolve, optimizer: str, said: str) -> None:
+    for key in ("learning.optimizer", f"{QUERY}.optimizer", f"{QUERY}.head_optimizer"):
+        shared = "learning.optimizer=adam" if "adam" in optimizer else "learning.optimizer=cocob"
+        with pytest.raises(UsageError) as error:
+            resolved("", shared, f"{key}={optimizer}")
+        assert str(error.value).startswith(f"--set: {key} ")
+        assert str(error.value).endswith(f": {said}")
+    assert resolved("", "learning.optimizer={name = 'adam', lr = 1, betas = [0, 0.5]}")
+
+
+OPTIMIZERS = """
+from flowtune_cli import hookimpl
+
+def typed(parameters, lr: float = 1.0, unknown: "Missing" = 1, **more): ...
+
+def untyped(parameters, lr=1.0): ...
+
+@hookimpl
+def register_optimizers(register):
+    register("typed", typed)
+    register("untyped", untyped)
+    import torch
+    register("adamw", torch.optim.AdamW)
+"""
+
+
+def test_options_of_a_plugin_s_optimizers(site: Site) -> None:
+    site.install("optimizers", OPTIMIZERS)
+    registry = load_registry()
+
+    def call(optimizer: str) -> Resolved:
+        override = f"learning.optimizer={optimizer}"
+        return resolve(None, environ={}, overrides=[override], registry=registry)
+
+    call("{name = 'typed', lr = 2, unknown = 'x', further = 'y'}")
+    call("{name = 'untyped', lr = 'any'}")
+    call("{name = 'adamw', lr = 0.1, betas = [0.9, 0.99], weight_decay = 0.01, amsgrad = true}")
+    with pytest.raises(UsageError, match="lr should be a valid number, not 'x'"):
+        call("{name = 'typed', lr = 'x'}")
+
+
+def test_sections_that_cannot_be_made_are_a_complaint(
+    resolved: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowtune_cli.config.checker import Checker
+
+    def refuse(self: Checker, model: Any, key: Any, values: Any) -> None:
+        self.complain(("training", "seed"), "does not go with training.limit")
+
+    monkeypatch.setattr(Checker, "make", refuse)
+    with pytest.raises(UsageError, match=r"training\.seed does not go with training\.limit"):
+        resolved("")

@@ -9,7 +9,7 @@ import pytest
 
 from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import resolve
-from flowtune_cli.config.settings import SECTIONS, Settings
+from flowtune_cli.config.settings import SECTIONS, RunSettings, Settings
 from flowtune_cli.config.template import template, toml_value
 from flowtune_cli.registry import load_registry
 
@@ -39,7 +39,8 @@ def test_uncommented_it_holds_every_setting_with_its_default(tmp_path: Path) -> 
     file = tmp_path / "flowtune.toml"
     file.write_text(text.partition("[tasks.NAME]")[0], encoding="utf-8")
     resolved = resolve(None, file=file, environ={}, registry=load_registry())
-    assert resolved.settings == Settings()
+    # What a file says is relative to it.
+    assert resolved.settings == Settings(run=RunSettings(directory=tmp_path / "runs"))
     assert {origin.layer for origin in resolved.origins.values()} == {"file"}
 
 

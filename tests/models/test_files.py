@@ -231,15 +231,19 @@ def hub(
     server.server_close()
 
 
-def test_a_model_is_fetched_once_and_safe_files_alone(
+def test_a_model_is_fetched_once_with_its_code_and_without_pickles(
     hub: type[Hub], tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, weights = find("org/tiny")
     original = tiny_model_dir / "model.safetensors"
     assert (directory / "model.safetensors").read_bytes() == original.read_bytes()
     assert len(weights) > 20
-    assert sorted(hub.fetched) == sorted(path.name for path in tiny_model_dir.iterdir())
+    # The code is not run unless it is trusted; then nothing more is fetched.
+    names = [path.name for path in tiny_model_dir.iterdir()]
+    assert sorted(hub.fetched) == sorted([*names, "modeling.py"])
     hub.fetched.clear()
+    trusting = ModelSettings(name="org/tiny", trust_remote_code=True)
+    assert find_model(trusting, lambda weights: None, load_registry()).directory == directory
     assert find("org/tiny")[0] == directory
     assert hub.fetched == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

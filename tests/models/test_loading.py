@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from flowtune_cli.config.settings import ModelSettings
@@ -20,6 +21,7 @@ from flowtune_cli.models import memory
 from flowtune_cli.models.loading import choose_device, choose_dtype, load_model
 from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.models.quiet import quiet
+from flowtune_cli.models.skeleton import context_of, model_context_of
 from flowtune_cli.registry import load_registry
 
 CPU = torch.device("cpu")
@@ -61,9 +63,24 @@ def test_a_loaded_model_is_frozen_and_complete(
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("setting", "context"), [(0, 1024), (100, 100), (5000, 1024)])
-def test_the_context_is_what_both_allow(tiny_model_dir: Path, setting: int, context: int) -> None:
-    assert load(tiny_model_dir, context=setting).context == context
+@pytest.mark.parametrize(("setting", "context"), [(0, 1024), (100, 100), (1024, 1024)])
+def test_the_context_is_what_is_set(tiny_model_dir: Path, setting: int, context: int) -> None:
+    loaded = load(tiny_model_dir, context=setting)
+    assert (loaded.context, loaded.model_context) == (context, 1024)
+
+
+def test_no_more_context_than_the_model_has(tiny_model_dir: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.context is 5000, and .* reads 1024 tokens"):
+        load(tiny_model_dir, context=5000)
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_position_embeddings": 0}])
+def test_a_model_that_does_not_say_its_limit(limit: dict[str, int]) -> None:
+    config = PretrainedConfig(**limit)
+    assert model_context_of(config) is None
+    assert context_of(config, ModelSettings(context=77)) == 77
+    with pytest.raises(UsageError, match=r"does not say how long .*: set model\.context"):
+        context_of(config, ModelSettings())
 
 
 @pytest.mark.parametrize(

@@ -222,3 +222,16 @@ def test_lone_surrogates_on_both_sides_of_a_frozen_prefix(tokenizer: Any) -> Non
 def test_a_prompt_with_lone_surrogates_is_cut_like_any_other(tokenizer: Any) -> None:
     prompt = prompt_of(("\ud800 " * 200, True), ("End.", False))
     assert Tokens(tokenizer, 60).encode(prompt).dropped > 0
+
+
+@pytest.mark.parametrize(
+    ("model_context", "advice"),
+    [
+        (None, "or raise model.context, as far as the model was made for. It"),
+        (1024, "or raise model.context, up to the model's own 1024. It"),
+        (40, "or take a model that reads more: this one reads no longer text. It"),
+    ],
+)
+def test_advice_that_helps(tokenizer: Any, model_context: int | None, advice: str) -> None:
+    with pytest.raises(UsageError, match=advice):
+        Tokens(tokenizer, 40, model_context).encode(prompt_of(("i" * 50, False), reserve=10))

@@ -46,7 +46,7 @@ def test_a_new_run_says_what_it_is(tmp_path):
     assert (info.state, info.episodes) == ("training", 0)
     assert datetime.fromisoformat(info.created).utcoffset() is not None
     assert {"python", "torch", "transformers", "peft"} <= info.versions.keys()
-    assert info.resume == f"flowtune train --resume {run.path}"
+    assert info.resume == f"flowtune train --resume {run.path.absolute()}"
     assert list((tmp_path / "runs").iterdir()) == [run.path], "nothing is left beside it"
 
 

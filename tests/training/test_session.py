@@ -14,8 +14,10 @@ from flowtune_cli.flow.request import DecodeRequest
 from flowtune_cli.learning.optimizers import adam, cocob
 from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.nodes import Generate, Judge
+from flowtune_cli.registry import load_registry
 from flowtune_cli.rewards import LLMJudge
-from support.fake_engine import writer
+from flowtune_cli.training.session import check_learning
+from support.fake_engine import FlowTask, writer
 from support.tiny import plain
 from support.tiny_training import Run, written
 
@@ -165,3 +167,21 @@ def test_something_can_be_done_before_each_batch_of_the_engine(make_run: MakeRun
         dict(session.play(run.examples, between))
     assert calls[0] == 0
     assert calls == sorted(set(calls))
+
+
+def test_options_that_do_not_fit_are_found_before_a_model_is_loaded(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(run: Run) -> None:
+        check_learning(FlowTask(run.nodes(), run.flow), run.settings, load_registry())
+
+    monkeypatch.setattr("flowtune_cli.training.session.load_model", lambda *_: 1 / 0)
+    check(make_run(learning={"optimizer": {"name": "adam", "lr": 0.1}}))
+    with pytest.raises(UsageError, match=r"learning\.optimizer does not fit 'adam': Invalid learn"):
+        check(make_run(learning={"optimizer": {"name": "adam", "lr": -1.0}}))
+
+    def nodes() -> list[Any]:
+        return [writer("draft", "r", optimizer={"name": "adam", "betas": [2.0, 0.5]})]
+
+    with pytest.raises(UsageError, match=r"optimizer of node 'draft' does not fit 'adam'"):
+        check(make_run(nodes=nodes))

@@ -293,7 +293,7 @@ def test_an_export_asks_before_it_replaces_and_says_what_is_wrong(
             ("x.csv", "must end with .md or .jsonl"),
             ("no/x.md", "no directory"),
             ("n" * 300 + ".md", "File name too long"),
-            ("~nobody-of-this-name/x.md", "choose another name"),
+            ("~nobody-at-all/x.md", "no such home"),
         ]:
             app.screen.query_one(Input).value = value
             await press(pilot, "enter")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options
+from ..flow.errors import UsageError
+from . import options, stdout
 from .options import ConfigOption, JsonOption, PresetOption, SetOption
 from .output import print_json, print_rows
 
@@ -26,8 +27,10 @@ def config(
     from ..registry import load_registry
 
     if template:
-        typer.echo(config_template.template(), nl=False)
+        stdout.write(config_template.template(), end="")
         return
+    if preset is not None and task is None:
+        raise UsageError("--preset needs a TASK, whose preset it is: flowtune config TASK --preset")
     registry = load_registry()
     task_class = registry.task(task) if task is not None else None
     resolved = options.settings(

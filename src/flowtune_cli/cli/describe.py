@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 _ARGUMENT = re.compile(r"( *)([a-z_][a-z_0-9, ]*): (.*)")
 _REQUIRED = object()
@@ -73,10 +74,16 @@ def options(thing: Any) -> list[Option]:
 
 def signature(function: Any) -> inspect.Signature:
     """The signature of a function, with its types where they are there at run time."""
-    try:
+    from ..config.schema import argument_types
+
+    with contextlib.suppress(NameError):
         return inspect.signature(function, eval_str=True)
-    except NameError:
-        return inspect.signature(function)
+    found, types = inspect.signature(function), argument_types(function)
+    parameters = [
+        each if types[name] is Any else each.replace(annotation=types[name])
+        for name, each in found.parameters.items()
+    ]
+    return found.replace(parameters=parameters)
 
 
 def argument_help(thing: Any) -> dict[str, str]:
@@ -95,6 +102,10 @@ def type_text(annotation: Any) -> str:
     """A type as a person reads it."""
     if get_origin(annotation) is Union and NoneType not in get_args(annotation):
         return " | ".join(type_text(each) for each in get_args(annotation))
+    if not isinstance(annotation, str):
+        with contextlib.suppress(NameError, TypeError):  # of what is in it
+            # Without the bounds of values.
+            annotation = get_type_hints(type("", (), {"__annotations__": {"it": annotation}}))["it"]
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
     return re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace(", ", " | "), text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from . import stdout
 from .options import JsonOption
 from .output import print_json
 from .plugin_commands import fully_loaded_registry
@@ -138,11 +139,11 @@ def _bytes(size: float) -> str:
 def _print(report: Mapping[str, Any], indent: str = "") -> None:
     for name, value in report.items():
         if isinstance(value, Mapping):
-            typer.echo(f"{indent}{name}:")
+            stdout.write(f"{indent}{name}:")
             _print(value, indent + "  ")
         elif isinstance(value, list):
-            typer.echo(f"{indent}{name}:")
+            stdout.write(f"{indent}{name}:")
             for item in value:
-                typer.echo(f"{indent}  - {item}")
+                stdout.write(f"{indent}  - {item}")
         else:
-            typer.echo(f"{indent}{name}: {value}")
+            stdout.write(f"{indent}{name}: {value}")

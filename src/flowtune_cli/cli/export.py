@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError, unknown_name
+from . import options, stdout
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
+from .stored_model import stored_model
 from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
@@ -62,22 +64,33 @@ def export(
         raise UsageError("--node needs --preferences")
     registry = load_registry()
     directory = find_run(registry, run, config, set_)
+
+    def model() -> dict[str, Any]:
+        return stored_model(directory, options.settings(registry, config=config, overrides=set_))
+
     exported: dict[str, Any] = {"run": directory.path.name}
     if preferences is not None:
-        exported["preferences"] = _preferences(directory, preferences, node, registry, overwrite)
+        exported["preferences"] = _preferences(
+            directory, preferences, node, model, registry, overwrite
+        )
     if episodes is not None:
         exported["episodes"] = _episodes(directory, episodes, overwrite)
     if adapters is not None:
-        exported["adapters"] = _adapters(directory, adapters, registry, overwrite)
+        exported["adapters"] = _adapters(directory, adapters, model(), registry, overwrite)
     if json:
         print_json(exported)
     elif adapters is not None:
         note("serve them with vLLM:")
-        typer.echo(exported["adapters"]["vllm"])
+        stdout.write(exported["adapters"]["vllm"])
 
 
 def _preferences(
-    run: RunDirectory, path: Path, node: str | None, registry: Registry, overwrite: bool
+    run: RunDirectory,
+    path: Path,
+    node: str | None,
+    model: Callable[[], Mapping[str, Any]],
+    registry: Registry,
+    overwrite: bool,
 ) -> dict[str, Any]:
     from ..runs.atomic import new_file
     from ..runs.export_preferences import is_chat, write_preferences
@@ -91,7 +104,7 @@ def _preferences(
         episodes = reader.counts().episodes
         split: Split | None = None
         if any(_is_chat_node(settings) for name, settings in nodes.items() if node in (None, name)):
-            split = _splitter(run, registry)
+            split = _splitter(model(), registry)
             with closing(stream_preferences(reader, node, episodes)) as stream:
                 if not is_chat(stream, nodes, split):
                     split = None
@@ -112,13 +125,13 @@ def _preferences(
     }
 
 
-def _splitter(run: RunDirectory, registry: Registry) -> Split:
+def _splitter(model: Mapping[str, Any], registry: Registry) -> Split:
     from ..config.settings import ModelSettings
     from ..models.chat import ChatSplitter, load_tokenizer
     from ..models.chat_template import TextOptions
 
-    model = ModelSettings.model_validate(_settings(run)["model"])
-    return ChatSplitter(load_tokenizer(model, registry), TextOptions.of(model)).split
+    settings = ModelSettings.model_validate(model)
+    return ChatSplitter(load_tokenizer(settings, registry), TextOptions.of(settings)).split
 
 
 def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
@@ -138,11 +151,12 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
     return {"path": path, "lines": lines}
 
 
-def _adapters(run: RunDirectory, path: Path, registry: Registry, overwrite: bool) -> dict[str, Any]:
+def _adapters(
+    run: RunDirectory, path: Path, model: Mapping[str, Any], registry: Registry, overwrite: bool
+) -> dict[str, Any]:
     from ..runs.export_adapters import Base, export_adapters
     from .player import newest_checkpoint
 
-    model = _settings(run)["model"]
     base = Base(model["name"], model["revision"], _loaded_from(model["name"], registry))
     metadata = {"run": run.path.name, "task": run.info.task}
     frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
@@ -168,8 +182,7 @@ def _adapters(run: RunDirectory, path: Path, registry: Registry, overwrite: bool
 def _loaded_from(name: str, registry: Registry) -> str:
     if name in registry.entries("model"):
         return str(registry.model(name).directory)
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
+    return name
 
 
 def _nodes(run: RunDirectory) -> Mapping[str, Any]:

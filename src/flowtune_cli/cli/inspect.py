@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..flow.errors import UsageError, missing_package
-from . import options
+from . import options, stdout
 from .options import ConfigOption, SetOption
 from .output import note
 
@@ -34,6 +34,7 @@ def inspect(
     set_: SetOption = None,
 ) -> None:
     """Browse runs in the terminal, also while they train: do they learn, and why?"""
+    from ..flow.paths import expanded
     from ..registry import load_registry
     from ..runs.directory import RunDirectory
 
@@ -43,13 +44,13 @@ def inspect(
             " page instead."
         )
     resolved = options.settings(load_registry(), config=config, overrides=set_)
-    parent = Path(resolved.settings.run.directory)
+    parent = resolved.settings.run.directory
     path, is_run = parent, False
     if run is not None:
-        path = Path(run)
-        is_run = (parent / run / "run.json").is_file() or not _has_runs(path)
+        path = expanded(Path(run))
+        is_run = (parent / path / "run.json").is_file() or not _has_runs(path)
         if is_run:
-            path = RunDirectory.open(run, parent).path
+            path = RunDirectory.open(path, parent).path
     elif not _has_runs(parent):
         raise UsageError(
             f"there are no runs in {parent}. Make one with 'flowtune train TASK', or look elsewhere"
@@ -76,7 +77,7 @@ def _serve(path: Path, *, is_run: bool, port: int) -> None:
 
 
 def _on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return sys.stdin.isatty() and stdout.stream().isatty()
 
 
 def _has_runs(path: Path) -> bool:

@@ -49,7 +49,7 @@ def ls(
         _note_failed(registry, "model")
     elif kind == "runs":
         found = options.settings(registry, config=config, overrides=set_)
-        rows = _runs(Path(found.settings.run.directory))
+        rows = _runs(found.settings.run.directory)
     else:
         rows = _registered(registry, REGISTERED[kind])
         _note_failed(registry, REGISTERED[kind][0])

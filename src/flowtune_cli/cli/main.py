@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,7 +17,9 @@ from typer.main import get_command
 
 from .. import __version__
 from ..flow.errors import FlowtuneError, UsageError
+from . import stdout
 from .allocator import keep_freed_memory
+from .command import OwnCommand
 from .config import config
 from .doctor import doctor
 from .evaluate import evaluate
@@ -35,6 +36,7 @@ from .postprocessors import PostProcessorFlags
 from .predict import predict
 from .report import report
 from .show import show
+from .strict_warnings import leave_libraries_out
 from .train import train
 
 COMMANDS = (
@@ -85,9 +87,10 @@ class Commands(TyperGroup):
 
         if self._complete:
             return
-        registry = load_registry()
-        self._complete = True
-        self.commands = {**self.commands, **plugin_commands(registry, self.own)}
+        with stdout.foreign():
+            registry = load_registry()
+            self._complete = True
+            self.commands = {**self.commands, **plugin_commands(registry, self.own)}
 
 
 app = typer.Typer(
@@ -98,7 +101,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for function in COMMANDS:
-    flags = PostProcessorFlags if function in (predict, postprocess) else None
+    flags = PostProcessorFlags if function in (predict, postprocess) else OwnCommand
     app.command(cls=flags)(function)
 for group in GROUPS:
     app.add_typer(group)
@@ -111,10 +114,10 @@ def flowtune(
 ) -> None:
     """Online joint fine-tuning of whole flows of language-model nodes."""
     if version:
-        typer.echo(f"flowtune {__version__}")
+        stdout.write(f"flowtune {__version__}")
         raise typer.Exit()
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        stdout.write(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,12 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What it cannot show, such as a lone surrogate, is printed as an escape, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
+    leave_libraries_out()
     command = get_command(app)
     try:
-        try:
+        with stdout.reserved():
             result = command.main(arguments, prog_name="flowtune", standalone_mode=False)
-        finally:
-            sys.stdout.flush()
     except FlowtuneError as error:
         typer.echo(f"flowtune: error: {error}", err=True)
         return error.exit_code
@@ -141,9 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever reads the output wants no more. Nothing may be written at exit, either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # who reads the output wants no more
     except OSError as error:
         if error.errno not in _WRONG_PATH or not isinstance(error.filename, str):
             raise

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError
+from . import stdout
+from .command import OwnCommand
 from .options import JsonOption
 from .output import note, print_json
 
@@ -27,7 +29,7 @@ def _group() -> None:
     """Make ``fetch`` a command of its own, though it is the only one."""
 
 
-@models.command()
+@models.command(cls=OwnCommand)
 def fetch(
     name: Annotated[
         str,
@@ -62,7 +64,7 @@ def fetch(
     if json:
         print_json({"name": name, "directory": directory})
     else:
-        typer.echo(directory)
+        stdout.write(directory)
 
 
 def _fetch_from_hub(name: str, revision: str | None, registry: Registry) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
+
+from . import stdout
 
 
 def print_json(value: Any) -> None:
@@ -16,15 +17,15 @@ def print_json(value: Any) -> None:
     from ..runs.serialization import json_values
 
     # In UTF-8 only a lone surrogate is printed as an escape, which is JSON's own.
-    ascii_only = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
-    typer.echo(json.dumps(json_values(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+    ascii_only = codecs.lookup(stdout.stream().encoding or "utf-8").name != "utf-8"
+    stdout.write(json.dumps(json_values(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows: as a table with a header on a terminal, otherwise as tab-separated lines."""
-    if not sys.stdout.isatty():
+    if not stdout.stream().isatty():
         for row in rows:
-            typer.echo("\t".join(_one_line(row[column]) for column in columns))
+            stdout.write("\t".join(_one_line(row[column]) for column in columns))
         return
     from rich.console import Console
     from rich.table import Table
@@ -34,7 +35,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     for row in rows:
         # A Text is printed as it is: brackets are not markup.
         table.add_row(*(Text(_one_line(row[column])) for column in columns))
-    Console().print(table)
+    Console(file=stdout.stream()).print(table)
 
 
 Styled = tuple[str, str]
@@ -43,14 +44,14 @@ Styled = tuple[str, str]
 
 def print_styled(lines: Iterable[Styled]) -> None:
     """Print lines without wrapping, so that long ones can be copied."""
-    if not sys.stdout.isatty():
+    if not stdout.stream().isatty():
         for line, _ in lines:
-            typer.echo(line)
+            stdout.write(line)
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = Console(file=stdout.stream())
     for line, style in lines:
         console.print(Text(line, style), soft_wrap=True)
 

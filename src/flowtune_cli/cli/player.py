@@ -43,7 +43,7 @@ class Player:
         from ..training.session import set_up
 
         note(f"loading {self.resolved.settings.model.name}")
-        session = set_up(self.task, self.resolved.settings, self.registry)
+        session = set_up(self.task, self.resolved.settings, self.registry, self.checkpoint)
         if self.checkpoint is not None:
             load_checkpoint(
                 self.checkpoint,

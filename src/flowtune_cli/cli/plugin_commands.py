@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.main import get_command
 
+from .command import PluginCommand
+
 if TYPE_CHECKING:
     from ..registry import Registry
 
@@ -24,7 +26,7 @@ def plugin_commands(registry: Registry, own: Collection[str]) -> dict[str, Any]:
             registry.report(entry, f"command '{name}': flowtune has a command of this name")
             continue
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name)(entry.thing)
+        single.command(name, cls=PluginCommand)(entry.thing)
         try:
             commands[name] = get_command(single)
         except Exception as error:  # whatever its annotations do, the other commands stay

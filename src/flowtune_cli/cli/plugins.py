@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import stdout
 from .options import JsonOption
 from .output import print_json, print_rows
 from .plugin_commands import fully_loaded_registry
@@ -48,15 +49,15 @@ def plugins(
         print_json(shown)
         return
     for row in shown:
-        typer.echo(f"{row['name']} ({row['distribution']} {row['version']}) {row['module']}")
+        stdout.write(f"{row['name']} ({row['distribution']} {row['version']}) {row['module']}")
         for kind, names in row["brings"].items():
-            typer.echo(f"  {kind}: {', '.join(names)}")
+            stdout.write(f"  {kind}: {', '.join(names)}")
         for problem in row["problems"]:
-            typer.echo(f"  PROBLEM: {problem['error']}")
+            stdout.write(f"  PROBLEM: {problem['error']}")
             for line in problem["traceback"].splitlines():
-                typer.echo(f"    {line}")
+                stdout.write(f"    {line}")
     if registry.left_out:
-        typer.echo(f"left out by FLOWTUNE_PLUGINS: {', '.join(registry.left_out)}")
+        stdout.write(f"left out by FLOWTUNE_PLUGINS: {', '.join(registry.left_out)}")
 
 
 def _hooks() -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand
 from typer.main import get_command
 
 from ..flow.errors import UsageError, unknown_name
+from .command import OwnCommand
 from .describe import summary
+from .stdout import foreign
 
 if TYPE_CHECKING:
     from ..flow.node import Exploration
@@ -23,7 +24,7 @@ _FLAGS = f"{__name__}.flags"
 _SELECTED = f"{__name__}.selected"
 
 
-class PostProcessorFlags(TyperCommand):
+class PostProcessorFlags(OwnCommand):
     """A command with a flag for each installed post-processor; see ``selected_postprocessors``."""
 
     def get_params(self, ctx: Any) -> Any:
@@ -33,7 +34,8 @@ class PostProcessorFlags(TyperCommand):
             from ..registry import load_registry
 
             own_names = {name for parameter in own for name in parameter.opts}
-            ctx.meta[_FLAGS] = _flags(load_registry(), own_names)
+            with foreign():
+                ctx.meta[_FLAGS] = _flags(load_registry(), own_names)
         return [*own[:-1], *ctx.meta[_FLAGS], own[-1]]  # the last is --help
 
 

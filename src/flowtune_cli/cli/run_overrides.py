@@ -13,6 +13,7 @@ from ..flow.errors import UsageError
 from ..flow.preset import NO_PRESET
 from ..runs.directory import RunDirectory
 from . import options
+from .stored_model import check_model, is_same_model, is_same_place
 from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class RunOverrides:
         def allowed(difference: Difference) -> bool:
             if difference.key == "training.limit":
                 return grows and (difference.now == 0 or difference.now > limit)
-            return difference.key.startswith(_FREE)
+            return difference.key.startswith(_FREE) or self._is_moved_model(difference)
 
         name = self.run.path.name
         self._refuse(
@@ -161,10 +162,15 @@ class RunOverrides:
 
     def _refuse_other_adapters(self) -> None:
         self._refuse(
-            lambda difference: not difference.key.startswith(_ADAPTERS),
+            lambda difference: (
+                not difference.key.startswith(_ADAPTERS) or self._is_moved_model(difference)
+            ),
             f"what run '{self.run.path.name}' has learned cannot be used with another model or"
             " other adapters:",
         )
+
+    def _is_moved_model(self, difference: Difference) -> bool:
+        return difference.key == "model.name" and is_same_model(self.stored, difference.now)
 
     def _refuse(self, allowed: Callable[[Difference], bool], why: str) -> None:
         refused = [str(difference) for difference in self.differences if not allowed(difference)]
@@ -183,6 +189,7 @@ class RunOverrides:
             parent[last] = copy.deepcopy(difference.now)
         # A run cannot say that its model's code is to be trusted.
         values["model"]["trust_remote_code"] = self.now.settings.model.trust_remote_code
+        check_model(self.run, self.stored, values["model"]["name"])
         return self._restore(values)
 
     def _differences(self) -> Iterable[Difference]:
@@ -196,6 +203,8 @@ class RunOverrides:
             stored, value = _value(old, path), _value(now, path)
             if key in ("model.dtype", "adapter.targets") and value == "auto":
                 continue  # it leaves the choice, which was made when the run began
+            if key == "model.name" and is_same_place(stored, value):
+                continue
             if stored != value:
                 yield Difference(key, path, stored, value, origin)
 
@@ -223,8 +232,10 @@ def find_run(
     registry: Registry, name: str, config: Path | None, overrides: Sequence[str] | None
 ) -> RunDirectory:
     """The run of that name, where the settings say that runs are, or at that path."""
+    from ..flow.paths import expanded
+
     found = options.settings(registry, config=config, overrides=overrides)
-    return RunDirectory.open(name, Path(found.settings.run.directory))
+    return RunDirectory.open(expanded(Path(name)), found.settings.run.directory)
 
 
 def _value(values: Mapping[str, Any], path: Sequence[str]) -> Any:

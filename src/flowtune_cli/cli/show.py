@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError, unknown_name
+from . import stdout
 from .describe import Option, argument_help, options, signature, summary, type_text
 from .output import note, print_rows
 
@@ -75,15 +76,15 @@ def _thing(entry: Entry) -> None:
 
 
 def _reward(entry: Entry) -> None:
-    typer.echo(entry.name + type_text(str(signature(entry.thing))))
+    stdout.write(entry.name + type_text(str(signature(entry.thing))))
     _text(entry.thing)
 
 
 def _task(entry: Entry) -> None:
     task: type[Task] = entry.thing
-    typer.echo(task.summary or summary(task))
-    typer.echo(f"splits: {', '.join(task.splits)}")
-    typer.echo(f"gate: {task.gate or 'none: references always move'}")
+    stdout.write(task.summary or summary(task))
+    stdout.write(f"splits: {', '.join(task.splits)}")
+    stdout.write(f"gate: {task.gate or 'none: references always move'}")
     if task.defaults:
         _heading("settings that it changes")
         _table({"setting": key, "default": _shown(value)} for key, value in task.defaults.items())
@@ -124,7 +125,7 @@ def _node(task: str, node: Node) -> None:
                 row = Option(f"{field}.{part}", type_text(part_type), shown, prompt_helps[part])
                 rows.append(row)
             fields = ", ".join(sorted(value.fields)) or "none"
-            typer.echo(f"{field} shows: {fields}")
+            stdout.write(f"{field} shows: {fields}")
         else:
             rows.append(Option(field, type_text(kind), _shown(value), helps.get(field, "")))
     _options(rows)
@@ -134,11 +135,11 @@ SHOW: Mapping[str, Callable[[Entry], None]] = {"task": _task, "reward": _reward}
 
 
 def _heading(title: str, text: str = "") -> None:
-    typer.echo(f"\n{title}" + (f"\n  {text}" if text else ""))
+    stdout.write(f"\n{title}" + (f"\n  {text}" if text else ""))
 
 
 def _text(thing: Any) -> None:
-    typer.echo(inspect.cleandoc(thing.__doc__ or "").partition("\nArgs:")[0].rstrip())
+    stdout.write(inspect.cleandoc(thing.__doc__ or "").partition("\nArgs:")[0].rstrip())
 
 
 def _options(rows: list[Option]) -> None:

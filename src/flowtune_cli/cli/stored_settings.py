@@ -40,6 +40,7 @@ def to_store(
     return {
         **resolved.stored,
         "config": None if config is None else str(config.absolute()),
+        "model_sha256": model_digest(resolved.settings.model.name),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
         "data": dict(data),
     }
@@ -141,6 +142,18 @@ def _former_digest(task: Task, examples: Sequence[Example], old: Resolved) -> st
         line = [example.id, task.question_text(example), to_json(example.gold)]
         digest.update(json.dumps(line).encode() + b"\n")
     return digest.hexdigest()
+
+
+def model_digest(name: str) -> str | None:
+    """What a run stores of a local model; None for one of a plugin or the hub.
+
+    Args:
+        name: the setting ``model.name``, which is absolute where it is a path.
+    """
+    from ..models.digest import weights_digest
+
+    path = Path(name)
+    return weights_digest(path) if path.is_absolute() and path.exists() else None
 
 
 def stored_settings(run: RunDirectory) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
         ).continued()
         checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
-    parent = Path(resolved.settings.run.directory)
+    parent = resolved.settings.run.directory
     RunDirectory.check_name(parent, name)
     split = chosen_split(task, arguments.split)
     examples = read_training_examples(task, arguments.data, split)

@@ -21,7 +21,7 @@ from ..runs.directory import RunDirectory
 from ..runs.reader import RunReader
 from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
-from ..training.session import Session, set_up
+from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows
 from .progress import progress
@@ -49,7 +49,7 @@ class TrainingRun:
 
         The run stores the dtype that "auto" chose, since a resume needs the same one.
         """
-        session = self._set_up()
+        session = self._set_up(self.source)
         run = create(dataclasses.replace(self.resolved, settings=session.settings))
         with run.lock():
             note(f"training run '{run.path.name}' in {run.path}")
@@ -57,11 +57,14 @@ class TrainingRun:
 
     def resume(self, run: RunDirectory, reference: str) -> int:
         """Resume a run that the caller has locked; returns the exit code."""
-        return self._train(self._set_up(), run, reference)
+        saved = checkpoints(run.checkpoints)
+        session = self._set_up(saved[-1] if saved else self.source)
+        return self._train(session, run, reference)
 
-    def _set_up(self) -> Session:
+    def _set_up(self, checkpoint: Path | None) -> Session:
+        check_learning(self.task, self.resolved.settings, self.registry)
         note(f"loading {self.resolved.settings.model.name}")
-        return set_up(self.task, self.resolved.settings, self.registry)
+        return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
 
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)

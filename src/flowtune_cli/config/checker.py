@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..registry import Registry
 from .layers import DEFAULT, Entry, Key, Origin, Setting
+from .paths import located
 from .renamed import renamed
 from .schema import check, explain, fields_of, is_open, is_optional
 from .settings import SECTIONS
@@ -63,7 +64,7 @@ class Checker:
         if fields_of(kind) is not None:
             return self.merge_all(kind, key, self.split(kind, key, entries))
         if kind is not Any:
-            return self._value(table, key, entries)
+            return self._value(kind, table, key, entries)
         tables = [e for e in entries if e[0] or isinstance(e[1].value, Mapping)]
         if entries and entries[-1] not in tables:
             return self._set(key, entries[-1][1])
@@ -102,7 +103,7 @@ class Checker:
                     self.problems.append((setting.origin, str(error)))
         return groups
 
-    def _value(self, table: Any, key: Key, entries: Sequence[Entry]) -> Any:
+    def _value(self, kind: Any, table: Any, key: Key, entries: Sequence[Entry]) -> Any:
         """The value that overrides the others, checked."""
         for names, setting in entries:
             if names:
@@ -118,6 +119,11 @@ class Checker:
         if () in problems and setting.text is not None:
             typed, refused = check(table, key[-1], setting.text)
             value, problems = (value, problems) if refused else (typed, {})
+        if not problems:
+            try:
+                value = located(kind, value, setting.origin)
+            except UsageError as error:
+                problems = {(): f"cannot be used: {error}"}
         self._set(key, replace(setting, value=value))
         for place, text in problems.items():
             self.complain((*key, *place), text, setting.origin)

@@ -16,7 +16,7 @@ from ..registry import Registry
 from .checker import Checker
 from .layers import Key
 from .optimizers import optimizer_choices
-from .schema import check, field_types
+from .schema import argument_types, check, field_types
 from .settings import LearningSettings, Settings
 
 
@@ -76,17 +76,31 @@ def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> 
     strategy = registry.exploration(name)
     if dataclasses.is_dataclass(strategy):
         _check_options(options, field_types(strategy))
-        for option, value in options.items():
-            for place, text in check(strategy, option, value)[1].items():
-                raise UsageError(f"{'.'.join((option, *place))} {text}")
+        _check_values(options, strategy)
     registry.make_exploration(setting)
 
 
 def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
-    """The values of the options are checked when the optimizer is made."""
-    parameters = list(inspect.signature(registry.optimizer(name)).parameters.values())[1:]
+    """Check options as far as the optimizer's signature tells what they may be.
+
+    What else is wrong with them is found when the optimizer is made.
+    """
+    factory = registry.optimizer(name)
+    parameters = list(inspect.signature(factory).parameters.values())[1:]
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         _check_options(options, [parameter.name for parameter in parameters])
+    types = argument_types(factory)
+    named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    _check_values(
+        {option: value for option, value in options.items() if option in named},
+        {name: types[name] for name in named},
+    )
+
+
+def _check_values(options: Mapping[str, Any], table: Any) -> None:
+    for option, value in options.items():
+        for place, text in check(table, option, value)[1].items():
+            raise UsageError(f"{'.'.join((option, *place))} {text}")
 
 
 def _check_options(options: Iterable[str], names: Iterable[str]) -> None:

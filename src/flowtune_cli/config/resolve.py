@@ -42,6 +42,7 @@ from .layers import (
     from_task,
 )
 from .names import check_nodes, check_sections
+from .paths import located_model
 from .schema import build, field_types, fields_of, is_open, setting_keys
 from .settings import Settings
 
@@ -160,13 +161,17 @@ def _preset(
 def _resolve(
     task_class: type[Task] | None, layers: Sequence[Layer], registry: Registry
 ) -> Resolved:
+    task_name = None if task_class is None else task_class.name
     installed = {name: entry.thing for name, entry in registry.entries("task").items()}
     if task_class is not None:
         installed[task_class.name] = task_class
     checker = Checker(registry)
     entries = checker.split(Settings, (), [entry for layer in layers for entry in layer.items()])
     task_entries = checker.split(installed, ("tasks",), entries.pop("tasks", ()))
-    settings: Settings = checker.make(Settings, (), checker.merge_all(Settings, (), entries))
+    settings = _sections(entries, checker)
+    if settings is None:
+        checker.finish(task_name)
+        raise ValueError("a section that cannot be made is a problem that was not reported")
     check_sections(settings, checker)
     task, kinds, values = None, {}, {}
     if task_class is not None:
@@ -180,13 +185,27 @@ def _resolve(
             if name in installed and (other := _task(installed[name], own, checker)):
                 kinds[name], values[name] = other.kind, to_jsonable_python(other.changes)
                 check_nodes(other.nodes, other.key, None, checker)
-    checker.finish(None if task_class is None else task_class.name)
+    checker.finish(task_name)
     if task is not None:
         values[task.name] = task.values
     settings = settings.model_copy(update={"tasks": values})
     kind = {**(fields_of(Settings) or {}), "tasks": kinds}
     keys = setting_keys(kind, settings.model_dump(mode="json"))
     return Resolved(settings, {".".join(key): checker.origin(key) for key in keys}, task)
+
+
+def _sections(entries: Mapping[str, Sequence[Entry]], checker: Checker) -> Settings | None:
+    """All settings but those of tasks; None after a complaint."""
+    settings: Settings | None = checker.make(Settings, (), checker.merge_all(Settings, (), entries))
+    key = ("model", "name")
+    if settings is None or key not in checker.settings:
+        return settings
+    name, origin = settings.model.name, checker.origin(key)
+    located = checker.attempt(key, partial(located_model, name, origin))
+    if located in (None, name) or name in checker.registry.entries("model"):
+        return settings
+    model = settings.model.model_copy(update={"name": located})
+    return settings.model_copy(update={"model": model})
 
 
 @dataclass(frozen=True)

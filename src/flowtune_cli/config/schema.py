@@ -7,8 +7,10 @@ is the type of a single value. ``Any`` is what nothing is known of: a value or a
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -124,6 +126,19 @@ def field_types(owner: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(owner) if field.init}
 
 
+def argument_types(function: Any) -> dict[str, Any]:
+    """The types of a function's arguments, as far as they are there at run time; else ``Any``."""
+    types: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        types[name] = Any
+        if parameter.annotation is not parameter.empty:
+            alone = type(name, (), {"__annotations__": {name: parameter.annotation}})
+            with suppress(Exception):  # whatever its text says
+                scope = getattr(function, "__globals__", {})
+                types[name] = get_type_hints(alone, scope, include_extras=True)[name]
+    return types
+
+
 def is_optional(kind: Any) -> bool:
     """Whether the empty string unsets a setting of this type."""
     return NoneType in get_args(kind)
@@ -153,7 +168,9 @@ def _place(detail: Mapping[str, Any], value: Any) -> Key:
         is_field = not place or (part is detail["loc"][-1] and detail["type"] == "missing")
         if found or is_field or isinstance(part, int):
             place.append(str(part))
-            value = value[part] if found or isinstance(value, (list, tuple)) else None
+            listed = isinstance(value, (list, tuple)) and isinstance(part, int)
+            inside = found or (listed and part < len(value))
+            value = value[part] if inside else None
     return tuple(place)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date as Date
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,7 +64,9 @@ class ModelSettings(Section):
         " prompt template writes itself always are.",
     )
     context: int = Field(
-        0, ge=0, description="Longest prompt plus output in tokens; 0 is what the model allows."
+        0,
+        ge=0,
+        description="Longest prompt plus output in tokens; 0 is what the model allows at most.",
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for models you trust."
@@ -129,7 +132,7 @@ class TrainingSettings(Section):
 class RunSettings(Section):
     """Where runs are kept."""
 
-    directory: str = Field("runs", description="Each run gets a directory in this one.")
+    directory: Path = Field(Path("runs"), description="Each run gets a directory in this one.")
     trackers: list[str] = Field(
         [], description="Where figures are logged to, too: see 'flowtune ls trackers'."
     )

@@ -18,6 +18,7 @@ _HEAD = """\
 # A task's own defaults override these, then come its preset, this file, environment variables
 # (FLOWTUNE_TRAINING__SEED=7), '--set training.seed=7' and options such as '--limit'. The empty
 # string "" unsets a setting that has no default. 'flowtune config' shows the effective settings.
+# A relative path is relative to this file.
 """
 
 _EXAMPLE = """\

@@ -227,7 +227,7 @@ class Adapters:
             except FileNotFoundError as error:
                 raise UsageError(
                     f"{directory} has no adapter '{name}' ({error.filename} is missing); was it"
-                    " trained with another task or other nodes?"
+                    " trained with another task or other nodes, or did the node learn nothing then?"
                 ) from None
             except (OSError, ValueError, SafetensorError) as error:
                 raise UsageError(f"the adapter in {source} cannot be read: {error}") from error

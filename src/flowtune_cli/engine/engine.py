@@ -67,6 +67,7 @@ class ModelEngine:
         tokenizer: the model's.
         context: longest prompt plus output, in tokens.
         limits: how much is computed and remembered at once.
+        model_context: the longest that the model can read, if that is known.
         options: how texts become tokens, beside what the tokenizer says.
         paths: how the model is run; if None, what its configuration does not rule out.
     """
@@ -77,12 +78,13 @@ class ModelEngine:
         tokenizer: Any,
         context: int,
         limits: Limits,
+        model_context: int | None = None,
         options: TextOptions = _NO_OPTIONS,
         paths: Paths | None = None,
     ) -> None:
         self.adapters = adapters
         self.limits = limits
-        self.tokens = Tokens(tokenizer, context, options=options)
+        self.tokens = Tokens(tokenizer, context, model_context, options=options)
         self.prefixes = PrefixCache(adapters, limits, paths)
         ends = _end_tokens(adapters.model, tokenizer) | {self.tokens.end_of_turn}
         self.decoder = Decoder(self.prefixes, self.tokens, ends)

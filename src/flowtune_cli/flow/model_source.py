@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from .errors import UsageError
+from .paths import expanded
 
 
 class ModelSource(ABC):
@@ -67,4 +68,4 @@ def cache_directory() -> Path:
 
     override = os.environ.get("FLOWTUNE_CACHE")
     root = Path(override) if override else Path(platformdirs.user_cache_dir("flowtune", False))
-    return root.expanduser().absolute()
+    return expanded(root).absolute()

@@ -207,7 +207,9 @@ class Node(ABC):
         name: what the flow calls it by; also the name of its adapter.
         reward: the reward that judges its outputs.
         evaluator: judges them instead, where there is no reward.
-        learn: from preferences (by deviations), supervised (by ``episode.target``), or nothing.
+        learn: from preferences (by deviations), supervised (by ``episode.target``), or nothing: it
+            stays as it is. If it learned in the run that is gone on from, it plays the adapter that
+            it has from there, else the base model.
         exploration: the strategy that finds alternatives: its name, or a table of the name and
             its options, such as ``{name = "multi_sample", temperature = 1.2}``.
         alternatives: how many alternative outputs are tried at each step.
@@ -232,6 +234,8 @@ class Node(ABC):
     weight: float = 1.0
     optimizer: Mapping[str, Any] | str | None = None
     head_optimizer: Mapping[str, Any] | str | None = None
+    has_learned: bool = field(default=False, init=False, repr=False, compare=False)
+    """Whether there is an adapter of it, though it learns nothing now. No setting."""
 
     @property
     def deviates(self) -> bool:
@@ -242,7 +246,8 @@ class Node(ABC):
     @property
     def adapter(self) -> str | None:
         """The adapter that answers its requests; None is the base model."""
-        return self.name if self.uses_adapter and self.learn != "nothing" else None
+        has_one = self.learn != "nothing" or self.has_learned
+        return self.name if self.uses_adapter and has_one else None
 
     @abstractmethod
     def prompt_text(self, inputs: Mapping[str, Any]) -> str:

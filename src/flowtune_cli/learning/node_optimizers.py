@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,20 @@ class NodeOptimizers:
                     f"the optimizer state in {path} does not fit '{self.names[node]}' of node"
                     f" '{node}': {error}"
                 ) from None
+
+
+def check_optimizers(
+    settings: LearningSettings, nodes: Iterable[Node], factories: Mapping[str, Factory]
+) -> None:
+    """Make each optimizer for a single number, before a model is loaded.
+
+    Raises:
+        UsageError: options do not fit their optimizer.
+    """
+    for node in nodes:
+        if node.adapter is not None:
+            for choice in optimizer_choices(settings, node):
+                _make(factories, choice, [torch.nn.Parameter(torch.zeros(1))])
 
 
 def _make(

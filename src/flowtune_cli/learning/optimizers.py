@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     # Listing the optimizers takes no torch.
     from torch import nn, optim
 
+# What settings are checked by, before a model is loaded.
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 def cocob(
-    parameters: Iterable[nn.Parameter], alpha: float = 1000.0, eps: float = 1e-8
+    parameters: Iterable[nn.Parameter], alpha: Positive = 1000.0, eps: Positive = 1e-8
 ) -> optim.Optimizer:
     """Coin betting without a learning rate (Orabona and Tommasi 2017, arXiv:1705.07795).
 
@@ -27,9 +34,9 @@ def cocob(
 
 def adam(
     parameters: Iterable[nn.Parameter],
-    lr: float = 1e-4,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    lr: NotNegative = 1e-4,
+    betas: tuple[Decay, Decay] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
 ) -> optim.Optimizer:
     """Adam (Kingma and Ba 2015).
 
@@ -45,9 +52,9 @@ def adam(
 
 def adam8bit(
     parameters: Iterable[nn.Parameter],
-    lr: float = 1e-4,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    lr: NotNegative = 1e-4,
+    betas: tuple[Decay, Decay] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
 ) -> optim.Optimizer:
     """Adam with 8-bit moments, by bitsandbytes.
 

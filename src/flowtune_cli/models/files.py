@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,14 +22,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import SafetensorsRepoMetadata
 
+from ..config.paths import is_path
 from ..config.settings import DEFAULT_MODEL, DEFAULT_MODEL_PACKAGE, ModelSettings
 from ..flow.errors import UsageError
+from ..flow.paths import expanded
 from .memory import Weight
 
 if TYPE_CHECKING:
     from ..registry import Registry
 
-CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
+BESIDES_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+"""Fetched whether or not the code is trusted, so that a fetched model is complete either way."""
 GENERIC_WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 
 
@@ -85,7 +87,7 @@ def find_local(name: str, registry: Registry) -> ModelFiles | None:
     """
     if name in registry.entries("model"):
         return ModelFiles(registry.model(name).prepare())
-    path = Path(name).expanduser()
+    path = expanded(Path(name))
     if name.lower().endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"there is no GGUF file {path.absolute()} (model.name)")
@@ -95,7 +97,7 @@ def find_local(name: str, registry: Registry) -> ModelFiles | None:
         return ModelFiles(path)
     if path.exists():
         raise UsageError(f"{path} is neither a model directory nor a GGUF file (model.name)")
-    if re.match(r"[./~\\]", name) or "\\" in name or name.count("/") > 1:
+    if is_path(name):
         raise UsageError(f"there is no model directory {path.absolute()} (model.name)")
     if "/" not in name:
         raise _unknown(name, registry)
@@ -159,8 +161,7 @@ def _fetch(settings: ModelSettings, check: Check) -> Path:
             check.config(Path(snapshot_download(name, revision=revision, allow_patterns=config)))
             check.weights(_weights(headers))
             wanted = sorted(headers.files_metadata)
-        patterns = (wanted or GENERIC_WEIGHTS) + CONFIG_AND_TOKENIZER
-        patterns += ["*.py"] * settings.trust_remote_code
+        patterns = (wanted or GENERIC_WEIGHTS) + BESIDES_WEIGHTS
         directory = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
         if wanted is None:
             check.config(directory)

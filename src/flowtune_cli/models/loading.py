@@ -20,7 +20,14 @@ from .files import ModelFiles, find_model
 from .memory import Weight, check_memory, check_quantized, model_bytes, weight_bytes
 from .out_of_memory import OutOfMemory, is_out_of_memory
 from .quiet import quiet
-from .skeleton import build_skeleton, cannot_load, context_of, nf4_config, read_config
+from .skeleton import (
+    build_skeleton,
+    cannot_load,
+    context_of,
+    model_context_of,
+    nf4_config,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -35,6 +42,7 @@ class LoadedModel:
         tokenizer: a transformers tokenizer; it may have no chat template.
         dtype: what it computes in, also where its weights are stored in 4 bits.
         context: the longest prompt plus output, in tokens.
+        model_context: the longest that the model can read; None if its configuration has none.
         name: as in the settings.
     """
 
@@ -43,6 +51,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     context: int
+    model_context: int | None
     name: str
 
 
@@ -88,9 +97,9 @@ def load_model(
             " could not end"
         )
     _check_vocabulary(model, tokenizer, settings)
-    return LoadedModel(
-        model, tokenizer, device, dtype, context_of(model.config, settings), settings.name
-    )
+    context = context_of(model.config, settings)
+    model_context = model_context_of(model.config)
+    return LoadedModel(model, tokenizer, device, dtype, context, model_context, settings.name)
 
 
 @dataclass

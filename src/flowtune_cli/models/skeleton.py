@@ -96,20 +96,30 @@ def read_config(directory: Path, settings: ModelSettings) -> Any:
         raise cannot_load(settings.name, error) from error
 
 
+def model_context_of(config: Any) -> int | None:
+    """The longest text that a model can read, in tokens; None if its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
 def context_of(config: Any, settings: ModelSettings) -> int:
     """The longest prompt plus output in tokens: what the model and the settings allow.
 
     Raises:
-        UsageError: neither says it.
+        UsageError: neither says it, or the setting is above what the model allows.
     """
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [tokens for tokens in (limit, settings.context) if tokens]
-    if not limits:
+    model_context = model_context_of(config)
+    if model_context is None and not settings.context:
         raise UsageError(
             f"the configuration of '{settings.name}' does not say how long a text may be: set"
             " model.context"
         )
-    return min(limits)
+    if model_context is not None and settings.context > model_context:
+        raise UsageError(
+            f"model.context is {settings.context}, and '{settings.name}' reads {model_context}"
+            f" tokens at most: set model.context to {model_context} or less, or to 0 for all that"
+            " the model allows"
+        )
+    return settings.context or model_context or 0
 
 
 def cannot_load(name: str, error: Exception) -> UsageError:

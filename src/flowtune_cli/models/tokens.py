@@ -50,6 +50,7 @@ class Tokens:
     Args:
         tokenizer: of transformers, fast or slow.
         context: the longest prompt plus output, in tokens.
+        model_context: the longest that the model can read, if that is known.
         cache_size: how many prompts' encodings are kept.
         options: what is set, beside what the tokenizer says.
 
@@ -64,11 +65,13 @@ class Tokens:
         self,
         tokenizer: Any,
         context: int,
+        model_context: int | None = None,
         cache_size: int = 4096,
         options: TextOptions = _NO_OPTIONS,
     ) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.model_context = model_context
         self.template = ChatTemplate(tokenizer, options)
         self._controls = ControlTokens(tokenizer, self.template.source)
         self._keeps_special = options.special_tokens_in_text
@@ -267,14 +270,21 @@ class Tokens:
                 raise UsageError(
                     f"a prompt of {whole} tokens leaves no room in the context of {self.context}"
                     f" for {self.context - room} more, and nothing in it may be cut. Shorten the"
-                    " prompt, mark its documents with Template(truncate=...), or raise"
-                    f" model.context. It begins: {encoded.text[:200]!r}"
+                    " prompt, mark its documents with Template(truncate=...), or"
+                    f" {self._more_context()}. It begins: {encoded.text[:200]!r}"
                 )
             _cut_longest(pieces, excess)
             cut = _with_truncatable(prompt, [self._seam.decode(tuple(piece)) for piece in pieces])
             encoded = self._encode(cut)
             excess = len(encoded.ids) - room
         return replace(encoded, dropped=whole - len(encoded.ids))
+
+    def _more_context(self) -> str:
+        if self.model_context is None:
+            return "raise model.context, as far as the model was made for"
+        if self.context < self.model_context:
+            return f"raise model.context, up to the model's own {self.model_context}"
+        return "take a model that reads more: this one reads no longer text"
 
 
 def _without_surrogates(prompt: Prompt) -> Prompt:

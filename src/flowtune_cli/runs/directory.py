@@ -103,7 +103,7 @@ class RunDirectory:
                     "episodes": 0,
                     "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     "versions": package_versions(),
-                    "resume": f"flowtune train --resume {shlex.quote(str(path))}",
+                    "resume": f"flowtune train --resume {shlex.quote(str(path.absolute()))}",
                 }
                 write_json(building / "run.json", info)
                 if not path.exists() and _rename(building, path):

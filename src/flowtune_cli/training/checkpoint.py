@@ -108,6 +108,11 @@ def optimizer_names(directory: Path) -> dict[str, str]:
     return names
 
 
+def has_adapter(directory: Path, node: str) -> bool:
+    """Whether a checkpoint holds an adapter of this node."""
+    return (directory / "adapters" / node).is_dir()
+
+
 def _state(directory: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((directory / "state.json").read_text())

@@ -25,7 +25,7 @@ from ..flow.node import Datum, Exploration, SelfLearning
 from ..flow.request import Answer, Engine, Request
 from ..flow.task import Task
 from ..learning.learner import Learner, Update
-from ..learning.node_optimizers import NodeOptimizers
+from ..learning.node_optimizers import NodeOptimizers, check_optimizers
 from ..models.chat_template import TextOptions
 from ..models.devices import dtype_name
 from ..models.loading import load_model
@@ -35,6 +35,7 @@ from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
 from ..runtime.play import play
 from ..runtime.scheduler import Scheduler
+from .checkpoint import has_adapter
 
 
 @dataclass
@@ -136,16 +137,35 @@ class _NotifyingEngine:
             return self.engine.answer(requests)
 
 
-def set_up(task: Task, settings: Settings, registry: Any) -> Session:
+def check_learning(task: Task, settings: Settings, registry: Any) -> None:
+    """Check that what is needed for learning can be made, before the model is loaded.
+
+    Raises:
+        UsageError: an optimizer is not there, or its options do not fit.
+    """
+    check_optimizers(settings.learning, task.nodes, _optimizers(task, settings, registry))
+
+
+def _optimizers(task: Task, settings: Settings, registry: Any) -> dict[str, Any]:
+    choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
+    return {choice.name: registry.optimizer(choice.name) for choice in choices}
+
+
+def set_up(
+    task: Task, settings: Settings, registry: Any, checkpoint: Path | None = None
+) -> Session:
     """Load the model and put the task's adapters on it.
 
     Args:
         registry: finds models, exploration strategies, evaluators and optimizers by name.
+        checkpoint: the one that the caller will load. A node that learns nothing has an adapter if
+            it has one there.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
     for node in task.nodes:
+        node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
         learns = node.deviates or node.learn == "supervised"
         if learns and node.adapter is None and not isinstance(node, SelfLearning):
             raise UsageError(
@@ -160,8 +180,7 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
     evaluators = {
         node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
     }
-    choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
-    optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
+    optimizers = _optimizers(task, settings, registry)
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
@@ -176,8 +195,15 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
         settings.adapter,
         settings.training.seed,
     )
-    options = TextOptions.of(settings.model)
-    engine = ModelEngine(adapters, loaded.tokenizer, loaded.context, limits, options, paths)
+    engine = ModelEngine(
+        adapters,
+        loaded.tokenizer,
+        loaded.context,
+        limits,
+        loaded.model_context,
+        TextOptions.of(settings.model),
+        paths,
+    )
     # A template's clock shows the same day for as long as the run lasts.
     date = engine.tokens.template.date or settings.model.date
     model = settings.model.model_copy(update={"date": date})

@@ -11,6 +11,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from ...flow.errors import UsageError
+from ...flow.paths import expanded
 from ..screen_export import ENDINGS
 
 
@@ -43,10 +45,12 @@ class AskPath(ModalScreen["Path | None"]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         try:
-            path = Path(event.value).expanduser()
+            path = expanded(Path(event.value))
             wrong = self._wrong(path)
-        except (OSError, RuntimeError) as error:  # a name that is too long, or ~nobody
-            wrong = f"{getattr(error, 'strerror', None) or error}: choose another name."
+        except UsageError as error:
+            wrong = str(error)
+        except OSError as error:  # a name that is too long
+            wrong = f"{error.strerror or error}: choose another name."
         if wrong:
             self._note(wrong)
         else:
