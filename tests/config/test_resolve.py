@@ -244,9 +244,9 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
     found = resolved(
         '[model]\nname = "m"\n[tasks.hop-qa]\nhops = 4\n[tasks.plain.nodes.best]\nnegatives = 2\n',
         f"{QUERY}.exploration=multi_sample",
-        f"{QUERY}.evaluator=llm_judge",
+        f"{QUERY}.evaluator={{name = 'llm_judge', tie = 0.1}}",
         f"{QUERY}.reward=",
-        "learning.clip=inf",
+        "learning.clip=0.25",
     )
     stored = found.settings.model_dump(mode="json")
     again = restore(registry.task("hop-qa"), stored, "x", registry)

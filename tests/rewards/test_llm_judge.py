@@ -108,7 +108,7 @@ def test_it_asks_the_base_model_both_ways_round() -> None:
     assert isinstance(request, ScoreRequest)
     assert request.adapter is None
     texts = [prompt.text for prompt, _ in request.items]
-    assert all("Question: why" in text for text in texts)
+    assert all("question: why\n\nResult A" in text for text in texts)
     assert 'Result A: {"answer": "x"}\n\nResult B: {"answer": "y"}' in texts[0]
     assert 'Result A: {"answer": "y"}\n\nResult B: {"answer": "x"}' in texts[1]
     assert [completions for _, completions in request.items] == [("A", "B")] * 2
@@ -119,13 +119,14 @@ def test_it_asks_the_base_model_both_ways_round() -> None:
         for s in m.segments
         if s.truncatable
     ]
-    assert cut == ['{"answer": "x"}', '{"answer": "y"}', '{"answer": "y"}', '{"answer": "x"}']
+    shown = ["question: why", '{"answer": "x"}', '{"answer": "y"}']
+    assert cut == [*shown, shown[0], shown[2], shown[1]]
 
 
 def test_a_flow_judged_by_it() -> None:
     engine = judging(lambda text: 1.0 if "B" in text else 0.0, bias=0.5)
     engine.write = lambda node, prompt, output: "AB"[output]
-    trace = run_deviate(engine, TASK, {"llm_judge": LLMJudge()})
+    trace = run_deviate(engine, TASK, {"a": LLMJudge()})
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.ALTERNATIVE_BETTER
     (preference,) = trace.preferences

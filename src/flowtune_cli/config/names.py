@@ -16,7 +16,7 @@ from ..registry import Registry
 from .checker import Checker
 from .layers import Key
 from .optimizers import optimizer_choices
-from .schema import check, field_types
+from .schema import check, field_types, not_finite
 from .settings import LearningSettings, Settings
 
 
@@ -48,9 +48,13 @@ def check_nodes(
             (*own, "exploration"), partial(_check_exploration, node.exploration, registry)
         )
         if node.evaluator is not None:
-            checker.attempt((*own, "evaluator"), partial(registry.evaluator, node.evaluator))
+            checker.attempt(
+                (*own, "evaluator"), partial(_check_evaluator, node.evaluator, registry)
+            )
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
+            for place, text in not_finite(value):
+                checker.complain((*own, field.name, *place), text)
             if isinstance(value, Template):
                 fields = partial(getattr, value, "fields")
                 checker.attempt((*own, field.name), fields, "is not a template")
@@ -73,20 +77,45 @@ def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker:
 
 def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> None:
     name, options = name_and_options(setting)
-    strategy = registry.exploration(name)
-    if dataclasses.is_dataclass(strategy):
-        _check_options(options, field_types(strategy))
-        for option, value in options.items():
-            for place, text in check(strategy, option, value)[1].items():
-                raise UsageError(f"{'.'.join((option, *place))} {text}")
+    _check_class_options(registry.exploration(name), options)
     registry.make_exploration(setting)
+
+
+def _check_evaluator(setting: str | Mapping[str, Any], registry: Registry) -> None:
+    name, options = name_and_options(setting)
+    _check_class_options(registry.evaluator(name), options)
+    registry.make_evaluator(setting)
+
+
+def _check_class_options(kind: type, options: Mapping[str, Any]) -> None:
+    """Check options that are the keyword arguments of a class."""
+    if not dataclasses.is_dataclass(kind):
+        _check_arguments(options, inspect.signature(kind).parameters.values())
+        return
+    _check_options(options, field_types(kind))
+    for option, value in options.items():
+        for place, text in check(kind, option, value)[1].items():
+            raise UsageError(f"{'.'.join((option, *place))} {text}")
 
 
 def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
     """The values of the options are checked when the optimizer is made."""
     parameters = list(inspect.signature(registry.optimizer(name)).parameters.values())[1:]
+    _check_arguments(options, parameters)
+
+
+def _check_arguments(options: Mapping[str, Any], parameters: Iterable[inspect.Parameter]) -> None:
+    parameters = list(parameters)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         _check_options(options, [parameter.name for parameter in parameters])
+    for parameter in parameters:
+        value = options.get(parameter.name, parameter.default)
+        if _is_number(parameter.default) and not _is_number(value):
+            raise UsageError(f"{parameter.name} should be a number, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_options(options: Iterable[str], names: Iterable[str]) -> None:

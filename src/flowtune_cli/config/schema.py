@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -59,6 +61,9 @@ def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
 
     Types are strict and TOML's: an array for a tuple, a string for a path, no number for a string.
     """
+    infinite = dict(not_finite(value))
+    if infinite:
+        return value, infinite
     try:
         if isinstance(table, type) and issubclass(table, BaseModel):
             # The model converts it when it is made. What it says of other fields waits until then.
@@ -77,6 +82,23 @@ def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
         return value, {
             place[1:]: text for place, text in problems.items() if place[0] == str(field)
         }
+
+
+def not_finite(value: Any, place: Key = ()) -> Iterator[tuple[Key, str]]:
+    """What is wrong with the numbers in a value that no calculation can use, by their places."""
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from not_finite(inside, (*place, str(name)))
+    elif isinstance(value, (list, tuple)):
+        for number, inside in enumerate(value):
+            yield from not_finite(inside, (*place, str(number)))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from not_finite(getattr(value, field.name), (*place, field.name))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place, f"should be finite, not {value}"
+    elif isinstance(value, int) and abs(value) > sys.float_info.max:
+        yield place, "is too large a number"
 
 
 def _json(value: Any) -> str:

@@ -203,7 +203,8 @@ class Node(ABC):
     Args:
         name: what the flow calls it by; also the name of its adapter.
         reward: the reward that judges its outputs.
-        evaluator: judges them instead, where there is no reward.
+        evaluator: judges them instead, where there is no reward: its name, or a table of the name
+            and its options, such as ``{name = "llm_judge", tie = 0.1}``.
         learn: from preferences (by deviations), supervised (by ``episode.target``), or nothing.
         exploration: the strategy that finds alternatives: its name, or a table of the name and
             its options, such as ``{name = "multi_sample", temperature = 1.2}``.
@@ -221,7 +222,7 @@ class Node(ABC):
 
     name: str
     reward: str | None = None
-    evaluator: str | None = None
+    evaluator: str | Mapping[str, Any] | None = None
     learn: Learn = "preferences"
     exploration: str | Mapping[str, Any] = "diverse_beam"
     alternatives: int = 1

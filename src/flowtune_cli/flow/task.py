@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from .episode import Episode
 from .errors import UsageError
-from .example import Example
+from .example import Example, labelled_inputs
 from .node import Node
 from .preset import Preset
 
@@ -111,7 +111,14 @@ class Task(ABC):
         """How the result of an episode is shown to a judge that compares two of them."""
         return json.dumps(result, ensure_ascii=False)
 
+    def judge_texts(self, example: Example) -> Sequence[str]:
+        """What a judge is shown of an example, one text an input, each after the input's name.
+
+        By default these are the texts among the inputs, and what is short as JSON.
+        """
+        return labelled_inputs(example)
+
     def question_text(self, example: Example) -> str:
-        """How an example is shown in one line, to a person or a judge."""
+        """How an example is shown in one line to a person."""
         question = example.inputs.get("question", example.id)
         return str(question)

@@ -35,7 +35,7 @@ class Session:
     Args:
         settings: with the dtype that the model computes in, never "auto".
         explorations: the strategy of each node that deviates, by node name.
-        evaluators: by their own names.
+        evaluators: that of each node that deviates and has one, by node name.
         optimizers: the factories of the nodes' optimizers, by name.
     """
 
@@ -118,7 +118,9 @@ def set_up(task: Task, settings: Settings, registry: Any) -> Session:
         if node.deviates
     }
     evaluators = {
-        node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
+        node.name: registry.make_evaluator(node.evaluator)
+        for node in task.nodes
+        if node.deviates and node.evaluator is not None
     }
     choices = [optimizer_choices(settings.learning, node)[0] for node in task.nodes]
     optimizers = {choice.name: registry.optimizer(choice.name) for choice in choices}
