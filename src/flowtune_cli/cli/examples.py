@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ..flow.errors import DataError, UsageError, unknown_name
+from ..flow.errors import DataError, UsageError, did_you_mean, unknown_name
 from ..flow.example import Example
 from ..flow.task import Task
 from .output import note
@@ -98,8 +97,7 @@ def find_example(examples: Iterator[Example], example_id: str | None) -> Example
     if matches:
         listed = _list([example.id for example in matches])
         raise UsageError(f"{len(matches)} example ids start with '{example_id}': {listed}")
-    close = difflib.get_close_matches(example_id, ids, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(example_id, ids)
     raise UsageError(f"no example has the id '{example_id}'.{hint} There are: {_list(ids)}")
 
 

@@ -152,6 +152,7 @@ class Trainer:
         trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
         with trackers, Store(self.run.store_path, task.question_text) as store:
             store.truncate(self.position.batches)
+            store.write_task(task.nodes, task.gate)
             try:
                 while self.position.episodes < len(self.order):
                     self._stop_if_asked()  # a flow may ask the engine for nothing
