@@ -396,3 +396,23 @@ def test_a_taken_name_is_told_before_the_model_is_loaded(train: Run) -> None:
     assert done.code == 2
     assert "'a' already exists in runs" in done.err
     assert "loading" not in done.err
+
+
+def test_a_node_that_learned_nothing_is_warned_of_here_and_in_the_report(
+    train: Run, run: Run
+) -> None:
+    misspelt = ("--set", "tasks.letters.nodes.draft.reward=sums")
+    untaught = ("--set", "tasks.letters.nodes.write.reward=")
+    done = train("--limit", "2", "--name", "a", *misspelt, *untaught)
+    draft = (
+        "node 'draft' has learned nothing: the flow never reported its reward 'sums'."
+        " Did you mean 'sum'? It reported: sum"
+    )
+    assert f"flowtune: warning: {draft}\n" in done.err
+    assert "warning: node 'write' has learned nothing: it has neither a reward nor" in done.err
+    assert "node 'check'" not in done.err
+    again = train("--resume", "a", "--json")
+    warnings = json.loads(again.out)["warnings"]
+    assert warnings[0] == {"node": "draft", "text": draft}
+    [reported] = json.loads(run("report", "a", "--json").out)["runs"]
+    assert reported["warnings"] == warnings

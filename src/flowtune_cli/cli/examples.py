@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..flow.errors import DataError, UsageError, did_you_mean, unknown_name
 from ..flow.example import Example
+from ..flow.left_out import LeftOut, listed
+from ..flow.postprocessing import EXAMPLE_ID, ROLLOUTS
 from ..flow.task import Task
 from .output import note
 
@@ -22,6 +26,7 @@ def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[
         DataError: the data cannot be read; says where.
     """
     split = chosen_split(task, split)
+    task.left_out = LeftOut()
     try:
         yield from task.examples(data, split)
     except OSError as error:
@@ -47,6 +52,7 @@ def read_training_examples(task: Task, data: Path | None, split: str | None) -> 
     used = list(task.training_examples(source, split))
     for _ in source:  # where the task took only the first ones
         pass
+    note_left_out(task)
     if len(used) < total:
         reason = task.training_filter or f"task '{task.name}' leaves the others out"
         note(f"training uses {len(used)} of the {total} examples of split '{split}': {reason}")
@@ -70,12 +76,37 @@ def first_examples(examples: Iterator[Example], limit: int | None) -> list[Examp
     """The first ``limit`` examples; all if it is None.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or several have one id.
     """
     found = list(islice(examples, limit))
     if not found:
         raise DataError("the data has no examples")
+    counts = Counter(example.id for example in found)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{len(repeated)} ids stand more than once in the data: {listed(repeated)}. Each"
+            " example needs an id of its own."
+        )
     return found
+
+
+def note_left_out(task: Task) -> None:
+    """Print a note for each reason why the task has left examples out."""
+    for text in task.left_out.texts():
+        note(text)
+
+
+def note_failed_rollouts(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Print a note if rollouts in prediction lines failed, which post-processors do without."""
+    rollouts = [(line, rollout) for line in lines for rollout in line.get(ROLLOUTS) or ()]
+    failed = [line for line, rollout in rollouts if rollout.get("result") is None]
+    if failed:
+        ids = list(dict.fromkeys(str(line.get(EXAMPLE_ID, line.get("id"))) for line in failed))
+        note(
+            f"{len(failed):,} of {len(rollouts):,} rollouts failed and have no result, of examples"
+            f" {listed(ids)}"
+        )
 
 
 def find_example(examples: Iterator[Example], example_id: str | None) -> Example:

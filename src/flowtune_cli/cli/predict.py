@@ -70,7 +70,7 @@ def predict(
     """
     from ..flow.task import Task
     from ..registry import load_registry
-    from .examples import first_examples, read_examples
+    from .examples import first_examples, note_left_out, read_examples
     from .player import load_player
     from .postprocessors import explorations, selected_postprocessors
 
@@ -81,6 +81,7 @@ def predict(
     if scores and not strategies and type(player.task).scores is Task.scores:
         note(f"task '{task}' has no scores: --scores adds nothing")
     examples = first_examples(read_examples(player.task, data, split), limit)
+    note_left_out(player.task)
     session = player.set_up()
     try:
         write_predictions(
@@ -159,6 +160,7 @@ def _predict(
     Raises:
         FlowtuneError: the flow failed for an example; its line and all later ones are missing.
     """
+    from ..flow.left_out import listed
     from .progress import progress
 
     failed: dict[int, Episode] = {}
@@ -181,9 +183,11 @@ def _predict(
     if failed:
         first = failed[min(failed)]
         assert first.failure is not None
+        ids = [episode.example.id for _, episode in sorted(failed.items())]
         raise FlowtuneError(
-            f"the flow failed for {len(failed)} of {done} examples. {file.partial} has the lines"
-            f" before example '{first.example.id}', the first one that failed:\n"
+            f"the flow failed for {len(failed)} of {done} examples: {listed(ids)}."
+            f" {file.partial} has the lines before example '{first.example.id}',"
+            f" the first one that failed:\n"
             f"{first.failure.traceback}Fix this, then run the same command again to resume."
         )
 
@@ -245,8 +249,10 @@ def _lines(
 ) -> Iterator[Mapping[str, Any]]:
     """The lines of the file: post-processed, with the scores only if ``scores`` is set."""
     from ..flow.postprocessing import post_process
+    from .examples import note_failed_rollouts
 
     lines = [{**record["prediction"], **record["scores"]} for record in records]
+    note_failed_rollouts(lines)
     processed = post_process(processors, task, examples, lines, note)
     for line, record in zip(processed, records, strict=True):
         dropped = () if scores else record["scores"]
