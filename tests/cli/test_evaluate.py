@@ -142,7 +142,7 @@ def test_an_id_that_stands_twice(evaluate: Run) -> None:
     Path("data.jsonl").write_text('{"id": "x", "question": "what"}\n' * 2)
     done = evaluate("--data", "data.jsonl")
     assert done.code == 2
-    assert "1 ids stand more than once in the data: 'x'" in done.err
+    assert "the data has ids that stand more than once (1): 'x'" in done.err
 
 
 def test_numbers_of_numpy_and_what_is_not_finite(site: Site, run: Run) -> None:

@@ -16,8 +16,9 @@ def test_examples_of_one_id() -> None:
     examples = [Example(name) for name in "abcacdefgdefg"]
     with pytest.raises(DataError) as refused:
         first_examples(iter(examples), None)
-    assert "6 ids stand more than once in the data: 'a', 'c', 'd', 'e', 'f' and 1 more" in str(
-        refused.value
+    assert (
+        "the data has ids that stand more than once (6): 'a', 'c', 'd', 'e', 'f' and 1 more"
+        in str(refused.value)
     )
     assert len(first_examples(iter(examples), 3)) == 3
 

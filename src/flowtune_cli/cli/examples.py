@@ -85,8 +85,8 @@ def first_examples(examples: Iterator[Example], limit: int | None) -> list[Examp
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise DataError(
-            f"{len(repeated)} ids stand more than once in the data: {listed(repeated)}. Each"
-            " example needs an id of its own."
+            f"the data has ids that stand more than once ({len(repeated)}): {listed(repeated)}."
+            " Each example needs an id of its own."
         )
     return found
 
