@@ -355,9 +355,24 @@ def test_a_bug_in_a_plugin_shows_its_traceback_and_how_to_go_on(
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("flowtune_cli.nodes.judge.Judge.target_data", bug)
+        patch.setattr("flowtune_cli.learning.learner.Learner.update", bug)
         with pytest.raises(ZeroDivisionError):
             train("--name", "a")
+    assert state("a") == "failed"
+
+
+def test_a_node_that_cannot_take_targets_fails_its_episodes(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(self: Any, *given: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flowtune_cli.nodes.judge.Judge.target_data", bug)
+        done = train("--name", "a")
+    assert done.code == 1
+    assert "failed, more than training.max_failures = 0.1 allows. The last one, of ex" in done.err
+    assert "ZeroDivisionError: a bug" in done.err
     assert state("a") == "failed"
 
 
