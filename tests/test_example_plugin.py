@@ -20,7 +20,7 @@ from flowtune_cli.config.layers import tomllib
 from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.postprocessing import post_process
 from flowtune_cli.registry import Registry, load_registry
-from flowtune_cli.registry.checks import postprocessor
+from flowtune_cli.registry.checks import postprocessor, reward_or_evaluator
 from flowtune_cli.testing import (
     ScriptedEngine,
     assert_replays,
@@ -87,7 +87,7 @@ def test_setuptools_builds_it(tmp_path: Path) -> None:
 def test_the_tutorial_shows_it_as_it_is() -> None:
     [project] = blocks(TUTORIAL, "toml")
     assert project == (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
-    plugin, _, tests, _ = blocks(TUTORIAL, "python")
+    plugin, _, tests, *_ = blocks(TUTORIAL, "python")
     assert tests == (PACKAGE / "tests/test_mailroom.py").read_text(encoding="utf-8")
     assert plugin == (PACKAGE / "src/mailroom/plugin.py").read_text(encoding="utf-8")
     [records] = blocks(TUTORIAL, "json")
@@ -95,7 +95,7 @@ def test_the_tutorial_shows_it_as_it_is() -> None:
 
 
 def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
-    *_, source = blocks(TUTORIAL, "python")
+    *_, source, _ = blocks(TUTORIAL, "python")
     names: dict[str, Any] = {}
     exec(source, names)
     register: list[Any] = []
@@ -110,6 +110,21 @@ def test_the_tutorial_s_post_processor_elects_a_team(task: Task) -> None:
     ]
     done = post_process([processor], task, [], lines, print)
     assert [line["team"] for line in done] == ["repairs", "billing"]
+
+
+def test_the_tutorial_s_evaluator_prefers_the_shorter_summary(task: Task) -> None:
+    *_, source = blocks(TUTORIAL, "python")
+    names: dict[str, Any] = {}
+    exec(source, names)
+    register: list[Any] = []
+    names["register_rewards"](register.append)
+    [shorter] = [thing for thing in register if reward_or_evaluator(thing)]
+    task.node("summary").evaluator = {"name": "shorter", "limit": 2}
+    engine = ScriptedEngine(write={"summary": ["one two three four", "one", "one two three"]})
+    example = next(iter(task.examples(PACKAGE / "data", "train")))
+    trace = deviate(task, engine, example, evaluators={"summary": shorter(limit=2)})
+    gains = [d.gain for d in trace.deviations if d.node == "summary"]
+    assert gains[:2] == [2.0, 1.0]
 
 
 @pytest.mark.slow

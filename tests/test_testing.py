@@ -435,7 +435,7 @@ def test_targets_that_a_node_cannot_learn_are_noticed() -> None:
             episode.target("check", "Maybe")
             return result
 
-    assert "a target cannot be learned from: UsageError: node 'check'" in problems(Mistaught())
+    assert "a target cannot be learned from: UsageError: example" in problems(Mistaught())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ transformers. ``flowtune_cli.testing`` has what the tests of a plugin need.
 """
 
 from .exploration import DiverseBeam, MultiSample
-from .flow.deviation import Deviation, Evaluator, Outcome, Preference, Trace
+from .flow.deviation import Deviation, Evaluator, EvaluatorCall, Outcome, Preference, Trace
 from .flow.episode import Episode, Failure, RewardEvent, Step, Target
 from .flow.errors import DataError, FlowtuneError, ReplayError, UsageError
 from .flow.example import Example
@@ -71,6 +71,7 @@ __all__ = [
     "Engine",
     "Episode",
     "Evaluator",
+    "EvaluatorCall",
     "Example",
     "Exploration",
     "Factor",

@@ -91,3 +91,17 @@ def test_summary_is_the_authors_own_first_line() -> None:
 def test_types_are_short() -> None:
     assert type_text("collections.abc.Mapping[str, typing.Any]") == "Mapping[str, Any]"
     assert type_text(str | None) == "str | None"
+
+
+def test_a_class_that_is_no_dataclass_has_its_arguments_as_options() -> None:
+    class Shorter:
+        """An evaluator.
+
+        Args:
+            limit: the largest gain.
+        """
+
+        def __init__(self, limit: int = 10) -> None:
+            self.limit = limit
+
+    assert options(Shorter) == [Option("limit", "int", "10", "the largest gain.")]

@@ -112,3 +112,45 @@ def test_no_examples(evaluate: Run) -> None:
     done = evaluate("--data", "data.jsonl")
     assert done.code == 2
     assert "the data has no examples" in done.err
+
+
+SKIPPING = """
+        if split == "test":
+            self.leave_out("broken", "no question")
+        if source is None:"""
+UNLABELLED = """
+        for example in examples:
+            if example.gold in (1, 2, 3):
+                self.leave_out(example.id, "no label")
+        good = sum("""
+
+
+def test_what_is_left_out_is_said_with_ids(site: Site, run: Run) -> None:
+    changed = LETTERS.replace("\n        if source is None:", SKIPPING)
+    site.install("letters", changed.replace("\n        good = sum(", UNLABELLED))
+    write(5)
+    done = run("evaluate", "letters", "out.jsonl", "--split", "test", "--json")
+    assert "note: left out 1 example (no question): 'broken'\n" in done.err
+    assert "note: left out 3 examples (no label): 'test-1', 'test-2', 'test-3'\n" in done.err
+    assert json.loads(done.out)["left_out"] == {
+        "no question": {"count": 1, "first_ids": ["broken"]},
+        "no label": {"count": 3, "first_ids": ["test-1", "test-2", "test-3"]},
+    }
+
+
+def test_an_id_that_stands_twice(evaluate: Run) -> None:
+    Path("data.jsonl").write_text('{"id": "x", "question": "what"}\n' * 2)
+    done = evaluate("--data", "data.jsonl")
+    assert done.code == 2
+    assert "the data has ids that stand more than once (1): 'x'" in done.err
+
+
+def test_numbers_of_numpy_and_what_is_not_finite(site: Site, run: Run) -> None:
+    figures = """
+        import numpy as np
+        return {"small": np.float32(0.5), "whole": np.int64(3), "none": float("nan")}
+        good = sum("""
+    site.install("letters", LETTERS.replace("\n        good = sum(", figures))
+    write(5)
+    done = run("evaluate", "letters", "out.jsonl", "--split", "test", "--json")
+    assert json.loads(done.out) == {"small": 0.5, "whole": 3, "none": "nan"}

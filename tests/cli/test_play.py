@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,45 @@ def test_a_run_of_another_task(play: Run, run: Run) -> None:
     done = run("play", "hop-qa", "--run", "a")
     assert done.code == 2
     assert "run 'a' is of task 'letters', not hop-qa" in done.err
+
+
+def test_what_an_evaluator_was_shown_and_said(letters: Site, run: Run) -> None:
+    judged = (
+        "--deviate",
+        "--set",
+        'tasks.letters.nodes.draft.evaluator={name = "llm_judge", tie = 0.0}',
+    )
+    whole = run("play", "letters", "--full", *judged)
+    assert "    the evaluator showed the model:\n" in whole.out
+    assert "question: train 0\n" in whole.out
+    assert re.search(r"    -> A  \(logprob -\d+\.\d{3}\)\n", whole.out)
+    played = json.loads(run("play", "letters", "--json", *judged).out)
+    calls = [call for d in played["deviations"] for call in d["evaluator_calls"]]
+    assert calls
+    assert all("question: train 0" in call["prompt"] for call in calls)
+    assert [[answer["text"] for answer in call["answers"]] for call in calls] == [["A", "B"]] * len(
+        calls
+    )
+
+
+def test_an_evaluator_that_fails(letters: Site, run: Run) -> None:
+    letters.install("judge", JUDGE)
+    judged = ("--deviate", "--set", "tasks.letters.nodes.draft.evaluator=late")
+    done = run("play", "letters", *judged)
+    assert done.code == 0
+    assert "    evaluator FAILED: late: TimeoutError: no answer" in done.out
+    assert "in compare" in done.out
+
+
+JUDGE = """
+from flowtune_cli import hookimpl
+
+class Late:
+    name = "late"
+    async def compare(self, ask, task, example, first, second):
+        raise TimeoutError("no answer")
+
+@hookimpl
+def register_rewards(register):
+    register(Late)
+"""

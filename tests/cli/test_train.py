@@ -442,9 +442,24 @@ def test_a_bug_in_a_plugin_shows_its_traceback_and_how_to_go_on(
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("flowtune_cli.nodes.judge.Judge.target_data", bug)
+        patch.setattr("flowtune_cli.learning.learner.Learner.update", bug)
         with pytest.raises(ZeroDivisionError):
             train("--name", "a")
+    assert state("a") == "failed"
+
+
+def test_a_node_that_cannot_take_targets_fails_its_episodes(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(self: Any, *given: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flowtune_cli.nodes.judge.Judge.target_data", bug)
+        done = train("--name", "a")
+    assert done.code == 1
+    assert "failed, more than training.max_failures = 0.1 allows. The last one, of ex" in done.err
+    assert "ZeroDivisionError: a bug" in done.err
     assert state("a") == "failed"
 
 
@@ -483,3 +498,23 @@ def test_a_taken_name_is_told_before_the_model_is_loaded(train: Run) -> None:
     assert done.code == 2
     assert "'a' already exists in runs" in done.err
     assert "loading" not in done.err
+
+
+def test_a_node_that_learned_nothing_is_warned_of_here_and_in_the_report(
+    train: Run, run: Run
+) -> None:
+    misspelt = ("--set", "tasks.letters.nodes.draft.reward=sums")
+    untaught = ("--set", "tasks.letters.nodes.write.reward=")
+    done = train("--limit", "2", "--name", "a", *misspelt, *untaught)
+    draft = (
+        "node 'draft' has learned nothing: the flow never reported its reward 'sums'."
+        " Did you mean 'sum'? It reported: sum"
+    )
+    assert f"flowtune: warning: {draft}\n" in done.err
+    assert "warning: node 'write' has learned nothing: it has neither a reward nor" in done.err
+    assert "node 'check'" not in done.err
+    again = train("--resume", "a", "--json")
+    warnings = json.loads(again.out)["warnings"]
+    assert warnings[0] == {"node": "draft", "text": draft}
+    [reported] = json.loads(run("report", "a", "--json").out)["runs"]
+    assert reported["warnings"] == warnings

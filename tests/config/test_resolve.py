@@ -244,9 +244,9 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
     found = resolved(
         '[model]\nname = "m"\n[tasks.hop-qa]\nhops = 4\n[tasks.plain.nodes.best]\nnegatives = 2\n',
         f"{QUERY}.exploration=multi_sample",
-        f"{QUERY}.evaluator=llm_judge",
+        f"{QUERY}.evaluator={{name = 'llm_judge', tie = 0.1}}",
         f"{QUERY}.reward=",
-        "learning.clip=inf",
+        "learning.clip=0.25",
     )
     stored = found.settings.model_dump(mode="json")
     again = restore(registry.task("hop-qa"), stored, "x", registry)
@@ -342,6 +342,47 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ),
         ("run.trackers=['tensorbord']", "trackers cannot be used: unknown tracker 'tensorbord'"),
         (f"{QUERY}.evaluator=llm", "unknown evaluator 'llm'. Known: llm_judge"),
+        (
+            f"{QUERY}.evaluator={{name = 'llm_judge', tye = 0.1}}",
+            "evaluator cannot be used: unknown option 'tye'. Did you mean 'tie'?",
+        ),
+        (
+            f"{QUERY}.evaluator={{name = 'llm_judge', tie = true}}",
+            "evaluator cannot be used: tie should be a valid number, not True",
+        ),
+        (
+            f"{QUERY}.evaluator={{name = 'llm_judge', tie = 2}}",
+            "evaluator cannot be used: tie should be from 0 to 1, not 2",
+        ),
+        (
+            f"{QUERY}.evaluator={{name = 'llm_judge', prompt = 'x'}}",
+            "evaluator cannot be used: prompt does not show {a} and {b}",
+        ),
+        (
+            f"{QUERY}.evaluator={{name = 'llm_judge', prompt = {{usr = '{{a}}{{b}}'}}}}",
+            "prompt.usr is not a setting",
+        ),
+        (f"{QUERY}.evaluator={{tie = 0.1}}", "evaluator cannot be used: {'tie': 0.1} has no name"),
+        ("learning.beta=nan", "learning.beta should be finite, not nan"),
+        ("learning.clip=inf", "learning.clip should be finite, not inf"),
+        ("adapter.alpha=1" + "0" * 400, "adapter.alpha is too large a number"),
+        (f"{QUERY}.weight=inf", f"{QUERY}.weight should be finite, not inf"),
+        (
+            "learning.optimizer={name = 'adam', lr = nan}",
+            "learning.optimizer.lr should be finite, not nan",
+        ),
+        (
+            "learning.optimizer={name = 'adam', betas = [0.9, inf]}",
+            "learning.optimizer.betas.1 should be finite, not inf",
+        ),
+        (
+            "learning.optimizer={name = 'adam', lr = true}",
+            "learning.optimizer cannot be used: lr should be a number, not True",
+        ),
+        (
+            f"{QUERY}.exploration={{name = 'multi_sample', temperature = nan}}",
+            f"{QUERY}.exploration.temperature should be finite, not nan",
+        ),
         (
             "tasks.hop-qa.nodes.stop.score=likelihood",
             "tasks.hop-qa.nodes.stop cannot be set so: node 'stop' judges by likelihood",

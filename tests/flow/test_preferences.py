@@ -52,7 +52,7 @@ def test_evaluators_compare_whole_episodes() -> None:
     engine = FakeEngine(lambda prompt, output: lengths[prompt][output])
     judge = Longer()
     nodes = [writer("a", evaluator="longer", alternatives=2), writer("b", None)]
-    trace = run_deviate(engine, FlowTask(nodes, echo), {"longer": judge})
+    trace = run_deviate(engine, FlowTask(nodes, echo), {"a": judge})
     # The reward that was stated after the first call neither judged nor ended the rollouts.
     assert judge.seen == [("12", "1234"), ("12", "1")]
     assert [d.gain for d in trace.deviations] == [2.0, -1.0]
@@ -65,7 +65,7 @@ def test_an_evaluator_that_cannot_say() -> None:
     judge = Longer()
     engine = FakeEngine(lambda prompt, output: "" if prompt == "b:B" else "AB"[output])
     nodes = [writer("a", None, evaluator="longer"), writer("b", None)]
-    trace = run_deviate(engine, FlowTask(nodes, echo), {"longer": judge})
+    trace = run_deviate(engine, FlowTask(nodes, echo), {"a": judge})
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.UNDEFINED
     assert deviation.reason == "longer cannot tell"
@@ -79,16 +79,16 @@ def test_a_rollout_that_fails_is_not_shown_to_the_evaluator() -> None:
 
     judge = Longer()
     nodes = [writer("a", None, evaluator="longer")]
-    trace = run_deviate(FakeEngine(write_letters), FlowTask(nodes, flow), {"longer": judge})
+    trace = run_deviate(FakeEngine(write_letters), FlowTask(nodes, flow), {"a": judge})
     assert trace.deviations[0].outcome is Outcome.FAILED
     assert judge.seen == []
 
 
-def test_an_unknown_evaluator_is_named() -> None:
-    task = FlowTask([writer("a", None, evaluator="langer")], echo)
+def test_a_node_that_was_given_no_evaluator_is_named() -> None:
+    task = FlowTask([writer("a", None, evaluator="longer")], echo)
     task.nodes_by_name["b"] = writer("b", None)
-    with pytest.raises(UsageError, match=r"unknown evaluator 'langer'\. Did you mean 'longer'"):
-        run_deviate(FakeEngine(write_letters), task, {"longer": Longer()})
+    with pytest.raises(UsageError, match="node 'a' was given no evaluator: 'longer'"):
+        run_deviate(FakeEngine(write_letters), task, {})
 
 
 # Preferences

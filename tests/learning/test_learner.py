@@ -573,7 +573,7 @@ def test_a_loss_that_is_not_finite_takes_no_step(tiny: Tiny, step_per: str) -> N
     learner.update("a", [preference()])
     bad = preference(weight=float("inf"))
     data = [bad, preference()] if step_per == "datum" else [preference(), bad]
-    refused(learner, data, "the loss of node 'a' is inf: its step was not taken.*Lower the step")
+    refused(learner, data, "the loss of node 'a' is inf: its step was not taken.*scale the reward")
     # A later update knows nothing of it.
     expected = tiny.gradients([choice()])
     assert_near(tiny.change([choice()], tiny.learner()), expected)

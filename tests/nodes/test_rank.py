@@ -327,3 +327,14 @@ def test_features_need_names_of_their_own(names: tuple[str, ...]) -> None:
     features = tuple(Feature(name, lambda inputs: 0.0) for name in names)
     with pytest.raises(UsageError, match="node 'r': its features need different names"):
         by_likelihood(features=features)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(float("nan"), "is nan; it must be finite"), ("1", "is '1'; it must be a number")],
+)
+def test_a_feature_that_is_no_finite_number(value: Any, said: str) -> None:
+    feature = Feature("odd", lambda inputs: value)
+    with pytest.raises(ValueError, match="must be") as refused:
+        feature.value({"candidate": "b"})
+    assert str(refused.value) == f"feature 'odd' of 'b' {said}"

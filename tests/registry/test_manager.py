@@ -43,7 +43,7 @@ def test_builtin_things_come_through_the_same_door(site: Site) -> None:
     assert registry.node_type("generate") is Generate
     assert registry.exploration("diverse_beam") is DiverseBeam
     assert registry.reward("token_f1") is token_f1
-    assert isinstance(registry.evaluator("llm_judge"), LLMJudge)
+    assert isinstance(registry.make_evaluator("llm_judge"), LLMJudge)
     assert registry.entries("exploration")["diverse_beam"].distribution == "flowtune"
     assert registry.problems == []
 

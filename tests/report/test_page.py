@@ -13,7 +13,9 @@ import pytest
 from flowtune_cli.report.page import render
 from flowtune_cli.report.summary import RunSummary, summarize_run
 from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.runs.store import Store
 from report.stored_runs import make_run, preference_batch, sums_run
+from support.random_batches import Sums, question_of
 
 HOSTILE = (
     "</td></style></script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -204,3 +206,15 @@ def test_settings_that_were_set_come_before_the_rest(sums: RunSummary) -> None:
     assert 'learning.options {"lr": 0.1} flowtune.toml' in set_
     assert "model.revision null default" in left
     assert "training.limit 0 task sums" in left
+
+
+def test_nodes_that_learned_nothing_are_named_with_the_reason(tmp_path: Path) -> None:
+    run = sums_run(tmp_path)
+    with Store(run.store_path, question_of) as store:
+        store.write_task(Sums.nodes, "<gate>")
+    text = Parsed(render([summarize_run(run)], ["flowtune"])).text
+    assert "node 'add' has learned nothing: it could not learn from any of its" in text
+    assert (
+        "no reference moves: the flow never reported the gate '<gate>'. It reported: high." in text
+    )
+    assert "node 'draw'" not in text

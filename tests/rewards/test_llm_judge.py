@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.episode import Episode, Failure
+from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import ScoreRequest
 from flowtune_cli.rewards import LLMJudge
@@ -108,7 +109,7 @@ def test_it_asks_the_base_model_both_ways_round() -> None:
     assert isinstance(request, ScoreRequest)
     assert request.adapter is None
     texts = [prompt.text for prompt, _ in request.items]
-    assert all("Question: why" in text for text in texts)
+    assert all("question: why\n\nResult A" in text for text in texts)
     assert 'Result A: {"answer": "x"}\n\nResult B: {"answer": "y"}' in texts[0]
     assert 'Result A: {"answer": "y"}\n\nResult B: {"answer": "x"}' in texts[1]
     assert [completions for _, completions in request.items] == [("A", "B")] * 2
@@ -119,15 +120,83 @@ def test_it_asks_the_base_model_both_ways_round() -> None:
         for s in m.segments
         if s.truncatable
     ]
-    assert cut == ['{"answer": "x"}', '{"answer": "y"}', '{"answer": "y"}', '{"answer": "x"}']
+    shown = ["question: why", '{"answer": "x"}', '{"answer": "y"}']
+    assert cut == [*shown, shown[0], shown[2], shown[1]]
 
 
 def test_a_flow_judged_by_it() -> None:
     engine = judging(lambda text: 1.0 if "B" in text else 0.0, bias=0.5)
     engine.write = lambda node, prompt, output: "AB"[output]
-    trace = run_deviate(engine, TASK, {"llm_judge": LLMJudge()})
+    trace = run_deviate(engine, TASK, {"a": LLMJudge()})
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.ALTERNATIVE_BETTER
     (preference,) = trace.preferences
     assert (preference.chosen.value, preference.rejected.value) == ("B", "A")
     assert preference.margin == deviation.gain
+
+
+# What it is shown of the example
+
+
+def shown(example: Example, judge: LLMJudge | None = None, task: FlowTask = TASK) -> str:
+    """The prompt for two results, one and two."""
+    engine = FakeEngine(score=lambda prompt, letter: 0.0)
+    first, second = ended("one"), ended("two")
+    run(engine, (judge or LLMJudge()).compare(ask, task, example, first, second))
+    (request,) = engine.requests
+    assert isinstance(request, ScoreRequest)
+    return request.items[0][0].messages[-1].text
+
+
+def test_it_is_shown_all_inputs_that_can_be_read_and_not_the_id() -> None:
+    inputs = {
+        "message": "My lamp is dark.\nHelp!",
+        "customer": {"since": 2020, "vip": True},
+        "tags": ["lamp"],
+        "history": ["x" * 600, "y" * 600],
+        "picture": object(),
+        "urgent": None,
+    }
+    assert shown(Example("train-05", inputs, gold="repairs")) == (
+        "message:\nMy lamp is dark.\nHelp!\n"
+        'customer: {"since": 2020, "vip": true}\n'
+        'tags: ["lamp"]\n'
+        "urgent: null\n\n"
+        'Result A: "one"\n\nResult B: "two"\n\nBetter result (A or B):'
+    )
+
+
+def test_a_task_may_say_what_it_is_shown() -> None:
+    class Terse(FlowTask):
+        def judge_texts(self, example: Example) -> list[str]:
+            return [f"Kurz: {example.question}"]
+
+    task = Terse([writer("a", None, evaluator="llm_judge")], answer)
+    assert shown(EXAMPLE, task=task).startswith("Kurz: why\n\nResult A")
+
+
+def test_a_prompt_of_ones_own() -> None:
+    judge = LLMJudge(prompt="{question}? {a} or {b}? {inputs}")
+    assert shown(EXAMPLE, judge) == 'why? "one" or "two"? question: why'
+    table: Any = {"user": "{a}{b}", "system": "Be fair."}
+    assert shown(EXAMPLE, LLMJudge(prompt=table)) == '"one""two"'
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tie": 1.5}, "tie should be from 0 to 1, not 1.5"),
+        ({"prompt": "Which? {a}"}, r"prompt does not show \{b\}, a result to compare"),
+        ({"prompt": "Which?"}, r"prompt does not show \{a\} and \{b\}"),
+    ],
+)
+def test_options_that_cannot_work(options: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        LLMJudge(**options)
+
+
+def test_a_likelihood_that_is_no_number_is_no_tie() -> None:
+    engine = FakeEngine(score=lambda prompt, letter: float("nan"))
+    gain = compare(engine, ended("one"), ended("two"))
+    assert gain is not None
+    assert math.isnan(gain)

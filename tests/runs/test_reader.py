@@ -23,6 +23,7 @@ from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.records import (
     AlternativeRecord,
     EpisodeRecord,
+    EvaluatorCallRecord,
     Filter,
     Order,
     PreferenceRecord,
@@ -65,7 +66,7 @@ def expected(trace: Trace, number: int, batch: int) -> EpisodeRecord:
     failure = episode.failure
     stored_rollouts = []
     for count, d in enumerate(trace.deviations, 1):
-        failed = d.rollout.failure if d.rollout else None
+        failed = d.failure or (d.rollout.failure if d.rollout else None)
         live = d.rollout.steps[d.step :] if d.rollout else []
         stored_rollouts.append(
             RolloutRecord(
@@ -82,6 +83,10 @@ def expected(trace: Trace, number: int, batch: int) -> EpisodeRecord:
                 d.rollout.stopped_early if d.rollout else False,
                 d.rollout.result if d.rollout else None,
                 tuple(expected_step(step, own=False) for step in live),
+                tuple(
+                    EvaluatorCallRecord(escaped(call.prompt), call.answers, call.dropped_tokens)
+                    for call in d.evaluator_calls
+                ),
             )
         )
     return EpisodeRecord(
@@ -190,6 +195,7 @@ def test_what_is_counted_is_what_was_written(records):
             assert node.ties == outcomes[node.node, Outcome.TIE]
             assert node.undefined == outcomes[node.node, Outcome.UNDEFINED]
             assert node.failed == outcomes[node.node, Outcome.FAILED]
+            assert node.evaluator_failed == outcomes[node.node, Outcome.EVALUATOR_FAILED]
             assert node.skipped == outcomes[node.node, Outcome.SKIPPED]
             assert node.win_rate == (better / (better + worse) if better + worse else None)
             assert node.preferences == sum(
@@ -240,7 +246,7 @@ def test_episodes_are_filtered(reader, records):
     assert found(Filter(failed=False)) == those(lambda t: not t.episode.failure)
     called = those(lambda t: any(s.node == "add" for s in t.episode.steps))
     assert found(Filter(node="add")) == called != []
-    for outcome in Outcome:
+    for outcome in set(Outcome) - {Outcome.EVALUATOR_FAILED}:  # the task has no evaluator
         ended_so = those(lambda t, o=outcome: any(d.outcome is o for d in t.deviations))
         assert found(Filter(outcome=outcome)) == ended_so != []
         assert found(Filter(outcome=outcome, node="draw")) == ended_so

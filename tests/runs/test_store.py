@@ -75,7 +75,7 @@ def test_truncating_goes_through_every_table(path):
     schema.create(connection)
     query = "SELECT name FROM sqlite_master WHERE type = 'table'"
     tables = {name for (name,) in connection.execute(query)}
-    assert tables == {"meta", *schema.BY_BATCH, *schema.BY_EPISODE}
+    assert tables == {"meta", "nodes", *schema.BY_BATCH, *schema.BY_EPISODE}
 
 
 def test_truncating_to_more_than_is_stored_says_that_something_is_lost(path):
@@ -318,6 +318,6 @@ def test_a_store_of_another_version_is_refused(path, version, kind):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
     for opened in (lambda: Store(path, question_of), lambda: RunReader(path)):
-        match = f"{kind} flowtune: .*version {version}.*reads version 2"
+        match = f"{kind} flowtune: .*version {version}.*reads version {schema.SCHEMA_VERSION}"
         with pytest.raises(UsageError, match=match):
             opened()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 
 from flowtune_cli.exploration import MultiSample
-from flowtune_cli.flow.deviation import Deviation, Outcome, Preference, Trace
+from flowtune_cli.flow.deviation import Deviation, EvaluatorCall, Outcome, Preference, Trace
 from flowtune_cli.flow.episode import Episode, Failure, RewardEvent, Step, Target
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Call, Datum, Node, NodeOutput, Response
@@ -130,6 +130,12 @@ JSON = st.recursive(
 )
 NODES = st.sampled_from(["query", "rank", "answer"])
 FAILURES = st.builds(Failure, TEXTS, TEXTS)
+EVALUATOR_CALLS = st.builds(
+    EvaluatorCall,
+    prompt=TEXTS,
+    answers=st.lists(st.tuples(st.text(max_size=3), NUMBERS), max_size=2).map(tuple),
+    dropped_tokens=COUNTS,
+)
 OUTPUTS = st.builds(
     NodeOutput,
     value=st.none(),
@@ -181,6 +187,8 @@ def rollouts(draw: st.DrawFn, episode: Episode, step: Step, alternative: int) ->
         alternative_reward=draw(MAYBE),
         gain=draw(MAYBE),
         reason=draw(TEXTS),
+        failure=draw(FAILURES) if outcome is Outcome.EVALUATOR_FAILED else None,
+        evaluator_calls=tuple(draw(st.lists(EVALUATOR_CALLS, max_size=2))) if rollout else (),
     )
 
 

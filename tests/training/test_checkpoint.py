@@ -244,3 +244,12 @@ def test_the_state_is_json_that_a_person_can_read(trained: State, tmp_path: Path
     written = json.loads((trained.save(tmp_path, 12) / "state.json").read_text())
     assert written["position"] == {"episodes": 12, "batches": 3, "failed": 1, "played": 17}
     assert written["nodes"] == {"urn": {"red": 0.1, "blue": 0.0}}
+
+
+def test_a_state_that_json_cannot_express_is_blamed_on_its_node(
+    trained: State, tmp_path: Path
+) -> None:
+    trained.nodes[0].likes["red"] = float("nan")
+    with pytest.raises(FlowtuneError, match="node 'urn', which learns by itself, has a state"):
+        trained.save(tmp_path, 4)
+    assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,10 @@ from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.flow.example import Example
+from flowtune_cli.registry import Registry
 from flowtune_cli.training.checkpoint import checkpoints
 from support.fake_engine import digest, writer
-from support.tiny_training import Run, selected
+from support.tiny_training import Run, Urn, selected
 
 MakeRun = Callable[..., Run]
 
@@ -95,3 +96,75 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state(make_run: MakeRun)
         trainer.train()
     assert [path.name for path in checkpoints(run.directory.checkpoints)] == ["0000004"]
     assert selected(run, "SELECT count(*) FROM episodes") == [(6,)]
+
+
+class Judge:
+    """Fails for every rollout but those of two examples."""
+
+    name = "judge"
+
+    async def compare(self, ask: Any, task: Any, example: Example, *episodes: Episode) -> float:
+        if example.id in ("e1", "e2"):
+            return 1.0
+        raise TimeoutError("no answer")
+
+
+def test_an_evaluator_that_fails_counts_as_failed_rollouts(make_run: MakeRun) -> None:
+    nodes = [writer("draft", None, evaluator="judge", max_new_tokens=4)]
+    run = make_run(flow=failing(), nodes=lambda: nodes, gate=None, max_failures=0.4)
+    # As if a plugin had registered it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registry, "make_evaluator", lambda self, setting: Judge())
+        trainer = run.trainer()
+    trainer.train()
+    assert (trainer.position.failed, trainer.position.played) == (6, 16)
+    outcomes = "SELECT outcome, count(*) FROM rollouts GROUP BY outcome ORDER BY outcome"
+    assert selected(run, outcomes) == [("alternative better", 2), ("evaluator failed", 6)]
+    [(reason, traceback)] = selected(
+        run, "SELECT DISTINCT reason, traceback FROM rollouts WHERE outcome = 'evaluator failed'"
+    )
+    assert reason == "judge: TimeoutError: no answer"
+    assert "in compare" in traceback
+    assert trainer.session.adapters.version("draft") > 0
+
+
+def test_a_huge_reward_fails_the_episode_and_names_it(make_run: MakeRun) -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.call("draft", x=example.question)
+        episode.reward("draft", 1e300)
+
+    run = make_run(flow=flow, nodes=one_node, gate="draft")
+    with pytest.raises(FlowtuneError, match="max_failures") as ended:
+        run.train()
+    said = "ValueError: reward 'draft' is 1e+300; it must be from -1e+30 to 1e+30: scale it"
+    assert said in str(ended.value)
+    assert "The last one, of example 'e" in str(ended.value)
+
+
+def test_a_loss_that_a_large_reward_makes_infinite_is_blamed_on_it(make_run: MakeRun) -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        text = await episode.call("draft", x=example.question)
+        episode.reward("draft", digest(text) % 5 * 1e29)
+
+    nodes = [writer("draft", "draft", max_new_tokens=4, weight=1e30)]
+    run = make_run(flow=flow, nodes=lambda: nodes, gate="draft")
+    with pytest.raises(FlowtuneError, match="scale the reward to about one, or lower the weight"):
+        run.train()
+
+
+@pytest.mark.parametrize("loss", [float("nan"), KeyError("lost")])
+def test_a_node_that_fails_to_learn_by_itself_is_named(make_run: MakeRun, loss: Any) -> None:
+    class Lost(Urn):
+        def update(self, preferences: Any, targets: Any) -> float:
+            if isinstance(loss, Exception):
+                raise loss
+            return loss  # type: ignore[no-any-return]
+
+    async def flow(episode: Episode, example: Example) -> None:
+        colour = await episode.call("urn", x=1)
+        episode.reward("end", float(colour == "blue"))
+
+    run = make_run(flow=flow, nodes=lambda: [Lost(reward="end")])
+    said = r"node 'urn' failed while it learned by itself \(Lost.update\)"
+    with pytest.raises(FlowtuneError, match=said):
+        run.train()

@@ -27,9 +27,10 @@ MakeRun = Callable[..., Run]
 def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
     def nodes() -> list[Any]:
         text = writer("x").prompt
+        judge = {"name": "llm_judge", "tie": 0.25}
         return [
             writer("draft", "r", exploration={"name": "diverse_beam", "penalty": 9.0}),
-            writer("wild", None, evaluator="llm_judge", exploration="multi_sample"),
+            writer("wild", None, evaluator=judge, exploration="multi_sample"),
             writer("still", None, exploration="unknown to all"),
             writer("fixed", "r", learn="nothing"),
             Judge(name="judge", prompt=text, score="likelihood", text="{x}", scale=2.0),
@@ -37,8 +38,7 @@ def test_what_the_nodes_name_is_found(make_run: MakeRun) -> None:
 
     session = make_run(nodes=nodes, learning={"optimizer": "adam"}).session()
     assert session.explorations == {"draft": DiverseBeam(penalty=9.0), "wild": MultiSample()}
-    assert list(session.evaluators) == ["llm_judge"]
-    assert isinstance(session.evaluators["llm_judge"], LLMJudge)
+    assert session.evaluators == {"wild": LLMJudge(tie=0.25)}
     assert session.optimizers == {"adam": adam}
     assert session.adapters.nodes == ("draft", "wild", "still", "judge")
     assert session.adapters.head("judge") == {"likelihood": 2.0, "bias": 0.0}

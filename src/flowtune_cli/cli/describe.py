@@ -33,7 +33,7 @@ def summary(thing: Any) -> str:
 
 
 def options(thing: Any) -> list[Option]:
-    """The options of a dataclass, a pydantic model or a function (whose first argument is none)."""
+    """The options of a class, a pydantic model or a function (whose first argument is none)."""
     from ..config import schema as config_schema
     from ..config import template as config_template
 
@@ -61,6 +61,7 @@ def options(thing: Any) -> list[Option]:
             for f in dataclasses.fields(thing)
             if f.init
         ]
+    parameters = list(signature(thing).parameters.values())
     return [
         Option(
             parameter.name,
@@ -68,7 +69,7 @@ def options(thing: Any) -> list[Option]:
             shown(_REQUIRED if parameter.default is parameter.empty else parameter.default),
             helps.get(parameter.name, ""),
         )
-        for parameter in list(signature(thing).parameters.values())[1:]
+        for parameter in (parameters if isinstance(thing, type) else parameters[1:])
     ]
 
 

@@ -84,7 +84,15 @@ def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
         "steps": [_step(task, s) for s in rollout.steps[deviation.step :]] if rollout else [],
         "stopped_early": rollout is not None and rollout.stopped_early,
         "result": _json_values(rollout.result) if rollout else None,
-        "failure": _failure(rollout.failure) if rollout else None,
+        "failure": _failure(deviation.failure or (rollout.failure if rollout else None)),
+        "evaluator_calls": [
+            {
+                "prompt": call.prompt,
+                "answers": [{"text": text, "logprob": value} for text, value in call.answers],
+                "dropped_tokens": call.dropped_tokens,
+            }
+            for call in deviation.evaluator_calls
+        ],
     }
 
 

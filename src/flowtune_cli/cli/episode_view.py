@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from ..flow.deviation import Deviation, Outcome, Trace
+from ..flow.deviation import Deviation, EvaluatorCall, Outcome, Trace
 from ..flow.episode import Episode, Step
 from ..flow.node import Node, NodeOutput
 from ..flow.task import Task
@@ -94,8 +94,8 @@ class _View:
         output = step.response.outputs[deviation.alternative]
         yield from self._output(f"  alternative {deviation.alternative}: ", output, "")
         text = deviation.outcome.value
-        if deviation.outcome is Outcome.FAILED:
-            text = "FAILED"
+        if deviation.outcome in (Outcome.FAILED, Outcome.EVALUATOR_FAILED):
+            text = text.replace("failed", "FAILED")
         if deviation.gain is not None:
             text += f", gain {deviation.gain:+.3f}"
         if deviation.greedy_reward is not None and deviation.alternative_reward is not None:
@@ -106,6 +106,10 @@ class _View:
         if deviation.reason:
             text += f": {deviation.reason}"
         yield from self._text("    ", text)
+        for call in deviation.evaluator_calls:
+            yield from self._evaluator_call(call)
+        if deviation.failure is not None:
+            yield from self._text("    ", deviation.failure.traceback.rstrip(), "red", whole=True)
         for preference in self.trace.preferences:
             if (preference.step, preference.alternative) == (step.index, deviation.alternative):
                 names = [f"alternative {deviation.alternative}", "the greedy output"]
@@ -115,6 +119,15 @@ class _View:
                     f" margin {preference.margin:.3f}",
                     "magenta",
                 )
+
+    def _evaluator_call(self, call: EvaluatorCall) -> Iterator[Styled]:
+        """What the evaluator showed the model, and what it said."""
+        yield "    the evaluator showed the model:", ""
+        yield from self._text("    | ", call.prompt.rstrip("\n"), "dim")
+        if call.dropped_tokens:
+            yield f"    its prompts were CUT by {call.dropped_tokens} tokens to fit", "yellow"
+        for text, logprob in call.answers:
+            yield from self._text("    -> ", f"{text or '(nothing)'}  (logprob {logprob:.3f})")
 
     def _text(
         self, prefix: str, text: str, style: str = "", *, whole: bool = False

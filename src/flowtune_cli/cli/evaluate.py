@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Evaluate predictions with the task's metrics."""
     from ..registry import load_registry
-    from .examples import first_examples, read_examples
+    from .examples import first_examples, note_left_out, read_examples
 
     registry = load_registry()
     resolved = options.settings(
@@ -56,8 +56,10 @@ def evaluate(
     examples = first_examples(read_examples(task_, data, split), limit)
     lines = read_lines(predictions, task_, examples, reorder=reorder)
     metrics = task_.evaluate(examples, lines)
+    note_left_out(task_)
     if json:
-        print_json(dict(metrics))
+        left_out = task_.left_out.as_json()
+        print_json({**metrics, **({"left_out": left_out} if left_out else {})})
         return
     rows = list(_rows(metrics))
     columns = ["metric", "value"]

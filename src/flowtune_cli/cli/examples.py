@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from ..flow.errors import DataError, UsageError, unknown_name
+from ..flow.errors import DataError, UsageError, did_you_mean, unknown_name
 from ..flow.example import Example
+from ..flow.left_out import LeftOut, listed
+from ..flow.postprocessing import EXAMPLE_ID, ROLLOUTS
 from ..flow.surrogates import escaped
 from ..flow.task import Task
 from .output import note
@@ -22,6 +25,7 @@ def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[
         DataError: the data cannot be read; says where.
     """
     split = chosen_split(task, split)
+    task.left_out = LeftOut()
     try:
         for example in task.examples(data, split):
             _check_id(example, data or f"the data of task '{task.name}'")
@@ -52,6 +56,7 @@ def read_training_examples(task: Task, data: Path | None, split: str | None) -> 
     used = list(task.training_examples(source, split))
     for _ in source:  # where the task took only the first ones
         pass
+    note_left_out(task)
     if len(used) < total:
         reason = task.training_filter or f"task '{task.name}' leaves the others out"
         note(f"training uses {len(used)} of the {total} examples of split '{split}': {reason}")
@@ -75,12 +80,37 @@ def first_examples(examples: Iterator[Example], limit: int | None) -> list[Examp
     """The first ``limit`` examples; all if it is None.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or several have one id.
     """
     found = list(islice(examples, limit))
     if not found:
         raise DataError("the data has no examples")
+    counts = Counter(example.id for example in found)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"the data has ids that stand more than once ({len(repeated)}): {listed(repeated)}."
+            " Each example needs an id of its own."
+        )
     return found
+
+
+def note_left_out(task: Task) -> None:
+    """Print a note for each reason why the task has left examples out."""
+    for text in task.left_out.texts():
+        note(text)
+
+
+def note_failed_rollouts(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Print a note if rollouts in prediction lines failed, which post-processors do without."""
+    rollouts = [(line, rollout) for line in lines for rollout in line.get(ROLLOUTS) or ()]
+    failed = [line for line, rollout in rollouts if rollout.get("result") is None]
+    if failed:
+        ids = list(dict.fromkeys(str(line.get(EXAMPLE_ID, line.get("id"))) for line in failed))
+        note(
+            f"{len(failed):,} of {len(rollouts):,} rollouts failed and have no result, of examples"
+            f" {listed(ids)}"
+        )
 
 
 def find_example(examples: Iterator[Example], example_id: str | None) -> Example:
@@ -102,8 +132,7 @@ def find_example(examples: Iterator[Example], example_id: str | None) -> Example
     if matches:
         listed = _list([example.id for example in matches])
         raise UsageError(f"{len(matches)} example ids start with '{example_id}': {listed}")
-    close = difflib.get_close_matches(example_id, ids, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(example_id, ids)
     raise UsageError(f"no example has the id '{example_id}'.{hint} There are: {_list(ids)}")
 
 

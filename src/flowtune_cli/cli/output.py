@@ -61,5 +61,10 @@ def note(text: str) -> None:
     typer.echo(f"flowtune: note: {text}", err=True)
 
 
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    typer.echo(f"flowtune: warning: {text}", err=True)
+
+
 def _one_line(value: Any) -> str:
     return " ".join(str(value).split())

@@ -49,7 +49,7 @@ def postprocess(
     from ..runs.output_path import check_output
     from ..runs.prediction_writer import write_lines
     from .evaluate import read_lines
-    from .examples import first_examples, read_examples
+    from .examples import first_examples, note_failed_rollouts, note_left_out, read_examples
     from .postprocessors import selected_postprocessors
 
     check_output(out, overwrite=overwrite)
@@ -65,5 +65,7 @@ def postprocess(
         )
     examples = first_examples(read_examples(task_, data, split), limit)
     lines = read_lines(predictions, task_, examples, reorder=reorder)
+    note_left_out(task_)
+    note_failed_rollouts(lines)
     write_lines(out, post_process(processors, task_, examples, lines, note))
     note(f"wrote {len(lines)} predictions to {out}")

@@ -72,7 +72,7 @@ def predict(
     from ..registry import load_registry
     from ..runs.output_path import is_stream
     from ..runs.prediction_writer import check_predictions_path
-    from .examples import first_examples, read_examples
+    from .examples import first_examples, note_left_out, read_examples
     from .player import load_player
     from .postprocessors import explorations, selected_postprocessors
 
@@ -83,6 +83,7 @@ def predict(
     if scores and not strategies and type(player.task).scores is Task.scores:
         note(f"task '{task}' has no scores: --scores adds nothing")
     examples = first_examples(read_examples(player.task, data, split), limit)
+    note_left_out(player.task)
     session = player.set_up()
     try:
         write_predictions(
@@ -152,6 +153,7 @@ def _predict(
     Raises:
         FlowtuneError: the flow failed for an example; its line and all later ones are missing.
     """
+    from ..flow.left_out import listed
     from .progress import progress
 
     failed: dict[int, Episode] = {}
@@ -174,9 +176,11 @@ def _predict(
     if failed:
         first = failed[min(failed)]
         assert first.failure is not None
+        ids = [episode.example.id for _, episode in sorted(failed.items())]
         raise FlowtuneError(
-            f"the flow failed for {len(failed)} of {done} examples. The first one that failed is"
-            f" example '{first.example.id}':\n{first.failure.traceback}{file.how_to_go_on}"
+            f"the flow failed for {len(failed)} of {done} examples: {listed(ids)}. The first one"
+            f" that failed is example '{first.example.id}':\n{first.failure.traceback}"
+            f"{file.how_to_go_on}"
         )
 
 
@@ -237,8 +241,10 @@ def _lines(
 ) -> Iterator[Mapping[str, Any]]:
     """The lines of the file: post-processed, with the scores only if ``scores`` is set."""
     from ..flow.postprocessing import post_process
+    from .examples import note_failed_rollouts
 
     lines = [{**record["prediction"], **record["scores"]} for record in records]
+    note_failed_rollouts(lines)
     processed = post_process(processors, task, examples, lines, note)
     for line, record in zip(processed, records, strict=True):
         dropped = () if scores else record["scores"]

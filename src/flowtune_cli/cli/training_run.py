@@ -23,7 +23,7 @@ from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
 from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
-from .output import note, print_json, print_rows
+from .output import note, print_json, print_rows, warn
 from .progress import progress
 from .training_text import batch_text, next_commands
 
@@ -132,6 +132,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
     with RunReader(run.store_path) as reader:
         last = {name: points[-1].metric for name, points in reader.metrics().items()}
         counts = reader.counts()
+        warnings = reader.learning_warnings()
     if json:
         counts_json: dict[str, Any] = dataclasses.asdict(counts)
         counts_json["rollouts"] = {outcome.value: n for outcome, n in counts.rollouts.items()}
@@ -140,7 +141,13 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
             for name, m in last.items()
         }
         print_json(
-            {"run": run.path.name, "path": run.path, "metrics": metrics, "counts": counts_json}
+            {
+                "run": run.path.name,
+                "path": run.path,
+                "metrics": metrics,
+                "counts": counts_json,
+                "warnings": [dataclasses.asdict(warning) for warning in warnings],
+            }
         )
     else:
         print_rows(
@@ -155,6 +162,8 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
                 for name, m in last.items()
             ],
         )
+    for warning in warnings:
+        warn(warning.text)
     for number, what in (
         (counts.failed, "failed"),
         (counts.truncated, "had a truncated output"),

@@ -19,12 +19,13 @@ def batch_text(record: BatchRecord | None) -> str:
         f"{name} {_number(metric.overall)} (window {_number(metric.window)})"
         for name, metric in record.metrics.items()
     ]
-    episodes = [trace.episode for trace in record.traces]
-    episodes += [d.rollout for t in record.traces for d in t.deviations if d.rollout is not None]
-    failed = sum(e.failure is not None for e in episodes)
+    failures = [failure for trace in record.traces for failure in trace.failures]
+    judging = sum(d.failure is not None for t in record.traces for d in t.deviations)
     parts.append(f"{sum(len(trace.preferences) for trace in record.traces)} preferences")
-    if failed:
-        parts.append(f"{failed} of {len(episodes)} episodes and rollouts failed")
+    if failures:
+        runs = sum(len(trace.runs) for trace in record.traces)
+        judged = f" ({judging} in the evaluator)" if judging else ""
+        parts.append(f"{len(failures)} of {runs} episodes and rollouts failed{judged}")
     if record.checkpoint:
         parts.append("checkpoint")
     return ", ".join(parts)

@@ -16,7 +16,7 @@ from ..registry import Registry
 from .checker import Checker
 from .layers import Key
 from .optimizers import optimizer_choices
-from .schema import argument_types, check, field_types
+from .schema import argument_types, check, field_types, not_finite
 from .settings import LearningSettings, Settings
 
 
@@ -48,9 +48,13 @@ def check_nodes(
             (*own, "exploration"), partial(_check_exploration, node.exploration, registry)
         )
         if node.evaluator is not None:
-            checker.attempt((*own, "evaluator"), partial(registry.evaluator, node.evaluator))
+            checker.attempt(
+                (*own, "evaluator"), partial(_check_evaluator, node.evaluator, registry)
+            )
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
+            for place, text in not_finite(value):
+                checker.complain((*own, field.name, *place), text)
             if isinstance(value, Template):
                 fields = partial(getattr, value, "fields")
                 checker.attempt((*own, field.name), fields, "is not a template")
@@ -73,11 +77,23 @@ def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker:
 
 def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> None:
     name, options = name_and_options(setting)
-    strategy = registry.exploration(name)
-    if dataclasses.is_dataclass(strategy):
-        _check_options(options, field_types(strategy))
-        _check_values(options, strategy)
+    _check_class_options(registry.exploration(name), options)
     registry.make_exploration(setting)
+
+
+def _check_evaluator(setting: str | Mapping[str, Any], registry: Registry) -> None:
+    name, options = name_and_options(setting)
+    _check_class_options(registry.evaluator(name), options)
+    registry.make_evaluator(setting)
+
+
+def _check_class_options(kind: type, options: Mapping[str, Any]) -> None:
+    """Check options that are the keyword arguments of a class."""
+    if not dataclasses.is_dataclass(kind):
+        _check_arguments(options, kind, inspect.signature(kind).parameters.values())
+        return
+    _check_options(options, field_types(kind))
+    _check_values(options, kind)
 
 
 def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
@@ -87,9 +103,17 @@ def _fits(name: str, options: Mapping[str, Any], registry: Registry) -> None:
     """
     factory = registry.optimizer(name)
     parameters = list(inspect.signature(factory).parameters.values())[1:]
+    _check_arguments(options, factory, parameters)
+
+
+def _check_arguments(
+    options: Mapping[str, Any], function: Any, parameters: Iterable[inspect.Parameter]
+) -> None:
+    """Check options that are arguments of a function, or of a class."""
+    parameters = list(parameters)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         _check_options(options, [parameter.name for parameter in parameters])
-    types = argument_types(factory)
+    types = argument_types(function)
     named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     _check_values(
         {option: value for option, value in options.items() if option in named},

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import NoneType
@@ -61,6 +63,9 @@ def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
 
     Types are strict and TOML's: an array for a tuple, a string for a path, no number for a string.
     """
+    infinite = dict(not_finite(value))
+    if infinite:
+        return value, infinite
     try:
         if isinstance(table, type) and issubclass(table, BaseModel):
             # The model converts it when it is made. What it says of other fields waits until then.
@@ -79,6 +84,23 @@ def check(table: Any, name: str, value: Any) -> tuple[Any, Problems]:
         return value, {
             place[1:]: text for place, text in problems.items() if place[0] == str(field)
         }
+
+
+def not_finite(value: Any, place: Key = ()) -> Iterator[tuple[Key, str]]:
+    """What is wrong with the numbers in a value that no calculation can use, by their places."""
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from not_finite(inside, (*place, str(name)))
+    elif isinstance(value, (list, tuple)):
+        for number, inside in enumerate(value):
+            yield from not_finite(inside, (*place, str(number)))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from not_finite(getattr(value, field.name), (*place, field.name))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place, f"should be finite, not {value}"
+    elif isinstance(value, int) and abs(value) > sys.float_info.max:
+        yield place, "is too large a number"
 
 
 def _json(value: Any) -> str:
@@ -127,14 +149,16 @@ def field_types(owner: type) -> dict[str, Any]:
 
 
 def argument_types(function: Any) -> dict[str, Any]:
-    """The types of a function's arguments, as far as they are there at run time; else ``Any``."""
+    """The types of the arguments of a function or class, as far as they are there at run time;
+    else ``Any``."""
     types: dict[str, Any] = {}
+    code = vars(function).get("__init__") if isinstance(function, type) else function
     for name, parameter in inspect.signature(function).parameters.items():
         types[name] = Any
         if parameter.annotation is not parameter.empty:
             alone = type(name, (), {"__annotations__": {name: parameter.annotation}})
             with suppress(Exception):  # whatever its text says
-                scope = getattr(function, "__globals__", {})
+                scope = getattr(code, "__globals__", {})
                 types[name] = get_type_hints(alone, scope, include_extras=True)[name]
     return types
 

@@ -30,6 +30,7 @@ _EXAMPLE = """\
 # Every field of the node can be set; for a prompt, single fields of it.
 #max_new_tokens = 50
 #exploration = {name = "multi_sample", temperature = 1.2}
+#evaluator = {name = "llm_judge", tie = 0.1}
 #optimizer = {lr = 1e-5}
 #prompt.system = "Answer in one word."
 """

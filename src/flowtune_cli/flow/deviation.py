@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from .episode import Episode
+from .episode import Episode, Failure
 from .example import Example
 from .node import Ask, NodeOutput
 from .task import Task
@@ -15,8 +15,9 @@ from .task import Task
 class Evaluator(Protocol):
     """Compares two episodes of one example, where there is no reward.
 
-    Register a class with ``register_rewards``: it needs a ``name``, and is created without
-    arguments. A node whose ``evaluator`` names it is judged by it.
+    Register a class with ``register_rewards``: it needs a ``name``, and its arguments defaults. A
+    node whose setting ``evaluator`` names it is judged by it; options in that setting are passed
+    as keyword arguments.
     """
 
     @property
@@ -36,7 +37,28 @@ class Evaluator(Protocol):
         Returns:
             A positive number if the second is better, a negative one if it is worse, 0 for a tie;
             it weights the preference. None if that cannot be told.
+
+        Raises:
+            FlowtuneError: it cannot work at all, as a setting is wrong; ends the run. Any other
+                exception, or anything but a finite number or None returned, is the outcome
+                ``EVALUATOR_FAILED``: nothing is learned from the rollout, and it counts as failed.
         """
+
+
+@dataclass(frozen=True)
+class EvaluatorCall:
+    """A prompt that an evaluator showed the model, and what came of it.
+
+    Args:
+        prompt: as the model saw it, chat template included.
+        answers: the completions that were scored, or the texts that were generated, each with the
+            model's log-probability in nats.
+        dropped_tokens: how many tokens of the request's prompts were truncated to fit.
+    """
+
+    prompt: str
+    answers: tuple[tuple[str, float], ...]
+    dropped_tokens: int = 0
 
 
 class Outcome(str, Enum):
@@ -47,6 +69,7 @@ class Outcome(str, Enum):
     TIE = "tie"
     UNDEFINED = "undefined"
     FAILED = "failed"
+    EVALUATOR_FAILED = "evaluator failed"
     SKIPPED = "skipped"
 
 
@@ -60,8 +83,10 @@ class Deviation:
         rollout: the replayed episode with the alternative substituted; None when skipped.
         outcome: how it compared.
         greedy_reward, alternative_reward: what was compared, where there is a reward.
-        gain: alternative minus greedy; None if undefined, failed or skipped.
+        gain: alternative minus greedy; None if there is none to learn from.
         reason: why there is no gain.
+        failure: of the evaluator; that of the flow is the rollout's.
+        evaluator_calls: what the evaluator asked the model.
     """
 
     step: int
@@ -73,6 +98,8 @@ class Deviation:
     alternative_reward: float | None = None
     gain: float | None = None
     reason: str = ""
+    failure: Failure | None = None
+    evaluator_calls: tuple[EvaluatorCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,17 @@ class Trace:
     episode: Episode
     deviations: list[Deviation] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Episode]:
+        """The episode and the rollouts that were played."""
+        return [self.episode, *(d.rollout for d in self.deviations if d.rollout is not None)]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What failed: the flow or the evaluator, at most once for each of ``runs``."""
+        found = [run.failure for run in self.runs] + [d.failure for d in self.deviations]
+        return [failure for failure in found if failure is not None]
 
 
 def prefer(task: Task, episode: Episode, deviations: list[Deviation]) -> list[Preference]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 from .example import Example
 from .node import Node, NodeOutput, Response
+from .numbers import real_number
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,15 @@ class Episode:
         report after it, and the episode's value is the mean of all reports.
 
         Raises:
-            ValueError: the value is infinite or not a number.
+            ValueError: the value is no finite number, or too large to learn from.
         """
         if value is not None:
-            value = float(value)
-            if not math.isfinite(value):
+            try:
+                value = real_number(value)
+            except ValueError as error:
                 raise ValueError(
-                    f"reward '{name}' is {value}; it must be finite, or None where it is undefined"
-                )
+                    f"reward '{name}' {error}, or None where it is undefined"
+                ) from None
         self.rewards.append(RewardEvent(name, value, len(self.steps)))
 
     def undefined(self, *names: str) -> None:

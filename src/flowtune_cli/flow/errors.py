@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FlowtuneError(Exception):
     """Something failed, and the message says what, where and what to do. Exit code 1."""
@@ -25,12 +27,16 @@ class ReplayError(FlowtuneError):
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     """The error for an unknown name, with the closest known one as a suggestion."""
+    listing = ", ".join(sorted(known)) if known else "none"
+    return UsageError(f"unknown {kind} '{name}'.{did_you_mean(name, known)} Known: {listing}.")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """A sentence that suggests the closest known name, after a blank; empty if none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    listing = ", ".join(sorted(known)) if known else "none"
-    return UsageError(f"unknown {kind} '{name}'.{hint} Known: {listing}.")
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def missing_package(purpose: str, package: str, extra: str) -> UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,3 +29,28 @@ class Example:
         except KeyError:
             known = ", ".join(self.__dict__.get("inputs", {})) or "none"
             raise AttributeError(f"example has no input '{name}'; it has: {known}") from None
+
+
+_MOST_JSON = 1000
+"""The most letters of an input that is no text but shown as JSON."""
+
+
+def labelled_inputs(example: Example) -> list[str]:
+    """The inputs that can be read, each as "name: value"; a text of several lines begins a line.
+
+    These are all texts, and what has a short form in JSON.
+    """
+    found = []
+    for name, value in example.inputs.items():
+        text = value if isinstance(value, str) else _short_json(value)
+        if text is not None:
+            found.append(f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")
+    return found
+
+
+def _short_json(value: Any) -> str | None:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return text if len(text) <= _MOST_JSON else None

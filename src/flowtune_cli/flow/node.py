@@ -206,7 +206,8 @@ class Node(ABC):
     Args:
         name: what the flow calls it by; also the name of its adapter.
         reward: the reward that judges its outputs.
-        evaluator: judges them instead, where there is no reward.
+        evaluator: judges them instead, where there is no reward: its name, or a table of the name
+            and its options, such as ``{name = "llm_judge", tie = 0.1}``.
         learn: from preferences (by deviations), supervised (by ``episode.target``), or nothing: it
             stays as it is. If it learned in the run that is gone on from, it plays the adapter that
             it has from there, else the base model.
@@ -226,7 +227,7 @@ class Node(ABC):
 
     name: str
     reward: str | None = None
-    evaluator: str | None = None
+    evaluator: str | Mapping[str, Any] | None = None
     learn: Learn = "preferences"
     exploration: str | Mapping[str, Any] = "diverse_beam"
     alternatives: int = 1

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from .episode import Episode
 from .errors import UsageError
-from .example import Example
+from .example import Example, labelled_inputs
+from .left_out import LeftOut
 from .node import Node
 from .preset import Preset
 
@@ -48,6 +49,7 @@ class Task(ABC):
         self.settings = settings
         if settings is None and self.Settings is not None:
             self.settings = self.Settings()
+        self.left_out = LeftOut()
         self.nodes = tuple(self.default_nodes(self.settings) if nodes is None else nodes)
         self.nodes_by_name = {node.name: node for node in self.nodes}
         if len(self.nodes_by_name) < len(self.nodes):
@@ -66,6 +68,16 @@ class Task(ABC):
     @abstractmethod
     def examples(self, source: Path | None, split: str) -> Iterable[Example]:
         """All examples of a split, from ``--data`` (a file or folder), or the default source."""
+
+    def leave_out(self, example_id: str, reason: str) -> None:
+        """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.
+
+        The command tells the user how many were left out for each reason, and the first ids.
+
+        Args:
+            reason: in a few words, the same for all such examples: "no label".
+        """
+        self.left_out.add(example_id, reason)
 
     def training_examples(self, examples: Iterable[Example], split: str) -> Iterable[Example]:
         """The examples of a split that are trained on, in the same order; by default all.
@@ -111,7 +123,14 @@ class Task(ABC):
         """How the result of an episode is shown to a judge that compares two of them."""
         return json.dumps(result, ensure_ascii=False)
 
+    def judge_texts(self, example: Example) -> Sequence[str]:
+        """What a judge is shown of an example, one text an input, each after the input's name.
+
+        By default these are the texts among the inputs, and what is short as JSON.
+        """
+        return labelled_inputs(example)
+
     def question_text(self, example: Example) -> str:
-        """How an example is shown in one line, to a person or a judge."""
+        """How an example is shown in one line to a person."""
         question = example.inputs.get("question", example.id)
         return str(question)

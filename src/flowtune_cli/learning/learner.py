@@ -116,7 +116,7 @@ class Learner:
             losses += found.losses
             margins += found.margins
             # The gradients of an adapter and of its head differ in size.
-            norms.append(max(self._clip(node, g["params"]) for g in optimizer.param_groups))
+            norms.append(max(self._clip(node, g["params"], group) for g in optimizer.param_groups))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self.adapters.check_finite([node])
@@ -173,24 +173,18 @@ class Learner:
             figures.losses.extend(read[: len(found)])
             figures.margins.extend(self.settings.beta * gain for gain in read[len(found) :])
             if not math.isfinite(of_loss):
-                raise FlowtuneError(
-                    f"the loss of node '{node}' is {of_loss}: its step was not taken. Lower the"
-                    " step size (learning.optimizer) or use float32."
-                )
+                raise _not_finite("loss", node, of_loss, part)
             with self.adapters.using(node):
                 loss.backward()  # type: ignore[no-untyped-call]
         return figures
 
-    def _clip(self, node: str, parameters: Sequence[Tensor]) -> float:
+    def _clip(self, node: str, parameters: Sequence[Tensor], data: Sequence[Datum]) -> float:
         clipped = torch.nn.utils.clip_grad_norm_(
             [p for p in parameters if p.grad is not None], self.settings.clip, norm_type=math.inf
         )
         norm = float(clipped)
         if not math.isfinite(norm):
-            raise FlowtuneError(
-                f"the gradient of node '{node}' is {norm}: its step was not taken. Lower"
-                " the step size (learning.optimizer) or use float32."
-            )
+            raise _not_finite("gradient", node, norm, data)
         return norm
 
     def _plan(self, parts: Sequence[Sequence[Datum]], budget: float) -> list[tuple[int, bool]]:
@@ -303,3 +297,21 @@ class Learner:
     def _after(self, prompt: Prompt, tokens: Ids) -> Completion:
         encoded = self.tokens.encode(prompt, len(tokens))
         return Completion(encoded.ids, encoded.frozen_length, tokens)
+
+
+_HEAVY = 1e4
+"""A larger weight than this is the likelier cause of a number that is not finite than a step."""
+
+
+def _not_finite(what: str, node: str, value: float, data: Sequence[Datum]) -> FlowtuneError:
+    """The error for a loss or gradient that is not finite, with its likeliest cause."""
+    heaviest = max(abs(datum.weight) for datum in data)
+    advice = "Lower the step size (learning.optimizer) or use float32."
+    if not heaviest <= _HEAVY:  # NaN too
+        advice = (
+            f"A datum weighs {heaviest:g}, the difference of two rewards times the node's 'weight':"
+            " scale the reward to about one, or lower the weight."
+        )
+    return FlowtuneError(
+        f"the {what} of node '{node}' is {value}: its step was not taken. {advice}"
+    )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..flow.numbers import real_number
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -23,3 +25,15 @@ class Feature:
     name: str
     function: Callable[[Mapping[str, Any]], float]
     weight: float = 0.0
+
+    def value(self, inputs: Mapping[str, Any]) -> float:
+        """The number for one candidate.
+
+        Raises:
+            ValueError: the function returned no finite number.
+        """
+        try:
+            return real_number(self.function(inputs))
+        except ValueError as error:
+            candidate = str(inputs.get("candidate"))[:60]
+            raise ValueError(f"feature '{self.name}' of {candidate!r} {error}") from None

@@ -70,9 +70,7 @@ class Rank(Node):
         inputs = self._with_candidates(call.inputs)
         candidates = [each["candidate"] for each in inputs]
         scores = [
-            Score(
-                tuple(self._terms(each)), {f.name: float(f.function(each)) for f in self.features}
-            )
+            Score(tuple(self._terms(each)), {f.name: f.value(each) for f in self.features})
             for each in inputs
         ]
         scored, likelihoods, rendered = await score_terms(

@@ -47,7 +47,8 @@ class Hooks:
         """``register(thing)``: a reward function, known by its ``__name__``, or an evaluator class.
 
         A reward function is listed and documented; flows call it themselves. An evaluator class is
-        an ``Evaluator`` with a ``name``, created without arguments.
+        an ``Evaluator`` with a ``name``. The options of a node's setting ``evaluator`` are the
+        keyword arguments of the class, which need defaults.
         """
 
     @hookspec

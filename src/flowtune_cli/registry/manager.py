@@ -130,9 +130,13 @@ class Registry:
     def reward(self, name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", self.get("reward", name))
 
-    def evaluator(self, name: str) -> Evaluator:
-        """A new evaluator of that name."""
-        return cast(Evaluator, self.get("evaluator", name)())
+    def evaluator(self, name: str) -> type[Evaluator]:
+        return cast("type[Evaluator]", self.get("evaluator", name))
+
+    def make_evaluator(self, setting: str | Mapping[str, Any]) -> Evaluator:
+        """The evaluator that a node's setting ``evaluator`` describes."""
+        name, options = name_and_options(setting)
+        return self.evaluator(name)(**options)
 
     def optimizer(self, name: str) -> Callable[..., Any]:
         """The factory of that name: ``factory(parameters, **options)``."""

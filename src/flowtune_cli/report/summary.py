@@ -8,6 +8,7 @@ from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..runs.directory import RunDirectory, RunInfo
+from ..runs.learning_warnings import LearningWarning
 from ..runs.preference_reader import PreferenceWithPrompt, sample_preferences
 from ..runs.reader import RunReader, has_data
 from ..runs.records import Counts, MetricPoint, NodeSummary, UpdatePoint
@@ -26,6 +27,7 @@ class RunSummary:
         references: at the end of each window, the episodes so far, and by node whether its
             reference moved.
         seconds: by phase.
+        warnings: nodes that were to learn and have not, and why.
         sample: by node, some of its preferences, from its first to its last.
     """
 
@@ -38,6 +40,7 @@ class RunSummary:
     references: list[tuple[int, Mapping[str, bool]]]
     nodes: list[NodeSummary]
     seconds: Mapping[str, float]
+    warnings: list[LearningWarning]
     sample: Mapping[str, list[PreferenceWithPrompt]]
 
     @property
@@ -69,7 +72,7 @@ def summarize_run(run: RunDirectory, points: int | None = None, samples: int = 4
         problem = str(error)
     info = run.info
     if not has_data(run.store_path):
-        return RunSummary(info, settings, problem, None, {}, {}, [], [], {}, {})
+        return RunSummary(info, settings, problem, None, {}, {}, [], [], {}, [], {})
     with RunReader(run.store_path) as reader:
         nodes = reader.node_summary()
         return RunSummary(
@@ -82,6 +85,7 @@ def summarize_run(run: RunDirectory, points: int | None = None, samples: int = 4
             reader.reference_updates(),
             nodes,
             reader.timings(),
+            reader.learning_warnings(),
             {
                 node.node: sample_preferences(reader, node.node, samples)
                 for node in nodes
@@ -127,5 +131,6 @@ def as_json(run: RunSummary) -> dict[str, Any]:
             }
             for node in run.nodes
         ],
+        "warnings": [asdict(warning) for warning in run.warnings],
         "seconds": dict(run.seconds),
     }

@@ -198,9 +198,8 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
 
 
 def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
-    prompt = escaped(step.response.prompt)
-    digest = hashlib.sha256(prompt.encode()).digest()
-    yield "texts", {"sha256": digest, "text": prompt, "batch": batch}
+    text = _text(step.response.prompt, batch)
+    yield text
     yield (
         "steps",
         {
@@ -208,7 +207,7 @@ def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
             "rollout": rollout,
             "step": step.index,
             "node": step.node,
-            "prompt": digest,
+            "prompt": text[1]["sha256"],
             "output": step.output.text,
             "adapter_version": step.response.adapter_version,
             "prompt_tokens": step.response.prompt_tokens,
@@ -225,7 +224,7 @@ def _step(step: Step, episode: int, rollout: int, batch: int) -> Iterator[Row]:
 
 def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Iterator[Row]:
     rollout = deviation.rollout
-    failure = rollout.failure if rollout else None
+    failure = deviation.failure or (rollout.failure if rollout else None)
     yield (
         "rollouts",
         {
@@ -246,3 +245,23 @@ def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Ite
     )
     for step in rollout.steps[deviation.step :] if rollout else ():
         yield from _step(step, episode, number, batch)
+    for count, call in enumerate(deviation.evaluator_calls):
+        text = _text(call.prompt, batch)
+        yield text
+        yield (
+            "evaluator_calls",
+            {
+                "episode": episode,
+                "rollout": number,
+                "number": count,
+                "prompt": text[1]["sha256"],
+                "answers": to_json(call.answers),
+                "dropped_tokens": call.dropped_tokens,
+            },
+        )
+
+
+def _text(prompt: str, batch: int) -> Row:
+    text = escaped(prompt)
+    digest = hashlib.sha256(text.encode()).digest()
+    return "texts", {"sha256": digest, "text": text, "batch": batch}

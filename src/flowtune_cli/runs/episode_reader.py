@@ -11,6 +11,7 @@ from ..flow.episode import RewardEvent, Target
 from .records import (
     AlternativeRecord,
     EpisodeRecord,
+    EvaluatorCallRecord,
     PreferenceRecord,
     RolloutRecord,
     StepRecord,
@@ -40,6 +41,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
         return connection.execute(query, (number,))
 
     steps = _steps(connection, number)
+    evaluator_calls = _evaluator_calls(connection, number)
     targets = select("targets", "number")
     preferences = select("preferences", "step, alternative")
     return from_row(
@@ -58,6 +60,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
                 stopped_early=bool(rollout["stopped_early"]),
                 result=from_json(rollout["result"]),
                 steps=tuple(steps.get(rollout["number"], ())),
+                evaluator_calls=tuple(evaluator_calls.get(rollout["number"], ())),
             )
             for rollout in select("rollouts", "number")
         ),
@@ -106,3 +109,18 @@ def _steps(connection: sqlite3.Connection, number: int) -> dict[int, list[StepRe
         )
         steps.setdefault(row["rollout"], []).append(step)
     return steps
+
+
+def _evaluator_calls(
+    connection: sqlite3.Connection, number: int
+) -> dict[int, list[EvaluatorCallRecord]]:
+    """What the evaluators were told about the rollouts of an episode, by rollout."""
+    calls: dict[int, list[EvaluatorCallRecord]] = {}
+    query = """
+        SELECT evaluator_calls.*, texts.text FROM evaluator_calls JOIN texts ON sha256 = prompt
+        WHERE episode = ? ORDER BY rollout, number"""
+    for row in connection.execute(query, (number,)):
+        answers = tuple((text, logprob) for text, logprob in from_json(row["answers"]))
+        call = EvaluatorCallRecord(row["text"], answers, row["dropped_tokens"])
+        calls.setdefault(row["rollout"], []).append(call)
+    return calls

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from .batch import UpdateRecord
 from .episode_reader import from_row
-from .records import MostCommonOutput, NodeSummary
-from .running_totals import OUTCOME_COLUMNS
+from .records import MostCommonOutput, NodeSetup, NodeSummary
+from .running_totals import COLUMNS, OUTCOME_COLUMNS
 
 LAST_BATCH = "batch = (SELECT max(number) FROM batches)"
 """The rows of the last batch, whose totals are the run's."""
@@ -17,12 +19,20 @@ _RECENT_CALLS = 50
 
 
 def summarize_nodes(connection: sqlite3.Connection) -> list[NodeSummary]:
-    """A summary of each node that was called or updated, by name, in constant time."""
-    totals = connection.execute(f"SELECT * FROM node_totals WHERE {LAST_BATCH} ORDER BY node")
-    return [_summary(connection, row) for row in totals.fetchall()]
+    """A summary of each node of the task, and of each that was called, in constant time."""
+    totals = connection.execute(f"SELECT * FROM node_totals WHERE {LAST_BATCH}").fetchall()
+    rows = {row["node"]: dict(row) for row in totals}
+    setups = {row["name"]: row for row in connection.execute("SELECT * FROM nodes")}
+    never_called = dict.fromkeys(COLUMNS, 0)
+    return [
+        _summary(connection, rows.get(name, {"node": name, **never_called}), setups.get(name))
+        for name in sorted({*rows, *setups})
+    ]
 
 
-def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> NodeSummary:
+def _summary(
+    connection: sqlite3.Connection, row: Mapping[str, Any], setup: sqlite3.Row | None
+) -> NodeSummary:
     last_update = """
         SELECT * FROM updates WHERE node = ? AND loss IS NOT NULL ORDER BY batch DESC LIMIT 1"""
     update = connection.execute(last_update, (row["node"],)).fetchone()
@@ -43,6 +53,10 @@ def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> NodeSummary:
         reference_moves=row["reference_moves"],
         last_update=from_row(UpdateRecord, update) if update else None,
         most_common_output=_most_common_output(connection, row["node"]),
+        failed_steps=row["failed_calls"],
+        **{name: row[name] for name in ("announced", "alternatives", "outputs", "data")},
+        unreported=row["unreported"],
+        setup=from_row(NodeSetup, setup) if setup else None,
     )
 
 

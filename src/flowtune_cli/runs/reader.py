@@ -16,6 +16,7 @@ from . import schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_filter import filter_sql, order_sql
 from .episode_reader import from_row, read_episode, reward_means
+from .learning_warnings import LearningWarning, learning_warnings
 from .node_summary import LAST_BATCH, summarize_nodes
 from .read_only import connect_read_only
 from .records import (
@@ -212,6 +213,17 @@ class RunReader:
         """What each node has done and learned so far, by name."""
         with self.snapshot() as connection:
             return summarize_nodes(connection)
+
+    def learning_warnings(self) -> list[LearningWarning]:
+        """Which nodes were to learn and have not, and why."""
+        with self.snapshot() as connection:
+            nodes = summarize_nodes(connection)
+            names = f"SELECT name FROM metrics WHERE {LAST_BATCH} ORDER BY name"
+            rewards = [row[0] for row in connection.execute(names)]
+            gate = connection.execute("SELECT value FROM meta WHERE key = 'gate'").fetchone()
+            episodes = "SELECT coalesce(max(first_episode + episodes), 0) FROM batches"
+            [played] = connection.execute(episodes).fetchone()
+        return list(learning_warnings(nodes, rewards, gate[0] if gate else "", played))
 
     def _with_batches(self, table: str, key: str, points: int | None) -> list[sqlite3.Row]:
         with self.snapshot() as connection:

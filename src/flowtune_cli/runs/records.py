@@ -123,6 +123,15 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class EvaluatorCallRecord:
+    """A prompt that an evaluator showed the model, see ``flow.deviation.EvaluatorCall``."""
+
+    prompt: str
+    answers: tuple[tuple[str, float | None], ...]
+    dropped_tokens: int
+
+
+@dataclass(frozen=True)
 class RolloutRecord:
     """A rollout from an alternative: the fields of ``flow.deviation.Deviation``.
 
@@ -143,6 +152,7 @@ class RolloutRecord:
     stopped_early: bool
     result: Any
     steps: tuple[StepRecord, ...]
+    evaluator_calls: tuple[EvaluatorCallRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,13 +219,26 @@ class MostCommonOutput:
 
 
 @dataclass(frozen=True)
+class NodeSetup:
+    """What a node learns from: fields of ``flow.node.Node``; ``evaluator`` is its name."""
+
+    learn: str
+    reward: str | None
+    evaluator: str | None
+    alternatives: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class NodeSummary:
     """What a node has done and learned so far.
 
     Args:
-        steps: calls in the episodes themselves.
+        steps: calls in the episodes themselves; ``failed_steps`` of them in failed episodes, and
+            ``announced`` of them with a reward announced as undefined.
         truncated: truncated outputs in episodes, alternatives and rollouts.
-        better, worse, ties, undefined, failed, skipped: rollouts from this node's alternatives.
+        better, worse, ties, undefined, failed, evaluator_failed, skipped: rollouts from this node's
+            alternatives.
         win_rate: share of ``better`` among ``better`` and ``worse``; None without any.
         mean_margin: of its preferences; None without any.
         last_loss: of its latest update with a loss.
@@ -223,6 +246,11 @@ class NodeSummary:
         reference_moves: how often its reference was moved to its policy.
         last_update: the latest one with a loss; None without any.
         most_common_output: in its latest calls in episodes; None if it generates no text.
+        unreported: of the skipped rollouts, those whose reward was not reported after the step.
+        alternatives: found at its calls in episodes.
+        outputs: in episodes, alternatives and rollouts.
+        data: what its updates learned from.
+        setup: None if the run did not store it.
     """
 
     node: str
@@ -244,11 +272,20 @@ class NodeSummary:
     reference_moves: int = 0
     last_update: UpdateRecord | None = None
     most_common_output: MostCommonOutput | None = None
+    evaluator_failed: int = 0
+    unreported: int = 0
+    failed_steps: int = 0
+    announced: int = 0
+    alternatives: int = 0
+    outputs: int = 0
+    data: int = 0
+    setup: NodeSetup | None = None
 
     @property
     def rollouts(self) -> int:
         """The number of rollouts from its alternatives, with the skipped ones."""
-        return self.better + self.worse + self.ties + self.undefined + self.failed + self.skipped
+        compared = self.better + self.worse + self.ties
+        return compared + self.undefined + self.failed + self.evaluator_failed + self.skipped
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..flow.deviation import Outcome, Trace
-from ..flow.episode import Step
+from ..flow.episode import Episode, Step
 from .batch import BatchRecord, Row
 
 OUTCOME_COLUMNS = {
@@ -20,19 +20,26 @@ OUTCOME_COLUMNS = {
     Outcome.TIE: "ties",
     Outcome.UNDEFINED: "undefined",
     Outcome.FAILED: "failed",
+    Outcome.EVALUATOR_FAILED: "evaluator_failed",
     Outcome.SKIPPED: "skipped",
 }
 """The column that counts the rollouts with this outcome."""
 
 COLUMNS = (
     "calls",
+    "failed_calls",
+    "announced",
+    "alternatives",
+    "outputs",
     "truncated",
     "prompt_tokens",
     "tokens",
     *OUTCOME_COLUMNS.values(),
+    "unreported",
     "preferences",
     "margins",
     "targets",
+    "data",
     "reference_moves",
 )
 """The columns that are summed: all but batch and node."""
@@ -53,7 +60,7 @@ def node_rows(record: BatchRecord, previous: Mapping[str, Mapping[str, Any]]) ->
     for trace in record.traces:
         _add_trace(totals, trace)
     for update in record.updates:
-        _sums(totals, update.node)
+        _sums(totals, update.node)["data"] += update.data
     for node, moved in (record.reference_update or {}).items():
         _sums(totals, node)["reference_moves"] += int(moved)
     for node, sums in totals.items():
@@ -80,14 +87,24 @@ def _sums(totals: Totals, node: str) -> dict[str, Any]:
 
 
 def _add_trace(totals: Totals, trace: Trace) -> None:
-    for step in trace.episode.steps:
+    episode = trace.episode
+    for step in episode.steps:
         _add_call(totals, step)
-        _sums(totals, step.node)["calls"] += 1
+        sums = _sums(totals, step.node)
+        sums["calls"] += 1
+        sums["failed_calls"] += int(episode.failure is not None)
+        sums["announced"] += int(_reward(episode, step.node) in episode.undefined_rewards)
         for output in step.response.outputs[1:]:
-            _sums(totals, step.node)["tokens"] += output.tokens
-            _sums(totals, step.node)["truncated"] += int(output.truncated)
+            sums["alternatives"] += 1
+            sums["outputs"] += 1
+            sums["tokens"] += output.tokens
+            sums["truncated"] += int(output.truncated)
     for deviation in trace.deviations:
-        _sums(totals, deviation.node)[OUTCOME_COLUMNS[deviation.outcome]] += 1
+        sums = _sums(totals, deviation.node)
+        sums[OUTCOME_COLUMNS[deviation.outcome]] += 1
+        reward = _reward(episode, deviation.node)
+        if deviation.outcome is Outcome.SKIPPED and reward is not None:
+            sums["unreported"] += int(episode.reward_after(reward, deviation.step) is None)
         for step in deviation.rollout.steps[deviation.step :] if deviation.rollout else ():
             _add_call(totals, step)
     for preference in trace.preferences:
@@ -105,5 +122,12 @@ def _add_call(totals: Totals, step: Step) -> None:
         return
     sums = _sums(totals, step.node)
     sums["prompt_tokens"] += step.response.prompt_tokens
+    sums["outputs"] += 1
     sums["tokens"] += step.output.tokens
     sums["truncated"] += int(step.output.truncated)
+
+
+def _reward(episode: Episode, name: str) -> str | None:
+    """The reward that judges a node, if no evaluator does."""
+    node = episode.nodes.get(name)
+    return None if node is None or node.evaluator is not None else node.reward

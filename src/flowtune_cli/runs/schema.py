@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..flow.errors import UsageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -28,12 +28,26 @@ CREATE TABLE batches (
 );
 CREATE INDEX batches_with_checkpoint ON batches (number) WHERE checkpoint = 1;
 
+-- The task's nodes as they were set when the run began or was last resumed.
+CREATE TABLE nodes (
+    name TEXT PRIMARY KEY,
+    learn TEXT NOT NULL,
+    reward TEXT,
+    evaluator TEXT,                     -- its name
+    alternatives INTEGER NOT NULL,      -- tried at each call
+    weight REAL NOT NULL
+);
+
 -- Each node's totals from the run's start through this batch: see running_totals.py.
 CREATE TABLE node_totals (
     batch INTEGER NOT NULL,
     node TEXT NOT NULL,
     calls INTEGER NOT NULL,             -- in the episodes themselves
-    truncated INTEGER NOT NULL,         -- outputs cut off, in episodes, alternatives and rollouts
+    failed_calls INTEGER NOT NULL,      -- of these, in episodes that failed
+    announced INTEGER NOT NULL,         -- of these, with a reward announced as undefined
+    alternatives INTEGER NOT NULL,      -- found at these calls
+    outputs INTEGER NOT NULL,           -- in episodes, alternatives and rollouts
+    truncated INTEGER NOT NULL,         -- of these, cut off
     prompt_tokens INTEGER NOT NULL,     -- of the same
     tokens INTEGER NOT NULL,            -- of the outputs of the same
     better INTEGER NOT NULL,            -- rollouts of its deviations, by outcome
@@ -41,10 +55,13 @@ CREATE TABLE node_totals (
     ties INTEGER NOT NULL,
     undefined INTEGER NOT NULL,
     failed INTEGER NOT NULL,
+    evaluator_failed INTEGER NOT NULL,
     skipped INTEGER NOT NULL,
+    unreported INTEGER NOT NULL,        -- of the skipped: its reward was not reported after it
     preferences INTEGER NOT NULL,
     margins REAL,                       -- sum of its preferences' margins; NULL: one was infinite
     targets INTEGER NOT NULL,
+    data INTEGER NOT NULL,              -- what its updates learned from
     reference_moves INTEGER NOT NULL,   -- how often its reference moved
     PRIMARY KEY (batch, node)
 );
@@ -139,6 +156,17 @@ CREATE TABLE rollouts (
 );
 CREATE INDEX rollouts_by_outcome ON rollouts (outcome, node, episode);
 
+-- The prompts that evaluators showed the model about a rollout.
+CREATE TABLE evaluator_calls (
+    episode INTEGER NOT NULL,
+    rollout INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- from 0
+    prompt BLOB NOT NULL,               -- texts.sha256
+    answers TEXT NOT NULL,              -- JSON: [text, logprob in nats] of each
+    dropped_tokens INTEGER NOT NULL,    -- of the request's prompts
+    PRIMARY KEY (episode, rollout, number)
+);
+
 CREATE TABLE preferences (
     episode INTEGER NOT NULL,
     step INTEGER NOT NULL,
@@ -206,7 +234,8 @@ CREATE TABLE timings (
 );
 """
 
-# The column of each table that says which batch a row belongs to; the other tables: episode.
+# The column of each table that says which batch a row belongs to. Other tables have an episode;
+# meta and nodes are of the whole run.
 BY_BATCH = {
     "batches": "number",
     "texts": "batch",
@@ -218,7 +247,15 @@ BY_BATCH = {
     "timings": "batch",
     "node_totals": "batch",
 }
-BY_EPISODE = ("rewards", "steps", "alternatives", "rollouts", "preferences", "targets")
+BY_EPISODE = (
+    "rewards",
+    "steps",
+    "alternatives",
+    "rollouts",
+    "evaluator_calls",
+    "preferences",
+    "targets",
+)
 
 
 def create(connection: sqlite3.Connection) -> None:

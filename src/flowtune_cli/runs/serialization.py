@@ -38,10 +38,13 @@ def from_json(text: str | None) -> Any:
 
 def json_values(value: Any) -> Any:
     """A value as JSON values. What JSON cannot express, such as NaN, becomes its ``str``."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no such numbers
+    if isinstance(value, float):
+        # JSON has no such numbers; numpy's own float64 is a float, too.
+        return float(value) if math.isfinite(value) else str(float(value))
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return json_values(value.item())  # a number of numpy's, or a tensor of one
     if isinstance(value, Mapping):
         return {
             key if isinstance(key, str) else without_addresses(str(key)): json_values(item)

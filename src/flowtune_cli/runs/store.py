@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
+from ..flow.named import name_and_options
+from ..flow.node import Node
 from ..flow.surrogates import escaped
 from . import running_totals, schema
 from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, batch_rows
 from .sqlite_errors import translate_errors
+
+_SETUP = ("learn", "reward", "alternatives", "weight")
 
 __all__ = ["BatchRecord", "MetricRecord", "Store", "UpdateRecord"]
 
@@ -72,6 +76,21 @@ class Store:
     def episodes(self) -> int:
         """How many episodes are stored; they are numbered from 0 without a gap."""
         return self._one("SELECT coalesce(max(number) + 1, 0) FROM episodes")
+
+    def write_task(self, nodes: Sequence[Node], gate: str | None) -> None:
+        """Store what the task's nodes learn from, in place of what an earlier process stored.
+
+        Args:
+            gate: the reward that gates reference updates.
+        """
+        with translate_errors(self.path, "write"), self._transaction():
+            self._connection.execute("DELETE FROM nodes")
+            for node in nodes:
+                evaluator = node.evaluator and name_and_options(node.evaluator)[0]
+                own = {name: getattr(node, name) for name in _SETUP}
+                self._insert("nodes", {"name": node.name, "evaluator": evaluator, **own})
+            gated = "INSERT OR REPLACE INTO meta VALUES ('gate', ?)"
+            self._connection.execute(gated, (gate or "",))
 
     def write_batch(self, record: BatchRecord) -> None:
         """Store a batch, all of it or nothing.

@@ -12,13 +12,14 @@ from typing import Any
 
 from ..flow.deviation import Deviation, Evaluator, Outcome, Trace, prefer
 from ..flow.episode import Episode, Step
-from ..flow.errors import unknown_name
+from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.node import Exploration
 from ..flow.task import Task
+from .judging import compare
 from .play import alternatives, play, roll_out
 from .replay import Effects, Plan
-from .scheduler import ask, gather
+from .scheduler import gather
 
 
 async def deviate(
@@ -33,7 +34,7 @@ async def deviate(
 
     Args:
         explorations: the exploration strategy of each node that deviates, by node name.
-        evaluators: those that the task's nodes name.
+        evaluators: that of each node that has one, by node name.
     """
     effects: Effects = {}
     plan = Plan(explorations=explorations, skip_undefined=True)
@@ -69,9 +70,9 @@ async def _deviate_once(
         )
 
     if node.evaluator is not None:
-        if node.evaluator not in evaluators:
-            raise unknown_name("evaluator", node.evaluator, list(evaluators))
-        evaluator = evaluators[node.evaluator]
+        if node.name not in evaluators:
+            raise UsageError(f"node '{node.name}' was given no evaluator: {node.evaluator!r}")
+        evaluator = evaluators[node.name]
     else:
         assert node.reward is not None
         reward = episode.reward_after(node.reward, step.index)
@@ -89,8 +90,14 @@ async def _deviate_once(
 
     value: float | None = None
     gain: float | None
+    judged: dict[str, Any] = {}
     if evaluator is not None:
-        gain = await evaluator.compare(ask, task, episode.example, episode, rollout)
+        comparison = await compare(evaluator, task, episode, rollout)
+        judged = {"evaluator_calls": comparison.calls, "failure": comparison.failure}
+        if comparison.failure is not None:
+            reason = f"{evaluator.name}: {comparison.failure.error}"
+            return deviation(Outcome.EVALUATOR_FAILED, rollout, reason=reason, **judged)
+        gain = comparison.gain
         reason = f"{evaluator.name} cannot tell"
     else:
         assert node.reward is not None
@@ -100,10 +107,10 @@ async def _deviate_once(
         gain = None if value is None else value - greedy
         reason = f"{node.reward} is {'undefined' if reward else 'not reported'} in the rollout"
     if gain is None:
-        return deviation(Outcome.UNDEFINED, rollout, reason=reason)
+        return deviation(Outcome.UNDEFINED, rollout, reason=reason, **judged)
     outcome = Outcome.TIE
     if gain > 0:
         outcome = Outcome.ALTERNATIVE_BETTER
     elif gain < 0:
         outcome = Outcome.GREEDY_BETTER
-    return deviation(outcome, rollout, alternative_reward=value, gain=gain)
+    return deviation(outcome, rollout, alternative_reward=value, gain=gain, **judged)

@@ -14,6 +14,7 @@ from typing import Any
 from ..flow.episode import Episode, Step
 from ..flow.errors import ReplayError, UsageError, unknown_name
 from ..flow.node import Call, Exploration, NodeOutput
+from .responses import checked
 from .scheduler import ask, park
 
 
@@ -85,7 +86,7 @@ class Replay:
             return replace(step, output=output, substituted=True)
         seed = (self.seed, episode.example.id, index)
         call = Call(inputs, ask, self._exploration(episode, node), seed)
-        response = await episode.nodes[node].respond(call)
+        response = checked(node, await episode.nodes[node].respond(call))
         return Step(index, node, prompt_text, response, response.outputs[0])
 
     def effect(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

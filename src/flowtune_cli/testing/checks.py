@@ -124,7 +124,7 @@ def _node_problems(task: Task, registry: Registry) -> Iterator[str]:
             try:
                 registry.make_exploration(node.exploration)
                 if node.evaluator is not None:
-                    registry.evaluator(node.evaluator)
+                    registry.make_evaluator(node.evaluator)
             except (UsageError, TypeError, ValueError) as error:
                 yield f"node '{node.name}': {error}"
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
+from ..flow.errors import FlowtuneError
 from ..flow.example import Example
 from ..flow.node import Datum, Exploration, Node
 from ..flow.request import Engine
@@ -44,15 +45,19 @@ def deviate(
     Args:
         explorations: the strategy of each such node, by node name; by default the one that its
             setting ``exploration`` names among the installed plugins.
-        evaluators: by their names; by default those that the nodes name, among the installed
-            plugins.
+        evaluators: the evaluator of each such node that has one, by node name; by default the
+            one that its setting ``evaluator`` names among the installed plugins.
     """
     if explorations is None:
         explorations = explorations_of(node for node in task.nodes if node.deviates)
     if evaluators is None:
-        names = {node.evaluator for node in task.nodes if node.evaluator}
-        registry = load_registry() if names else None
-        evaluators = {name: registry.evaluator(name) for name in names} if registry else {}
+        settings = {n.name: n.evaluator for n in task.nodes if n.deviates and n.evaluator}
+        registry = load_registry() if settings else None
+        evaluators = {
+            name: registry.make_evaluator(setting)
+            for name, setting in settings.items()
+            if registry is not None
+        }
     coroutine = deviation.deviate(
         task, example, explorations=explorations, evaluators=evaluators, seed=seed
     )
@@ -82,10 +87,16 @@ def training_data(task: Task, *traces: Trace) -> dict[str, list[Datum]]:
 
     Raises:
         UsageError: a node cannot learn from the target that the flow reported.
+        FlowtuneError: a node raised another exception for a target.
     """
     from ..training.data import collect
 
-    return {name: found.data for name, found in collect(task.nodes, traces).items()}
+    before = [trace.episode.failure for trace in traces]
+    collected = collect(task.nodes, traces)
+    for trace, failure in zip(traces, before, strict=True):
+        if trace.episode.failure is not failure and trace.episode.failure is not None:
+            raise FlowtuneError(trace.episode.failure.traceback)
+    return {name: found.data for name, found in collected.items()}
 
 
 def run(engine: Engine, coroutine: Coroutine[Any, Any, T]) -> T:

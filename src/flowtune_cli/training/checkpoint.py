@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def save_checkpoint(
             "progressive": progressive.state(),
             "nodes": {node.name: node.state() for node in nodes if isinstance(node, SelfLearning)},
         }
-        (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        (partial / "state.json").write_text(_json(state) + "\n")
         _flush(partial)
         os.replace(partial, target)
         _flush_directory(directory)
@@ -76,6 +76,21 @@ def save_checkpoint(
     for old in checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def _json(state: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(state, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        for name, of_node in state["nodes"].items():
+            try:
+                json.dumps(of_node, allow_nan=False)
+            except (TypeError, ValueError) as own:
+                raise FlowtuneError(
+                    f"node '{name}', which learns by itself, has a state that is not made of JSON"
+                    f" values: {own}"
+                ) from error
+        raise
 
 
 def load_checkpoint(

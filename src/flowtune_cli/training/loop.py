@@ -19,7 +19,8 @@ from ..flow.deviation import Trace
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
-from ..flow.node import SelfLearning
+from ..flow.node import Node, SelfLearning
+from ..flow.numbers import real_number
 from ..learning.learner import Learner
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
@@ -105,7 +106,7 @@ class Trainer:
         self.learner: Learner = session.learner()
         self.position = Position()
         self.progressive = Progressive(gate=session.task.gate)
-        self.last_failure: Failure | None = None
+        self.last_failure: tuple[str, Failure] | None = None
 
     def resume(self) -> None:
         """Resume from the newest checkpoint; ``train`` first removes what was stored after it."""
@@ -151,6 +152,7 @@ class Trainer:
         trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
         with trackers, Store(self.run.store_path, task.question_text) as store:
             store.truncate(self.position.batches)
+            store.write_task(task.nodes, task.gate)
             try:
                 while self.position.episodes < len(self.order):
                     self._stop_if_asked()  # a flow may ask the engine for nothing
@@ -172,12 +174,13 @@ class Trainer:
         with clock.phase("play and deviate"):
             self.session.engine.forget()
             traces = self._deviate(batch)
+        collected = collect(self.session.task.nodes, traces)
         self._count_failures(traces)
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())
         metrics = self._metrics()
         with clock.phase("learn"):
-            updates = self._learn(traces)
+            updates = self._learn(collected)
         ends_window = self._ends_window(begin + len(batch))
         moved = self._end_window() if ends_window else None
 
@@ -217,9 +220,8 @@ class Trainer:
         if self.should_stop():
             raise Stopped(self.position)
 
-    def _learn(self, traces: Sequence[Trace]) -> list[UpdateRecord]:
+    def _learn(self, collected: Mapping[str, NodeData]) -> list[UpdateRecord]:
         """Update every node that has data; the others stay bit-identical."""
-        collected = collect(self.session.task.nodes, traces)
         data = [datum for node_data in collected.values() for datum in node_data.data]
         # Frees memory for learning.
         self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
@@ -229,7 +231,7 @@ class Trainer:
         node = self.session.task.node(name)
         preferences, targets = len(node_data.preferences), len(node_data.targets)
         if isinstance(node, SelfLearning):
-            loss = node.update(node_data.preferences, node_data.targets)
+            loss = _self_learned(node, node_data)
             return UpdateRecord(
                 node=name,
                 version_before=0,
@@ -303,16 +305,15 @@ class Trainer:
         }
 
     def _count_failures(self, traces: Sequence[Trace]) -> None:
-        runs = [trace.episode for trace in traces]
-        runs += [d.rollout for t in traces for d in t.deviations if d.rollout is not None]
-        failed = [run for run in runs if run.failure is not None]
-        if failed:
-            self.last_failure = failed[-1].failure
-        self.position = replace(
-            self.position,
-            failed=self.position.failed + len(failed),
-            played=self.position.played + len(runs),
-        )
+        for trace in traces:
+            failures = trace.failures
+            if failures:
+                self.last_failure = trace.example.id, failures[-1]
+            self.position = replace(
+                self.position,
+                failed=self.position.failed + len(failures),
+                played=self.position.played + len(trace.runs),
+            )
 
     def _check_failures(self, *, final: bool = False) -> None:
         """Stop when too large a share has failed, once there are enough to tell."""
@@ -320,15 +321,28 @@ class Trainer:
         if not failed or (played < 20 and not final):
             return
         if failed / played > self.settings.max_failures:
-            last = (
-                ""
-                if self.last_failure is None
-                else f" The last one:\n{self.last_failure.traceback}"
-            )
+            last = ""
+            if self.last_failure is not None:
+                example, failure = self.last_failure
+                last = f" The last one, of example '{example}':\n{failure.traceback}"
             raise FlowtuneError(
                 f"{failed} of {played} episodes and rollouts failed, more than"
                 f" training.max_failures = {self.settings.max_failures} allows.{last}"
             )
+
+
+def _self_learned(node: SelfLearning, node_data: NodeData) -> float:
+    """The loss of a node that learns by itself."""
+    assert isinstance(node, Node)
+    try:
+        return real_number(node.update(node_data.preferences, node_data.targets))
+    except FlowtuneError:
+        raise
+    except Exception as error:
+        raise FlowtuneError(
+            f"node '{node.name}' failed while it learned by itself ({type(node).__name__}.update),"
+            f" and what it has learned may be incomplete:\n{Failure.of(error).traceback}"
+        ) from error
 
 
 def training_order(

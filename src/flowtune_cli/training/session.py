@@ -46,7 +46,7 @@ class Session:
         settings: with the dtype that the model computes in and the layers that are adapted, never
             "auto", and the date that its chat template shows, if it shows one.
         explorations: the strategy of each node that deviates, by node name.
-        evaluators: by their own names.
+        evaluators: that of each node that deviates and has one, by node name.
         optimizers: the factories of the nodes' optimizers, by name.
     """
 
@@ -178,7 +178,9 @@ def set_up(
         if node.deviates
     }
     evaluators = {
-        node.evaluator: registry.evaluator(node.evaluator) for node in task.nodes if node.evaluator
+        node.name: registry.make_evaluator(node.evaluator)
+        for node in task.nodes
+        if node.deviates and node.evaluator is not None
     }
     optimizers = _optimizers(task, settings, registry)
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))

@@ -32,6 +32,7 @@ def explain_rollout(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     reasons = {
         Outcome.UNDEFINED: "the rollout cannot be compared",
         Outcome.FAILED: "the flow failed in the rollout",
+        Outcome.EVALUATOR_FAILED: "the evaluator failed",
         Outcome.SKIPPED: "the rollout was not played",
     }
     reason = f" ({rollout.reason})" if rollout.reason else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..flow.deviation import Outcome
+from ..runs.learning_warnings import LearningWarning
 from ..runs.records import Counts, NodeSummary
 from .formatting import number, one_line, percent, plural, shortened
 
@@ -20,6 +21,7 @@ def completeness(counts: Counts) -> str:
     rollouts = sum(counts.rollouts.values())
     lost = {
         "failed": counts.rollouts[Outcome.FAILED],
+        "failed in the evaluator": counts.rollouts[Outcome.EVALUATOR_FAILED],
         "undefined": counts.rollouts[Outcome.UNDEFINED],
         "skipped": counts.rollouts[Outcome.SKIPPED],
     }
@@ -32,9 +34,11 @@ def completeness(counts: Counts) -> str:
     )
 
 
-def findings(counts: Counts, nodes: Sequence[NodeSummary]) -> list[str]:
-    """The findings, the most important first."""
-    found = []
+def findings(
+    counts: Counts, nodes: Sequence[NodeSummary], warnings: Sequence[LearningWarning] = ()
+) -> list[str]:
+    """The findings, the most important first: ``warnings`` about nodes that do not learn."""
+    found = [f"{warning.text}." for warning in warnings]
     if counts.failed:
         share = percent(counts.failed, counts.episodes)
         found.append(
@@ -53,7 +57,12 @@ def findings(counts: Counts, nodes: Sequence[NodeSummary]) -> list[str]:
 
 def _of_node(node: NodeSummary) -> list[str]:
     found = []
-    lost = {"skipped": node.skipped, "undefined": node.undefined, "failed": node.failed}
+    lost = {
+        "skipped": node.skipped,
+        "undefined": node.undefined,
+        "failed": node.failed,
+        "failed in the evaluator": node.evaluator_failed,
+    }
     compared = node.better + node.worse + node.ties
     for what, count in lost.items():
         if count > _SOME * node.rollouts:

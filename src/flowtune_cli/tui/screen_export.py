@@ -116,6 +116,10 @@ def rollout_markdown(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     steps = [(f"{step.index}", step.node, step.output) for step in rollout.steps]
     if steps:
         parts.append(table(["step", "node", "output in the rollout"], steps))
+    for call in rollout.evaluator_calls:
+        parts.append(f"The evaluator showed the model:\n\n{fenced(call.prompt)}")
+        answers = [(text, number(logprob)) for text, logprob in call.answers]
+        parts.append(table(["answer", "logprob"], answers))
     return "\n".join(parts)
 
 

@@ -28,6 +28,7 @@ OUTCOMES = {
     Outcome.TIE: Badge("=", "tie", "$text-muted"),
     Outcome.UNDEFINED: Badge("?", "undefined", "$text-warning"),
     Outcome.FAILED: Badge("✗", "FAILED", "$text-error bold"),
+    Outcome.EVALUATOR_FAILED: Badge("⊗", "EVALUATOR FAILED", "$text-error bold"),
     Outcome.SKIPPED: Badge("○", "skipped", "$text-muted"),
 }
 STATES = {

@@ -36,6 +36,7 @@ class EpisodesScreen(InspectScreen):
     EpisodesScreen {
         LazyTable { height: 1fr; }
         #about { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        #warning { height: auto; padding: 0 1; display: none; color: $text-warning; }
         Input { padding: 0 1; display: none; }
     }
     """
@@ -53,9 +54,11 @@ class EpisodesScreen(InspectScreen):
         self.result: QueryResult | None = None
         self.count = 0
         self.rewards: list[str] = []
+        self.warnings: dict[str | None, str] = {}
 
     def body(self) -> ComposeResult:
         yield Static(id="about")
+        yield Static(id="warning", markup=False)
         yield LazyTable()
         search = Input(placeholder="text in questions, prompts and outputs", compact=True)
         search.cursor_blink = False
@@ -71,6 +74,8 @@ class EpisodesScreen(InspectScreen):
         if self.run.reader is not None:
             self.count = self.run.reader.counts().episodes
             self.rewards = list(self.run.reader.metrics(1))
+            warnings = self.run.reader.learning_warnings()
+            self.warnings = {warning.node: f"{warning.text}." for warning in warnings}
         if self.selection.is_default:
             self._show()
         else:
@@ -171,6 +176,10 @@ class EpisodesScreen(InspectScreen):
         if not self.count:
             parts = [self.run.problem or "No episodes yet: each batch is stored when it ends."]
         self.query_one("#about", Static).update(Content(" · ".join(parts)))
+        warning = self.warnings.get(self.selection.where.node) if self.selection.where.node else ""
+        about_node = self.query_one("#warning", Static)
+        about_node.update(Content(warning or ""))
+        about_node.display = bool(warning)
 
     # Filter, order, search
 

@@ -102,7 +102,8 @@ class OverviewScreen(InspectScreen):
         self._show_about(counts, seconds)
         self._show_plots()
         self._show_nodes(seconds)
-        found = [completeness(counts), *(f"→ {text}" for text in findings(counts, self.nodes))]
+        texts = findings(counts, self.nodes, reader.learning_warnings())
+        found = [completeness(counts), *(f"→ {text}" for text in texts)]
         room = 4 if self.size.height < 30 else 6
         if len(found) > room:
             found[room - 1 :] = [f"… and {len(found) - room + 1} more: y copies all"]
@@ -194,6 +195,7 @@ class OverviewScreen(InspectScreen):
             problem = self.run.problem
             return ScreenExport(self.run.name, "nothing", list, lambda: problem)
         counts, nodes, timings = reader.counts(), reader.node_summary(), reader.timings()
+        warnings = reader.learning_warnings()
         metrics, seconds = reader.metrics(), sum(timings.values())
 
         def markdown() -> str:
@@ -205,12 +207,12 @@ class OverviewScreen(InspectScreen):
             ]
             named = [column.title for column in _COLUMNS]
             node_rows = [[str(cell) for cell in self._row(n, (), seconds)[:-1]] for n in nodes]
-            found = "".join(
-                f"- {text}\n" for text in [completeness(counts), *findings(counts, nodes)]
-            )
+            texts = [completeness(counts), *findings(counts, nodes, warnings)]
+            found = "".join(f"- {text}\n" for text in texts)
             tables = f"{table(heads, rows)}\n{table(named, node_rows)}"
             return f"# {self.run.name}\n\n{found}\n{tables}"
 
         records = [{"counts": counts, "timings": timings}, *({"node": node} for node in nodes)]
         records += [{"metric": name, "points": points} for name, points in metrics.items()]
+        records += [{"warning": warning} for warning in warnings]
         return ScreenExport(self.run.name, "the overview", lambda: records, markdown)

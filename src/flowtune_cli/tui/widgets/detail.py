@@ -79,6 +79,14 @@ def rollout_detail(
             lines.append(Content("the rollout stopped here, at its reward"))
         elif rollout.result is not None:
             lines.append(Content(visible(f"its result: {to_json(rollout.result)}")))
+    for count, call in enumerate(rollout.evaluator_calls, 1):
+        cut = f"SHORTENED by {call.dropped_tokens} tokens" if call.dropped_tokens else ""
+        lines += _heading(f"prompt {count} of the evaluator", cut)
+        lines += _quoted(call.prompt, "$text-muted")
+        lines += [
+            Content(visible(f"→ {text or '(nothing)'}  logprob {number(logprob, 2)}"))
+            for text, logprob in call.answers
+        ]
     if rollout.traceback:
         lines += _heading("traceback", "")
         lines += _quoted(rollout.traceback, "")

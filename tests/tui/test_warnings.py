@@ -1,0 +1,83 @@
+"""Nodes that learned nothing, and evaluators, as the screens show them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from flowtune_cli.flow.deviation import Deviation, EvaluatorCall, Outcome
+from flowtune_cli.flow.episode import Failure
+from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.runs.reader import RunReader
+from flowtune_cli.runs.store import Store
+from flowtune_cli.tui.app import InspectApp
+from flowtune_cli.tui.screen_export import rollout_markdown
+from flowtune_cli.tui.widgets.detail import rollout_detail
+from support.random_batches import Sums, played, question_of
+from tui.conftest import make_run, press, settle, text_of
+
+WARNING = (
+    "node 'add' has learned nothing: it could not learn from any of its 36 targets: the right"
+    " output, or a wrong one, was not among those that it could give."
+)
+
+
+def test_the_overview_and_the_list_of_its_episodes_say_why_a_node_learned_nothing(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path, "run")
+    with Store(run.store_path, question_of) as store:
+        targets = len([t for r in played(12) for t in r.traces for _ in t.episode.targets])
+        store.write_task(Sums.nodes, None)
+    app = InspectApp(tmp_path / "run", is_run=True)
+    warning = WARNING.replace("36", str(targets))
+
+    async def look() -> None:
+        async with app.run_test(size=(200, 40)) as pilot:
+            await settle(pilot)
+            assert f"→ {warning}" in text_of(app)
+            await press(pilot, "enter")  # the first node is add
+            assert warning in text_of(app)
+            await press(pilot, "escape", "j", "enter")
+            assert "node draw" in text_of(app)
+            assert "has learned nothing" not in text_of(app)
+
+    asyncio.run(look())
+
+
+def test_what_an_evaluator_was_shown_and_how_it_failed(tmp_path: Path) -> None:
+    [record] = played(1, size=8)
+    trace = next(t for t in record.traces if any(d.rollout for d in t.deviations))
+
+    def judged(deviation: Deviation) -> Deviation:
+        calls = (EvaluatorCall("Which?\nA: x", (("A", -0.25), ("B", -1.5)), 7),)
+        return replace(
+            deviation,
+            outcome=Outcome.EVALUATOR_FAILED,
+            gain=None,
+            reason="judge: TimeoutError: late",
+            failure=Failure("TimeoutError: late", "Traceback: late"),
+            evaluator_calls=calls,
+        )
+
+    trace.deviations, trace.preferences = [judged(d) for d in trace.deviations], []
+    run = RunDirectory.create(tmp_path, "run", task="sums", model="none", settings={})
+    with Store(run.store_path, question_of) as store:
+        store.write_batch(replace(record, traces=[trace]))
+    with RunReader(run.store_path) as reader:
+        episode = reader.episode(0)
+        counts = reader.counts()
+    assert counts.rollouts[Outcome.EVALUATOR_FAILED] == len(episode.rollouts)
+    rollout = episode.rollouts[0]
+    shown = rollout_detail(episode, rollout, diff=False, width=60).plain
+    assert "⊗ EVALUATOR FAILED" in shown
+    assert "none, because the evaluator failed (judge: TimeoutError: late)" in shown
+    assert "prompt 1 of the evaluator  SHORTENED by 7 tokens" in shown
+    assert "Which?" in shown
+    assert "→ A  logprob -0.25" in shown
+    assert "→ B  logprob -1.50" in shown
+    assert "Traceback: late" in shown
+    written = rollout_markdown(episode, rollout)
+    assert "The evaluator showed the model:\n\n```\nWhich?\nA: x\n```" in written
+    assert "| A | -0.250 |" in written
