@@ -25,9 +25,10 @@ def file(tmp_path: Path) -> Path:
 FORMS = {
     "plain": TEXT.encode(),
     "byte order mark": TEXT.encode("utf-8-sig"),
-    "gzip": gzip.compress(TEXT.encode()),
-    "byte order mark in gzip": gzip.compress(TEXT.encode("utf-8-sig")),
-    "two members of gzip": gzip.compress(TEXT[:9].encode()) + gzip.compress(TEXT[9:].encode()),
+    "gzip": gzip.compress(TEXT.encode(), mtime=0),
+    "byte order mark in gzip": gzip.compress(TEXT.encode("utf-8-sig"), mtime=0),
+    "two members of gzip": gzip.compress(TEXT[:9].encode(), mtime=0)
+    + gzip.compress(TEXT[9:].encode(), mtime=0),
 }
 
 
@@ -38,7 +39,7 @@ def test_one_text_in_all_its_forms(file: Path, content: bytes) -> None:
     assert read_text(file) == TEXT
 
 
-@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0)])
 def test_a_file_without_text(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert list(read_text_lines(file)) == []
@@ -67,13 +68,13 @@ def test_a_pipe_is_read_once(tmp_path: Path, content: bytes) -> None:
         ("a".encode("utf-32"), "the file is UTF-32"),
         (b"\x00\x00\xfe\xff\x00\x00\x00a", "the file is UTF-32"),
         ("abc".encode("utf-16-le"), "binary file, or UTF-16 or UTF-32 without a byte order mark"),
-        (gzip.compress("a".encode("utf-16")), "the file is UTF-16"),
+        (gzip.compress("a".encode("utf-16"), mtime=0), "the file is UTF-16"),
         (b"\x28\xb5\x2f\xfd\x04\x00", r"compressed by zstd\. .*: zstd -d a\.jsonl"),
         (bz2.compress(b"a"), "compressed by bzip2"),
         (lzma.compress(b"a"), "compressed by xz"),
         (b"PK\x03\x04\x14", "a zip archive"),
         (b"\x7fELF\x02\x01\x01\x00", "a binary file"),
-        (gzip.compress(b"a" * 999)[:-9], "its gzip compression is damaged"),
+        (gzip.compress(b"a" * 999, mtime=0)[:-9], "its gzip compression is damaged"),
         (b"\x1f\x8b and no more", "its gzip compression is damaged"),
         (b"ok\ncaf\xe9\n", r"a\.jsonl:2: not UTF-8: byte 0xe9 at position 4\. Save"),
     ],

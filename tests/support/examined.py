@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine.adapters import Adapters
@@ -22,6 +21,7 @@ from flowtune_cli.engine.proof import prove
 from flowtune_cli.engine.scoring import score
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.request import GREEDY, Decoding
+from flowtune_cli.models.targets import resolve_targets
 from flowtune_cli.models.tokens import Tokens
 from flowtune_cli.testing.tiny_model import randomize
 
@@ -48,8 +48,8 @@ class Examined:
 
 def examine(model: Any) -> Examined:
     """Load a model as a session does, and compare all that its engine can do."""
-    settings = AdapterSettings(rank=4, targets=adapted(model))
     try:
+        settings = AdapterSettings(rank=4, targets=resolve_targets(model, "auto"))
         proof = prove(model, settings, CONTEXT)
     except UsageError as error:
         return Examined(refused=str(error))
@@ -67,18 +67,6 @@ def examine(model: Any) -> Examined:
         found.faults += _scoring(prefixes, "a", prompts[:3], 20)
         found.faults += _learning(prefixes, prompts[:3], 20)
     return found
-
-
-def adapted(model: Any) -> list[str]:
-    """Layers to adapt: those that compute queries and values, else the first two."""
-    names = dict.fromkeys(
-        name.rpartition(".")[2]
-        for name, module in model.get_decoder().named_modules()
-        if isinstance(module, (nn.Linear, Conv1D))
-    )
-    usual = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "q_b_proj")
-    # PEFT refuses Mamba's out_proj, which its kernel multiplies by itself.
-    return [name for name in names if name in usual] or [n for n in names if n != "out_proj"][:2]
 
 
 def _prompts(model: Any) -> list[tuple[int, ...]]:
