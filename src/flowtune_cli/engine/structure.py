@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -129,12 +129,3 @@ def _narrow(made: Any, text: Any) -> None:
 
 def _size(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def random_texts(vocabulary: int, lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Token ids drawn at random, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        tuple(torch.randint(vocabulary, (length,), generator=generator).tolist())
-        for length in lengths
-    ]
