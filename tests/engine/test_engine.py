@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
-from flowtune_cli.flow.prompt import Message, Prompt, Segment
+from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.prompt import Message, Prompt, Segment, Template
 from flowtune_cli.flow.request import (
     GREEDY,
     Decoded,
@@ -349,3 +351,27 @@ def test_nothing_need_be_kept_for_the_answers_to_be_the_same(tiny_model: LoadedM
 def test_outputs_that_were_cut_off_say_so(counted: Counted) -> None:
     (decoded,) = counted.decode(written("one", DIVERSE))
     assert [generation.truncated for generation in decoded.generations] == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["decoding", "scoring"])
+def test_logits_that_are_not_finite_are_an_error(counted: Counted, kind: str) -> None:
+    with torch.no_grad():
+        for parameter in counted.adapters.parameters("a"):
+            parameter.fill_(torch.inf)
+    scored = ScoreRequest("a", ((plain("x"), ("yes",)),))
+    request: Request = written("x") if kind == "decoding" else scored
+    with pytest.raises(UsageError, match=r"logits are not finite in float32 on cpu"):
+        counted.engine.answer([request])
+
+
+def test_a_frozen_prefix_is_refused_where_layers_cannot_go_on(counted: Counted) -> None:
+    prefixes = counted.engine.prefixes
+    prompt = Template("b", frozen_prefix="a", chat=False).render({}, node="n")
+    request = DecodeRequest("a", prompt, 4)
+    counted.decode(request)
+    prefixes.paths = replace(prefixes.paths, longest=5)
+    with pytest.raises(UsageError, match=r"change beyond 5 tokens: set model\.context = 5"):
+        counted.decode(request)
+    prefixes.paths = replace(prefixes.paths, longest=None, frozen_prefixes=False)
+    with pytest.raises(UsageError, match="has a frozen prefix, and the layers of this model"):
+        counted.decode(request)
