@@ -112,6 +112,15 @@ def test_malformed_json_is_named_with_its_line(line, write, record):
     assert str(caught.value).startswith(f"{file}:2: not a line of JSON: ")
 
 
+def test_a_lone_surrogate_is_read_as_its_escape(write, record):
+    content = record()
+    content["question"] = "a \ud800 b \U0001f600?"
+    path = write([content])
+    assert "\\ud800 b \\ud83d" in path.read_text()
+    (example,) = read(path)
+    assert example.question == "a \\ud800 b \U0001f600?"
+
+
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
     file = tmp_path / "latin.jsonl"
     file.write_bytes(b'{"id": "caf\xe9"}\n')

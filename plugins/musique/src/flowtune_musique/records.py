@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +161,7 @@ def read_records(path: Path) -> Iterator[tuple[int, Record]]:
 
 def _record(line: str, where: str) -> Record:
     try:
-        return Record.model_validate_json(line)
+        return Record.model_validate_json(_without_surrogates(line))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
@@ -168,6 +170,24 @@ def _record(line: str, where: str) -> Record:
         field = ".".join(str(part) for part in first["loc"])
         at = f"field '{field}': " if field else ""
         raise DataError(f"{where}: {at}{first['msg']}") from None
+
+
+def _without_surrogates(line: str) -> str:
+    """A line of JSON in which lone surrogates, which pydantic refuses, are the texts of their
+    escapes, as models read them. An id may not have any: two ids could become one."""
+    if "\\ud" not in line.lower():
+        return line
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(value, dict) or _LONE.search(str(value.get("id"))):
+        return line
+    text = json.dumps(value, ensure_ascii=False)
+    return _LONE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
+
+
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def _example(record: Record, pairs: bool) -> Example:
