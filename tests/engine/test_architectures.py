@@ -5,10 +5,14 @@ A dozen is tried each time, all that transformers has with ``-m architectures``.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from support.architectures import architectures, make_architecture
 from support.examined import examine
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 DOZEN = {
     "bloom": "padded",
@@ -36,6 +40,9 @@ def test_the_engine_computes_what_the_model_does(name: str) -> None:
     assert examined.faults == []
     assert examined.paths is not None
     assert examined.paths.playing == DOZEN[name]
+    frozen = "yes" if examined.paths.frozen_prefixes else "refused"
+    row = f"| {name} | {examined.paths.playing} | {examined.paths.learning} | {frozen} |"
+    assert row in (DOCS / "architectures.md").read_text().splitlines()
 
 
 @pytest.mark.architectures

@@ -99,6 +99,8 @@ def _decoding(
                 do_sample=False,
                 max_new_tokens=NEW_TOKENS,
                 eos_token_id=None,
+                # Where a model's cache is not what its forward computes, flowtune does without.
+                use_cache=prefixes.paths.playing != "uncached",
                 pad_token_id=0,
             )
         own = tuple(whole[0, len(prompt) :].tolist())

@@ -44,6 +44,7 @@ BROKEN = (
     IndexError,
     AttributeError,
     KeyError,
+    AssertionError,
 )
 """What a model raises that is run in a way it was not written for."""
 

@@ -120,7 +120,11 @@ def _packed(
             sums[index] = torch.log_softmax(logits.float(), dim=-1)[completion.tokens[0]]
         if completion.tokens:
             owners.setdefault((completion.frozen_prefix, completion.inputs), []).append(index)
-    recompute = torch.is_grad_enabled() and graph_tokens(rows) > max_graph_tokens
+    recompute = (
+        torch.is_grad_enabled()
+        and prefixes.paths.recomputing
+        and graph_tokens(rows) > max_graph_tokens
+    )
     with prefixes.adapters.using(adapter), recomputing(model) if recompute else nullcontext():
         for batch in cheapest_batches([len(packed.row.ids) for packed in rows], math.inf):
             members = [rows[i] for i in batch]
