@@ -377,7 +377,7 @@ def test_stored_settings_are_restored(resolved: Resolve, registry: Registry) -> 
         ),
         (
             "learning.optimizer={name = 'adam', lr = true}",
-            "learning.optimizer cannot be used: lr should be a number, not True",
+            "learning.optimizer cannot be used: lr should be a valid number, not True",
         ),
         (
             f"{QUERY}.exploration={{name = 'multi_sample', temperature = nan}}",
