@@ -71,14 +71,10 @@ def test_a_model_of_the_hub_is_printed_from_its_cache(
     assert (done.code, done.out) == (0, f"{snapshot}\n")
     assert run("models", "fetch", "org/name", "--revision", "v2").code == 2
     config = json.loads((snapshot / "config.json").read_text())
-    for change, said in (
-        ({"model_type": "bert"}, "is no model that generates text"),
-        ({"layer_types": ["linear_attention"] * 2}, "layers of a kind whose past"),
-    ):
-        (snapshot / "config.json").write_text(json.dumps(config | change))
-        done = run("models", "fetch", "org/name", "--revision", "v1")
-        assert (done.code, done.out) == (2, "")
-        assert said in done.err
+    (snapshot / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    done = run("models", "fetch", "org/name", "--revision", "v1")
+    assert (done.code, done.out) == (2, "")
+    assert "is no model that generates text" in done.err
 
 
 def test_a_plugins_model_is_fetched_without_torch(small: Path, site: Site) -> None:
