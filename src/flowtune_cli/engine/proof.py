@@ -26,6 +26,7 @@ from torch import Tensor
 from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.request import Decoding
+from ..models.determinism import ADVICE, is_refused
 from ..models.tokens import Tokens
 from .adapters import Adapters
 from .decoding import Decoder, TokenizedRequest
@@ -449,7 +450,8 @@ def _distance(one: Tensor, other: Tensor) -> float:
 def _line(error: Exception) -> str:
     """An error on one line."""
     text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text[:160]}"
+    advice = f". {ADVICE}" if is_refused(error) else ""
+    return f"{type(error).__name__}: {text[:160]}{advice}"
 
 
 def real_texts(encode: Callable[[str], Sequence[int]]) -> Iterator[Ids]:
