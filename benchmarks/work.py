@@ -32,6 +32,14 @@ ALLOWED_GROWTH = 0.05
 BATCHES = 2
 BATCH_SIZE = 3
 
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
 Work = dict[str, dict[str, int]]
 """Parts of training ("play and deviate", "learn") with their figures."""
 
@@ -161,11 +169,12 @@ def _train(model: Path) -> Work:
     return work
 
 
-def save_tiny_model(directory: Path, context: int = 512) -> None:
-    """A random Llama of two layers, with a token a byte, in the format that transformers reads.
+def save_tiny_model(directory: Path, context: int = 512, shape: Mapping[str, int] = TINY) -> None:
+    """A random Llama with a token a byte, in the format that transformers reads.
 
     Args:
         context: the most tokens that it reads.
+        shape: the sizes in its configuration.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -183,11 +192,7 @@ def save_tiny_model(directory: Path, context: int = 512) -> None:
     fast.save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **shape,
         max_position_embeddings=context,
         # Ten times the usual: the likeliest token is then ahead by more than rounding errors.
         initializer_range=0.2,

@@ -29,7 +29,7 @@ import torch
 from flowtune_cli.engine.cascade import CascadeCache
 from flowtune_cli.engine.forward import cache_argument
 from flowtune_cli.engine.likelihoods import Completion
-from flowtune_cli.engine.prefill import PackedSuffixes
+from flowtune_cli.engine.packed_suffixes import PackedSuffixes
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request
 from flowtune_cli.models.tokens import Tokens
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from flowtune_cli.config.settings import AdapterSettings
-from flowtune_cli.engine import attention
+from flowtune_cli.engine import attention_kernels
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.cascade import attention_is_replaced
 from flowtune_cli.engine.decode_cache import CascadeDecodeCache, make_decode_cache
@@ -56,7 +56,8 @@ def prefixes() -> PrefixCache:
 def test_shared_prefixes_give_what_copies_give(
     prefixes: PrefixCache, fused: bool, data: st.DataObject
 ) -> None:
-    with patch.object(attention, "_FLASH", attention._FLASH if fused else None):
+    kernel = attention_kernels.choose if fused else lambda *_, **__: "blocks"
+    with patch.object(attention_kernels, "choose", kernel):
         shared_gives_what_copies_give(prefixes, data)
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from flowtune_cli.config.settings import ModelSettings
-from flowtune_cli.engine import decoding
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.decoding import Decoder, TokenizedRequest
 from flowtune_cli.engine.limits import Limits
@@ -232,41 +231,6 @@ def test_temperature_0_samples_greedily(tiny: Setting) -> None:
     assert {output.tokens for output in outputs} == {tuple(tiny.greedy(PROMPTS[0]))}
 
 
-# Sampling one token
-
-LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 0.0, -9.0])
-
-
-def shares(how: Decoding, draws: int = 3000) -> torch.Tensor:
-    """How often each token was drawn."""
-    logprobs = LOGITS.log_softmax(-1)
-    generator = torch.Generator().manual_seed(3)
-    drawn = [decoding._sample(logprobs, how, generator) for _ in range(draws)]
-    return torch.bincount(torch.tensor(drawn), minlength=len(LOGITS)) / draws
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float) -> None:
-    expected = (LOGITS / temperature).softmax(-1)
-    # Four standard deviations of a share.
-    bound = 4 * (expected * (1 - expected) / 3000).sqrt() + 1e-3
-    assert ((shares(Decoding(samples=1, temperature=temperature)) - expected).abs() < bound).all()
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.0, [1]), (0.5, [1]), (0.6, [1, 3]), (0.8, [0, 1, 3]), (0.95, [0, 1, 3, 4])],
-)
-def test_the_smallest_set_with_so_much_probability_is_drawn_from(
-    top_p: float, kept: list[int]
-) -> None:
-    # The likelihoods are 0.55, 0.20, 0.12, 0.07, 0.03 and next to nothing.
-    expected = torch.zeros(len(LOGITS))
-    expected[kept] = LOGITS[kept].softmax(-1)
-    assert (shares(Decoding(samples=1, top_p=top_p)) - expected).abs().max() < 0.04
-    assert (shares(Decoding(samples=1, top_p=top_p)) > 0).nonzero()[:, 0].tolist() == kept
-
-
 # Where outputs end
 
 
@@ -372,3 +336,28 @@ def test_outputs_after_frozen_prefixes_are_those_of_the_adapter_after_the_base_m
         read = logits(tiny.adapters, "a", [*ids, *tokens], frozen_length)
         best = read[len(ids) - 1 : -1].argmax(-1)
         assert best.tolist() == list(tokens)
+
+
+WAITS = ("tolist", "item", "__int__", "__float__", "__bool__", "__index__", "nonzero", "cpu")
+"""What of a tensor has to be known on the host."""
+
+
+@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED])
+def test_a_step_waits_for_the_device_once(
+    tiny: Setting, monkeypatch: pytest.MonkeyPatch, how: Decoding
+) -> None:
+    waited: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(torch.Tensor, name)
+
+        def count(self: torch.Tensor, *args: object, **more: object) -> object:
+            waited.append(name)
+            return original(self, *args, **more)
+
+        monkeypatch.setattr(torch.Tensor, name, count)
+
+    for name in WAITS:
+        counted(name)
+    tiny.decode(*(request(ids, how, max_new_tokens=9) for ids in PROMPTS))
+    assert waited == ["tolist"] * 9

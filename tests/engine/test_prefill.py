@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -11,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from flowtune_cli.engine import attention
+from flowtune_cli.engine import attention_kernels, like_sizes, shared_prefixes
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.cascade import replace_attention
 from flowtune_cli.engine.forward import hidden_states
 from flowtune_cli.engine.limits import Limits
-from flowtune_cli.engine.prefill import Prefilled, Suffix, like_lengths, prefill, prefill_batches
+from flowtune_cli.engine.prefill import Prefilled, Suffix, prefill, prefill_batches
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.models.loading import LoadedModel
 from support.tiny import make_adapters, make_model, text
@@ -31,13 +32,14 @@ def adapters(tiny_model: LoadedModel, request: pytest.FixtureRequest) -> Adapter
 
 
 @pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("together", [True, False])
 @settings(
     max_examples=25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_each_suffix_is_read_as_if_alone(
-    adapters: Adapters, fused: bool, data: st.DataObject
+    adapters: Adapters, fused: bool, together: bool, data: st.DataObject
 ) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))
     beginnings = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=3))
@@ -55,7 +57,11 @@ def test_each_suffix_is_read_as_if_alone(
     ]
     batches = prefill_batches(adapters.model, suffixes, budget)
     assert sorted(i for batch in batches for i in batch) == list(range(len(suffixes)))
-    with patch.object(attention, "_FLASH", attention._FLASH if fused else None):
+    kernel = attention_kernels.choose if fused else lambda *_, **__: "blocks"
+    with (
+        patch.object(attention_kernels, "choose", kernel),
+        patch.object(like_sizes, "launches_are_dear", lambda device: together),
+    ):
         for batch in batches:
             assert len({suffixes[i].prefix is None for i in batch}) == 1
             with adapters.using("a") as model:
@@ -106,10 +112,28 @@ def test_suffixes_of_one_prefix_are_read_side_by_side(tiny_model: LoadedModel) -
     assert prefill_batches(adapters.model, suffixes, 4096) == [[3], [0, 2, 1]]
 
 
-@given(st.lists(st.integers(1, 200), max_size=30))
-def test_suffixes_of_like_lengths_attend_together(lengths: list[int]) -> None:
-    groups = like_lengths(lengths)
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
-    for group in groups:
-        longest = max(lengths[i] for i in group)
-        assert sum(longest - lengths[i] for i in group) <= 48
+@pytest.mark.parametrize(("dear", "calls"), [(False, 40), (True, 4)])
+def test_prefixes_of_like_sizes_are_attended_to_at_once(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch, dear: bool, calls: int
+) -> None:
+    adapters = make_adapters(tiny_model)
+    prefixes = PrefixCache(adapters, Limits(prefix_cache_bytes=0))
+    # Of 20 to 59 tokens, with 1 to 3 behind each.
+    prompts = [text(20 + i, i) for i in range(40)]
+    read = prefixes.prefill("a", prompts, keep=False)
+    suffixes = [Suffix(text(1 + i % 3, i), prefix) for i, prefix in enumerate(read)]
+    seen = []
+    attend = shared_prefixes.attend_with_lse
+
+    def counted(*args: Any, **more: Any) -> Any:
+        seen.append(args[0].shape)
+        return attend(*args, **more)
+
+    with torch.inference_mode(), adapters.using("a") as model:
+        in_place = prefill(model, suffixes, keep=False)
+        monkeypatch.setattr(shared_prefixes, "attend_with_lse", counted)
+        monkeypatch.setattr(like_sizes, "launches_are_dear", lambda device: dear)
+        found = prefill(model, suffixes, keep=False)
+    assert len(seen) == 2 * calls  # two layers
+    for mine, theirs in zip(found.hidden_states, in_place.hidden_states, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flowtune_cli.config.settings import AdapterSettings
-from flowtune_cli.engine import cascade, likelihoods, padded, proof_cache
+from flowtune_cli.engine import cascade, likelihoods, padded, proof, proof_cache
 from flowtune_cli.engine.paths import Paths
 from flowtune_cli.engine.proof import Proved, prove
 from flowtune_cli.engine.proof_cache import proved
@@ -201,3 +201,14 @@ def test_a_damaged_memory_costs_a_proof(tiny_model: LoadedModel, counted: Counte
     proved(tiny_model.model, "tiny", SETTINGS, 1024)
     assert counted.proofs == 2
     assert len(remembered()) == 1
+
+
+def test_an_operation_that_is_refused_names_the_setting() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+        assert "engine.deterministic = false" in proof._line(raised.value)
+        assert "engine.deterministic" not in proof._line(RuntimeError("size"))
+    finally:
+        torch.use_deterministic_algorithms(False)

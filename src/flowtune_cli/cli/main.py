@@ -37,6 +37,7 @@ from .predict import predict
 from .report import report
 from .show import show
 from .strict_warnings import leave_libraries_out
+from .threads import spin_briefly
 from .train import train
 
 COMMANDS = (
@@ -123,6 +124,7 @@ def flowtune(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     keep_freed_memory()
+    spin_briefly()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What it cannot show, such as a lone surrogate, is printed as an escape, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -108,9 +108,14 @@ class LearningSettings(Section):
 
 
 class EngineSettings(Section):
-    """How much is computed at once. None of this changes results in float32."""
+    """How the model is run. None of this changes results in float32 by more than rounding."""
 
     in_flight: int = Field(8, ge=1, description="Examples played side by side.")
+    deterministic: bool = Field(
+        True,
+        description="Whether a GPU computes the same to the bit each time, so that a seed fixes a"
+        " run; false may be faster. A processor does in any case.",
+    )
 
 
 class TrainingSettings(Section):

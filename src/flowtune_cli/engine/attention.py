@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-"""Torch's flash attention for processors, which returns the log-sum-exp beside the output."""
+from . import attention_kernels as kernels
 
 
 def attend_with_lse(
@@ -30,28 +29,41 @@ def attend_with_lse(
     Args:
         queries: shape (rows, heads, queries, head size).
         keys, values: shape (rows, key-value heads, columns, head size).
-        mask: minus infinity where a query may not attend, else 0; broadcast to the scores.
+        mask: what ``padding_mask`` returned.
         causal: query i attends to columns 0 to i alone; there are as many queries as columns.
 
     Returns:
         Shapes (rows, heads, queries, head size), and (rows, heads, queries, 1) in float32.
     """
-    if _FLASH is not None and queries.device.type == "cpu":
-        output, lse = _FLASH(queries, keys, values, 0.0, causal, attn_mask=mask, scale=scale)
-        return output, lse[..., None]
-    rows, heads, columns, size = queries.shape
-    groups = keys.shape[1]
-    grouped = queries.reshape(rows, groups, heads // groups, columns, size) * scale
-    scores = torch.matmul(grouped, keys[:, :, None].transpose(-1, -2)).float()
-    if mask is not None:
-        scores += mask[:, :, None]
-    if causal:
-        later = torch.ones((columns, columns), dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    lse = torch.logsumexp(scores, dim=-1, keepdim=True)
-    weights = torch.exp(scores - lse).to(values.dtype)
-    output = torch.matmul(weights, values[:, :, None])
-    return output.view(queries.shape), lse.view(rows, heads, columns, 1)
+    kernel = kernels.choose(
+        queries.device,
+        queries.dtype,
+        head_size=queries.shape[-1],
+        masked=mask is not None,
+    )
+    attend = kernels.KERNELS[kernel]
+    output, lse = attend(queries, keys, values, scale, mask, causal)
+    return output, lse[..., None]
+
+
+def padding_mask(lengths: Tensor, width: int, dtype: torch.dtype, device: Any) -> Tensor:
+    """What to add to scores so that nothing attends to padding on the right.
+
+    Args:
+        lengths: columns of each row, one at least; on the host.
+        dtype: of the queries.
+
+    Returns:
+        Minus infinity from each row's length on, else 0; shape (rows, 1, 1, width). As the fused
+        kernels want it: in float32 on a processor, else in the queries' dtype, and so that each row
+        begins at a multiple of 16 values.
+    """
+    reserved = -(-width // 16) * 16
+    if torch.device(device).type == "cpu":
+        dtype, reserved = torch.float32, width
+    unused = torch.arange(reserved) >= lengths[:, None]
+    mask = torch.zeros(unused.shape, dtype=dtype).masked_fill(unused, -torch.inf)
+    return mask.to(device)[:, None, None, :width]
 
 
 def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:

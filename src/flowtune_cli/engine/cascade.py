@@ -7,7 +7,7 @@ Juravsky et al. 2024, arXiv:2402.05099). Prefill and decode differ in how suffix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,8 +17,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..flow.errors import FlowtuneError
-from .attention import attend_with_lse, merge
+from .attention import merge
 from .forward import hidden_states
+from .shared_prefixes import SharedPrefixes
 
 _NAME = "flowtune"
 
@@ -94,75 +95,6 @@ class Suffixes(Protocol):
         Returns:
             The shape of the query, and the same with 1 in place of the head size.
         """
-
-
-class SharedPrefixes:
-    """Prefixes side by side, padded on the right, and the tokens that attend to each.
-
-    Args:
-        keys_values: given a layer, those of the prefixes: shape (2, prefixes, key-value heads,
-            width, head size).
-        width: of the longest prefix or more.
-        lengths: of the prefixes.
-        owners: for each token, the number of its prefix; each prefix has a token.
-        device: of the tokens.
-    """
-
-    def __init__(
-        self,
-        keys_values: Callable[[int], Tensor],
-        width: int,
-        lengths: Sequence[int],
-        owners: Sequence[int],
-        device: Any,
-    ) -> None:
-        self.keys_values = keys_values
-        self.lengths = lengths
-        self.owners = owners
-        self.mask: Tensor | None = None
-        if min(lengths) < width:
-            unused = torch.arange(width) >= torch.tensor(lengths)[:, None]
-            self.mask = torch.zeros(unused.shape).masked_fill(unused, -torch.inf)
-            self.mask = self.mask[:, None, None].to(device)
-        # Every prefix has as many slots for tokens as the one with the most tokens.
-        counts = [0] * len(lengths)
-        places = []
-        for owner in owners:
-            places.append((owner, counts[owner]))
-            counts[owner] += 1
-        self.slots_per_prefix = max(counts)
-        slots = [owner * self.slots_per_prefix + place for owner, place in places]
-        # None: the tokens fill the slots in order.
-        self.slots: Tensor | None = None
-        if slots != list(range(len(lengths) * self.slots_per_prefix)):
-            self.slots = torch.tensor(slots, device=device)
-
-    def attend(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Attention of each token to its prefix, and the log-sum-exp.
-
-        Args:
-            query: shape (tokens, key-value heads, queries per head, head size).
-
-        Returns:
-            The shape of the query, and the same with 1 in place of the head size.
-        """
-        keys, values = self.keys_values(layer).unbind(0)
-        slots = query
-        if self.slots is not None:
-            count = len(self.lengths) * self.slots_per_prefix
-            slots = query.new_zeros((count, *query.shape[1:]))
-            slots[self.slots] = query
-        # The tokens of a prefix and the heads of a group become more queries to its columns.
-        slots = slots.unflatten(0, (len(self.lengths), -1)).transpose(1, 2)
-        queries = slots.flatten(2, 3)
-        output, lse = attend_with_lse(queries, keys, values, scale, mask=self.mask)
-        return self._by_token(output), self._by_token(lse)
-
-    def _by_token(self, output: Tensor) -> Tensor:
-        slots = output.unflatten(2, (self.slots_per_prefix, -1)).transpose(1, 2)
-        if self.slots is not None:
-            return slots.flatten(0, 1)[self.slots]
-        return slots.flatten(0, 1)
 
 
 class CascadeCache(Cache):

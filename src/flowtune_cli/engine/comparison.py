@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError
 from ..flow.request import Decoding
+from ..models.determinism import ADVICE, is_refused
 from ..models.out_of_memory import is_out_of_memory
 from ..models.tokens import Tokens
 from .adapters import Adapters
@@ -323,4 +324,5 @@ def _distance(one: Tensor, other: Tensor) -> float:
 def one_line(error: Exception) -> str:
     """An error on one line."""
     text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text[:160]}"
+    advice = f". {ADVICE}" if is_refused(error) else ""
+    return f"{type(error).__name__}: {text[:160]}{advice}"

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Union
 
-import torch
 from torch import Tensor
 
 from .attention import attend_with_lse
-from .cascade import CascadeCache, SharedPrefixes, attention_is_replaced
+from .cascade import CascadeCache, attention_is_replaced
 from .padded import PaddedCache
 from .prefix import Prefix
+from .shared_prefixes import SharedPrefixes
+from .transfers import to_device
 
 
 class CascadeDecodeCache:
@@ -33,9 +34,7 @@ class CascadeDecodeCache:
         self.prefixes = first.new_zeros((layers, 2, len(prefixes), heads, max(self.lengths), size))
         for number, prefix in enumerate(prefixes):
             prefix.copy_to(self.prefixes[:, :, number, :, : prefix.length])
-        self.positions = torch.tensor(
-            [[self.lengths[owner]] for owner in owners], device=first.device
-        )
+        self.positions = to_device([[self.lengths[owner]] for owner in owners], first.device)
         self.suffixes = _GrowingSuffixes(
             first.new_empty((layers, 2, len(owners), heads, max_new_tokens, size))
         )
@@ -45,7 +44,12 @@ class CascadeDecodeCache:
         self.owners = owners
         width = self.prefixes.shape[4]
         shared = SharedPrefixes(
-            self.prefixes.__getitem__, width, self.lengths, owners, self.prefixes.device
+            self.prefixes.__getitem__,
+            width,
+            self.lengths,
+            owners,
+            self.prefixes.dtype,
+            self.prefixes.device,
         )
         self.cache = CascadeCache(self.suffixes, [shared])
 
@@ -58,7 +62,7 @@ class CascadeDecodeCache:
 
     def select_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows; these are in ascending order."""
-        index = torch.tensor(rows, device=self.positions.device)
+        index = to_device(rows, self.positions.device)
         self.suffixes.select(index)
         self.positions = self.positions[index]
         owners = [self.owners[row] for row in rows]
@@ -67,7 +71,7 @@ class CascadeDecodeCache:
             number = {owner: place for place, owner in enumerate(left)}
             owners = [number[owner] for owner in owners]
             self.lengths = [self.lengths[owner] for owner in left]
-            self.prefixes = self.prefixes[:, :, torch.tensor(left, device=self.prefixes.device)]
+            self.prefixes = self.prefixes[:, :, to_device(left, self.prefixes.device)]
         self._share(owners)
 
 

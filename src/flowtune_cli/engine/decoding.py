@@ -1,9 +1,4 @@
-"""Decoding: greedy, diverse groups and samples of many prompts in one batch.
-
-Diverse beam search (Vijayakumar et al. 2016) with one beam a group: at each position group g picks
-the token with the highest log-probability less ``penalty`` for each of the groups 0..g-1 of the
-same prompt that picked that token at this position. Group 0 pays nothing, so it is greedy.
-"""
+"""Decoding: greedy, diverse groups and samples of many prompts in one batch."""
 
 from __future__ import annotations
 
@@ -11,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +15,13 @@ from ..flow.request import Decoding, Generation
 from ..models.out_of_memory import in_halves
 from ..models.tokens import Tokens
 from . import plain
+from .choosing import Chooser, Row
 from .decode_cache import DecodeCache, make_decode_cache
 from .forward import check_finite, compute_logits
 from .packing import Ids
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
+from .transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ class _Sequence:
     truncated: bool = False
 
     @property
-    def group(self) -> int | None:
-        """Its group in the diverse search; None for a sample."""
-        return self.number if self.number < self.request.decoding.groups else None
+    def row(self) -> Row:
+        """What its next token depends on."""
+        return Row(self.index, self.number, self.request.decoding, self.generator)
 
 
 class Decoder:
@@ -174,64 +172,35 @@ class Decoder:
         max_new_tokens = max(sequence.request.max_new_tokens for sequence in sequences)
         first = {index: prompt.logits for index, prompt in prompts.items()}
         logits = torch.stack([x for s in sequences if (x := first[s.index]) is not None])
-        running = sequences
+        running = _Running(self, sequences, logits.device)
         cache: DecodeCache | None = None
         with self.prefixes.adapters.using(adapter) as model:
             while True:
-                chosen, rows = self._choose(running, logits)
+                chosen, rows = running.choose(logits)
                 if not rows:
                     return
-                some_ended = len(rows) < len(running)
-                running = [running[i] for i in rows]
                 if cache is None:
-                    owners = [number[sequence.index] for sequence in running]
+                    owners = [number[sequence.index] for sequence in running.sequences]
                     cache = make_decode_cache(model, list(prompts.values()), owners, max_new_tokens)
-                elif some_ended:
+                elif len(rows) < len(logits):
                     cache.select_rows(rows)
-                logits = compute_logits(model, cache.forward(chosen[rows][:, None])[:, 0])
+                logits = compute_logits(model, cache.forward(chosen[:, None])[:, 0])
 
     def _run_plain(self, adapter: str | None, sequences: list[_Sequence]) -> None:
         """Decode sequences whose prompts have one length."""
-        running = sequences
-
-        def choose(logits: Tensor) -> tuple[Tensor, list[int]]:
-            nonlocal running
-            chosen, rows = self._choose(running, logits)
-            running = [running[i] for i in rows]
-            return chosen, rows
-
+        running = _Running(self, sequences, self.prefixes.adapters.model.device)
         plain.decode(
             self.prefixes.adapters,
             adapter,
             [sequence.request.prompt for sequence in sequences],
             0 if adapter is None else sequences[0].request.frozen_length,
             max(sequence.request.max_new_tokens for sequence in sequences),
-            choose,
+            running.choose,
             cache=self.prefixes.paths.playing != "uncached",
         )
 
-    def _choose(self, sequences: list[_Sequence], logits: Tensor) -> tuple[Tensor, list[int]]:
-        """Append each sequence's next token; those that end get their text.
-
-        Returns:
-            The tokens, shape (sequences,), and which sequences go on.
-        """
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        chosen = logprobs.argmax(dim=-1)
-        _diversify(sequences, logprobs, chosen)
-        for row, sequence in enumerate(sequences):
-            if sequence.generator is not None:
-                decoding = sequence.request.decoding
-                chosen[row] = _sample(logprobs[row], decoding, sequence.generator)
-        values = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        check_finite(self.prefixes.adapters.model, values)
-        for sequence, token, value in zip(sequences, chosen.tolist(), values, strict=True):
-            sequence.tokens.append(token)
-            sequence.logprob += value
-            self._maybe_end(sequence)
-        return chosen, [i for i, sequence in enumerate(sequences) if sequence.text is None]
-
-    def _maybe_end(self, sequence: _Sequence) -> None:
+    def maybe_end(self, sequence: _Sequence) -> None:
+        """Give a sequence its text if its last token ends it."""
         if sequence.tokens[-1] in self.end:
             sequence.text = self.tokens.decode(sequence.tokens[:-1])
             return
@@ -244,24 +213,44 @@ class Decoder:
             sequence.truncated = True
 
 
-def _diversify(sequences: Sequence[_Sequence], logprobs: Tensor, chosen: Tensor) -> None:
-    """Let each group choose again, after the groups before it; nothing waits for the device."""
-    groups: dict[int, list[int]] = {}
-    for row, sequence in enumerate(sequences):
-        if sequence.group is not None and sequence.request.decoding.groups > 1:
-            groups.setdefault(sequence.group, []).append(row)
-    if not any(groups):
-        return
-    number = {index: n for n, index in enumerate(dict.fromkeys(s.index for s in sequences))}
-    penalties = logprobs.new_zeros((len(number), logprobs.shape[1]))
-    for group, rows in sorted(groups.items()):
-        members = [sequences[row] for row in rows]
-        at = torch.tensor(rows, device=chosen.device)
-        of = torch.tensor([number[member.index] for member in members], device=chosen.device)
-        if group:
-            chosen[at] = (logprobs[at] - penalties[of]).argmax(dim=-1)
-        penalty = [member.request.decoding.diversity_penalty for member in members]
-        penalties[of, chosen[at]] += torch.tensor(penalty, device=penalties.device)
+class _Running:
+    """The sequences that have not ended yet, a row each."""
+
+    def __init__(self, decoder: Decoder, sequences: list[_Sequence], device: Any) -> None:
+        self.decoder = decoder
+        self.device = device
+        self._keep(sequences)
+
+    def _keep(self, sequences: list[_Sequence]) -> None:
+        self.sequences = sequences
+        self._choose = Chooser([sequence.row for sequence in sequences], self.device)
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, list[int]]:
+        """Append each sequence's next token; those that end get their text.
+
+        The device is waited for once, for all tokens and their log-probabilities.
+
+        Args:
+            logits: shape (sequences, vocabulary).
+
+        Returns:
+            The tokens of the sequences that go on, and which of these they were.
+        """
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        chosen = self._choose(logprobs)
+        found = logprobs.gather(1, chosen[:, None])[:, 0]
+        # Token ids are whole numbers, which are exact in float64.
+        tokens, values = torch.stack([chosen.double(), found.double()]).tolist()
+        check_finite(self.decoder.prefixes.adapters.model, values)
+        for sequence, token, value in zip(self.sequences, tokens, values, strict=True):
+            sequence.tokens.append(int(token))
+            sequence.logprob += value
+            self.decoder.maybe_end(sequence)
+        rows = [i for i, sequence in enumerate(self.sequences) if sequence.text is None]
+        if len(rows) < len(self.sequences):
+            self._keep([self.sequences[i] for i in rows])
+            chosen = chosen[to_device(rows, self.device, torch.long)]
+        return chosen, rows
 
 
 def _generator(request: TokenizedRequest, number: int) -> torch.Generator | None:
@@ -270,23 +259,6 @@ def _generator(request: TokenizedRequest, number: int) -> torch.Generator | None
         return None
     digest = hashlib.sha256(repr((*request.seed, number)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def _sample(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
-    """One token by inverting the cumulative distribution, with temperature and nucleus."""
-    if decoding.temperature <= 0:
-        return int(logprobs.argmax())
-    probabilities = torch.softmax(logprobs / decoding.temperature, dim=-1)
-    if decoding.top_p < 1:
-        ordered, tokens = probabilities.sort(descending=True, stable=True)
-        inside = (ordered.cumsum(0) - ordered) < decoding.top_p
-        inside[0] = True
-        # In the order of the vocabulary, which does not depend on the last bit of a probability.
-        probabilities = probabilities.index_fill(0, tokens[~inside], 0.0)
-    cumulative = probabilities.cumsum(0)
-    point = torch.rand((), generator=generator).to(cumulative.device) * cumulative[-1]
-    place = int(torch.searchsorted(cumulative, point, right=True))
-    return min(place, int(probabilities.nonzero()[-1]))
 
 
 def _generation(sequence: _Sequence) -> Generation:

@@ -26,9 +26,10 @@ from transformers import (
 from .adapters import Adapters
 from .forward import cache_argument
 from .packing import Ids
+from .transfers import to_device
 
 Choose = Callable[[Tensor], tuple[Tensor, list[int]]]
-"""Given the logits of the running rows, the next token of each, and which of these rows go on."""
+"""Given the logits of the running rows, which of these go on, after their next tokens."""
 
 
 def decode(
@@ -79,9 +80,10 @@ class _Driver(LogitsProcessor):
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         tokens = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
         if self.running:
-            chosen, going_on = self.choose(scores[self.running])
-            tokens[self.running] = chosen
+            # What rows that have ended are given is of no account.
+            chosen, going_on = self.choose(scores[to_device(self.running, scores.device)])
             self.running = [self.running[i] for i in going_on]
+            tokens[to_device(self.running, scores.device, torch.long)] = chosen
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 

@@ -56,6 +56,20 @@ class Prefix:
             self.parent.truncated(self.shared).copy_to(target[..., : self.shared, :], layer)
         target[..., self.shared :, :] = self.own[layer]
 
+    def parts(self, length: int | None = None) -> list[tuple[Tensor, int]]:
+        """Where the keys and values of its first tokens lie, from the first on; all if None.
+
+        Returns:
+            What its ancestors and it hold of their own (see ``own``), and how many of the tokens
+            there are meant, from the first on.
+        """
+        length = self.length if length is None else length
+        if self.parent is not None and length <= self.shared:
+            return self.parent.parts(length)
+        assert self.own is not None
+        before = [] if self.parent is None else self.parent.parts(self.shared)
+        return [*before, (self.own, length - self.shared)]
+
     def truncated(self, length: int) -> Prefix:
         """Its first tokens, without logits; nothing is copied."""
         if length == self.length:

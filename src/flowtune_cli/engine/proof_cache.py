@@ -27,8 +27,9 @@ def proved(
 ) -> Proved:
     """As ``prove``, from the cache where the same model was proved before.
 
-    The same are the weights, the dtype, the device, the adapter's layers, the context, the versions
-    of the libraries and this code. What is slower than it might be is said once, on stderr.
+    The same are the weights, the dtype, the device, whether it is deterministic, the adapter's
+    layers, the context, the versions of the libraries and this code. What is slower than it might
+    be is said once, on stderr.
 
     Args:
         name: of the model, for people.
@@ -54,6 +55,7 @@ def _digest(model: Any, settings: AdapterSettings, context: int) -> str:
         peft.__version__,
         _device(model),
         str(model.dtype),
+        torch.are_deterministic_algorithms_enabled(),
         settings.model_dump(mode="json"),
         context,
         type(model).__name__,

@@ -27,8 +27,9 @@ from ..flow.task import Task
 from ..learning.learner import Learner, Update
 from ..learning.node_optimizers import NodeOptimizers, check_optimizers
 from ..models.chat_template import TextOptions
+from ..models.determinism import fix_arithmetic, naming_the_setting
 from ..models.devices import dtype_name
-from ..models.loading import load_model
+from ..models.loading import choose_device, load_model
 from ..models.out_of_memory import advising
 from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
@@ -73,7 +74,7 @@ class Session:
         Raises:
             OutOfMemory: says which settings to lower.
         """
-        with advising(self._memory_advice):
+        with advising(self._memory_advice), naming_the_setting():
             return learner.update(node, data)
 
     def _memory_advice(self) -> str:
@@ -133,7 +134,7 @@ class _NotifyingEngine:
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         self.before_batch()
-        with advising(self.memory_advice):
+        with advising(self.memory_advice), naming_the_setting():
             return self.engine.answer(requests)
 
 
@@ -183,13 +184,15 @@ def set_up(
         if node.deviates and node.evaluator is not None
     }
     optimizers = _optimizers(task, settings, registry)
+    fix_arithmetic(choose_device(settings.model.device), settings.engine.deterministic)
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
     limits = Limits.for_model(loaded.model)
     settings = _with_targets(settings, loaded.model)
     texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
-    paths = proved(loaded.model, loaded.name, settings.adapter, loaded.context, texts).paths
+    with naming_the_setting():
+        paths = proved(loaded.model, loaded.name, settings.adapter, loaded.context, texts).paths
     block_weights(loaded.model)
     adapters = Adapters(
         loaded.model,
