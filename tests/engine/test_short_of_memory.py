@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from flowtune_cli.engine import prefix_cache, scoring
-from flowtune_cli.engine.decoding import Decoder
+from flowtune_cli.engine import decoding, prefix_cache, scoring
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.out_of_memory import OutOfMemory, say_once
@@ -39,15 +38,16 @@ class Shortage:
                 self.failed.append(what)
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-        prefill, choose = prefix_cache.prefill, Decoder._choose
+        prefill, choose = prefix_cache.prefill, decoding._Running.choose
 
         def short_prefill(model: Any, suffixes: Any, *, keep: bool) -> Any:
             read = prefill(model, suffixes, keep=keep)
             check("read", len(suffixes), reads)
             return read
 
-        def short_choose(self: Any, sequences: Any, logits: Any) -> Any:
-            chosen = choose(self, sequences, logits)
+        def short_choose(self: Any, logits: Any) -> Any:
+            sequences = self.sequences
+            chosen = choose(self, logits)
             # In the middle of an output.
             if len(sequences[0].tokens) == 3:
                 check("decode", len(sequences), decodes)
@@ -55,7 +55,7 @@ class Shortage:
 
         monkeypatch.setattr(prefix_cache, "prefill", short_prefill)
         monkeypatch.setattr(scoring, "prefill", short_prefill)
-        monkeypatch.setattr(Decoder, "_choose", short_choose)
+        monkeypatch.setattr(decoding._Running, "choose", short_choose)
 
 
 @pytest.mark.parametrize(("reads", "decodes"), [(1, 100), (2, 100), (100, 4), (100, 8), (1, 4)])
