@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from flowtune_cli.engine import prefix_cache, scoring
-from flowtune_cli.engine.decoding import _Running
+from flowtune_cli.engine import decoding, prefix_cache, scoring
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.out_of_memory import OutOfMemory, say_once
@@ -39,7 +38,7 @@ class Shortage:
                 self.failed.append(what)
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-        prefill, choose = prefix_cache.prefill, _Running.choose
+        prefill, choose = prefix_cache.prefill, decoding._Running.choose
 
         def short_prefill(model: Any, suffixes: Any, *, keep: bool) -> Any:
             read = prefill(model, suffixes, keep=keep)
@@ -56,7 +55,7 @@ class Shortage:
 
         monkeypatch.setattr(prefix_cache, "prefill", short_prefill)
         monkeypatch.setattr(scoring, "prefill", short_prefill)
-        monkeypatch.setattr(_Running, "choose", short_choose)
+        monkeypatch.setattr(decoding._Running, "choose", short_choose)
 
 
 @pytest.mark.parametrize(("reads", "decodes"), [(1, 100), (2, 100), (100, 4), (100, 8), (1, 4)])

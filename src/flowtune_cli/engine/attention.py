@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import attention_kernels as kernels
+from .transfers import to_device
 
 
 def attend_with_lse(
@@ -63,7 +64,7 @@ def padding_mask(lengths: Tensor, width: int, dtype: torch.dtype, device: Any) -
         dtype, reserved = torch.float32, width
     unused = torch.arange(reserved) >= lengths[:, None]
     mask = torch.zeros(unused.shape, dtype=dtype).masked_fill(unused, -torch.inf)
-    return mask.to(device)[:, None, None, :width]
+    return to_device(mask, device)[:, None, None, :width]
 
 
 def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,8 +1,9 @@
 """Kernels of attention that give the log-sum-exp, too, and which one is for which tensors.
 
 torch's own fused kernels do, below ``scaled_dot_product_attention``, which keeps it to itself. They
-are private, and their rules (sizes, strides, padding) are kept here; their signatures are the same
-in torch 2.11 to 2.13. Where none applies, scores are computed in blocks of bounded size.
+are private: their signatures are those of torch 2.13, their rules (sizes, strides, padding) are
+kept here, and where they have changed, ``proof`` takes another way. Where none applies, scores are
+computed in blocks of bounded size.
 
 All have one signature: queries of shape (rows, heads, queries, head size), keys and values of shape
 (rows, key-value heads, columns, head size), the scale, a mask (see ``attention.padding_mask``) or

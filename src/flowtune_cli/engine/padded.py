@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from .forward import hidden_states
 from .prefix import Prefix
+from .transfers import to_device
 
 
 class PaddedCache(DynamicCache):
@@ -86,7 +87,7 @@ class PaddedCache(DynamicCache):
 
     def select_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows; these are in ascending order."""
-        index = torch.tensor(rows, device=self.mask.device)
+        index = to_device(rows, self.mask.device)
         self.batch_select_indices(index)
         self.mask, self.positions = self.mask[index], self.positions[index]
 
