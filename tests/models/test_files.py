@@ -243,7 +243,7 @@ def test_a_model_is_fetched_once_with_its_code_and_without_pickles(
     assert sorted(hub.fetched) == sorted([*names, "modeling.py"])
     hub.fetched.clear()
     trusting = ModelSettings(name="org/tiny", trust_remote_code=True)
-    assert find_model(trusting, lambda weights: None, load_registry()).directory == directory
+    assert find_model(trusting, Checked(), load_registry()).directory == directory
     assert find("org/tiny")[0] == directory
     assert hub.fetched == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -207,7 +207,7 @@ class Decoder:
             0 if adapter is None else sequences[0].request.frozen_length,
             max(sequence.request.max_new_tokens for sequence in sequences),
             choose,
-            cache=self.prefixes.paths.playing != "uncached",
+            cache=all(self.prefixes.paths.caches(s.request.length) for s in sequences),
         )
 
     def _choose(self, sequences: list[_Sequence], logits: Tensor) -> tuple[Tensor, list[int]]:
