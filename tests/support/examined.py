@@ -151,7 +151,7 @@ def _as_likely(
     own: tuple[int, ...],
     outputs: Sequence[Generation],
 ) -> bool:
-    """Whether the model likes the token in which outputs part as much as its own; not in float32."""
+    """Whether the model likes the token in which outputs part as much; never in float32."""
     near = _near(prefixes.adapters.model)
     if near is EXACT:
         return False
