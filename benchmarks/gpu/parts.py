@@ -118,9 +118,11 @@ def join(file: Carried, kept: Path, state: Path) -> list[str]:
         ValueError: the file does not have its sum.
     """
     target = state / file.name
-    if target.is_file() and target.stat().st_size == file.bytes:
-        return []
     places = [kept / part.folder / part.name for part in file.parts]
+    if target.is_file() and target.stat().st_size == file.bytes:
+        for path in places:
+            path.unlink(missing_ok=True)
+        return []
     missing = [str(path.relative_to(kept)) for path in places if not path.is_file()]
     if missing:
         return missing

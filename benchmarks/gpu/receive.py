@@ -51,7 +51,7 @@ def _unpack(file: Carried, state: Path) -> str:
     name, made, _, tags = parse_wheel_filename(wheel.name)
     done = site / f".{wheel.name}"
     if done.exists():
-        return "is there"
+        return "unpacked before"
     try:
         present = version(name)
     except PackageNotFoundError:
