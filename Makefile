@@ -3,6 +3,8 @@
 #   make setup            for the processor; a second call does nothing until a dependency changes
 #   make setup GPU=1      for an NVIDIA GPU
 #   make setup PYTHON=python3.12
+#   make test-lowest        with the oldest versions of what flowtune needs, in .venv-lowest
+#   make gpu-bundle         what a machine with a GPU and no network lacks, see docs/gpu.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
 STAMP := $(VENV)/.set-up$(if $(GPU),-gpu)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-lowest gpu-bundle lint clean
 
 setup: $(STAMP)
 
@@ -32,6 +34,18 @@ TEST_FLAGS ?= -n auto --dist loadfile
 test: setup
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
+# An old torch may have no build for the processor alone: it then comes with gigabytes of CUDA.
+LOWEST := .venv-lowest
+
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -c constraints-lowest.txt -e '.[dev]' -e plugins/musique -e plugins/smollm2 -e plugins/toyqa
+	$(LOWEST)/bin/python -m pytest $(TEST_FLAGS) -m 'not model' tests/engine tests/learning tests/models tests/training
+
+# DATA=FOLDER takes along the files of a folder, such as MuSiQue's.
+gpu-bundle: setup
+	$(BIN)/python -m benchmarks.gpu bundle build/gpu $(if $(DATA),--data $(DATA))
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +53,6 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.device import DEVICE
+
 if TYPE_CHECKING:
     from flowtune_cli.config.settings import ModelSettings
     from flowtune_cli.models.loading import LoadedModel
@@ -35,10 +37,10 @@ def roomy_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_settings(tiny_model_dir: Path) -> ModelSettings:
-    """The tiny model on the processor in float32, where fast and slow paths agree to 1e-4."""
+    """The tiny model in float32, where fast and slow paths agree to 1e-4."""
     from flowtune_cli.config.settings import ModelSettings
 
-    return ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32")
+    return ModelSettings(name=str(tiny_model_dir), device=DEVICE, dtype="float32")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +49,7 @@ def _loaded(tiny_model_dir: Path) -> LoadedModel:
     from flowtune_cli.models.loading import load_model
     from flowtune_cli.registry import load_registry
 
-    settings = ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32")
+    settings = ModelSettings(name=str(tiny_model_dir), device=DEVICE, dtype="float32")
     return load_model(settings, load_registry())
 
 

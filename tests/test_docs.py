@@ -124,7 +124,18 @@ def check_flowtune(arguments: list[str], environ: dict[str, str], registry: Regi
         resolve(task, environ=environ, overrides=overrides, flags=flags, registry=registry)
 
 
-CHECKS = {"make": check_make, "pip": check_pip, "flowtune": check_flowtune}
+def check_python(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
+    assert arguments[0] == "-m"
+    place = REPOSITORY / arguments[1].replace(".", "/")
+    assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+
+
+CHECKS = {
+    "make": check_make,
+    "pip": check_pip,
+    "flowtune": check_flowtune,
+    "python3": check_python,
+}
 
 
 def test_every_command_is_shown(registry: Registry) -> None:

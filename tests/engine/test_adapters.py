@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.models.loading import LoadedModel
+from support.device import DEVICE
 from support.tiny import likelihood, logits, make_adapters, randomize, same, state, text
 
 IDS = text(12)
@@ -23,7 +24,9 @@ IDS = text(12)
 def test_the_base_model_stays_what_it_was_to_the_bit(tiny_model: LoadedModel) -> None:
     before = copy.deepcopy(tiny_model.model)
     adapters = make_adapters(tiny_model)
-    assert torch.equal(logits(adapters, None, IDS), before(torch.tensor([IDS])).logits[0])
+    assert torch.equal(
+        logits(adapters, None, IDS), before(torch.tensor([IDS], device=DEVICE)).logits[0]
+    )
     assert not torch.equal(logits(adapters, None, IDS), logits(adapters, "a", IDS))
     assert not any(p.requires_grad for n, p in adapters.model.named_parameters() if "lora" not in n)
 
@@ -53,7 +56,7 @@ def test_every_adapter_is_one_of_its_own(tiny_model: LoadedModel) -> None:
 def test_an_adapter_is_active_within_its_block_alone(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model)
     base = logits(adapters, None, IDS)
-    ids = torch.tensor([IDS])
+    ids = torch.tensor([IDS], device=DEVICE)
 
     def use() -> None:
         with adapters.using("a") as model:
@@ -94,7 +97,7 @@ def test_rank_scaling_and_targets_are_those_asked_for(tiny_model: LoadedModel) -
     (down, up, *rest) = adapters.parameters("a")
     assert (len(rest), down.shape, up.shape) == (2, (2, 64), (64, 2))
     layer = adapters.model.model.layers[0].self_attn.o_proj
-    x = torch.rand(1, 64)
+    x = torch.rand(1, 64, device=DEVICE)
     with adapters.using("a"):
         expected = layer.base_layer(x) + 3 / 2**0.5 * (x @ down.T @ up.T)
         assert torch.allclose(layer(x), expected, atol=1e-5)
@@ -126,7 +129,7 @@ def test_heads_move_with_their_adapters(tiny_model: LoadedModel) -> None:
 def test_the_distance_is_euclidean(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model, {"a": {"x": 2.0, "y": -1.0}}, randomized=False)
     with torch.no_grad():
-        adapters.parameters("a")[0][0, :2] += torch.tensor([3.0, 4.0])
+        adapters.parameters("a")[0][0, :2] += torch.tensor([3.0, 4.0], device=DEVICE)
         adapters.heads["a"].weights[1] += 12
     assert adapters.distance("a") == pytest.approx(13)
 
@@ -163,7 +166,7 @@ def test_peft_reads_what_was_saved(tiny_model: LoadedModel, tmp_path: Path) -> N
     adapters.save(tmp_path / "saved")
     for name in ("b", reference_of("b")):
         loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "saved" / name).eval()
-        theirs = loaded(torch.tensor([IDS])).logits[0]
+        theirs = loaded(torch.tensor([IDS], device=DEVICE)).logits[0]
         assert torch.equal(theirs, logits(adapters, name, IDS))
 
 
@@ -291,7 +294,7 @@ def test_values_that_are_no_numbers_are_found(tiny_model: LoadedModel) -> None:
 
 
 def test_a_task_may_have_nothing_that_learns(tiny_model: LoadedModel) -> None:
-    before = tiny_model.model(torch.tensor([IDS])).logits[0]
+    before = tiny_model.model(torch.tensor([IDS], device=DEVICE)).logits[0]
     adapters = make_adapters(tiny_model, {})
     assert torch.equal(logits(adapters, None, IDS), before)
     assert adapters.nodes == ()

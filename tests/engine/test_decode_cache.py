@@ -21,6 +21,7 @@ from flowtune_cli.engine.forward import hidden_states
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.padded import PaddedCache
 from flowtune_cli.engine.prefix_cache import PrefixCache
+from support.device import DEVICE
 
 WORDS = 60
 
@@ -37,7 +38,7 @@ def llama(**more: Any) -> LlamaForCausalLM:
         max_position_embeddings=128,
         **more,
     )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(config).eval().to(DEVICE)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def shared_gives_what_copies_give(prefixes: PrefixCache, data: st.DataObject) ->
         shared = CascadeDecodeCache(model, read, rows, 12)
         copies = PaddedCache(model, [read[row] for row in rows])
         for _ in range(4):
-            tokens = torch.tensor(rng.choices(range(WORDS), k=len(rows)))[:, None]
+            tokens = torch.tensor(rng.choices(range(WORDS), k=len(rows)), device=DEVICE)[:, None]
             torch.testing.assert_close(
                 shared.forward(tokens), copies.forward(tokens), rtol=1e-4, atol=1e-5
             )
@@ -84,10 +85,10 @@ def shared_gives_what_copies_give(prefixes: PrefixCache, data: st.DataObject) ->
 
 
 def test_steps_give_what_one_forward_pass_over_everything_gives(prefixes: PrefixCache) -> None:
-    prompt, more = (5, 6, 7, 8), torch.tensor([9, 10, 11])
+    prompt, more = (5, 6, 7, 8), torch.tensor([9, 10, 11], device=DEVICE)
     (read,) = prefixes.prefill("a", [prompt], keep=False)
     with torch.inference_mode(), prefixes.adapters.using("a") as model:
-        ids = torch.tensor([[*prompt, *more]])
+        ids = torch.tensor([[*prompt, *more]], device=DEVICE)
         whole = hidden_states(model, ids, cache=DynamicCache())
         cache = make_decode_cache(model, [read], [0], 3)
         found = torch.cat([cache.forward(token[None, None])[0] for token in more])

@@ -18,6 +18,7 @@ from flowtune_cli.flow.request import GREEDY, Decoding, Generation
 from flowtune_cli.models.loading import LoadedModel, load_model
 from flowtune_cli.models.tokens import Tokens
 from flowtune_cli.registry import load_registry
+from support.device import DEVICE
 from support.tiny import WINDOW, likelihood, logits, make_adapters, make_model, text
 
 LENGTHS = (5, 1, 19, 12, 12, 30, 2)
@@ -86,7 +87,7 @@ def generated(
 ) -> list[int]:
     """What transformers generates greedily."""
     with adapters.using(adapter) as model:
-        given = torch.tensor([list(ids)])
+        given = torch.tensor([list(ids)], device=DEVICE)
         output = model.generate(
             given,
             attention_mask=torch.ones_like(given),

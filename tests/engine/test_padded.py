@@ -8,6 +8,7 @@ from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.padded import PaddedCache
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.models.loading import LoadedModel
+from support.device import DEVICE
 from support.tiny import make_adapters, text
 
 
@@ -31,7 +32,7 @@ def test_prefixes_are_padded_on_the_left_and_repeated_as_wanted(tiny_model: Load
 def test_with_gradients_the_cache_stays_as_it_is(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model)
     (prefix,) = PrefixCache(adapters, Limits()).prefill("a", [text(4, 0)], keep=False)
-    ids = torch.tensor([text(3, 1)])
+    ids = torch.tensor([text(3, 1)], device=DEVICE)
     with adapters.using("a") as model:
         cache = PaddedCache(model, [prefix])
         states = cache.forward(ids)

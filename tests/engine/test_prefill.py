@@ -20,6 +20,7 @@ from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefill import Prefilled, Suffix, prefill, prefill_batches
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.models.loading import LoadedModel
+from support.device import DEVICE
 from support.tiny import make_adapters, make_model, text
 
 ARCHITECTURES = ("Llama", "Qwen3", "Gemma2", "Mistral")
@@ -81,7 +82,7 @@ def check(
 ) -> None:
     cache = DynamicCache()
     with torch.inference_mode(), adapters.using("a") as model:
-        alone = hidden_states(model, torch.tensor([[*prompt, *tokens]]), cache=cache)
+        alone = hidden_states(model, torch.tensor([[*prompt, *tokens]], device=DEVICE), cache=cache)
     torch.testing.assert_close(
         found.hidden_states[row], alone[0, len(prompt) :], rtol=1e-4, atol=1e-4
     )

@@ -16,6 +16,7 @@ from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix import Prefix
 from flowtune_cli.engine.prefix_cache import PrefixCache, common_prefix, common_prefixes
 from flowtune_cli.models.loading import LoadedModel
+from support.device import DEVICE
 from support.tiny import WINDOW, logits, make_adapters, make_model, text
 
 LENGTHS = (4, 1, 9, 9, 17, 2)
@@ -60,7 +61,7 @@ def test_prompts_are_read_as_each_alone(
         assert torch.allclose(prefix.logits, logits(adapters, adapter, ids)[-1], atol=1e-4)
         cache = DynamicCache()
         with adapters.using(adapter) as model:
-            model(torch.tensor([ids]), **with_cache(model, cache))
+            model(torch.tensor([ids], device=DEVICE), **with_cache(model, cache))
         alone = torch.stack(
             [torch.stack([layer.keys, layer.values])[:, 0] for layer in cache.layers]
         )

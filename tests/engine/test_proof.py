@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationMixin, Phi3ForCausalLM
 
 from flowtune_cli.config.settings import AdapterSettings
-from flowtune_cli.engine import cascade, likelihoods, padded, proof, proof_cache
+from flowtune_cli.engine import cascade, likelihoods, padded, proof_cache
+from flowtune_cli.engine.comparison import one_line
 from flowtune_cli.engine.paths import Paths
 from flowtune_cli.engine.proof import Proved, prove
 from flowtune_cli.engine.proof_cache import proved
@@ -114,11 +117,26 @@ def test_a_window_as_wide_as_the_context_takes_the_fast_way() -> None:
 def test_rotary_embeddings_that_switch_are_split_where_they_do() -> None:
     targets = AdapterSettings(rank=4, targets=["qkv_proj"])
     found = prove(make_architecture("phi3-longrope"), targets, 256).paths
+    # What the model's own cache is worth beyond it depends on transformers.
+    found = replace(found, cached_beyond=True)
     assert found == Paths("cascade", "packed", longest=32)
+    assert found.text == "cascade, learning packed, plain beyond 32 tokens"
     assert found.shares(32)
     assert not found.shares(33)
     assert not found.packs(33)
-    assert found.text == "cascade, learning packed, plain beyond 32 tokens"
+
+
+def test_a_cache_that_is_wrong_beyond_the_switch_is_left_out_there_alone() -> None:
+    targets = AdapterSettings(rank=4, targets=["qkv_proj"])
+    # Keeps the keys of the other factors, as several versions of transformers do in some way.
+    keeps = GenerationMixin.prepare_inputs_for_generation
+    with patch.object(Phi3ForCausalLM, "prepare_inputs_for_generation", keeps):
+        proof = prove(make_architecture("phi3-longrope"), targets, 256)
+    assert proof.paths == Paths("cascade", "packed", longest=32, cached_beyond=False)
+    assert proof.paths.caches(32)
+    assert not proof.paths.caches(33)
+    assert proof.paths.text == "cascade, learning packed, uncached beyond 32 tokens"
+    assert proof.found[0].startswith("cascade, plain beyond 33 tokens: decoding is off by")
 
 
 def test_a_model_whose_tokens_see_those_behind_them_is_refused() -> None:
@@ -208,7 +226,7 @@ def test_an_operation_that_is_refused_names_the_setting() -> None:
     try:
         with pytest.raises(RuntimeError) as raised:
             torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
-        assert "engine.deterministic = false" in proof._line(raised.value)
-        assert "engine.deterministic" not in proof._line(RuntimeError("size"))
+        assert "engine.deterministic = false" in one_line(raised.value)
+        assert "engine.deterministic" not in one_line(RuntimeError("size"))
     finally:
         torch.use_deterministic_algorithms(False)

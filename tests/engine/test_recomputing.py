@@ -14,6 +14,7 @@ from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.engine.recomputing import recomputing
 from flowtune_cli.models.loading import LoadedModel
+from support.device import DEVICE
 from support.tiny import ARCHITECTURES, make_adapters, make_model, text
 
 COMPLETIONS = [
@@ -31,7 +32,7 @@ def learned(
     """Likelihoods, and the gradients of a sum in which each counts differently."""
     prefixes = PrefixCache(adapters, Limits())
     found = likelihoods(prefixes, "a", completions, max_graph_tokens=max_graph_tokens)
-    weights = torch.arange(1.0, len(completions) + 1)
+    weights = torch.arange(1.0, len(completions) + 1, device=DEVICE)
     with adapters.using("a"):
         gradients = torch.autograd.grad((found * weights).sum(), adapters.parameters("a"))
     return found.tolist(), list(gradients)

@@ -264,7 +264,7 @@ def test_quiet_restores_what_it_silenced() -> None:
 
 
 def write_gguf(directory: Path, path: Path) -> None:
-    """The tiny model as GGUF in float32; the format wants a merge, so a rare byte makes room."""
+    """The tiny model as GGUF in float32; the format wants merges, so rare bytes make room."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, "llama")
@@ -281,10 +281,11 @@ def write_gguf(directory: Path, path: Path) -> None:
     tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "<|im_start|>", "<|im_end|>"]
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
-    tokens[255] = "!!"
+    # Two, as some versions of transformers read a list of one as its text.
+    tokens[254:256] = ["!!", "??"]
     writer.add_token_list(tokens)
     writer.add_token_types([1] * 256 + [3] * 2)
-    writer.add_token_merges(["! !"])
+    writer.add_token_merges(["! !", "? ?"])
     writer.add_bos_token_id(256)
     writer.add_eos_token_id(257)
     parts = {

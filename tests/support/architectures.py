@@ -8,6 +8,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .device import DEVICE
+
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embed_dim", "word_embed_proj_dim"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"), 96),
@@ -135,8 +137,10 @@ def architectures() -> list[str]:
     return sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *ALIASES})
 
 
-def make_architecture(name: str) -> Any:
-    """A random model of 2 layers, in float32, whose weights are large enough to tell texts apart.
+def make_architecture(
+    name: str, *, dtype: torch.dtype = torch.float32, device: str = DEVICE
+) -> Any:
+    """A random model of 2 layers, whose weights are large enough to tell texts apart.
 
     Raises:
         NotImplementedError: no small configuration of it is known here.
@@ -153,11 +157,12 @@ def make_architecture(name: str) -> Any:
             raise ValueError(f"{size} parameters")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.data.normal_(0, 0.15)
-            model.eval().requires_grad_(False)(input_ids=torch.tensor([[5, 6, 7, 8, 9]]))
+            model = model.eval().requires_grad_(False).to(device)
+            model(input_ids=torch.tensor([[5, 6, 7, 8, 9]], device=device))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise NotImplementedError(f"{type(error).__name__}: {reason}") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,13 +20,31 @@ from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.engine.proof import prove
 from flowtune_cli.engine.scoring import score
 from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.flow.request import GREEDY, Decoding
+from flowtune_cli.flow.request import GREEDY, Decoding, Generation
 from flowtune_cli.models.targets import resolve_targets
 from flowtune_cli.models.tokens import Tokens
 from flowtune_cli.testing.tiny_model import randomize
 
 CONTEXT = 128
 NEW_TOKENS = 6
+
+
+class Near(NamedTuple):
+    """How far the engine may be from the model.
+
+    Args:
+        nats: a score, and as a share of it; decoded tokens may differ where the model likes both
+            within this much.
+        gradient: as a share of its length.
+    """
+
+    nats: float
+    share: float
+    gradient: float
+
+
+EXACT, COARSE = Near(1e-3, 1e-4, 2e-3), Near(1.0, 0.03, 0.3)
+"""In float32, and in what keeps three digits: tiny models with large weights lose the rest."""
 
 
 @dataclass
@@ -69,6 +87,10 @@ def examine(model: Any) -> Examined:
     return found
 
 
+def _near(model: Any) -> Near:
+    return EXACT if model.dtype == torch.float32 else COARSE
+
+
 def _prompts(model: Any) -> list[tuple[int, ...]]:
     """Three that begin alike, and others shorter and longer than the windows of tiny models."""
     generator = torch.Generator().manual_seed(7)
@@ -93,20 +115,41 @@ def _decoding(
     faults = []
     for prompt, outputs in zip(prompts, decoder.decode(adapter, requests), strict=True):
         with prefixes.adapters.using(adapter) as model:
+            ids = torch.tensor([prompt], device=model.device)
             whole = model.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+                ids,
+                attention_mask=torch.ones_like(ids),
                 do_sample=False,
                 max_new_tokens=NEW_TOKENS,
+                # Some versions of transformers keep what LongRoPE has made wrong.
+                use_cache=False,
                 eos_token_id=None,
-                # Where a model's cache is not what its forward computes, flowtune does without.
-                use_cache=prefixes.paths.playing != "uncached",
                 pad_token_id=0,
             )
         own = tuple(whole[0, len(prompt) :].tolist())
-        if own != outputs[0].tokens:
+        if own != outputs[0].tokens and not _as_likely(prefixes, adapter, prompt, own, outputs):
             faults.append(f"decoding {len(prompt)} tokens: {outputs[0].tokens} for {own}")
     return faults
+
+
+def _as_likely(
+    prefixes: PrefixCache,
+    adapter: str | None,
+    prompt: tuple[int, ...],
+    own: tuple[int, ...],
+    outputs: Sequence[Generation],
+) -> bool:
+    """Whether the model likes the token in which outputs part as much; never in float32."""
+    near = _near(prefixes.adapters.model)
+    if near is EXACT:
+        return False
+    same = next(i for i, (a, b) in enumerate(zip(own, outputs[0].tokens, strict=True)) if a != b)
+    ends = [(*own[:same], own[same]), (*own[:same], outputs[0].tokens[same])]
+    with torch.no_grad():
+        values = [
+            float(_own(prefixes.adapters, adapter, Completion(prompt, 0, end))) for end in ends
+        ]
+    return values[0] - values[1] < near.nats
 
 
 def _scoring(
@@ -121,7 +164,8 @@ def _scoring(
     for completion, value in zip(completions, got, strict=True):
         with torch.no_grad():
             own = float(_own(prefixes.adapters, adapter, completion))
-        if not abs(own - value) < 1e-3 + 1e-4 * abs(own):
+        near = _near(prefixes.adapters.model)
+        if not abs(own - value) < near.nats + near.share * abs(own):
             faults.append(f"scoring after {len(completion.prompt)} tokens: {value} for {own}")
     return faults
 
@@ -130,8 +174,8 @@ def _learning(
     prefixes: PrefixCache, prompts: list[tuple[int, ...]], frozen_length: int
 ) -> list[str]:
     completions = _completions(prompts, frozen_length)
-    weights = torch.linspace(-1, 1, len(completions))
     adapters = prefixes.adapters
+    weights = torch.linspace(-1, 1, len(completions), device=adapters.model.device)
 
     def own() -> Tensor:
         return torch.stack([_own(adapters, "a", completion) for completion in completions])
@@ -146,7 +190,7 @@ def _learning(
             ).sum(),
         )
         error = float((got - wanted).norm() / wanted.norm())
-        if not error < 2e-3:
+        if not error < _near(adapters.model).gradient:
             faults.append(f"learning (limit {limit}, frozen {frozen_length}): off by {error:.1%}")
     return faults
 
@@ -173,7 +217,8 @@ def _completions(prompts: list[tuple[int, ...]], frozen_length: int) -> list[Com
 
 def _own(adapters: Adapters, adapter: str | None, completion: Completion) -> Tensor:
     """A completion's log-likelihood by the model's forward over the whole text alone."""
-    ids = torch.tensor([[*completion.prompt, *completion.tokens]])
+    device = adapters.model.device
+    ids = torch.tensor([[*completion.prompt, *completion.tokens]], device=device)
     frozen, parts, past = completion.frozen_length, [], {}
     if frozen:
         with torch.no_grad(), adapters.using(None) as model:
@@ -181,7 +226,7 @@ def _own(adapters: Adapters, adapter: str | None, completion: Completion) -> Ten
             parts, past = [read.logits], {cache_argument(model): read[cache_argument(model)]}
     with adapters.using(adapter) as model:
         parts.append(model(input_ids=ids[:, frozen:], use_cache=bool(past), **past).logits)
-    logprobs = torch.cat(parts, dim=1)[0, :-1].log_softmax(-1)
+    logprobs = torch.cat(parts, dim=1)[0, :-1].float().log_softmax(-1)
     values = logprobs.gather(1, ids[0, 1:, None])[:, 0]
     return values[-len(completion.tokens) :].sum()
 

@@ -56,7 +56,8 @@ def make_model(architecture: str, tiny_model: LoadedModel) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = getattr(transformers, f"{architecture}ForCausalLM")(config)
-    return replace(tiny_model, model=model.eval().requires_grad_(False))
+    model = model.eval().requires_grad_(False).to(tiny_model.device)
+    return replace(tiny_model, model=model)
 
 
 def with_tokenizer(tiny_model: LoadedModel, tokenizer: Any) -> LoadedModel:
@@ -66,7 +67,7 @@ def with_tokenizer(tiny_model: LoadedModel, tokenizer: Any) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         model = transformers.LlamaForCausalLM(config)
-    model = model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False).to(tiny_model.device)
     return replace(tiny_model, model=model, tokenizer=tokenizer)
 
 

@@ -196,7 +196,7 @@ class Decoder:
             0 if adapter is None else sequences[0].request.frozen_length,
             max(sequence.request.max_new_tokens for sequence in sequences),
             running.choose,
-            cache=self.prefixes.paths.playing != "uncached",
+            cache=all(self.prefixes.paths.caches(s.request.length) for s in sequences),
         )
 
     def maybe_end(self, sequence: _Sequence) -> None:

@@ -37,6 +37,8 @@ class Paths:
             the columns between two tokens.
         longest: the longest sequence, in tokens, that these ways are right for; longer ones are
             played and learned by ``plain``. None if there is no such limit.
+        cached_beyond: whether the model's own cache is right where a text crosses that length; else
+            longer ones are decoded as ``uncached`` does.
         frozen_prefixes: whether a prompt's beginning can be read by the base model alone.
         recomputing: whether layers can compute again in the backward pass.
     """
@@ -45,6 +47,7 @@ class Paths:
     learning: Learning = "plain"
     branches: bool = True
     longest: int | None = None
+    cached_beyond: bool = True
     frozen_prefixes: bool = True
     recomputing: bool = True
 
@@ -70,18 +73,32 @@ class Paths:
         """Whether a sequence of this length is learned in a packed row."""
         return self.learning == "packed" and not self._beyond(length)
 
+    def caches(self, length: int) -> bool:
+        """Whether a sequence of this length is decoded with the model's own cache."""
+        return self.playing != "uncached" and (self.cached_beyond or not self._beyond(length))
+
     def _beyond(self, length: int) -> bool:
         return self.longest is not None and length > self.longest
 
     @property
     def text(self) -> str:
         """For people, such as "cascade, learning packed"."""
-        notes = [self.playing, f"learning {self.learning}"]
-        if self.longest is not None:
-            notes.append(f"plain beyond {self.longest:,} tokens")
+        notes = [self.playing, f"learning {self.learning}", *self._beyond_text]
         if not self.frozen_prefixes:
             notes.append("no frozen prefixes")
         return ", ".join(notes)
+
+    @property
+    def playing_text(self) -> str:
+        """How it decodes and scores, such as "cascade"."""
+        return ", ".join([self.playing, *self._beyond_text])
+
+    @property
+    def _beyond_text(self) -> list[str]:
+        if self.longest is None:
+            return []
+        way = "plain" if self.cached_beyond else "uncached"
+        return [f"{way} beyond {self.longest:,} tokens"]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -80,13 +80,12 @@ def prove(model: Any, settings: AdapterSettings, context: int, texts: Sequence[I
 def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) -> Paths:
     """The first of ``wanted`` and what is more general than it that agrees."""
     agreed: Paths | None = None
-    for playing in PLAYING[PLAYING.index(wanted.playing) :]:
-        paths = replace(wanted, playing=playing, learning="plain")
+    for paths in _ways_to_play(wanted):
         differs = comparison.difference(paths, comparison.play)
         if differs is None:
             agreed = paths
             break
-        found.append(f"{playing}: {differs}")
+        found.append(f"{paths.playing_text}: {differs}")
     if agreed is None:
         raise UsageError(
             "this model cannot be played: what it decodes with its own cache is not what its own"
@@ -115,6 +114,15 @@ def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) 
         found.append(f"gradient checkpointing: {differs}")
         paths = replace(paths, recomputing=False)
     return paths
+
+
+def _ways_to_play(wanted: Paths) -> Iterator[Paths]:
+    """``wanted``, then what is more general than it."""
+    for playing in PLAYING[PLAYING.index(wanted.playing) :]:
+        paths = replace(wanted, playing=playing, learning="plain")
+        yield paths
+        if paths.longest is not None and paths.cached_beyond and playing != "uncached":
+            yield replace(paths, cached_beyond=False)
 
 
 def real_texts(encode: Callable[[str], Sequence[int]]) -> Iterator[Ids]:

@@ -219,7 +219,10 @@ def randomize(adapters: Adapters, seed: int = 0) -> None:
         for name in adapters.versions:
             for parameter in adapters.parameters(name):
                 if parameter.dim() > 1:  # not a head
-                    parameter.normal_(0, 0.1, generator=generator)
+                    # Drawn on the processor: the same weights whatever the device.
+                    parameter.copy_(
+                        torch.empty(parameter.shape).normal_(0, 0.1, generator=generator)
+                    )
 
 
 def plain_logits(
@@ -235,14 +238,15 @@ def plain_logits(
     from ..engine.forward import with_cache
 
     cache = DynamicCache()
+    device = adapters.model.device
     parts = []
     with torch.no_grad(), adapters.using(None) as model:
         if frozen_length:
-            begin = torch.tensor([list(ids[:frozen_length])])
+            begin = torch.tensor([list(ids[:frozen_length])], device=device)
             parts.append(model(begin, **with_cache(model, cache)).logits[0])
     with adapters.using(name) as model:
         if ids[frozen_length:]:
-            rest = torch.tensor([list(ids[frozen_length:])])
+            rest = torch.tensor([list(ids[frozen_length:])], device=device)
             parts.append(model(rest, **with_cache(model, cache)).logits[0])
     return torch.cat(parts).float()
 
