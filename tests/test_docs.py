@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from benchmarks.gpu.__main__ import arguments as gpu_arguments
 from flowtune_cli.cli.ls import KINDS
 from flowtune_cli.cli.main import app, main
 from flowtune_cli.config.resolve import resolve
@@ -124,7 +125,24 @@ def check_flowtune(arguments: list[str], environ: dict[str, str], registry: Regi
         resolve(task, environ=environ, overrides=overrides, flags=flags, registry=registry)
 
 
-CHECKS = {"make": check_make, "pip": check_pip, "flowtune": check_flowtune}
+def check_python(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
+    option, module, *rest = arguments
+    assert option == "-m"
+    if module == "pytest":
+        assert all((REPOSITORY / path).exists() for path in rest), rest
+    else:
+        place = REPOSITORY / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+        if module == "benchmarks.gpu":
+            gpu_arguments().parse_args(rest)
+
+
+CHECKS = {
+    "make": check_make,
+    "pip": check_pip,
+    "flowtune": check_flowtune,
+    "python": check_python,
+}
 
 
 def test_every_command_is_shown(registry: Registry) -> None:
