@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from benchmarks.gpu.__main__ import arguments as gpu_arguments
 from flowtune_cli.cli.ls import KINDS
 from flowtune_cli.cli.main import app, main
 from flowtune_cli.config.resolve import resolve
@@ -125,16 +126,22 @@ def check_flowtune(arguments: list[str], environ: dict[str, str], registry: Regi
 
 
 def check_python(arguments: list[str], environ: dict[str, str], registry: Registry) -> None:
-    assert arguments[0] == "-m"
-    place = REPOSITORY / arguments[1].replace(".", "/")
-    assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+    option, module, *rest = arguments
+    assert option == "-m"
+    if module == "pytest":
+        assert all((REPOSITORY / path).exists() for path in rest), rest
+    else:
+        place = REPOSITORY / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+        if module == "benchmarks.gpu":
+            gpu_arguments().parse_args(rest)
 
 
 CHECKS = {
     "make": check_make,
     "pip": check_pip,
     "flowtune": check_flowtune,
-    "python3": check_python,
+    "python": check_python,
 }
 
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 
-def main(arguments: list[str] | None = None) -> int:
+def arguments() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -37,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     stage.add_argument("--seconds", type=float, default=600.0)
     stage.add_argument("--tiny", action="store_true")
 
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = arguments().parse_args(argv)
     # Imported late: what receives parts runs where nothing else can be imported.
     if given.command == "bundle":
         from benchmarks.gpu.bundle import bundle as make
