@@ -40,7 +40,7 @@ LOWEST := .venv-lowest
 test-lowest:
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -c constraints-lowest.txt -e '.[dev]' -e plugins/musique -e plugins/smollm2 -e plugins/toyqa
-	$(LOWEST)/bin/python -m pytest $(TEST_FLAGS) -m 'not model' tests/engine tests/learning tests/models tests/training
+	$(LOWEST)/bin/python -m pytest $(TEST_FLAGS) -m 'not model' tests/engine tests/learning tests/models tests/training plugins/musique/tests
 
 # DATA=FOLDER takes along the files of a folder, such as MuSiQue's.
 gpu-bundle: setup

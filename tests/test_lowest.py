@@ -34,6 +34,15 @@ def test_every_dependency_is_tried_at_its_lower_bound() -> None:
     assert pinned() == required()
 
 
+@pytest.mark.parametrize("plugin", ["musique", "smollm2", "toyqa"])
+def test_our_plugins_can_be_installed_beside_them(plugin: str) -> None:
+    text = (REPOSITORY / "plugins" / plugin / "pyproject.toml").read_text()
+    for line in tomllib.loads(text)["project"].get("dependencies", []):
+        requirement = Requirement(line)
+        version = pinned().get(canonicalize_name(requirement.name))
+        assert version is None or version in requirement.specifier, line
+
+
 @pytest.mark.parametrize("name", ["torch", "transformers", "peft"])
 def test_what_is_developed_with_is_no_older(name: str) -> None:
     assert Version(version(name)) >= required()[name]

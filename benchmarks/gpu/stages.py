@@ -62,6 +62,15 @@ class Options:
     def device(self) -> str:
         return "cpu" if self.tiny else "cuda"
 
+    @property
+    def file(self) -> Path:
+        return result_file(self.state, self.stage, self.tiny)
+
+
+def result_file(state: Path, stage: str, tiny: bool) -> Path:
+    """Where a stage's result is; a trial at tiny sizes stands for no other."""
+    return state / ("tiny-results" if tiny else "results") / f"{stage}.json"
+
 
 STAGES = (
     Stage("about", "versions, card, speeds of the card", "about", 40),
@@ -100,7 +109,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     write_metadata(state / "site")
     for stage in STAGES:
-        file = state / "results" / f"{stage.name}.json"
+        file = result_file(state, stage.name, tiny)
         known = _read(file)
         has_result = known is not None and known["state"] != "running"
         if stage.name not in names and (names or has_result):
@@ -111,14 +120,14 @@ def run(
             continue
         _say(f"{stage.name}: {stage.about} (at most {min(left, stage.seconds):.0f} s)")
         _run_stage(stage, state, out, min(left, stage.seconds), tiny)
-        write_out(state, out)
-    results = write_out(state, out)
+        write_out(state, out, tiny)
+    results = write_out(state, out, tiny)
     good = [result for result in results if result["state"] == "done"]
     return len(STAGES) - len(good)
 
 
 def _run_stage(stage: Stage, state: Path, out: Path, seconds: float, tiny: bool) -> None:
-    file = state / "results" / f"{stage.name}.json"
+    file = result_file(state, stage.name, tiny)
     file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu", "stage", stage.name]
     command += ["--state", str(state), "--seconds", f"{seconds:.0f}", *["--tiny"] * tiny]
@@ -163,9 +172,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def write_out(state: Path, out: Path) -> list[dict[str, Any]]:
+def write_out(state: Path, out: Path, tiny: bool) -> list[dict[str, Any]]:
     """Write all results so far as JSON and as a page; stages that were not run are left out."""
-    found = [_read(state / "results" / f"{stage.name}.json") for stage in STAGES]
+    found = [_read(result_file(state, stage.name, tiny)) for stage in STAGES]
     results = [result for result in found if result is not None]
     write_json(out / "results.json", results)
     page = out / "results.md"
@@ -178,7 +187,7 @@ def write_out(state: Path, out: Path) -> list[dict[str, Any]]:
 def run_in_this_process(options: Options) -> int:
     """Run one stage here; its result is in the state folder."""
     (stage,) = (stage for stage in STAGES if stage.name == options.stage)
-    result = Result(options.state / "results" / f"{stage.name}.json", stage.name)
+    result = Result(options.file, stage.name)
     with result.step("stage"):
         importlib.import_module(f"benchmarks.gpu.{stage.module}").run(result, options)
     return 0 if result.end() else 1

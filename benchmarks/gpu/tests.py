@@ -49,7 +49,7 @@ def run(result: Result, options: Options) -> None:
         command += ["-m", "not model", "-p", "no:cacheprovider", "-W", "default", "--tb=short"]
         processes = min(PROCESSES, os.cpu_count() or 1)
         if not options.tiny and importlib.util.find_spec("xdist") is not None:
-            command += ["-n", str(processes), "--dist", "loadfile"]
+            command += ["-n", str(processes), "--dist", "worksteal"]
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "FLOWTUNE_TEST_DEVICE": options.device}
         )

@@ -226,7 +226,7 @@ def test_needs_go_by_markers_extras_and_versions(monkeypatch: pytest.MonkeyPatch
 
 def run(tmp_path: Path, **more: Any) -> tuple[int, list[dict[str, Any]]]:
     state, out = tmp_path / "state", tmp_path / "out"
-    code = stages.run(state, out, **{"minutes": 5.0, "tiny": True, **more})
+    code = stages.run(state, out, **{"minutes": 5.0, **more})
     return code, json.loads((out / "results.json").read_text())
 
 
@@ -295,7 +295,7 @@ EMPTY: dict[str, Any] = {"stage": "x", "seconds": 0, "figures": {}, "failures": 
 
 def test_no_stage_is_begun_without_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_python(tmp_path, monkeypatch, DONE)
-    missing, results = run(tmp_path, minutes=0.1, tiny=False)
+    missing, results = run(tmp_path, minutes=0.1)
     assert missing == len(stages.STAGES)
     assert results == []
 
@@ -316,7 +316,7 @@ def test_an_error_of_a_stage_is_its_result(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(stages.importlib, "import_module", lambda name: SimpleNamespace(run=fails))
     options = stages.Options("about", tmp_path, True, 60.0)
     assert stages.run_in_this_process(options) == 1
-    content = json.loads((tmp_path / "results" / "about.json").read_text())
+    content = json.loads(options.file.read_text())
     assert content["state"] == "failed"
     assert content["figures"] == {"before": 1, "after": 2}
     assert "ValueError: in a step" in content["failures"]["a step"]
@@ -327,7 +327,7 @@ def test_an_error_of_a_stage_is_its_result(tmp_path: Path, monkeypatch: pytest.M
 def test_a_large_shape_is_measured_at_a_tiny_size(name: str, tmp_path: Path) -> None:
     options = stages.Options(name, tmp_path, True, 60.0)
     assert stages.run_in_this_process(options) == 0
-    figures = json.loads((tmp_path / "results" / f"{name}.json").read_text())["figures"]
+    figures = json.loads(options.file.read_text())["figures"]
     assert figures["run_by"] == "cascade, learning packed"
     measured = [(row["what"], row["rows"]) for row in figures["measurements"]]
     assert measured == [
@@ -345,7 +345,7 @@ def test_a_large_shape_is_measured_at_a_tiny_size(name: str, tmp_path: Path) -> 
 def test_too_little_time_fails_measurements_and_not_the_others(tmp_path: Path) -> None:
     options = stages.Options("llama-8b", tmp_path, True, 0.0)
     assert stages.run_in_this_process(options) == 1
-    content = json.loads((tmp_path / "results" / "llama-8b.json").read_text())
+    content = json.loads(options.file.read_text())
     assert len(content["failures"]) == 7
     assert all("too little time" in text for text in content["failures"].values())
     assert content["figures"]["parameters"] > 0
