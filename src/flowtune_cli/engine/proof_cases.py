@@ -23,7 +23,8 @@ def completions_to_compare(
     beginnings = [shared, *(ids[:30] for ids in texts)]
     cases = []
     for beginning in beginnings[-1:] if few and texts else beginnings:
-        for tail, tokens in ((0, 5), (1, 6), (1, 7), (3, 4)):
+        tails = ((0, 5), (1, 6), (1, 7), (3, 4))
+        for tail, tokens in tails[:2] if few else tails:
             cases.append(Completion((*beginning, *others[tail]), 0, others[tokens]))
         # A prompt that another one continues.
         cases.append(Completion((*beginning, *others[0], *others[3]), 0, others[5]))
