@@ -435,14 +435,15 @@ def test_too_many_failures_fail_the_run_and_may_be_allowed(train: Run) -> None:
     assert "1 of 8 episodes failed" in done.err
 
 
+def _bug(self: Any, *given: Any) -> None:
+    raise ZeroDivisionError("a bug")
+
+
 def test_a_bug_in_a_plugin_shows_its_traceback_and_how_to_go_on(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(self: Any, *given: Any) -> None:
-        raise ZeroDivisionError("a bug")
-
     with monkeypatch.context() as patch:
-        patch.setattr("flowtune_cli.learning.learner.Learner.update", bug)
+        patch.setattr("flowtune_cli.learning.learner.Learner.update", _bug)
         with pytest.raises(ZeroDivisionError):
             train("--name", "a")
     assert state("a") == "failed"
@@ -451,11 +452,8 @@ def test_a_bug_in_a_plugin_shows_its_traceback_and_how_to_go_on(
 def test_a_node_that_cannot_take_targets_fails_its_episodes(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(self: Any, *given: Any) -> None:
-        raise ZeroDivisionError("a bug")
-
     with monkeypatch.context() as patch:
-        patch.setattr("flowtune_cli.nodes.judge.Judge.target_data", bug)
+        patch.setattr("flowtune_cli.nodes.judge.Judge.target_data", _bug)
         done = train("--name", "a")
     assert done.code == 1
     assert "failed, more than training.max_failures = 0.1 allows. The last one, of ex" in done.err
