@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -230,3 +231,14 @@ def test_an_operation_that_is_refused_names_the_setting() -> None:
         assert "engine.deterministic" not in one_line(RuntimeError("size"))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_proof(
+    tiny_model: LoadedModel, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FLOWTUNE_CACHE", str(tmp_path / "file"))
+    proved(tiny_model.model, "tiny", SETTINGS, 1024)
+    proved(tiny_model.model, "tiny", SETTINGS, 1024)
+    assert counted.proofs == 2
+    assert remembered() == {}

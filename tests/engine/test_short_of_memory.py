@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from flowtune_cli.engine import decoding, prefix_cache, scoring
+from flowtune_cli.engine import decoding, likelihoods, prefix_cache, scoring
+from flowtune_cli.engine.paths import Paths
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.out_of_memory import OutOfMemory, say_once
@@ -93,3 +94,27 @@ def test_one_prompt_that_does_not_fit_is_an_error(
     monkeypatch.undo()
     again = engine.answer(REQUESTS[:2])
     assert again == make_engine(tiny_model, adapters).answer(REQUESTS[:2])
+
+
+def test_texts_that_are_scored_alone_go_in_smaller_batches(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = make_adapters(tiny_model)
+    engine = make_engine(tiny_model, adapters)
+    engine.prefixes.paths = Paths("plain", "plain")
+    expected = engine.answer(REQUESTS[-1:])
+    engine.forget()
+    sizes: list[int] = []
+    logprobs = likelihoods.sequence_logprobs
+
+    def short(model: Any, adapter: Any, rows: Any, *more: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return logprobs(model, adapter, rows, *more)
+
+    monkeypatch.setattr(likelihoods, "sequence_logprobs", short)
+    (found,) = engine.answer(REQUESTS[-1:])
+    assert max(sizes) > 1
+    for mine, theirs in zip(found.likelihoods, expected[0].likelihoods, strict=True):
+        assert [x.logprob for x in mine] == pytest.approx([x.logprob for x in theirs], abs=1e-4)

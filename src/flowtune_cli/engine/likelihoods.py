@@ -144,7 +144,8 @@ def _plain(
 ) -> Tensor:
     model = prefixes.adapters.model
     written = [i for i, completion in enumerate(completions) if completion.tokens]
-    rows = [completions[i].row(adapter) for i in written]
+    chosen = [completions[i] for i in written]
+    rows = [completion.row(adapter) for completion in chosen]
     # Layers run twice then, and the past that follows a frozen prefix would be there twice.
     recompute = (
         torch.is_grad_enabled()
@@ -155,16 +156,20 @@ def _plain(
     sums = torch.zeros(len(completions), device=model.device)
     with recomputing(model) if recompute else nullcontext():
         for batch in equal_rows(rows, prefixes.limits.tokens_per_batch):
-            values = sequence_logprobs(
-                prefixes.adapters,
-                adapter,
-                [rows[place][0] for place in batch],
-                rows[batch[0]][1],
-                [len(completions[written[place]].tokens) for place in batch],
-            )
+            values = logprobs_alone(prefixes, adapter, [chosen[place] for place in batch])
             at = torch.tensor([written[place] for place in batch], device=model.device)
             sums = sums.index_add(0, at, values)
     return sums
+
+
+def logprobs_alone(
+    prefixes: PrefixCache, adapter: str | None, completions: Sequence[Completion]
+) -> Tensor:
+    """Log-likelihoods of completions that ``equal_rows`` put together, each read by itself."""
+    rows = [completion.row(adapter) for completion in completions]
+    counts = [len(completion.tokens) for completion in completions]
+    ids = [ids for ids, _ in rows]
+    return sequence_logprobs(prefixes.adapters, adapter, ids, rows[0][1], counts)
 
 
 def pack_completions(prefixes: PrefixCache, completions: Sequence[Completion]) -> list[PackedRow]:

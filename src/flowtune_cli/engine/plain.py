@@ -148,7 +148,8 @@ def sequence_logprobs(
     values = logprobs.gather(2, targets[..., None])[..., 0]
     places = torch.arange(values.shape[1], device=ids.device) - values.shape[1]
     counted = places >= -torch.tensor(counts, device=ids.device)[:, None]
-    return (values * counted).sum(dim=1)
+    # Not a product: a token that does not count may be impossible, and infinity times 0 is NaN.
+    return values.masked_fill(~counted, 0.0).sum(dim=1)
 
 
 def last_logits(model: Any, ids: Tensor, count: int, past: Mapping[str, Any] = {}) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..models.out_of_memory import in_halves
 from .forward import check_finite, compute_logits
-from .likelihoods import Completion
+from .likelihoods import Completion, logprobs_alone
 from .packing import Ids
-from .plain import equal_rows, sequence_logprobs
+from .plain import equal_rows
 from .prefill import Suffix, prefill, prefill_batches
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
@@ -33,24 +33,19 @@ def score(
         keep: remember the prompts' keys and values, for completions that are scored later.
     """
     shared = [i for i, c in enumerate(completions) if prefixes.paths.shares(c.length)]
-    sums = dict(
-        zip(
-            shared,
-            _score_shared(prefixes, adapter, [completions[i] for i in shared], keep),
-            strict=True,
-        )
-    )
+    found = _score_shared(prefixes, adapter, [completions[i] for i in shared], keep)
+    sums = dict(zip(shared, found, strict=True))
     others = [i for i in range(len(completions)) if i not in sums]
+
+    def score_alone(places: Sequence[int]) -> list[float]:
+        chosen = [completions[others[place]] for place in places]
+        values: list[float] = logprobs_alone(prefixes, adapter, chosen).tolist()
+        return values
+
     rows = [completions[i].row(adapter) for i in others]
-    for batch in equal_rows(rows, prefixes.limits.tokens_per_batch):
-        values = sequence_logprobs(
-            prefixes.adapters,
-            adapter,
-            [rows[place][0] for place in batch],
-            rows[batch[0]][1],
-            [len(completions[others[place]].tokens) for place in batch],
-        )
-        sums.update(zip((others[place] for place in batch), values.tolist(), strict=True))
+    for whole in equal_rows(rows, prefixes.limits.tokens_per_batch):
+        for batch, values in in_halves(score_alone, whole, "scoring a text", prefixes.free):
+            sums.update(zip((others[place] for place in batch), values, strict=True))
     check_finite(prefixes.adapters.model, sums.values())
     return [sums[i] for i in range(len(completions))]
 
