@@ -91,6 +91,8 @@ def test_later_layers_win(resolved: Resolve) -> None:
         "passes": "flowtune.toml",
         "keep_checkpoints": "default",
         "max_failures": "default",
+        "max_steps": "default",
+        "episode_timeout": "default",
     }
 
 

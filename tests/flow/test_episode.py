@@ -15,6 +15,7 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
 from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.flow_run import FlowRun
 from flowtune_cli.runtime.play import play
 from flowtune_cli.runtime.replay import Effects, Plan, Replay
 from support.fake_engine import (
@@ -30,7 +31,7 @@ from support.fake_engine import (
 
 
 def empty_episode(effects: Effects | None = None) -> Episode:
-    replay = Replay(Plan(), seed=0, effects={} if effects is None else effects)
+    replay = Replay(Plan(), 0, {} if effects is None else effects, FlowRun())
     return Episode(EXAMPLE, {"a": writer("a")}, replay)
 
 

@@ -127,6 +127,15 @@ class TrainingSettings(Section):
     max_failures: float = Field(
         0.1, ge=0, le=1, description="Stop when a larger share of episodes or rollouts fails."
     )
+    max_steps: int = Field(
+        1000, ge=0, description="An episode that calls its nodes more often fails; 0 is no limit."
+    )
+    episode_timeout: float = Field(
+        0.0,
+        ge=0,
+        description="An episode fails that waits for other things than its nodes (tools, sockets)"
+        " longer than so many seconds in all; 0 is no limit.",
+    )
 
 
 class RunSettings(Section):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .example import Example
+from .flow_call import FlowCall
 from .node import Node, NodeOutput, Response
 from .numbers import real_number
+from .prompt import NotAText
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,15 @@ class Failure:
     traceback: str
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """The failure that an exception is."""
-        return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception is; a group of one exception is named by that one."""
+        named: BaseException = error
+        while True:
+            inner: tuple[BaseException, ...] = getattr(named, "exceptions", ())
+            if len(inner) != 1:
+                break
+            named = inner[0]
+        return cls(f"{type(named).__name__}: {named}", "".join(traceback.format_exception(error)))
 
 
 class Runner(Protocol):
@@ -68,7 +77,7 @@ class Runner(Protocol):
     async def call(self, episode: Episode, node: str, inputs: Mapping[str, Any]) -> Step:
         """The episode's next step."""
 
-    def effect(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def effect(self, episode: Episode, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """The result of a side effect, which runs once for an episode and its rollouts."""
 
 
@@ -103,19 +112,32 @@ class Episode:
         self.stopped_early = False
         self.undefined_rewards: set[str] = set()
         self.runner = runner
+        self._not_awaited: dict[int, FlowCall] = {}
 
     # For flows
 
-    async def call(self, node: str, **inputs: Any) -> Any:
+    def call(self, node: str, **inputs: Any) -> FlowCall:
         """Await a node's output for these inputs.
+
+        Calls may run side by side, by ``asyncio.gather`` or as tasks.
 
         Raises:
             UsageError: the task has no such node, or an input of its prompt is missing.
             ReplayError: a replayed flow did not make the same call again.
+            NotAwaited: an input is a call that was not awaited; the flow's line is named.
         """
+        return self._made(f"a call of node '{node}'", lambda call: self._call(call, node, inputs))
+
+    async def _call(self, call: FlowCall, node: str, inputs: Mapping[str, Any]) -> Any:
         assert self.runner is not None
-        self.steps.append(await self.runner.call(self, node, inputs))
-        return self.steps[-1].output.value
+        try:
+            step = await self.runner.call(self, node, inputs)
+        except NotAText as error:
+            error.add_place(call.place)
+            raise
+        # Side by side, an earlier call may be answered later.
+        bisect.insort(self.steps, step, key=lambda step: step.index)
+        return step.output.value
 
     def reward(self, name: str, value: float | None) -> None:
         """Report a reward as soon as it is known; None means undefined for this example.
@@ -174,7 +196,20 @@ class Episode:
             UsageError: the arguments are not JSON values.
         """
         assert self.runner is not None
-        return self.runner.effect(function, args)
+        return self.runner.effect(self, function, args)
+
+    def _made(self, what: str, start: Callable[[FlowCall], Coroutine[Any, Any, Any]]) -> FlowCall:
+        call = FlowCall(what, start, self._awaited)
+        self._not_awaited[id(call)] = call
+        return call
+
+    def _awaited(self, call: FlowCall) -> None:
+        del self._not_awaited[id(call)]
+
+    def check_awaited(self) -> None:
+        """Raise NotAwaited for a call that the flow has made and never awaited."""
+        for call in self._not_awaited.values():
+            raise call.not_awaited()
 
     # The record
 

@@ -14,8 +14,9 @@ from typing import Any
 from ..flow.episode import Episode, Step
 from ..flow.errors import ReplayError, UsageError, unknown_name
 from ..flow.node import Call, Exploration, NodeOutput
+from .flow_run import Ended, FlowRun
 from .responses import checked
-from .scheduler import ask, park
+from .scheduler import ask
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,23 @@ class Replay:
     Args:
         seed: what the nodes' randomness depends on, with the example's id and the call's index.
         effects: those of the episode that is replayed; new ones are added.
+        run: the tasks of this run.
     """
 
-    def __init__(self, plan: Plan, seed: int, effects: Effects) -> None:
+    def __init__(self, plan: Plan, seed: int, effects: Effects, run: FlowRun) -> None:
         self.plan = plan
         self.seed = seed
         self.effects = effects
+        self.run = run
+        self._issued = 0
         self._occurrences: dict[tuple[str, str], int] = {}
 
     async def call(self, episode: Episode, node: str, inputs: Mapping[str, Any]) -> Step:
         """See ``Episode.call``."""
-        if self._is_decided(episode):
-            episode.stopped_early = True
-            await park()
+        self._end_if_decided(episode)
         if node not in episode.nodes:
             raise unknown_name("node", node, list(episode.nodes))
-        index = len(episode.steps)
+        index, self._issued = self._issued, self._issued + 1
         prompt_text = episode.nodes[node].prompt_text(inputs)
         if index < len(self.plan.replayed):
             step = self.plan.replayed[index]
@@ -86,11 +88,16 @@ class Replay:
             return replace(step, output=output, substituted=True)
         seed = (self.seed, episode.example.id, index)
         call = Call(inputs, ask, self._exploration(episode, node), seed)
-        response = checked(node, await episode.nodes[node].respond(call))
+        self.run.begin_call(index)
+        try:
+            response = checked(node, await episode.nodes[node].respond(call))
+        finally:
+            self.run.end_call()
         return Step(index, node, prompt_text, response, response.outputs[0])
 
-    def effect(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def effect(self, episode: Episode, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """See ``Episode.effect``."""
+        self._end_if_decided(episode)
         name = f"{function.__module__}.{function.__qualname__}"
         try:
             key = (name, json.dumps(args, sort_keys=True))
@@ -120,6 +127,13 @@ class Replay:
                 f" {missing.index} called node '{missing.node}' before."
                 f"\n--- recorded prompt ---\n{missing.prompt_text}"
             )
+
+    def _end_if_decided(self, episode: Episode) -> None:
+        if not self.run.ended and self._is_decided(episode):
+            episode.stopped_early = True
+            self.run.end()
+        if self.run.ended:
+            raise Ended
 
     def _is_decided(self, episode: Episode) -> bool:
         """Whether the reward that this run was made for is known."""
