@@ -52,7 +52,7 @@ def test_a_call_gives_the_greedy_output_and_records_the_step() -> None:
     assert step.response.adapter_version == 5
 
 
-def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() -> None:
+def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_node_and_call() -> None:
     async def flow(episode: Episode, example: Example) -> None:
         for name in "aba":
             await episode.call(name, x=1)
@@ -69,21 +69,25 @@ def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() ->
     assert isinstance(third, DecodeRequest)
     assert first.decoding == MultiSample(temperature=2.0).decoding(1)
     assert second.decoding == GREEDY
-    assert [first.seed, second.seed, third.seed] == [(9, "example-1", n) for n in range(3)]
+    assert [first.seed, second.seed, third.seed] == [
+        (9, "example-1", *which) for which in [("a", 0), ("b", 0), ("a", 1)]
+    ]
     assert [first.adapter, second.adapter] == ["a", "b"]
 
 
-def test_rollouts_keep_the_seeds_of_their_steps() -> None:
+def test_rollouts_keep_the_seeds_of_their_calls_whatever_they_show() -> None:
     async def flow(episode: Episode, example: Example) -> None:
-        await episode.call("a", x=1)
-        await episode.call("b", x=1)
+        written = await episode.call("a", x=1)
+        if written == "B":
+            await episode.call("c", x=1)
+        await episode.call("b", x=written)
         episode.reward("reward", 1.0)
 
     engine = FakeEngine(write_letters)
-    task = FlowTask([writer("a"), writer("b", None)], flow)
+    task = FlowTask([writer("a"), writer("b", None), writer("c", None)], flow)
     run(engine, deviate(task, EXAMPLE, explorations={"a": DiverseBeam()}, evaluators={}, seed=4))
     seeds = [r.seed for r in engine.requests if isinstance(r, DecodeRequest)]
-    assert seeds == [(4, "example-1", 0), (4, "example-1", 1), (4, "example-1", 1)]
+    assert seeds == [(4, "example-1", node, 0) for node in "abcb"]
 
 
 # Rewards

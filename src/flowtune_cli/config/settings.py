@@ -127,6 +127,12 @@ class TrainingSettings(Section):
     max_failures: float = Field(
         0.1, ge=0, le=1, description="Stop when a larger share of episodes or rollouts fails."
     )
+    deviations: int = Field(
+        0,
+        ge=0,
+        description="At how many steps of an episode alternatives are tried, drawn by the seed; 0"
+        " is at all. A node's own 'deviations' limits its steps before.",
+    )
     max_steps: int = Field(
         1000, ge=0, description="An episode that calls its nodes more often fails; 0 is no limit."
     )

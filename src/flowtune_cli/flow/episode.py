@@ -25,6 +25,8 @@ class Step:
         response: what the node answered, alternatives included.
         output: what the flow got.
         substituted: ``output`` is an alternative that a rollout put in place of the greedy output.
+        concurrent: the flow waited for another call at the same time.
+        recorded: it is a rollout's, answered from memory as in the episode.
     """
 
     index: int
@@ -33,15 +35,21 @@ class Step:
     response: Response
     output: NodeOutput
     substituted: bool = False
+    concurrent: bool = False
+    recorded: bool = False
 
 
 @dataclass(frozen=True)
 class RewardEvent:
-    """A reward that the flow reported after ``steps`` calls; None means undefined."""
+    """A reward that the flow reported after ``steps`` calls; None means undefined.
+
+    ``of_call``: it was reported for a certain call, the last of the ``steps``.
+    """
 
     name: str
     value: float | None
     steps: int
+    of_call: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,10 @@ class Failure:
 class Runner(Protocol):
     """What runs an episode: plays its calls, or replays recorded ones."""
 
-    async def call(self, episode: Episode, node: str, inputs: Mapping[str, Any]) -> Step:
-        """The episode's next step."""
+    async def call(
+        self, episode: Episode, call: FlowCall, node: str, inputs: Mapping[str, Any]
+    ) -> Step:
+        """The step that a call has become; it is among the episode's steps."""
 
     def effect(self, episode: Episode, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """The result of a side effect, which runs once for an episode and its rollouts."""
@@ -105,6 +115,7 @@ class Episode:
         self.nodes = nodes
         self.is_rollout = is_rollout
         self.steps: list[Step] = []
+        self.issued = 0
         self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
         self.result: Any = None
@@ -131,22 +142,26 @@ class Episode:
     async def _call(self, call: FlowCall, node: str, inputs: Mapping[str, Any]) -> Any:
         assert self.runner is not None
         try:
-            step = await self.runner.call(self, node, inputs)
+            step = await self.runner.call(self, call, node, inputs)
         except NotAText as error:
             error.add_place(call.place)
             raise
-        # Side by side, an earlier call may be answered later.
-        bisect.insort(self.steps, step, key=lambda step: step.index)
         return step.output.value
 
-    def reward(self, name: str, value: float | None) -> None:
+    def reward(self, name: str, value: float | None, call: FlowCall | None = None) -> None:
         """Report a reward as soon as it is known; None means undefined for this example.
 
         A flow may report a reward several times (say, once a loop): a step is judged by the first
-        report after it, and the episode's value is the mean of all reports.
+        report for it or, where there is none, after it; the episode's value is the mean of all
+        reports. A step that ran beside others and has no report of its own is judged by the
+        episode's value, at the end.
+
+        Args:
+            call: what ``call`` returned, and was awaited: the reward is for this call alone.
 
         Raises:
-            ValueError: the value is no finite number, or too large to learn from.
+            ValueError: the value is no finite number, or too large to learn from; or the call has
+                no answer yet.
         """
         if value is not None:
             try:
@@ -155,7 +170,12 @@ class Episode:
                 raise ValueError(
                     f"reward '{name}' {error}, or None where it is undefined"
                 ) from None
-        self.rewards.append(RewardEvent(name, value, len(self.steps)))
+        if call is None:
+            made = max(self.issued, len(self.steps))
+            self.rewards.append(RewardEvent(name, value, made))
+        else:
+            step = _answered(call, f"reward '{name}'")
+            self.rewards.append(RewardEvent(name, value, step.index + 1, of_call=True))
 
     def undefined(self, *names: str) -> None:
         """Announce that these rewards will be undefined for this example.
@@ -165,14 +185,33 @@ class Episode:
         """
         self.undefined_rewards.update(names)
 
-    def target(self, node: str, gold: Any) -> None:
+    def target(self, node: str, gold: Any, call: FlowCall | None = None) -> None:
         """Report the right output of the node's latest call. Ignored in rollouts.
 
+        Args:
+            call: what ``call`` returned, and was awaited, where the latest one is not meant.
+
         Raises:
-            ValueError: the node has not been called yet.
+            ValueError: the node has not been called yet, or its latest call ran beside others and
+                ``call`` does not say which one is meant.
         """
         if self.is_rollout:
             return
+        if call is not None:
+            meant = _answered(call, f"a target for node '{node}'")
+            if meant.node != node:
+                raise ValueError(
+                    f"a target was reported for node '{node}', and for {call.what} ({call.place})"
+                )
+            self.targets.append(Target(meant.index, gold))
+            return
+        latest = [step for step in self.steps if step.node == node][-2:]
+        if len(latest) == 2 and latest[0].concurrent and latest[1].concurrent:
+            raise ValueError(
+                f"a target was reported for node '{node}', whose latest calls ran side by side:"
+                " say which one is meant, call = episode.call(...) and"
+                " episode.target(node, gold, call=call)"
+            )
         for step in reversed(self.steps):
             if step.node == node:
                 self.targets.append(Target(step.index, gold))
@@ -215,12 +254,43 @@ class Episode:
 
     @property
     def last(self) -> Step:
-        """The latest step, for flows that need a score beside the value."""
+        """The latest step, for flows that need a score beside the value.
+
+        Raises:
+            ValueError: it ran beside others; ``call.step`` of what ``call`` returned has each.
+        """
+        if self.steps[-1].concurrent:
+            raise ValueError(
+                "episode.last is ambiguous, as calls ran side by side: call = episode.call(...),"
+                " await it, and take call.step"
+            )
         return self.steps[-1]
 
-    def reward_after(self, name: str, step: int) -> RewardEvent | None:
-        """The report of a reward that judges a step: the first one after it."""
-        return next((r for r in self.rewards if r.name == name and r.steps > step), None)
+    def add_step(self, step: Step) -> None:
+        """Add a step that was answered; side by side, an earlier call may be answered later."""
+        bisect.insort(self.steps, step, key=lambda step: step.index)
+
+    def judged_at_end(self, name: str, step: int) -> bool:
+        """Whether a step is judged by the episode's value of a reward, and not by one report."""
+        reports = [r for r in self.rewards if r.name == name]
+        if any(r.of_call and r.steps == step + 1 for r in reports):
+            return False
+        later = [r for r in reports if r.steps > step]
+        return self.steps[step].concurrent or (bool(later) and all(r.of_call for r in later))
+
+    def reward_of(self, name: str, step: int) -> RewardEvent | None:
+        """The report of a reward that judges a step: the first for it, or else after it."""
+        reports = [r for r in self.rewards if r.name == name]
+        own = (r for r in reports if r.of_call and r.steps == step + 1)
+        later = (r for r in reports if not r.of_call and r.steps > step)
+        return next(own, None) or next(later, None)
+
+    def judgement(self, name: str, step: int, *, at_end: bool) -> RewardEvent | None:
+        """What a reward says of a step: its report, or the episode's value as one."""
+        if not at_end:
+            return self.reward_of(name, step)
+        means = self.reward_means()
+        return RewardEvent(name, means[name], len(self.steps)) if name in means else None
 
     def reward_means(self) -> dict[str, float | None]:
         """Each reward's mean over its defined reports; None if every report was undefined."""
@@ -230,3 +300,9 @@ class Episode:
             if reward.value is not None:
                 values[reward.name].append(reward.value)
         return {name: sum(v) / len(v) if v else None for name, v in values.items()}
+
+
+def _answered(call: FlowCall, what: str) -> Step:
+    if call.step is None:
+        raise ValueError(f"{what} was reported for {call.what} that has no answer ({call.place})")
+    return call.step

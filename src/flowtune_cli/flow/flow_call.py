@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .episode import Step
 
 
 class NotAwaited(TypeError):
@@ -20,6 +23,7 @@ class FlowCall(Coroutine[Any, Any, Any]):
         begun: called with this when it is awaited.
 
     Attributes:
+        step: the step that it has become, once it is answered; None for an effect.
         place: the file and line of the flow that made it.
     """
 
@@ -30,6 +34,7 @@ class FlowCall(Coroutine[Any, Any, Any]):
         begun: Callable[[FlowCall], None],
     ) -> None:
         self.what = what
+        self.step: Step | None = None
         frame = sys._getframe(3)  # behind _made and the episode's method
         self.place = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
         self._start = start

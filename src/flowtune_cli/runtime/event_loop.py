@@ -61,6 +61,7 @@ class FlowLoop(asyncio.SelectorEventLoop):
     Attributes:
         parked: the requests that wait for an answer, each with its future, in order of issue.
         on_rest: called when all tasks wait, before the engine is asked; emptied then.
+        stuck: called when nothing at all is waited for any more.
         limits: what an episode may take.
         closing: the run is over: no request is taken any more.
     """
@@ -79,6 +80,7 @@ class FlowLoop(asyncio.SelectorEventLoop):
         self._error: BaseException | None = None
         self.parked: list[tuple[asyncio.Future[Any], Request]] = []
         self.on_rest: list[Callable[[], None]] = []
+        self.stuck: list[Callable[[], None]] = []
         self.limits = NO_LIMITS
         self.closing = False
 
@@ -181,6 +183,7 @@ class FlowLoop(asyncio.SelectorEventLoop):
         self.closing = True
         self.parked.clear()
         self.on_rest.clear()
+        self.stuck.clear()
         tasks = asyncio.all_tasks(self)
         for task in tasks:
             task.cancel()

@@ -13,6 +13,7 @@ from ..flow.node import Exploration
 from ..flow.task import Task
 from .event_loop import running_loop
 from .flow_run import FlowRun
+from .recording import Recording
 from .replay import Effects, Plan, Replay
 from .scheduler import gather
 
@@ -53,6 +54,7 @@ async def play(
         if fatal is not None:
             raise fatal from None
         episode.failure = Failure.of(error)
+    replay.finish(episode)
     return episode
 
 
@@ -78,15 +80,22 @@ async def roll_out(
 
     Args:
         alternative: index into the step's ``response.outputs``.
-        until: the reward whose report after the step ends the rollout; None plays to the end.
+        until: the reward whose report after the step, or for it, ends the rollout; None plays to
+            the end.
         effects: those of ``episode``.
     """
     plan = Plan(
-        replayed=episode.steps[: step.index],
+        recording=recording_of(episode),
         substitute=(step, step.response.outputs[alternative]),
         until=until,
     )
     return await play(task, episode.example, plan=plan, seed=seed, effects=effects)
+
+
+def recording_of(episode: Episode) -> Recording:
+    """What is replayed of an episode that was played."""
+    assert isinstance(episode.runner, Replay)
+    return episode.runner.recording
 
 
 def alternatives(episode: Episode, nodes: Container[str]) -> list[tuple[Step, int]]:

@@ -121,6 +121,8 @@ class Scheduler:
                 batch, loop.parked = _largest_group(loop.parked, self.batch_requests)
                 if batch:
                     self._answer(loop, batch)
+                elif loop.stuck and not loop.waits_outside:
+                    loop.stuck.pop(0)()
                 else:
                     self.check()
                     loop.wait(_CHECK_SECONDS)

@@ -11,7 +11,7 @@ from ..flow.errors import ReplayError
 from ..flow.example import Example
 from ..flow.request import Engine
 from ..flow.task import Task
-from ..runtime.play import alternatives, play, roll_out
+from ..runtime.play import alternatives, play, recording_of, roll_out
 from ..runtime.replay import Effects, Plan
 from .engine import ScriptedEngine
 from .episodes import run
@@ -55,7 +55,7 @@ def assert_replays(
                 f"{where}: the flow failed, so nothing is known about its replay; pass an engine"
                 f" whose outputs it can use.\n{episode.failure.traceback}"
             )
-        plan = Plan(replayed=episode.steps)
+        plan = Plan(recording=recording_of(episode))
         again = run_again(play(task, example, plan=plan, seed=seed, effects=effects))
         _assert_same(where, episode, again)
         for step, alternative in alternatives(episode, explorations):

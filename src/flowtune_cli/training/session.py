@@ -120,6 +120,7 @@ class Session:
                 explorations=self.explorations,
                 evaluators=self.evaluators,
                 seed=self.settings.training.seed,
+                deviations=self.settings.training.deviations,
             )
             for example in examples
         )
