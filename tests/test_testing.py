@@ -209,7 +209,7 @@ def test_a_clock_in_a_prompt_is_noticed_and_both_prompts_are_shown() -> None:
 def test_a_clock_in_an_effect_is_fine() -> None:
     class Clock(Answering):
         async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
-            now = episode.effect(time.perf_counter_ns)
+            now = await episode.effect(time.perf_counter_ns)
             return {"answer": await episode.call("answer", question=now)}
 
     assert_replays(Clock(), [EXAMPLE])

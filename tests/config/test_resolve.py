@@ -93,6 +93,8 @@ def test_later_layers_win(resolved: Resolve) -> None:
         "max_failures": "default",
         "deviations": "default",
         "max_steps": "default",
+        "effect_timeout": "default",
+        "effect_retries": "default",
         "episode_timeout": "default",
     }
 

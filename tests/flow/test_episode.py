@@ -15,9 +15,9 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
 from flowtune_cli.runtime.deviation import deviate
-from flowtune_cli.runtime.flow_run import FlowRun
+from flowtune_cli.runtime.effects import Effects
 from flowtune_cli.runtime.play import play
-from flowtune_cli.runtime.replay import Effects, Plan, Replay
+from flowtune_cli.runtime.replay import Plan
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -30,9 +30,8 @@ from support.fake_engine import (
 )
 
 
-def empty_episode(effects: Effects | None = None) -> Episode:
-    replay = Replay(Plan(), 0, {} if effects is None else effects, FlowRun())
-    return Episode(EXAMPLE, {"a": writer("a")}, replay)
+def empty_episode() -> Episode:
+    return Episode(EXAMPLE, {"a": writer("a")})
 
 
 # Calls
@@ -184,19 +183,20 @@ class Tool:
 
 
 def test_effects_are_told_apart_by_function_arguments_and_occurrence() -> None:
-    effects: Effects = {}
-    tool, episode = Tool(), empty_episode(effects)
-    assert episode.effect(tool.search, "x") == [1, "x"]
-    assert episode.effect(tool.search, "y") == [2, "y"]
-    assert episode.effect(tool.search, "x") == [3, "x"]
-    assert episode.effect(tool.search, {"k": [1, None]}, 2) == [4, {"k": [1, None]}, 2]
+    effects, tool = Effects(), Tool()
 
-    again = empty_episode(effects)
-    assert again.effect(tool.search, "x") == [1, "x"]
-    assert again.effect(tool.search, "x") == [3, "x"]
-    assert again.effect(tool.search, "y") == [2, "y"]
-    assert again.effect(tool.search, "x") == [5, "x"]
-    assert again.effect(len, "x") == 1
+    async def first(episode: Episode, example: Example) -> Any:
+        arguments: list[Any] = [("x",), ("y",), ("x",), ({"k": [1, None]}, 2)]
+        return [await episode.effect(tool.search, *args) for args in arguments]
+
+    async def again(episode: Episode, example: Example) -> Any:
+        found = [await episode.effect(tool.search, x) for x in "xxyx"]
+        return [*found, await episode.effect(len, "x")]
+
+    tasks = FlowTask([], first), FlowTask([], again)
+    whole, other = (run_play(FakeEngine(), task, effects=effects) for task in tasks)
+    assert whole.result == [[1, "x"], [2, "y"], [3, "x"], [4, {"k": [1, None]}, 2]]
+    assert other.result == [[1, "x"], [3, "x"], [2, "y"], [5, "x"], 1]
     assert len(tool.runs) == 5
 
 
@@ -204,9 +204,9 @@ def test_rollouts_get_recorded_results_and_run_others_anew() -> None:
     tool = Tool()
 
     async def flow(episode: Episode, example: Example) -> Any:
-        first = episode.effect(tool.search, "start")
+        first = await episode.effect(tool.search, "start")
         written = await episode.call("a", x=first)
-        then = episode.effect(tool.search, written)
+        then = await episode.effect(tool.search, written)
         answer = await episode.call("b", x=then)
         episode.reward("reward", float(written == "B"))
         return [first, then, answer]
@@ -221,7 +221,7 @@ def test_rollouts_get_recorded_results_and_run_others_anew() -> None:
 
 def test_a_flow_may_change_what_an_effect_gave_it() -> None:
     async def flow(episode: Episode, example: Example) -> None:
-        hits = episode.effect(Tool().search, "x")
+        hits = await episode.effect(Tool().search, "x")
         await episode.call("a", x=hits)
         hits.clear()
         await episode.call("b", x=hits)
@@ -242,9 +242,9 @@ def test_an_exception_of_a_tool_is_replayed() -> None:
 
     async def flow(episode: Episode, example: Example) -> Any:
         try:
-            found = episode.effect(unreliable)
+            found = await episode.effect(unreliable)
         except ConnectionError as error:
-            found = f"{error}, then {episode.effect(unreliable)}"
+            found = f"{error}, then {await episode.effect(unreliable)}"
         await episode.call("a", x=found)
         episode.reward("reward", 1.0)
         return found
@@ -260,15 +260,18 @@ def test_an_exception_of_a_tool_is_replayed() -> None:
 
 @pytest.mark.parametrize("argument", [object(), {1, 2}, b"bytes"])
 def test_arguments_of_effects_must_be_json(argument: Any) -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.effect(str, argument)
+
     with pytest.raises(UsageError, match=r"effect builtins\.str: its arguments must be JSON"):
-        empty_episode().effect(str, argument)
+        run_play(FakeEngine(), FlowTask([], flow))
 
 
 def test_episodes_do_not_share_effects() -> None:
     tool = Tool()
 
     async def flow(episode: Episode, example: Example) -> Any:
-        return episode.effect(tool.search)
+        return await episode.effect(tool.search)
 
     task = FlowTask([], flow)
     first, second = run(FakeEngine(), play(task, EXAMPLE), play(task, EXAMPLE))

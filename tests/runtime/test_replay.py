@@ -11,9 +11,10 @@ from flowtune_cli.flow.deviation import Outcome, Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.node import Call, Node, NodeOutput, Response
 from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.effects import Effects
 from flowtune_cli.runtime.play import recording_of
 from flowtune_cli.runtime.recording import Recording
-from flowtune_cli.runtime.replay import Effects, Plan, Replay
+from flowtune_cli.runtime.replay import Plan, Replay
 from support.fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
 from support.random_flows import Program, RandomTask, programs, random_nodes
 
@@ -179,7 +180,7 @@ def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> No
     assert task.tool_runs[: len(alone.tool_runs)] == alone.tool_runs
     rollouts = [d.rollout for d in trace.deviations if d.rollout]
     effects = effects_of(trace.episode)
-    assert len(effects) == len(task.tool_runs)
+    assert len(effects.results) == len(task.tool_runs)
     assert all(effects_of(rollout) is effects for rollout in rollouts)
 
 

@@ -111,6 +111,9 @@ class EngineSettings(Section):
     """How much is computed at once. None of this changes results in float32."""
 
     in_flight: int = Field(8, ge=1, description="Examples played side by side.")
+    effects: int = Field(
+        32, ge=1, le=256, description="Effects (tools) that run at once, over all examples."
+    )
 
 
 class TrainingSettings(Section):
@@ -135,6 +138,12 @@ class TrainingSettings(Section):
     )
     max_steps: int = Field(
         1000, ge=0, description="An episode that calls its nodes more often fails; 0 is no limit."
+    )
+    effect_timeout: float = Field(
+        0.0, ge=0, description="Seconds that an attempt of an effect may take; 0 is no limit."
+    )
+    effect_retries: int = Field(
+        0, ge=0, description="How often an effect is tried again after an exception."
     )
     episode_timeout: float = Field(
         0.0,

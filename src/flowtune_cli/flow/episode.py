@@ -79,6 +79,15 @@ class Failure:
         return cls(f"{type(named).__name__}: {named}", "".join(traceback.format_exception(error)))
 
 
+@dataclass(frozen=True)
+class EffectOptions:
+    """How an effect is run; see ``Episode.effect``."""
+
+    stateful: bool = False
+    timeout: float | None = None
+    retries: int | None = None
+
+
 class Runner(Protocol):
     """What runs an episode: plays its calls, or replays recorded ones."""
 
@@ -87,7 +96,13 @@ class Runner(Protocol):
     ) -> Step:
         """The step that a call has become; it is among the episode's steps."""
 
-    def effect(self, episode: Episode, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    async def effect(
+        self,
+        episode: Episode,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: EffectOptions,
+    ) -> Any:
         """The result of a side effect, which runs once for an episode and its rollouts."""
 
 
@@ -218,24 +233,44 @@ class Episode:
                 return
         raise ValueError(f"a target was reported for node '{node}', which has not been called yet")
 
-    def effect(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a side effect or a slow tool once; rollouts of this episode reuse its result.
+    def effect(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        stateful: bool = False,
+        timeout: float | None = None,
+        retries: int | None = None,
+    ) -> FlowCall:
+        """Await a side effect or a slow tool, run once; rollouts of this episode get its result.
 
-        Each run of the flow gets a copy that it may change. An exception is recorded and raised
-        again in the rollouts, as a flow may have caught it.
+        Effects of all episodes run side by side. Each run of the flow gets a copy of the result,
+        which it may change. An exception is recorded and raised again in the rollouts, as a flow
+        may have caught it.
         Functions are told apart by qualified name alone: where one name stands for several
         (methods of several objects, lambdas), let an argument tell them apart.
 
         Args:
-            function: called with ``args``, unless this episode, or the one that it deviates from,
-                has made the same call as often before.
+            function: async, or not (then it runs in a thread); called with ``args``, unless this
+                episode, or the one that it deviates from, has made the same call as often before.
             args: JSON values, the key of the call.
+            stateful: what it returns depends on the stateful effects before it (a shopping cart),
+                so the key has these, too.
+            timeout: seconds of one attempt; None is ``training.effect_timeout``, 0 is no limit. A
+                function in a thread is left behind.
+            retries: further attempts after an exception, with growing pauses; None is
+                ``training.effect_retries``.
 
         Raises:
             UsageError: the arguments are not JSON values.
+            TimeoutError: the last attempt took too long.
         """
         assert self.runner is not None
-        return self.runner.effect(self, function, args)
+        options = EffectOptions(stateful, timeout, retries)
+        runner = self.runner
+        name = getattr(function, "__qualname__", repr(function))
+        return self._made(
+            f"effect {name}", lambda call: runner.effect(self, function, args, options)
+        )
 
     def _made(self, what: str, start: Callable[[FlowCall], Coroutine[Any, Any, Any]]) -> FlowCall:
         call = FlowCall(what, start, self._awaited)

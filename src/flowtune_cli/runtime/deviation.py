@@ -17,9 +17,10 @@ from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.node import Exploration
 from ..flow.task import Task
+from .effects import Effects
 from .judging import compare
 from .play import alternatives, play, roll_out
-from .replay import Effects, Plan
+from .replay import Plan
 from .scheduler import gather
 
 
@@ -39,7 +40,7 @@ async def deviate(
         evaluators: that of each node that has one, by node name.
         deviations: at how many steps alternatives are tried, drawn by the seed; 0 is at all.
     """
-    effects: Effects = {}
+    effects = Effects()
     plan = Plan(explorations=explorations, skip_undefined=True)
     episode = await play(task, example, plan=plan, seed=seed, effects=effects)
     trace = Trace(example, episode)

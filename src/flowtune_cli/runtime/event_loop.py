@@ -28,10 +28,16 @@ class EpisodeLimits:
     Args:
         max_steps: node calls.
         episode_timeout: seconds in which no call waits for a node: for tools, sockets, clocks.
+        effects: how many run at once, over all episodes.
+        effect_timeout: seconds of one attempt.
+        effect_retries: further attempts after an exception.
     """
 
     max_steps: int = 0
     episode_timeout: float = 0.0
+    effects: int = 32
+    effect_timeout: float = 0.0
+    effect_retries: int = 0
 
 
 NO_LIMITS = EpisodeLimits()
@@ -82,6 +88,9 @@ class FlowLoop(asyncio.SelectorEventLoop):
         self.on_rest: list[Callable[[], None]] = []
         self.stuck: list[Callable[[], None]] = []
         self.limits = NO_LIMITS
+        self.effects_at_once = asyncio.Semaphore(NO_LIMITS.effects)
+        # The default one has few threads where there are few cores; these mostly wait.
+        self.set_default_executor(ThreadPoolExecutor(256, "tools"))
         self.closing = False
 
     # For flows
@@ -226,6 +235,7 @@ def borrowed_loop(limits: EpisodeLimits) -> Iterator[FlowLoop]:
     """A loop without tasks. It is kept open for the next one, and with it the flows' clients."""
     loop = _free.pop() if _free else FlowLoop()
     loop.limits = limits
+    loop.effects_at_once = asyncio.Semaphore(limits.effects)
     reusable = False
     try:
         yield loop

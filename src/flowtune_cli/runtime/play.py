@@ -11,10 +11,11 @@ from ..flow.errors import FlowtuneError, ReplayError
 from ..flow.example import Example
 from ..flow.node import Exploration
 from ..flow.task import Task
+from .effects import Effects
 from .event_loop import running_loop
 from .flow_run import FlowRun
 from .recording import Recording
-from .replay import Effects, Plan, Replay
+from .replay import Plan, Replay
 from .scheduler import gather
 
 
@@ -34,7 +35,7 @@ async def play(
     """
     plan = plan or Plan()
     run = FlowRun(running_loop().limits)
-    replay = Replay(plan, seed, {} if effects is None else effects, run)
+    replay = Replay(plan, seed, Effects() if effects is None else effects, run)
     is_rollout = plan.substitute is not None
     episode = Episode(example, task.nodes_by_name, replay, is_rollout=is_rollout)
     try:
@@ -120,7 +121,7 @@ async def play_with_rollouts(
         The greedy episode, and its rollouts in the form that ``PostProcessor.apply`` describes;
         none if the episode failed.
     """
-    effects: Effects = {}
+    effects = Effects()
     plan = Plan(explorations=explorations)
     episode = await play(task, example, plan=plan, seed=seed, effects=effects)
     if episode.failure is not None:

@@ -12,26 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..flow.episode import Episode, Step
+from ..flow.episode import EffectOptions, Episode, Step
 from ..flow.errors import ReplayError, UsageError, unknown_name
 from ..flow.flow_call import FlowCall
 from ..flow.node import Call, Exploration, NodeOutput
 from .delivery import Deliveries, Pending
+from .effects import Effects, Raised
 from .flow_run import Ended, FlowRun
 from .recording import Key, Keys, RecordedCall, Recording, inputs_digest, text_digest
 from .responses import checked
 from .scheduler import ask
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """The exception that an effect ended with; raised again wherever the effect is replayed."""
-
-    error: Exception
-
-
-Effects = dict[tuple[str, str, int], Any]
-"""Results by function, arguments and occurrence; an episode and its rollouts share them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ class Replay:
         self._keys = Keys()
         self._calls_of_node: dict[str, int] = {}
         self._substituted: int | None = None
-        self._occurrences: dict[tuple[str, str], int] = {}
+        self._stateful: list[tuple[str, str]] = []
 
     async def call(
         self, episode: Episode, call: FlowCall, node: str, inputs: Mapping[str, Any]
@@ -163,25 +153,36 @@ class Replay:
         # As a node answers that is not asked for alternatives.
         return replace(step, response=replace(step.response, outputs=step.response.outputs[:1]))
 
-    def effect(self, episode: Episode, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    async def effect(
+        self,
+        episode: Episode,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: EffectOptions,
+    ) -> Any:
         """See ``Episode.effect``."""
         self._end_if_decided(episode)
         name = f"{function.__module__}.{function.__qualname__}"
         try:
-            key = (name, json.dumps(args, sort_keys=True))
+            shown = json.dumps(args, sort_keys=True)
         except TypeError as error:
             raise UsageError(f"effect {name}: its arguments must be JSON values: {error}") from None
-        occurrence = self._occurrences.get(key, 0)
-        self._occurrences[key] = occurrence + 1
-        run = (*key, occurrence)
-        if run not in self.effects:
-            try:
-                self.effects[run] = function(*args)
-            except Exception as error:
-                self.effects[run] = _Raised(error)
-                raise
-        result = self.effects[run]
-        if isinstance(result, _Raised):
+        parts = [name, shown]
+        if options.stateful:
+            parts.append(text_digest(repr(self._stateful)))
+            self._stateful.append((name, shown))
+        key = ("effect", *self._keys.next(*parts))
+        pending = self._deliveries.issue(key, is_call=False)
+        try:
+            recorded = key in self.effects.results
+            if recorded:
+                result = self.effects.results[key]
+            else:
+                result = await self.effects.result(key, function, args, options)
+            await self._deliveries.arrive(pending, _nothing, recorded=recorded)
+        finally:
+            self._deliveries.withdraw(pending)
+        if isinstance(result, Raised):
             raise result.error.with_traceback(None)
         return copy.deepcopy(result)
 
@@ -232,6 +233,10 @@ class Replay:
         if judged_by_reward and node.reward in episode.undefined_rewards:
             return None
         return self.plan.explorations.get(name)
+
+
+def _nothing() -> None:
+    """An effect leaves no step."""
 
 
 def _other_call(missing: Mapping[Key, RecordedCall], node: str, prompt_text: str) -> ReplayError:

@@ -105,7 +105,13 @@ class Session:
         """
         engine = _NotifyingEngine(self.engine, before_batch, self._memory_advice)
         training = self.settings.training
-        limits = EpisodeLimits(training.max_steps, training.episode_timeout)
+        limits = EpisodeLimits(
+            training.max_steps,
+            training.episode_timeout,
+            self.settings.engine.effects,
+            training.effect_timeout,
+            training.effect_retries,
+        )
         in_flight = self.settings.engine.in_flight
         return Scheduler(engine, in_flight, check=before_batch, limits=limits)
 
