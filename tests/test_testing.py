@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -208,7 +209,7 @@ def test_a_clock_in_a_prompt_is_noticed_and_both_prompts_are_shown() -> None:
 def test_a_clock_in_an_effect_is_fine() -> None:
     class Clock(Answering):
         async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
-            now = episode.effect(time.perf_counter_ns)
+            now = await episode.effect(time.perf_counter_ns)
             return {"answer": await episode.call("answer", question=now)}
 
     assert_replays(Clock(), [EXAMPLE])
@@ -518,6 +519,21 @@ def test_a_session_plays_deviates_and_records(tiny_model_dir: Path) -> None:
     assert isinstance(term.completion, tuple)
     decoded = session.decode(term.completion)
     assert decoded.replace("<|im_start|>", "").startswith(episodes[0].result["answer"])
+
+
+def test_a_model_answers_the_same_in_a_thread_while_tools_go_on(tiny_model_dir: Path) -> None:
+    class WithTool(Answering):
+        async def run(self, episode: Episode, example: Example) -> Any:
+            ticking = asyncio.create_task(asyncio.sleep(0.2))
+            result = await super().run(episode, example)
+            await ticking
+            return result
+
+    def steps(task: Task) -> list[Any]:
+        session = TinySession(task, tiny_model_dir, random_adapters=True)
+        return [e.steps for e in session.play(list(task.examples(None, "train"))[:2])]
+
+    assert steps(WithTool()) == steps(Answering())
 
 
 def test_random_adapters_differ_from_the_base_model(tiny_model_dir: Path) -> None:

@@ -32,6 +32,7 @@ from flowtune_cli.engine.likelihoods import Completion
 from flowtune_cli.engine.packed_suffixes import PackedSuffixes
 from flowtune_cli.flow.request import Answer, Decoded, DecodeRequest, Request
 from flowtune_cli.models.tokens import Tokens
+from flowtune_cli.runtime.event_loop import running_loop
 
 PHASES = ("play", "deviate", "score", "learn", "rest")
 """Decoding in episodes, alternatives included; in rollouts; all scoring; learning; the flow."""
@@ -192,13 +193,13 @@ class _Rollout:
                 awaited = self.flow.send(answer)
             except StopIteration as stop:
                 return stop.value
-            if hasattr(awaited, "request"):
-                self.requests.add(id(awaited.request))
+            for future, request in running_loop().parked:
+                if future is awaited:
+                    self.requests.add(id(request))
             try:
                 answer = yield awaited
-            except BaseException:
-                self.flow.close()
-                raise
+            except BaseException as error:
+                return self.flow.throw(error)
 
 
 def needed_by_requests(

@@ -91,6 +91,11 @@ def test_later_layers_win(resolved: Resolve) -> None:
         "passes": "flowtune.toml",
         "keep_checkpoints": "default",
         "max_failures": "default",
+        "deviations": "default",
+        "max_steps": "default",
+        "effect_timeout": "default",
+        "effect_retries": "default",
+        "episode_timeout": "default",
     }
 
 

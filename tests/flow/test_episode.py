@@ -15,8 +15,9 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
 from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.effects import Effects
 from flowtune_cli.runtime.play import play
-from flowtune_cli.runtime.replay import Effects, Plan, Replay
+from flowtune_cli.runtime.replay import Plan
 from support.fake_engine import (
     EXAMPLE,
     FakeEngine,
@@ -29,9 +30,8 @@ from support.fake_engine import (
 )
 
 
-def empty_episode(effects: Effects | None = None) -> Episode:
-    replay = Replay(Plan(), seed=0, effects={} if effects is None else effects)
-    return Episode(EXAMPLE, {"a": writer("a")}, replay)
+def empty_episode() -> Episode:
+    return Episode(EXAMPLE, {"a": writer("a")})
 
 
 # Calls
@@ -51,7 +51,7 @@ def test_a_call_gives_the_greedy_output_and_records_the_step() -> None:
     assert step.response.adapter_version == 5
 
 
-def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() -> None:
+def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_node_and_call() -> None:
     async def flow(episode: Episode, example: Example) -> None:
         for name in "aba":
             await episode.call(name, x=1)
@@ -68,21 +68,25 @@ def test_only_nodes_with_a_strategy_explore_and_seeds_name_example_and_step() ->
     assert isinstance(third, DecodeRequest)
     assert first.decoding == MultiSample(temperature=2.0).decoding(1)
     assert second.decoding == GREEDY
-    assert [first.seed, second.seed, third.seed] == [(9, "example-1", n) for n in range(3)]
+    assert [first.seed, second.seed, third.seed] == [
+        (9, "example-1", *which) for which in [("a", 0), ("b", 0), ("a", 1)]
+    ]
     assert [first.adapter, second.adapter] == ["a", "b"]
 
 
-def test_rollouts_keep_the_seeds_of_their_steps() -> None:
+def test_rollouts_keep_the_seeds_of_their_calls_whatever_they_show() -> None:
     async def flow(episode: Episode, example: Example) -> None:
-        await episode.call("a", x=1)
-        await episode.call("b", x=1)
+        written = await episode.call("a", x=1)
+        if written == "B":
+            await episode.call("c", x=1)
+        await episode.call("b", x=written)
         episode.reward("reward", 1.0)
 
     engine = FakeEngine(write_letters)
-    task = FlowTask([writer("a"), writer("b", None)], flow)
+    task = FlowTask([writer("a"), writer("b", None), writer("c", None)], flow)
     run(engine, deviate(task, EXAMPLE, explorations={"a": DiverseBeam()}, evaluators={}, seed=4))
     seeds = [r.seed for r in engine.requests if isinstance(r, DecodeRequest)]
-    assert seeds == [(4, "example-1", 0), (4, "example-1", 1), (4, "example-1", 1)]
+    assert seeds == [(4, "example-1", node, 0) for node in "abcb"]
 
 
 # Rewards
@@ -179,19 +183,20 @@ class Tool:
 
 
 def test_effects_are_told_apart_by_function_arguments_and_occurrence() -> None:
-    effects: Effects = {}
-    tool, episode = Tool(), empty_episode(effects)
-    assert episode.effect(tool.search, "x") == [1, "x"]
-    assert episode.effect(tool.search, "y") == [2, "y"]
-    assert episode.effect(tool.search, "x") == [3, "x"]
-    assert episode.effect(tool.search, {"k": [1, None]}, 2) == [4, {"k": [1, None]}, 2]
+    effects, tool = Effects(), Tool()
 
-    again = empty_episode(effects)
-    assert again.effect(tool.search, "x") == [1, "x"]
-    assert again.effect(tool.search, "x") == [3, "x"]
-    assert again.effect(tool.search, "y") == [2, "y"]
-    assert again.effect(tool.search, "x") == [5, "x"]
-    assert again.effect(len, "x") == 1
+    async def first(episode: Episode, example: Example) -> Any:
+        arguments: list[Any] = [("x",), ("y",), ("x",), ({"k": [1, None]}, 2)]
+        return [await episode.effect(tool.search, *args) for args in arguments]
+
+    async def again(episode: Episode, example: Example) -> Any:
+        found = [await episode.effect(tool.search, x) for x in "xxyx"]
+        return [*found, await episode.effect(len, "x")]
+
+    tasks = FlowTask([], first), FlowTask([], again)
+    whole, other = (run_play(FakeEngine(), task, effects=effects) for task in tasks)
+    assert whole.result == [[1, "x"], [2, "y"], [3, "x"], [4, {"k": [1, None]}, 2]]
+    assert other.result == [[1, "x"], [3, "x"], [2, "y"], [5, "x"], 1]
     assert len(tool.runs) == 5
 
 
@@ -199,9 +204,9 @@ def test_rollouts_get_recorded_results_and_run_others_anew() -> None:
     tool = Tool()
 
     async def flow(episode: Episode, example: Example) -> Any:
-        first = episode.effect(tool.search, "start")
+        first = await episode.effect(tool.search, "start")
         written = await episode.call("a", x=first)
-        then = episode.effect(tool.search, written)
+        then = await episode.effect(tool.search, written)
         answer = await episode.call("b", x=then)
         episode.reward("reward", float(written == "B"))
         return [first, then, answer]
@@ -216,7 +221,7 @@ def test_rollouts_get_recorded_results_and_run_others_anew() -> None:
 
 def test_a_flow_may_change_what_an_effect_gave_it() -> None:
     async def flow(episode: Episode, example: Example) -> None:
-        hits = episode.effect(Tool().search, "x")
+        hits = await episode.effect(Tool().search, "x")
         await episode.call("a", x=hits)
         hits.clear()
         await episode.call("b", x=hits)
@@ -237,9 +242,9 @@ def test_an_exception_of_a_tool_is_replayed() -> None:
 
     async def flow(episode: Episode, example: Example) -> Any:
         try:
-            found = episode.effect(unreliable)
+            found = await episode.effect(unreliable)
         except ConnectionError as error:
-            found = f"{error}, then {episode.effect(unreliable)}"
+            found = f"{error}, then {await episode.effect(unreliable)}"
         await episode.call("a", x=found)
         episode.reward("reward", 1.0)
         return found
@@ -255,15 +260,18 @@ def test_an_exception_of_a_tool_is_replayed() -> None:
 
 @pytest.mark.parametrize("argument", [object(), {1, 2}, b"bytes"])
 def test_arguments_of_effects_must_be_json(argument: Any) -> None:
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.effect(str, argument)
+
     with pytest.raises(UsageError, match=r"effect builtins\.str: its arguments must be JSON"):
-        empty_episode().effect(str, argument)
+        run_play(FakeEngine(), FlowTask([], flow))
 
 
 def test_episodes_do_not_share_effects() -> None:
     tool = Tool()
 
     async def flow(episode: Episode, example: Example) -> Any:
-        return episode.effect(tool.search)
+        return await episode.effect(tool.search)
 
     task = FlowTask([], flow)
     first, second = run(FakeEngine(), play(task, EXAMPLE), play(task, EXAMPLE))

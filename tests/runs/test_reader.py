@@ -511,7 +511,7 @@ def test_tokens_are_counted_wherever_a_call_was_made(reader, records):
     traces = [trace for record in records for trace in record.traces]
     calls = [s for t in traces for s in t.episode.steps]
     rollouts = [(d.step, d.rollout) for t in traces for d in t.deviations if d.rollout]
-    calls += [s for step, rollout in rollouts for s in rollout.steps[step + 1 :]]
+    calls += [s for step, rollout in rollouts for s in rollout.steps[step + 1 :] if not s.recorded]
     for node in reader.node_summary():
         mine = [s for s in calls if s.node == node.node]
         own = [s for t in traces for s in t.episode.steps if s.node == node.node]

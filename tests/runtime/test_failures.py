@@ -13,7 +13,7 @@ from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.runtime.deviation import deviate
-from flowtune_cli.runtime.play import play
+from flowtune_cli.runtime.play import play, recording_of
 from flowtune_cli.runtime.replay import Plan
 from support.fake_engine import (
     EXAMPLE,
@@ -51,7 +51,7 @@ def test_another_prompt_on_replay_names_step_node_and_both_prompts() -> None:
     assert "step 1, node 'b'" in second.reason
     assert "--- recorded prompt ---\nb:run 0\n" in second.reason
     assert "--- prompt now ---\nb:run 2" in second.reason
-    assert "_check_same_call" in second.rollout.failure.traceback
+    assert "in _recorded" in second.rollout.failure.traceback
 
 
 def test_a_replayed_step_before_the_deviation_is_checked_too() -> None:
@@ -112,7 +112,7 @@ def test_a_plain_replay_that_ends_too_early() -> None:
 
     task = FlowTask([writer("a")], flow)
     whole = run_play(FakeEngine(), task)
-    again = run_play(FakeEngine(), task, Plan(replayed=whole.steps))
+    again = run_play(FakeEngine(), task, Plan(recording=recording_of(whole)))
     assert again.failure is not None
     assert "ended after 1 calls, and its step 1 called node 'a'" in again.failure.error
 

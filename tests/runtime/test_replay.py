@@ -11,7 +11,10 @@ from flowtune_cli.flow.deviation import Outcome, Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.node import Call, Node, NodeOutput, Response
 from flowtune_cli.runtime.deviation import deviate
-from flowtune_cli.runtime.replay import Effects, Plan, Replay
+from flowtune_cli.runtime.effects import Effects
+from flowtune_cli.runtime.play import recording_of
+from flowtune_cli.runtime.recording import Recording
+from flowtune_cli.runtime.replay import Plan, Replay
 from support.fake_engine import EXAMPLE, FakeEngine, explored, run, run_deviate, run_play
 from support.random_flows import Program, RandomTask, programs, random_nodes
 
@@ -24,6 +27,15 @@ def calls(episode: Episode) -> list[tuple[int, str, str, Any]]:
 
 def statements(episode: Episode) -> tuple[Any, ...]:
     return episode.rewards, episode.result
+
+
+def first(episode: Episode, length: int) -> Recording:
+    """What was recorded of the first calls of an episode, made one after the other."""
+    recording = recording_of(episode)
+    return Recording(
+        {key: call for key, call in recording.calls.items() if call.step.index < length},
+        recording.deliveries[:length],
+    )
 
 
 class Forced(Node):
@@ -62,7 +74,7 @@ def test_a_replayed_prefix_gives_the_same_calls(program: Program) -> None:
     assert whole.failure is None
     for length in range(len(whole.steps) + 1):
         engine = FakeEngine()
-        again = run_play(engine, RandomTask(program), Plan(replayed=whole.steps[:length]))
+        again = run_play(engine, RandomTask(program), Plan(recording=first(whole, length)))
         assert again.failure is None
         assert calls(again) == calls(whole)
         assert statements(again) == statements(whole)
@@ -75,7 +87,7 @@ def test_a_replayed_prefix_gives_the_same_calls(program: Program) -> None:
 def test_substituting_the_greedy_output_gives_the_same_episode(program: Program) -> None:
     whole = run_play(FakeEngine(), RandomTask(program))
     for step in whole.steps:
-        plan = Plan(replayed=whole.steps[: step.index], substitute=(step, step.output))
+        plan = Plan(recording=recording_of(whole), substitute=(step, step.output))
         again = run_play(FakeEngine(), RandomTask(program), plan)
         assert again.failure is None
         assert calls(again) == calls(whole)
@@ -134,8 +146,12 @@ def test_a_flow_costs_as_many_rollouts_as_it_has_alternatives(program: Program) 
     others = [d for d in trace.deviations if d.rollout is None]
     assert [(d.step, d.alternative) for d in others] == skipped
     assert all(d.outcome is Outcome.SKIPPED and d.gain is None and d.reason for d in others)
-    # A rollout asks for nothing up to the deviation, and for one answer a call behind it.
-    new_calls = sum(len(d.rollout.steps) - d.step - 1 for d in rollouts if d.rollout)
+    # A rollout asks for nothing up to the deviation, and for one answer a call behind it that the
+    # episode has not made, too.
+    made = {(step.node, step.prompt_text) for step in episode.steps}
+    behind = [s for d in rollouts if d.rollout for s in d.rollout.steps[d.step + 1 :]]
+    assert all((s.node, s.prompt_text) in made for s in behind if s.recorded)
+    new_calls = sum(not step.recorded for step in behind)
     assert len(engine.requests) == len(episode.steps) + new_calls
     # Rollouts never deviate themselves: all that explored was the episode.
     assert len(engine.exploring) == exploring
@@ -164,7 +180,7 @@ def test_tools_run_once_for_the_episode_and_its_rollouts(program: Program) -> No
     assert task.tool_runs[: len(alone.tool_runs)] == alone.tool_runs
     rollouts = [d.rollout for d in trace.deviations if d.rollout]
     effects = effects_of(trace.episode)
-    assert len(effects) == len(task.tool_runs)
+    assert len(effects.results) == len(task.tool_runs)
     assert all(effects_of(rollout) is effects for rollout in rollouts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import DecodeRequest, Request, ScoreRequest
-from flowtune_cli.runtime.scheduler import Scheduler, ask, gather, park, until_parked
+from flowtune_cli.runtime.scheduler import Scheduler, ask, gather
 from support.fake_engine import FakeEngine, run
 
 
@@ -282,60 +280,3 @@ def test_too_few_answers_are_an_error() -> None:
 
     with pytest.raises(ValueError, match="shorter"):
         run(Forgetful(), calls("x", 1), calls("y", 1))
-
-
-def test_awaiting_something_else_is_explained() -> None:
-    async def sleeper() -> None:
-        await asyncio.sleep(0)
-
-    with pytest.raises(FlowtuneError, match=r"awaited NoneType.*Await episode\.call\(\.\.\.\)"):
-        run(echo_engine(), sleeper())
-
-
-# Parking
-
-
-def test_until_parked_closes_what_parks() -> None:
-    log: list[str] = []
-
-    async def parks() -> str:
-        try:
-            log.extend(await calls("x", 2))
-            await park()
-            return "never"
-        finally:
-            log.append("closed")
-
-    async def outer() -> Any:
-        parked = await until_parked(hold(parks()))
-        log.append("after")
-        return parked, await until_parked(calls("y", 1))
-
-    assert run(echo_engine(), outer()) == [(None, ["Y0"])]
-    assert log == ["X0", "X1", "closed", "after"]
-
-
-def test_until_parked_passes_exceptions_on() -> None:
-    async def fails() -> None:
-        await calls("x", 1)
-        raise LookupError("mine")
-
-    async def outer() -> str:
-        try:
-            await until_parked(fails())
-        except LookupError as error:
-            return str(error)
-        return "nothing"
-
-    assert run(echo_engine(), outer()) == ["mine"]
-
-
-def test_until_parked_closes_its_coroutine_when_it_is_closed() -> None:
-    log: list[str] = []
-
-    async def outer() -> None:
-        await until_parked(closable(log, "x"))
-
-    with pytest.raises(MemoryError):
-        run(echo_engine(fail_at=0), outer())
-    assert log == ["x"]

@@ -17,8 +17,9 @@ from flowtune_cli.flow.request import GREEDY, Answer, Decoded, DecodeRequest, Re
 from flowtune_cli.flow.task import Task
 from flowtune_cli.nodes import Generate
 from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.effects import Effects
 from flowtune_cli.runtime.play import play
-from flowtune_cli.runtime.replay import Effects, Plan
+from flowtune_cli.runtime.replay import Plan
 from flowtune_cli.runtime.scheduler import Scheduler
 from flowtune_cli.testing import ScriptedEngine
 from flowtune_cli.testing.engine import digest

@@ -81,7 +81,7 @@ class RandomTask(FlowTask):
                 if any(step.node == arguments[0] for step in episode.steps):
                     episode.target(arguments[0], memory[-1])
             elif kind == "effect":
-                memory.append(episode.effect(self._tool, memory[-1]))
+                memory.append(await episode.effect(self._tool, memory[-1]))
             elif kind == "loop":
                 for _ in range(1 + digest(memory[-1]) % 3):
                     await self._execute(arguments[0], episode, memory)

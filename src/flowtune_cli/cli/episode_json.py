@@ -22,7 +22,7 @@ def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
             "gold": _json_values(example.gold),
         },
         "steps": [_step(task, step) for step in episode.steps],
-        "rewards": [vars(event) for event in episode.rewards],
+        "rewards": [{"name": r.name, "value": r.value, "steps": r.steps} for r in episode.rewards],
         "reward_means": episode.reward_means(),
         "targets": [{"step": t.step, "gold": _json_values(t.gold)} for t in episode.targets],
         "result": _json_values(episode.result),

@@ -116,6 +116,9 @@ class EngineSettings(Section):
         description="Whether a GPU computes the same to the bit each time, so that a seed fixes a"
         " run; false may be faster. A processor does in any case.",
     )
+    effects: int = Field(
+        32, ge=1, le=256, description="Effects (tools) that run at once, over all examples."
+    )
 
 
 class TrainingSettings(Section):
@@ -131,6 +134,27 @@ class TrainingSettings(Section):
     keep_checkpoints: int = Field(2, ge=1, description="Older checkpoints are deleted.")
     max_failures: float = Field(
         0.1, ge=0, le=1, description="Stop when a larger share of episodes or rollouts fails."
+    )
+    deviations: int = Field(
+        0,
+        ge=0,
+        description="At how many steps of an episode alternatives are tried, drawn by the seed; 0"
+        " is at all. A node's own 'deviations' limits its steps before.",
+    )
+    max_steps: int = Field(
+        1000, ge=0, description="An episode that calls its nodes more often fails; 0 is no limit."
+    )
+    effect_timeout: float = Field(
+        0.0, ge=0, description="Seconds that an attempt of an effect may take; 0 is no limit."
+    )
+    effect_retries: int = Field(
+        0, ge=0, description="How often an effect is tried again after an exception."
+    )
+    episode_timeout: float = Field(
+        0.0,
+        ge=0,
+        description="An episode fails that waits for other things than its nodes (tools, sockets)"
+        " longer than so many seconds in all; 0 is no limit.",
     )
 
 

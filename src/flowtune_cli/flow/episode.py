@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .example import Example
+from .flow_call import FlowCall
 from .node import Node, NodeOutput, Response
 from .numbers import real_number
+from .prompt import NotAText
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Step:
         response: what the node answered, alternatives included.
         output: what the flow got.
         substituted: ``output`` is an alternative that a rollout put in place of the greedy output.
+        concurrent: the flow waited for another call at the same time.
+        recorded: it is a rollout's, answered from memory as in the episode.
     """
 
     index: int
@@ -30,15 +35,21 @@ class Step:
     response: Response
     output: NodeOutput
     substituted: bool = False
+    concurrent: bool = False
+    recorded: bool = False
 
 
 @dataclass(frozen=True)
 class RewardEvent:
-    """A reward that the flow reported after ``steps`` calls; None means undefined."""
+    """A reward that the flow reported after ``steps`` calls; None means undefined.
+
+    ``of_call``: it was reported for a certain call, the last of the ``steps``.
+    """
 
     name: str
     value: float | None
     steps: int
+    of_call: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,18 +68,41 @@ class Failure:
     traceback: str
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """The failure that an exception is."""
-        return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception is; a group of one exception is named by that one."""
+        named: BaseException = error
+        while True:
+            inner: tuple[BaseException, ...] = getattr(named, "exceptions", ())
+            if len(inner) != 1:
+                break
+            named = inner[0]
+        return cls(f"{type(named).__name__}: {named}", "".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True)
+class EffectOptions:
+    """How an effect is run; see ``Episode.effect``."""
+
+    stateful: bool = False
+    timeout: float | None = None
+    retries: int | None = None
 
 
 class Runner(Protocol):
     """What runs an episode: plays its calls, or replays recorded ones."""
 
-    async def call(self, episode: Episode, node: str, inputs: Mapping[str, Any]) -> Step:
-        """The episode's next step."""
+    async def call(
+        self, episode: Episode, call: FlowCall, node: str, inputs: Mapping[str, Any]
+    ) -> Step:
+        """The step that a call has become; it is among the episode's steps."""
 
-    def effect(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    async def effect(
+        self,
+        episode: Episode,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: EffectOptions,
+    ) -> Any:
         """The result of a side effect, which runs once for an episode and its rollouts."""
 
 
@@ -96,6 +130,7 @@ class Episode:
         self.nodes = nodes
         self.is_rollout = is_rollout
         self.steps: list[Step] = []
+        self.issued = 0
         self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
         self.result: Any = None
@@ -103,28 +138,45 @@ class Episode:
         self.stopped_early = False
         self.undefined_rewards: set[str] = set()
         self.runner = runner
+        self._not_awaited: dict[int, FlowCall] = {}
 
     # For flows
 
-    async def call(self, node: str, **inputs: Any) -> Any:
+    def call(self, node: str, **inputs: Any) -> FlowCall:
         """Await a node's output for these inputs.
+
+        Calls may run side by side, by ``asyncio.gather`` or as tasks.
 
         Raises:
             UsageError: the task has no such node, or an input of its prompt is missing.
             ReplayError: a replayed flow did not make the same call again.
+            NotAwaited: an input is a call that was not awaited; the flow's line is named.
         """
-        assert self.runner is not None
-        self.steps.append(await self.runner.call(self, node, inputs))
-        return self.steps[-1].output.value
+        return self._made(f"a call of node '{node}'", lambda call: self._call(call, node, inputs))
 
-    def reward(self, name: str, value: float | None) -> None:
+    async def _call(self, call: FlowCall, node: str, inputs: Mapping[str, Any]) -> Any:
+        assert self.runner is not None
+        try:
+            step = await self.runner.call(self, call, node, inputs)
+        except NotAText as error:
+            error.add_place(call.place)
+            raise
+        return step.output.value
+
+    def reward(self, name: str, value: float | None, call: FlowCall | None = None) -> None:
         """Report a reward as soon as it is known; None means undefined for this example.
 
         A flow may report a reward several times (say, once a loop): a step is judged by the first
-        report after it, and the episode's value is the mean of all reports.
+        report for it or, where there is none, after it; the episode's value is the mean of all
+        reports. A step that ran beside others and has no report of its own is judged by the
+        episode's value, at the end.
+
+        Args:
+            call: what ``call`` returned, and was awaited: the reward is for this call alone.
 
         Raises:
-            ValueError: the value is no finite number, or too large to learn from.
+            ValueError: the value is no finite number, or too large to learn from; or the call has
+                no answer yet.
         """
         if value is not None:
             try:
@@ -133,7 +185,12 @@ class Episode:
                 raise ValueError(
                     f"reward '{name}' {error}, or None where it is undefined"
                 ) from None
-        self.rewards.append(RewardEvent(name, value, len(self.steps)))
+        if call is None:
+            made = max(self.issued, len(self.steps))
+            self.rewards.append(RewardEvent(name, value, made))
+        else:
+            step = _answered(call, f"reward '{name}'")
+            self.rewards.append(RewardEvent(name, value, step.index + 1, of_call=True))
 
     def undefined(self, *names: str) -> None:
         """Announce that these rewards will be undefined for this example.
@@ -143,49 +200,132 @@ class Episode:
         """
         self.undefined_rewards.update(names)
 
-    def target(self, node: str, gold: Any) -> None:
+    def target(self, node: str, gold: Any, call: FlowCall | None = None) -> None:
         """Report the right output of the node's latest call. Ignored in rollouts.
 
+        Args:
+            call: what ``call`` returned, and was awaited, where the latest one is not meant.
+
         Raises:
-            ValueError: the node has not been called yet.
+            ValueError: the node has not been called yet, or its latest call ran beside others and
+                ``call`` does not say which one is meant.
         """
         if self.is_rollout:
             return
+        if call is not None:
+            meant = _answered(call, f"a target for node '{node}'")
+            if meant.node != node:
+                raise ValueError(
+                    f"a target was reported for node '{node}', and for {call.what} ({call.place})"
+                )
+            self.targets.append(Target(meant.index, gold))
+            return
+        latest = [step for step in self.steps if step.node == node][-2:]
+        if len(latest) == 2 and latest[0].concurrent and latest[1].concurrent:
+            raise ValueError(
+                f"a target was reported for node '{node}', whose latest calls ran side by side:"
+                " say which one is meant, call = episode.call(...) and"
+                " episode.target(node, gold, call=call)"
+            )
         for step in reversed(self.steps):
             if step.node == node:
                 self.targets.append(Target(step.index, gold))
                 return
         raise ValueError(f"a target was reported for node '{node}', which has not been called yet")
 
-    def effect(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a side effect or a slow tool once; rollouts of this episode reuse its result.
+    def effect(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        stateful: bool = False,
+        timeout: float | None = None,
+        retries: int | None = None,
+    ) -> FlowCall:
+        """Await a side effect or a slow tool, run once; rollouts of this episode get its result.
 
-        Each run of the flow gets a copy that it may change. An exception is recorded and raised
-        again in the rollouts, as a flow may have caught it.
+        Effects of all episodes run side by side. Each run of the flow gets a copy of the result,
+        which it may change. An exception is recorded and raised again in the rollouts, as a flow
+        may have caught it.
         Functions are told apart by qualified name alone: where one name stands for several
         (methods of several objects, lambdas), let an argument tell them apart.
 
         Args:
-            function: called with ``args``, unless this episode, or the one that it deviates from,
-                has made the same call as often before.
+            function: async, or not (then it runs in a thread); called with ``args``, unless this
+                episode, or the one that it deviates from, has made the same call as often before.
             args: JSON values, the key of the call.
+            stateful: what it returns depends on the stateful effects before it (a shopping cart),
+                so the key has these, too.
+            timeout: seconds of one attempt; None is ``training.effect_timeout``, 0 is no limit. A
+                function in a thread is left behind.
+            retries: further attempts after an exception, with growing pauses; None is
+                ``training.effect_retries``.
 
         Raises:
             UsageError: the arguments are not JSON values.
+            TimeoutError: the last attempt took too long.
         """
         assert self.runner is not None
-        return self.runner.effect(function, args)
+        options = EffectOptions(stateful, timeout, retries)
+        runner = self.runner
+        name = getattr(function, "__qualname__", repr(function))
+        return self._made(
+            f"effect {name}", lambda call: runner.effect(self, function, args, options)
+        )
+
+    def _made(self, what: str, start: Callable[[FlowCall], Coroutine[Any, Any, Any]]) -> FlowCall:
+        call = FlowCall(what, start, self._awaited)
+        self._not_awaited[id(call)] = call
+        return call
+
+    def _awaited(self, call: FlowCall) -> None:
+        del self._not_awaited[id(call)]
+
+    def check_awaited(self) -> None:
+        """Raise NotAwaited for a call that the flow has made and never awaited."""
+        for call in self._not_awaited.values():
+            raise call.not_awaited()
 
     # The record
 
     @property
     def last(self) -> Step:
-        """The latest step, for flows that need a score beside the value."""
+        """The latest step, for flows that need a score beside the value.
+
+        Raises:
+            ValueError: it ran beside others; ``call.step`` of what ``call`` returned has each.
+        """
+        if self.steps[-1].concurrent:
+            raise ValueError(
+                "episode.last is ambiguous, as calls ran side by side: call = episode.call(...),"
+                " await it, and take call.step"
+            )
         return self.steps[-1]
 
-    def reward_after(self, name: str, step: int) -> RewardEvent | None:
-        """The report of a reward that judges a step: the first one after it."""
-        return next((r for r in self.rewards if r.name == name and r.steps > step), None)
+    def add_step(self, step: Step) -> None:
+        """Add a step that was answered; side by side, an earlier call may be answered later."""
+        bisect.insort(self.steps, step, key=lambda step: step.index)
+
+    def judged_at_end(self, name: str, step: int) -> bool:
+        """Whether a step is judged by the episode's value of a reward, and not by one report."""
+        reports = [r for r in self.rewards if r.name == name]
+        if any(r.of_call and r.steps == step + 1 for r in reports):
+            return False
+        later = [r for r in reports if r.steps > step]
+        return self.steps[step].concurrent or (bool(later) and all(r.of_call for r in later))
+
+    def reward_of(self, name: str, step: int) -> RewardEvent | None:
+        """The report of a reward that judges a step: the first for it, or else after it."""
+        reports = [r for r in self.rewards if r.name == name]
+        own = (r for r in reports if r.of_call and r.steps == step + 1)
+        later = (r for r in reports if not r.of_call and r.steps > step)
+        return next(own, None) or next(later, None)
+
+    def judgement(self, name: str, step: int, *, at_end: bool) -> RewardEvent | None:
+        """What a reward says of a step: its report, or the episode's value as one."""
+        if not at_end:
+            return self.reward_of(name, step)
+        means = self.reward_means()
+        return RewardEvent(name, means[name], len(self.steps)) if name in means else None
 
     def reward_means(self) -> dict[str, float | None]:
         """Each reward's mean over its defined reports; None if every report was undefined."""
@@ -195,3 +335,9 @@ class Episode:
             if reward.value is not None:
                 values[reward.name].append(reward.value)
         return {name: sum(v) / len(v) if v else None for name, v in values.items()}
+
+
+def _answered(call: FlowCall, what: str) -> Step:
+    if call.step is None:
+        raise ValueError(f"{what} was reported for {call.what} that has no answer ({call.place})")
+    return call.step

@@ -181,7 +181,7 @@ class Call:
         inputs: the keyword arguments of ``episode.call``.
         ask: awaits the engine.
         exploration: how to decode alternatives; None when none are wanted.
-        seed: (seed, example id, step), which alone determines this call's randomness.
+        seed: (seed, example id, node, n-th call of it), which alone determines its randomness.
     """
 
     inputs: Mapping[str, Any]
@@ -214,6 +214,8 @@ class Node(ABC):
         exploration: the strategy that finds alternatives: its name, or a table of the name and
             its options, such as ``{name = "multi_sample", temperature = 1.2}``.
         alternatives: how many alternative outputs are tried at each step.
+        deviations: at how many of its steps in an episode they are tried, drawn by the seed; 0 is
+            at all, which for long episodes is much.
         pairs: compare the episode with each alternative, or only with the best.
         weight: multiplies this node's losses.
         optimizer: options that replace single ones of learning.optimizer for this node, or another
@@ -231,6 +233,7 @@ class Node(ABC):
     learn: Learn = "preferences"
     exploration: str | Mapping[str, Any] = "diverse_beam"
     alternatives: int = 1
+    deviations: int = 0
     pairs: Literal["each", "best"] = "each"
     weight: float = 1.0
     optimizer: Mapping[str, Any] | str | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
 from .errors import UsageError
+from .flow_call import FlowCall
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,39 @@ class Prompt:
         return "".join(m.text for m in self.messages if m.role == "prefix")
 
 
+class NotAText(TypeError):
+    """An input that looks like nothing a model should read: a coroutine, chat messages."""
+
+    def add_place(self, place: str) -> None:
+        """Say which line of the flow made the call."""
+        self.args = (f"{self} ({place})",)
+
+
 def as_texts(value: Any) -> list[str]:
-    """How an input looks in a prompt: a list is one text an item, anything else is one text."""
+    """How an input looks in a prompt: a list is one text an item, anything else is one text.
+
+    Raises:
+        NotAText: it, or an item, is to be awaited, or is a chat message.
+    """
     if isinstance(value, (list, tuple)):
-        return [str(item) for item in value]
-    return [str(value)]
+        return [_as_text(item) for item in value]
+    return [_as_text(value)]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Awaitable):
+        name = getattr(value, "__qualname__", type(value).__name__)
+        if isinstance(value, FlowCall):
+            name = f"{value.what} ({value.place})"
+        if isinstance(value, Coroutine):
+            value.close()  # else Python warns of it, too, somewhere else
+        raise NotAText(f"what was not awaited: {name}. Write 'await' before it")
+    if isinstance(value, Mapping) and isinstance(value.get("role"), str) and "content" in value:
+        raise NotAText(
+            "a chat message, which would look like Python code: write its text, such as"
+            " f\"{message['role']}: {message['content']}\""
+        )
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -171,7 +200,13 @@ class Template:
                     f"the prompt of node '{node}' asks for '{{{name}}}', which its call does not"
                     f" give: {error}"
                 ) from None
-            for position, item in enumerate(as_texts(value)):
+            try:
+                texts = as_texts(value)
+            except NotAText as error:
+                raise NotAText(
+                    f"the prompt of node '{node}' shows in its field '{{{name}}}' {error}"
+                ) from None
+            for position, item in enumerate(texts):
                 if position:
                     segments.append(Segment(self.separator, authored=True))
                 segments.append(Segment(item, truncatable=name in self.truncate))

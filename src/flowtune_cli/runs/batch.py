@@ -152,7 +152,8 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
     )
     key = {"episode": number}
     for count, event in enumerate(episode.rewards):
-        yield "rewards", key | {"number": count, **asdict(event)}
+        stored = {"name": event.name, "value": event.value, "steps": event.steps}
+        yield "rewards", key | {"number": count, **stored}
     for count, target in enumerate(episode.targets):
         yield (
             "targets",

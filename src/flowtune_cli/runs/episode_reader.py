@@ -80,7 +80,8 @@ def reward_means(connection: sqlite3.Connection, number: int) -> dict[str, float
 
 def _rewards(connection: sqlite3.Connection, number: int) -> list[RewardEvent]:
     query = "SELECT * FROM rewards WHERE episode = ? ORDER BY number"
-    return [from_row(RewardEvent, row) for row in connection.execute(query, (number,))]
+    rows = connection.execute(query, (number,))
+    return [RewardEvent(row["name"], row["value"], row["steps"]) for row in rows]
 
 
 def _steps(connection: sqlite3.Connection, number: int) -> dict[int, list[StepRecord]]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.text_files import read_text
+from ..flow.value_digest import NoDigest, value_digest
 from .atomic import write_bytes
-from .value_digest import NoDigest, value_digest
 
 _LENGTH = 16
 

@@ -104,7 +104,7 @@ def _add_trace(totals: Totals, trace: Trace) -> None:
         sums[OUTCOME_COLUMNS[deviation.outcome]] += 1
         reward = _reward(episode, deviation.node)
         if deviation.outcome is Outcome.SKIPPED and reward is not None:
-            sums["unreported"] += int(episode.reward_after(reward, deviation.step) is None)
+            sums["unreported"] += int(episode.reward_of(reward, deviation.step) is None)
         for step in deviation.rollout.steps[deviation.step :] if deviation.rollout else ():
             _add_call(totals, step)
     for preference in trace.preferences:
@@ -118,7 +118,7 @@ def _add_trace(totals: Totals, trace: Trace) -> None:
 
 
 def _add_call(totals: Totals, step: Step) -> None:
-    if step.substituted:  # an output without a call
+    if step.substituted or step.recorded:  # an output without a call
         return
     sums = _sums(totals, step.node)
     sums["prompt_tokens"] += step.response.prompt_tokens

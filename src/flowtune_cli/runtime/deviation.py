@@ -7,7 +7,8 @@ whose node learns from preferences, substitute an alternative output, play on gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ..flow.deviation import Deviation, Evaluator, Outcome, Trace, prefer
@@ -16,9 +17,10 @@ from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.node import Exploration
 from ..flow.task import Task
+from .effects import Effects
 from .judging import compare
 from .play import alternatives, play, roll_out
-from .replay import Effects, Plan
+from .replay import Plan
 from .scheduler import gather
 
 
@@ -29,25 +31,49 @@ async def deviate(
     explorations: Mapping[str, Exploration],
     evaluators: Mapping[str, Evaluator],
     seed: int = 0,
+    deviations: int = 0,
 ) -> Trace:
     """Play an example, try every alternative output at each step, and compare the endings.
 
     Args:
         explorations: the exploration strategy of each node that deviates, by node name.
         evaluators: that of each node that has one, by node name.
+        deviations: at how many steps alternatives are tried, drawn by the seed; 0 is at all.
     """
-    effects: Effects = {}
+    effects = Effects()
     plan = Plan(explorations=explorations, skip_undefined=True)
     episode = await play(task, example, plan=plan, seed=seed, effects=effects)
     trace = Trace(example, episode)
     if episode.failure is None:
         deviating = {node.name for node in task.nodes if node.deviates}
+        chosen = _chosen(task, episode, deviating, seed, deviations)
         trace.deviations = await gather(
             _deviate_once(task, episode, step, alternative, evaluators, seed, effects)
             for step, alternative in alternatives(episode, deviating)
+            if step.index in chosen
         )
         trace.preferences = prefer(task, episode, trace.deviations)
     return trace
+
+
+def _chosen(
+    task: Task, episode: Episode, deviating: Container[str], seed: int, most: int
+) -> set[int]:
+    """The steps at which alternatives are tried: first each node's number of them, then of all."""
+    steps: dict[str, list[int]] = {}
+    for step in episode.steps:
+        if step.node in deviating and len(step.response.outputs) > 1:
+            steps.setdefault(step.node, []).append(step.index)
+    drawn: list[int] = []
+    for node, of_node in steps.items():
+        drawn += _draw(of_node, task.node(node).deviations, f"{seed}/{episode.example.id}/{node}")
+    return set(_draw(drawn, most, f"{seed}/{episode.example.id}"))
+
+
+def _draw(steps: Sequence[int], most: int, seed: str) -> Sequence[int]:
+    if not most or len(steps) <= most:
+        return steps
+    return random.Random(f"{seed}/deviations").sample(steps, most)
 
 
 async def _deviate_once(
@@ -63,6 +89,7 @@ async def _deviate_once(
     node = task.node(step.node)
     evaluator: Evaluator | None = None
     greedy: float | None = None
+    at_end = False
 
     def deviation(outcome: Outcome, rollout: Episode | None, **more: Any) -> Deviation:
         return Deviation(
@@ -75,13 +102,14 @@ async def _deviate_once(
         evaluator = evaluators[node.name]
     else:
         assert node.reward is not None
-        reward = episode.reward_after(node.reward, step.index)
+        at_end = episode.judged_at_end(node.reward, step.index)
+        reward = episode.judgement(node.reward, step.index, at_end=at_end)
         if reward is None or reward.value is None:
             what = "not reported" if reward is None else "undefined"
             return deviation(Outcome.SKIPPED, None, reason=f"{node.reward} is {what} here")
         greedy = reward.value
 
-    until = node.reward if evaluator is None else None
+    until = node.reward if evaluator is None and not at_end else None
     rollout = await roll_out(
         task, episode, step, alternative, until=until, seed=seed, effects=effects
     )
@@ -102,7 +130,8 @@ async def _deviate_once(
     else:
         assert node.reward is not None
         assert greedy is not None
-        reward = rollout.reward_after(node.reward, step.index)
+        deviated = next((s.index for s in rollout.steps if s.substituted), step.index)
+        reward = rollout.judgement(node.reward, deviated, at_end=at_end)
         value = reward.value if reward else None
         gain = None if value is None else value - greedy
         reason = f"{node.reward} is {'undefined' if reward else 'not reported'} in the rollout"

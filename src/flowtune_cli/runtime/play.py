@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..flow.episode import Episode, Failure, Step
 from ..flow.errors import FlowtuneError, ReplayError
 from ..flow.example import Example
 from ..flow.node import Exploration
 from ..flow.task import Task
-from .replay import Effects, Plan, Replay
-from .scheduler import gather, until_parked
+from .effects import Effects
+from .event_loop import running_loop
+from .flow_run import FlowRun
+from .recording import Recording
+from .replay import Plan, Replay
+from .scheduler import gather
 
 
 async def play(
@@ -29,19 +34,37 @@ async def play(
         effects: those of the episode that is replayed.
     """
     plan = plan or Plan()
-    replay = Replay(plan, seed, {} if effects is None else effects)
+    run = FlowRun(running_loop().limits)
+    replay = Replay(plan, seed, Effects() if effects is None else effects, run)
     is_rollout = plan.substitute is not None
     episode = Episode(example, task.nodes_by_name, replay, is_rollout=is_rollout)
     try:
-        episode.result = await until_parked(task.run(episode, example))
-        replay.check_complete(episode)
-    except ReplayError as error:
+        episode.result = await run.run(cast(Any, task.run(episode, example)))
+        if run.failure is not None:
+            raise run.failure
+        if not episode.stopped_early:
+            replay.check_complete(episode)
+            episode.check_awaited()
+    except asyncio.CancelledError as error:
+        if running_loop().closing:
+            raise
+        # A task that the flow itself has cancelled, and awaited.
         episode.failure = Failure.of(error)
-    except FlowtuneError:
-        raise
     except Exception as error:
+        fatal = _fatal(error)
+        if fatal is not None:
+            raise fatal from None
         episode.failure = Failure.of(error)
+    replay.finish(episode)
     return episode
+
+
+def _fatal(error: BaseException) -> FlowtuneError | None:
+    """The error that ends the run, also where a task group has raised it among others."""
+    if isinstance(error, FlowtuneError):
+        return None if isinstance(error, ReplayError) else error
+    inner = (_fatal(each) for each in getattr(error, "exceptions", ()))
+    return next((each for each in inner if each is not None), None)
 
 
 async def roll_out(
@@ -58,15 +81,22 @@ async def roll_out(
 
     Args:
         alternative: index into the step's ``response.outputs``.
-        until: the reward whose report after the step ends the rollout; None plays to the end.
+        until: the reward whose report after the step, or for it, ends the rollout; None plays to
+            the end.
         effects: those of ``episode``.
     """
     plan = Plan(
-        replayed=episode.steps[: step.index],
+        recording=recording_of(episode),
         substitute=(step, step.response.outputs[alternative]),
         until=until,
     )
     return await play(task, episode.example, plan=plan, seed=seed, effects=effects)
+
+
+def recording_of(episode: Episode) -> Recording:
+    """What is replayed of an episode that was played."""
+    assert isinstance(episode.runner, Replay)
+    return episode.runner.recording
 
 
 def alternatives(episode: Episode, nodes: Container[str]) -> list[tuple[Step, int]]:
@@ -91,7 +121,7 @@ async def play_with_rollouts(
         The greedy episode, and its rollouts in the form that ``PostProcessor.apply`` describes;
         none if the episode failed.
     """
-    effects: Effects = {}
+    effects = Effects()
     plan = Plan(explorations=explorations)
     episode = await play(task, example, plan=plan, seed=seed, effects=effects)
     if episode.failure is not None:

@@ -1,32 +1,27 @@
 """Replay: a flow is run again with recorded outputs, which is how it is reset to a step.
 
-A flow is deterministic given its nodes' outputs, so no state has to be saved or restored.
+A flow is deterministic given its nodes' outputs, so no state has to be saved or restored. A call is
+known by its key, whatever else the flow does meanwhile.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..flow.episode import Episode, Step
+from ..flow.episode import EffectOptions, Episode, Step
 from ..flow.errors import ReplayError, UsageError, unknown_name
+from ..flow.flow_call import FlowCall
 from ..flow.node import Call, Exploration, NodeOutput
+from .delivery import Deliveries, Pending
+from .effects import Effects, Raised
+from .flow_run import Ended, FlowRun
+from .recording import Key, Keys, RecordedCall, Recording, inputs_digest, text_digest
 from .responses import checked
-from .scheduler import ask, park
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """The exception that an effect ended with; raised again wherever the effect is replayed."""
-
-    error: Exception
-
-
-Effects = dict[tuple[str, str, int], Any]
-"""Results by function, arguments and occurrence; an episode and its rollouts share them."""
+from .scheduler import ask
 
 
 @dataclass(frozen=True)
@@ -35,97 +30,202 @@ class Plan:
 
     Args:
         explorations: the strategy of each node whose alternatives are wanted, by node name.
-        replayed: steps of an earlier run whose outputs are returned again, in order.
-        substitute: the step after the replayed ones, and the output returned in place of its own.
-        until: the reward whose first report after the substituted step ends the run.
+        recording: of an earlier run, whose outputs are returned again.
+        substitute: a step of that run, and the output returned in place of its own. Calls that were
+            made before the flow got that output have to be made again; later ones are answered from
+            the recording where they are the same. Without it, all have to be made again.
+        until: the reward whose first report after the substituted step, or for it, ends the run.
         skip_undefined: find no alternatives for nodes whose reward is announced as undefined.
     """
 
     explorations: Mapping[str, Exploration] = field(default_factory=dict)
-    replayed: Sequence[Step] = ()
+    recording: Recording = field(default_factory=Recording)
     substitute: tuple[Step, NodeOutput] | None = None
     until: str | None = None
     skip_undefined: bool = False
 
-    @property
-    def recorded(self) -> list[Step]:
-        """The calls that the flow has to make again, in order."""
-        return [*self.replayed, *(self.substitute[:1] if self.substitute else ())]
-
 
 class Replay:
-    """Runs an episode by its plan: recorded steps first, then the nodes themselves.
+    """Runs an episode by its plan: recorded calls from memory, and the others by the nodes.
 
     Args:
-        seed: what the nodes' randomness depends on, with the example's id and the call's index.
+        seed: what the nodes' randomness depends on, with the example's id, the node, and how many
+            calls of that node there were before.
         effects: those of the episode that is replayed; new ones are added.
+        run: the tasks of this run.
+
+    Attributes:
+        recording: of this run.
     """
 
-    def __init__(self, plan: Plan, seed: int, effects: Effects) -> None:
+    def __init__(self, plan: Plan, seed: int, effects: Effects, run: FlowRun) -> None:
         self.plan = plan
         self.seed = seed
         self.effects = effects
-        self._occurrences: dict[tuple[str, str], int] = {}
+        self.run = run
+        self.recording = Recording()
+        self._substitute: Key | None = None
+        again = plan.recording.deliveries
+        if plan.substitute is not None:
+            self._substitute = plan.recording.key_of(plan.substitute[0].index)
+            again = plan.recording.until(self._substitute)
+        self._deliveries = Deliveries(run, again)
+        self.recording.deliveries = self._deliveries.made
+        # What has to be called again, and has not been yet.
+        self._missing = {
+            key: call for key, call in plan.recording.calls.items() if call.issued_at < len(again)
+        }
+        self._mismatch: ReplayError | None = None
+        self._added: tuple[str, str] | None = None
+        self._keys = Keys()
+        self._calls_of_node: dict[str, int] = {}
+        self._substituted: int | None = None
+        self._stateful: list[tuple[str, str]] = []
 
-    async def call(self, episode: Episode, node: str, inputs: Mapping[str, Any]) -> Step:
+    async def call(
+        self, episode: Episode, call: FlowCall, node: str, inputs: Mapping[str, Any]
+    ) -> Step:
         """See ``Episode.call``."""
-        if self._is_decided(episode):
-            episode.stopped_early = True
-            await park()
+        self._end_if_decided(episode)
         if node not in episode.nodes:
             raise unknown_name("node", node, list(episode.nodes))
-        index = len(episode.steps)
         prompt_text = episode.nodes[node].prompt_text(inputs)
-        if index < len(self.plan.replayed):
-            step = self.plan.replayed[index]
-            _check_same_call(step, node, prompt_text)
-            return step
-        if index == len(self.plan.replayed) and self.plan.substitute is not None:
-            step, output = self.plan.substitute
-            _check_same_call(step, node, prompt_text)
-            return replace(step, output=output, substituted=True)
-        seed = (self.seed, episode.example.id, index)
-        call = Call(inputs, ask, self._exploration(episode, node), seed)
-        response = checked(node, await episode.nodes[node].respond(call))
-        return Step(index, node, prompt_text, response, response.outputs[0])
+        digest = inputs_digest(inputs)
+        self.run.begin_call(episode.issued)
+        index, episode.issued = episode.issued, episode.issued + 1
+        number = self._calls_of_node.get(node, 0)
+        self._calls_of_node[node] = number + 1
+        key = self._keys.next(node, text_digest(prompt_text))
+        pending = None
+        try:
+            recorded = self._recorded(key, index, node, prompt_text, digest)
+            pending = self._deliveries.issue(key, is_call=True)
+            if recorded is None:
+                seed = (self.seed, episode.example.id, node, number)
+                asked = Call(inputs, ask, self._exploration(episode, node), seed)
+                response = checked(node, await episode.nodes[node].respond(asked))
+                step = Step(index, node, prompt_text, response, response.outputs[0])
+            else:
+                step = replace(recorded, index=index)
 
-    def effect(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+            def deliver(pending: Pending = pending, step: Step = step) -> None:
+                made = replace(step, concurrent=pending.concurrent)
+                self.recording.calls[key] = RecordedCall(made, digest, pending.issued_at)
+                call.step = made
+                episode.add_step(made)
+
+            await self._deliveries.arrive(pending, deliver, recorded=recorded is not None)
+        finally:
+            if pending is not None:
+                self._deliveries.withdraw(pending)
+                if key not in self.recording.calls:
+                    self.recording.cancelled.add(key)
+            self.run.end_call()
+        assert call.step is not None
+        return call.step
+
+    def _recorded(
+        self, key: Key, index: int, node: str, prompt_text: str, digest: str | None
+    ) -> Step | None:
+        """The step that answers a call from memory; None where a node has to.
+
+        Raises:
+            ReplayError: the flow must not make this call yet.
+        """
+        found = self.plan.recording.calls.get(key)
+        again = self._missing.pop(key, None)
+        if key in self.plan.recording.cancelled:
+            return None
+        if again is None and self._deliveries.replaying:
+            self._mismatch = _other_call(self._missing, node, prompt_text)
+            raise self._mismatch
+        if found is None or (again is None and (digest is None or digest != found.inputs)):
+            self._added = self._added or (node, prompt_text)
+            return None
+        step = found.step
+        if key == self._substitute:
+            assert self.plan.substitute is not None
+            self._substituted = index
+            return replace(step, output=self.plan.substitute[1], substituted=True)
+        step = replace(step, recorded=True)
+        if again is not None:
+            return step
+        # As a node answers that is not asked for alternatives.
+        return replace(step, response=replace(step.response, outputs=step.response.outputs[:1]))
+
+    async def effect(
+        self,
+        episode: Episode,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: EffectOptions,
+    ) -> Any:
         """See ``Episode.effect``."""
+        self._end_if_decided(episode)
         name = f"{function.__module__}.{function.__qualname__}"
         try:
-            key = (name, json.dumps(args, sort_keys=True))
+            shown = json.dumps(args, sort_keys=True)
         except TypeError as error:
             raise UsageError(f"effect {name}: its arguments must be JSON values: {error}") from None
-        occurrence = self._occurrences.get(key, 0)
-        self._occurrences[key] = occurrence + 1
-        run = (*key, occurrence)
-        if run not in self.effects:
-            try:
-                self.effects[run] = function(*args)
-            except Exception as error:
-                self.effects[run] = _Raised(error)
-                raise
-        result = self.effects[run]
-        if isinstance(result, _Raised):
+        parts = [name, shown]
+        if options.stateful:
+            parts.append(text_digest(repr(self._stateful)))
+            self._stateful.append((name, shown))
+        key = ("effect", *self._keys.next(*parts))
+        pending = self._deliveries.issue(key, is_call=False)
+        try:
+            recorded = key in self.effects.results
+            if recorded:
+                result = self.effects.results[key]
+            else:
+                result = await self.effects.result(key, function, args, options)
+            await self._deliveries.arrive(pending, _nothing, recorded=recorded)
+        finally:
+            self._deliveries.withdraw(pending)
+        if isinstance(result, Raised):
             raise result.error.with_traceback(None)
         return copy.deepcopy(result)
 
     def check_complete(self, episode: Episode) -> None:
         """Raise a ReplayError if the flow ended before it made every recorded call again."""
-        recorded = self.plan.recorded
-        if len(episode.steps) < len(recorded):
-            missing = recorded[len(episode.steps)]
+        if self._mismatch is not None:  # which the flow may have caught
+            raise self._mismatch
+        for missing in self._missing.values():
+            now = ""
+            if self._added is not None:
+                now = f"\n--- prompt now, of node '{self._added[0]}' ---\n{self._added[1]}"
             raise ReplayError(
                 f"the flow did not replay: it ended after {len(episode.steps)} calls, and its step"
-                f" {missing.index} called node '{missing.node}' before."
-                f"\n--- recorded prompt ---\n{missing.prompt_text}"
+                f" {missing.step.index} called node '{missing.step.node}' before."
+                f"\n--- recorded prompt ---\n{missing.step.prompt_text}{now}"
             )
+
+    def finish(self, episode: Episode) -> None:
+        """Number the steps of an episode that has ended without the calls that it cancelled."""
+        numbers = {step.index: number for number, step in enumerate(episode.steps)}
+        if all(old == new for old, new in numbers.items()):
+            return
+        episode.steps = [replace(s, index=numbers[s.index]) for s in episode.steps]
+        for key, call in self.recording.calls.items():
+            step = episode.steps[numbers[call.step.index]]
+            self.recording.calls[key] = replace(call, step=step)
+        episode.targets = [replace(t, step=numbers[t.step]) for t in episode.targets]
+        episode.rewards = [
+            replace(r, steps=sum(old < r.steps for old in numbers)) for r in episode.rewards
+        ]
+
+    def _end_if_decided(self, episode: Episode) -> None:
+        if not self.run.ended and self._is_decided(episode):
+            episode.stopped_early = True
+            self.run.end()
+        if self.run.ended:
+            raise Ended
 
     def _is_decided(self, episode: Episode) -> bool:
         """Whether the reward that this run was made for is known."""
-        if self.plan.until is None or self.plan.substitute is None:
+        if self.plan.until is None or self._substituted is None:
             return False
-        return episode.reward_after(self.plan.until, len(self.plan.replayed)) is not None
+        return episode.reward_of(self.plan.until, self._substituted) is not None
 
     def _exploration(self, episode: Episode, name: str) -> Exploration | None:
         node = episode.nodes[name]
@@ -135,22 +235,33 @@ class Replay:
         return self.plan.explorations.get(name)
 
 
-def _check_same_call(recorded: Step, node: str, prompt_text: str) -> None:
+def _nothing() -> None:
+    """An effect leaves no step."""
+
+
+def _other_call(missing: Mapping[Key, RecordedCall], node: str, prompt_text: str) -> ReplayError:
+    """The error for a call that was not made before."""
     rule = (
         "A flow must depend on nothing but its example and its nodes' outputs;"
         " wrap anything else in episode.effect(...)."
     )
+    now = f"\n--- prompt now ---\n{prompt_text}"
+    if not missing:
+        return ReplayError(
+            f"the flow did not replay: it calls node '{node}' more often than before. {rule}{now}"
+        )
+    steps = sorted((call.step for call in missing.values()), key=lambda step: step.index)
+    # Of calls side by side, the one of the same node is meant.
+    first = min(call.issued_at for call in missing.values())
+    together = [c.step for c in missing.values() if c.issued_at == first and c.step.node == node]
+    recorded = min(together, key=lambda step: step.index, default=steps[0])
+    now = f"\n--- recorded prompt ---\n{recorded.prompt_text}{now}"
     if node != recorded.node:
-        raise ReplayError(
+        return ReplayError(
             f"the flow did not replay: step {recorded.index} called node '{recorded.node}' before"
-            f" and calls '{node}' now. {rule}"
-            f"\n--- recorded prompt ---\n{recorded.prompt_text}"
-            f"\n--- prompt now ---\n{prompt_text}"
+            f" and calls '{node}' now. {rule}{now}"
         )
-    if prompt_text != recorded.prompt_text:
-        raise ReplayError(
-            f"the flow did not replay: step {recorded.index}, node '{node}', has another prompt"
-            f" than before. {rule}"
-            f"\n--- recorded prompt ---\n{recorded.prompt_text}"
-            f"\n--- prompt now ---\n{prompt_text}"
-        )
+    return ReplayError(
+        f"the flow did not replay: step {recorded.index}, node '{node}', has another prompt"
+        f" than before. {rule}{now}"
+    )

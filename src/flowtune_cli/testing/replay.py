@@ -11,8 +11,9 @@ from ..flow.errors import ReplayError
 from ..flow.example import Example
 from ..flow.request import Engine
 from ..flow.task import Task
-from ..runtime.play import alternatives, play, roll_out
-from ..runtime.replay import Effects, Plan
+from ..runtime.effects import Effects
+from ..runtime.play import alternatives, play, recording_of, roll_out
+from ..runtime.replay import Plan
 from .engine import ScriptedEngine
 from .episodes import run
 
@@ -39,7 +40,7 @@ def assert_replays(
     for example in examples:
         none = False
         where = f"task '{task.name}', example '{example.id}'"
-        effects: Effects = {}
+        effects = Effects()
 
         def run_again(coroutine: Coroutine[Any, Any, Episode], where: str = where) -> Episode:
             episode = run(engine, coroutine)
@@ -55,7 +56,7 @@ def assert_replays(
                 f"{where}: the flow failed, so nothing is known about its replay; pass an engine"
                 f" whose outputs it can use.\n{episode.failure.traceback}"
             )
-        plan = Plan(replayed=episode.steps)
+        plan = Plan(recording=recording_of(episode))
         again = run_again(play(task, example, plan=plan, seed=seed, effects=effects))
         _assert_same(where, episode, again)
         for step, alternative in alternatives(episode, explorations):

@@ -34,6 +34,7 @@ from ..models.out_of_memory import advising
 from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
+from ..runtime.event_loop import EpisodeLimits
 from ..runtime.play import play
 from ..runtime.scheduler import Scheduler
 from .checkpoint import has_adapter
@@ -97,9 +98,23 @@ class Session:
         )
 
     def scheduler(self, before_batch: Callable[[], None] = lambda: None) -> Scheduler:
-        """Args: ``before_batch`` is called before each of the engine's batches, and may raise."""
+        """A scheduler of these settings.
+
+        Args:
+            before_batch: called before each of the engine's batches, and now and then while flows
+                wait for something else; may raise.
+        """
         engine = _NotifyingEngine(self.engine, before_batch, self._memory_advice)
-        return Scheduler(engine, in_flight=self.settings.engine.in_flight)
+        training = self.settings.training
+        limits = EpisodeLimits(
+            training.max_steps,
+            training.episode_timeout,
+            self.settings.engine.effects,
+            training.effect_timeout,
+            training.effect_retries,
+        )
+        in_flight = self.settings.engine.in_flight
+        return Scheduler(engine, in_flight, check=before_batch, limits=limits)
 
     def deviate(
         self, examples: Sequence[Example], before_batch: Callable[[], None] = lambda: None
@@ -112,6 +127,7 @@ class Session:
                 explorations=self.explorations,
                 evaluators=self.evaluators,
                 seed=self.settings.training.seed,
+                deviations=self.settings.training.deviations,
             )
             for example in examples
         )

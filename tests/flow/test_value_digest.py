@@ -18,7 +18,7 @@ import numpy
 import pytest
 from pydantic import BaseModel
 
-from flowtune_cli.runs.value_digest import NoDigest, value_digest
+from flowtune_cli.flow.value_digest import NoDigest, value_digest
 from support.processes import python
 
 
@@ -126,8 +126,8 @@ def test_all_others_have_one_each() -> None:
 
 
 PROCESS = """
-from tests.runs.test_value_digest import DIFFERENT, EQUAL
-from flowtune_cli.runs.value_digest import value_digest
+from tests.flow.test_value_digest import DIFFERENT, EQUAL
+from flowtune_cli.flow.value_digest import value_digest
 print(value_digest([DIFFERENT, EQUAL]))
 """
 
