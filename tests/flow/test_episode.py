@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import functools
 import math
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.flow.effect import EffectRecord
 from flowtune_cli.flow.episode import Episode, RewardEvent, Target
-from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.request import GREEDY, DecodeRequest
 from flowtune_cli.runtime.deviation import deviate
@@ -176,10 +177,23 @@ class Tool:
 
     def __init__(self) -> None:
         self.runs: list[Any] = []
+        self.answer: Any = None
 
     def search(self, *args: Any) -> list[Any]:
         self.runs.append(args)
         return [len(self.runs), *args]
+
+    def get(self) -> Any:
+        return self.answer
+
+    def divide(self, x: float, y: float) -> float:
+        return x / y
+
+    def unreliable(self) -> str:
+        self.runs.append(())
+        if len(self.runs) == 1:
+            raise ConnectionError("no route")
+        return "worked"
 
 
 def test_effects_are_told_apart_by_function_arguments_and_occurrence() -> None:
@@ -233,24 +247,19 @@ def test_a_flow_may_change_what_an_effect_gave_it() -> None:
 
 
 def test_an_exception_of_a_tool_is_replayed() -> None:
-    attempts = itertools.count()
-
-    def unreliable() -> str:
-        if next(attempts) == 0:
-            raise ConnectionError("no route")
-        return "worked"
+    tool = Tool()
 
     async def flow(episode: Episode, example: Example) -> Any:
         try:
-            found = await episode.effect(unreliable)
+            found = await episode.effect(tool.unreliable)
         except ConnectionError as error:
-            found = f"{error}, then {await episode.effect(unreliable)}"
+            found = f"{error}, then {await episode.effect(tool.unreliable)}"
         await episode.call("a", x=found)
         episode.reward("reward", 1.0)
         return found
 
     trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
-    assert next(attempts) == 2
+    assert len(tool.runs) == 2
     assert trace.episode.result == "no route, then worked"
     (deviation,) = trace.deviations
     assert deviation.outcome is Outcome.TIE
@@ -263,8 +272,102 @@ def test_arguments_of_effects_must_be_json(argument: Any) -> None:
     async def flow(episode: Episode, example: Example) -> None:
         await episode.effect(str, argument)
 
-    with pytest.raises(UsageError, match=r"effect builtins\.str: its arguments must be JSON"):
-        run_play(FakeEngine(), FlowTask([], flow))
+    failure = run_play(FakeEngine(), FlowTask([], flow)).failure
+    assert failure is not None
+    assert "the arguments of effect builtins.str[0]" in failure.error
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (b"x", "the result of effect {name} is a bytes, and must be a JSON value"),
+        ({"hits": [1, object()]}, "the result of effect {name}['hits'][1] is a object"),
+        ({1: "a"}, "the result of effect {name} has the key 1, and the keys of a JSON object"),
+    ],
+)
+def test_results_of_effects_must_be_json(result: Any, said: str) -> None:
+    tool = Tool()
+    tool.answer = result
+
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.effect(tool.get)
+
+    failure = run_play(FakeEngine(), FlowTask([], flow)).failure
+    assert failure is not None
+    assert said.format(name=f"{__name__}.Tool.get") in failure.error
+
+
+def test_a_result_is_the_same_at_first_as_when_it_is_replayed() -> None:
+    tool = Tool()
+    tool.answer = {"b": (1, 2), "a": 0.5}
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        found = await episode.effect(tool.get)
+        await episode.call("a", x=str(found))
+        episode.reward("reward", 1.0)
+        return found
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
+    assert trace.episode.result == {"b": [1, 2], "a": 0.5}
+    assert list(trace.episode.result) == ["b", "a"]
+    (deviation,) = trace.deviations
+    assert deviation.outcome is Outcome.TIE
+
+
+def test_a_lambda_is_known_by_what_it_uses() -> None:
+    tool = Tool()
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        query = await episode.call("a", x=1)
+        by_lambda = await episode.effect(lambda: tool.search(query))
+        by_partial = await episode.effect(functools.partial(tool.search, query))
+        episode.reward("reward", float(query == "B"))
+        return [by_lambda[1], by_partial[1]]
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
+    assert trace.episode.result == ["A", "A"]
+    (deviation,) = trace.deviations
+    assert deviation.rollout is not None
+    assert deviation.rollout.result == ["B", "B"]
+
+
+def test_lambdas_of_other_code_are_others() -> None:
+    async def flow(episode: Episode, example: Example) -> Any:
+        return [await episode.effect(each) for each in (lambda: 1, lambda: 2, lambda x=3: x)]
+
+    effects = Effects()
+    tasks = FlowTask([], flow), FlowTask([], flow)
+    found = [run_play(FakeEngine(), task, effects=effects).result for task in tasks]
+    assert found == [[1, 2, 3]] * 2
+    assert len(effects.ends) == 3
+
+
+def test_effects_are_recorded_with_their_place() -> None:
+    tool = Tool()
+
+    async def flow(episode: Episode, example: Example) -> None:
+        await episode.effect(tool.search, "start")
+        written = await episode.call("a", x=1)
+        await episode.effect(tool.search, written)
+        with contextlib.suppress(ZeroDivisionError):
+            await episode.effect(tool.divide, 1, 0)
+        episode.reward("reward", float(written == "B"))
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], flow))
+    name = f"{__name__}.Tool."
+    error = "ZeroDivisionError: division by zero"
+    assert trace.episode.effects == [
+        EffectRecord(0, f"{name}search", '["start"]', '[1, "start"]', None),
+        EffectRecord(1, f"{name}search", '["A"]', '[2, "A"]', None),
+        EffectRecord(1, f"{name}divide", "[1, 0]", None, error),
+    ]
+    (deviation,) = trace.deviations
+    assert deviation.rollout is not None
+    assert deviation.rollout.effects == [
+        EffectRecord(0, f"{name}search", '["start"]', '[1, "start"]', None, again=True),
+        EffectRecord(1, f"{name}search", '["B"]', '[3, "B"]', None),
+        EffectRecord(1, f"{name}divide", "[1, 0]", None, error, again=True),
+    ]
 
 
 def test_episodes_do_not_share_effects() -> None:

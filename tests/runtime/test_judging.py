@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,19 @@ from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
-from support.fake_engine import FakeEngine, FlowTask, run_deviate, write_letters, writer
+from flowtune_cli.runtime import effects
+from flowtune_cli.runtime.deviation import deviate
+from flowtune_cli.runtime.event_loop import NO_LIMITS, EpisodeLimits
+from flowtune_cli.runtime.scheduler import Scheduler
+from support.fake_engine import (
+    EXAMPLE,
+    FakeEngine,
+    FlowTask,
+    explored,
+    run_deviate,
+    write_letters,
+    writer,
+)
 
 
 async def flow(episode: Episode, example: Example) -> str:
@@ -106,3 +120,133 @@ def test_without_an_evaluator_nothing_is_recorded() -> None:
 
     trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a")], rewarded))
     assert [(d.evaluator_calls, d.failure) for d in trace.deviations] == [((), None)]
+
+
+# Evaluators that wait for the world
+
+
+class Outside:
+    """Waits for something else than the model; ``meter`` counts how many do so at once."""
+
+    name = "outside"
+
+    def __init__(self, wait: Any, *, asks: bool = False) -> None:
+        self.wait, self.asks = wait, asks
+        self.now = self.most = self.attempts = 0
+
+    async def compare(self, ask: Any, task: Any, example: Example, *of: Episode) -> float:
+        if self.asks:
+            await ask(ScoreRequest(None, ((PROMPT, ("x",)),)))
+        self.attempts += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.wait()
+        finally:
+            self.now -= 1
+        return 1.0
+
+
+class InThread:
+    """A plain function."""
+
+    name = "in thread"
+
+    def compare(self, ask: Any, task: Any, example: Example, *of: Episode) -> float:
+        time.sleep(0.05)
+        return 1.0
+
+
+PROMPT = Prompt((Message("user", (Segment("Which?"),)),))
+
+
+def judged_outside(judge: Any, limits: EpisodeLimits = NO_LIMITS, known: Any = None) -> Trace:
+    """An example of one step with six rollouts."""
+    task = FlowTask([writer("a", None, evaluator="judge", alternatives=6)], flow)
+    coroutine = deviate(
+        task, EXAMPLE, explorations=explored(task), evaluators={"a": judge}, effects=known
+    )
+    engine = FakeEngine(write_letters, lambda prompt, completion: -0.5)
+    return Scheduler(engine, limits=limits).run([coroutine])[0]
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize(("at_once", "most"), [(32, 6), (2, 2)])
+def test_evaluators_wait_side_by_side_up_to_a_limit(at_once: int, most: int, asks: bool) -> None:
+    judge = Outside(lambda: asyncio.sleep(0.02), asks=asks)
+    trace = judged_outside(judge, EpisodeLimits(effects=at_once))
+    assert {d.outcome for d in trace.deviations} == {Outcome.ALTERNATIVE_BETTER}
+    assert judge.most == most
+
+
+def test_a_plain_function_judges_in_threads() -> None:
+    begin = time.monotonic()
+    trace = judged_outside(InThread())
+    assert {d.outcome for d in trace.deviations} == {Outcome.ALTERNATIVE_BETTER}
+    assert time.monotonic() - begin < 6 * 0.05
+
+
+def test_an_evaluator_that_takes_too_long() -> None:
+    trace = judged_outside(Outside(lambda: asyncio.sleep(600)), EpisodeLimits(effect_timeout=0.01))
+    assert {d.outcome for d in trace.deviations} == {Outcome.EVALUATOR_FAILED}
+    assert "'outside' took longer than training.effect_timeout = 0.01" in trace.deviations[0].reason
+
+
+def test_its_time_does_not_run_while_it_waits_for_the_model() -> None:
+    class Slow(FakeEngine):
+        def answer(self, requests: Any) -> Any:
+            time.sleep(0.1)
+            return super().answer(requests)
+
+    task = FlowTask([writer("a", None, evaluator="judge")], flow)
+    judge = Judge(1.0, *[ScoreRequest(None, ((PROMPT, ("x",)),))] * 3)
+    coroutine = deviate(task, EXAMPLE, explorations=explored(task), evaluators={"a": judge})
+    engine = Slow(write_letters, lambda prompt, completion: -0.5)
+    [trace] = Scheduler(engine, limits=EpisodeLimits(effect_timeout=0.05)).run([coroutine])
+    assert [d.outcome for d in trace.deviations] == [Outcome.ALTERNATIVE_BETTER]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_an_evaluator_is_asked_again(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "FIRST_PAUSE_SECONDS", 0.001)
+
+    async def fail_at_first() -> None:
+        if judge.attempts <= 6 * 2:
+            raise ConnectionError(f"attempt {judge.attempts}")
+
+    judge = Outside(fail_at_first)
+    trace = judged_outside(judge, EpisodeLimits(effect_retries=retries))
+    outcome = Outcome.ALTERNATIVE_BETTER if retries == 2 else Outcome.EVALUATOR_FAILED
+    assert {d.outcome for d in trace.deviations} == {outcome}
+    assert judge.attempts == 6 * (retries + 1)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_the_world_said_is_kept_and_what_the_model_said_is_not(asks: bool) -> None:
+    known = effects.Effects()
+    judge = Outside(lambda: asyncio.sleep(0.001), asks=asks)
+    first = judged_outside(judge, known=known)
+    assert len([key for key in known.ends if key[0] == "evaluator"]) == 6
+    again = judged_outside(judge, known=known)
+    assert judge.attempts == 6
+    assert [d.evaluator_calls for d in again.deviations] == [
+        d.evaluator_calls for d in first.deviations
+    ]
+    assert [d.gain for d in again.deviations] == [1.0] * 6
+
+    known = effects.Effects()
+    judged_outside(Judge(1.0, ScoreRequest(None, ((PROMPT, ("x",)),))), known=known)
+    assert known.ends == {}
+
+
+def test_a_failure_is_kept_too() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0.001)
+        raise ConnectionError("no route")
+
+    known = effects.Effects()
+    judge = Outside(fail)
+    first, again = (judged_outside(judge, known=known).deviations for _ in range(2))
+    assert judge.attempts == 6
+    assert [d.failure for d in again] == [d.failure for d in first]
+    assert {d.reason for d in again} == {"outside: ConnectionError: no route"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..flow.deviation import Deviation, Trace
+from ..flow.effect import EffectRecord
 from ..flow.episode import Failure, Step
 from ..flow.node import NodeOutput
 from ..flow.task import Task
@@ -22,6 +23,7 @@ def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
             "gold": _json_values(example.gold),
         },
         "steps": [_step(task, step) for step in episode.steps],
+        "effects": [_effect(effect) for effect in episode.effects],
         "rewards": [{"name": r.name, "value": r.value, "steps": r.steps} for r in episode.rewards],
         "reward_means": episode.reward_means(),
         "targets": [{"step": t.step, "gold": _json_values(t.gold)} for t in episode.targets],
@@ -82,6 +84,9 @@ def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
         "gain": deviation.gain,
         "reason": deviation.reason,
         "steps": [_step(task, s) for s in rollout.steps[deviation.step :]] if rollout else [],
+        "effects": [_effect(e) for e in rollout.effects if e.steps > deviation.step]
+        if rollout
+        else [],
         "stopped_early": rollout is not None and rollout.stopped_early,
         "result": _json_values(rollout.result) if rollout else None,
         "failure": _failure(deviation.failure or (rollout.failure if rollout else None)),
@@ -93,6 +98,17 @@ def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
             }
             for call in deviation.evaluator_calls
         ],
+    }
+
+
+def _effect(effect: EffectRecord) -> dict[str, Any]:
+    return {
+        "steps": effect.steps,
+        "name": effect.name,
+        "args": from_json(effect.args),
+        "result": from_json(effect.result),
+        "error": effect.error,
+        "again": effect.again,
     }
 
 

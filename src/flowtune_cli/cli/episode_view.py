@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..flow.deviation import Deviation, EvaluatorCall, Outcome, Trace
+from ..flow.effect import EffectRecord
 from ..flow.episode import Episode, Step
 from ..flow.node import Node, NodeOutput
 from ..flow.task import Task
@@ -40,6 +41,7 @@ class _View:
         )
         if example.gold is not None:
             yield from self._text("gold     ", to_json(example.gold) or "")
+        yield from self._effects(self.episode.effects, 0, "  ")
         yield from self._rewards(0)
         for step in self.episode.steps:
             yield "", ""
@@ -71,7 +73,18 @@ class _View:
         for deviation in self.trace.deviations:
             if deviation.step == step.index:
                 yield from self._deviation(step, deviation)
+        yield from self._effects(self.episode.effects, step.index + 1, "  ")
         yield from self._rewards(step.index + 1)
+
+    def _effects(
+        self, effects: Iterable[EffectRecord], steps: int, indent: str
+    ) -> Iterator[Styled]:
+        """The effects after this number of steps."""
+        for effect in effects:
+            if effect.steps == steps:
+                yield from self._text(f"{indent}effect ", effect.call_text, "blue")
+                text, style = effect.end_text, "red" if effect.error else ""
+                yield from self._text(f"{indent}  -> ", text, style)
 
     def _rewards(self, steps: int) -> Iterator[Styled]:
         """The rewards reported after this number of steps."""
@@ -106,6 +119,10 @@ class _View:
         if deviation.reason:
             text += f": {deviation.reason}"
         yield from self._text("    ", text)
+        rollout = deviation.rollout
+        for effect in rollout.effects if rollout else ():
+            if effect.steps > step.index and not effect.again:
+                yield from self._effects([effect], effect.steps, "    ")
         for call in deviation.evaluator_calls:
             yield from self._evaluator_call(call)
         if deviation.failure is not None:

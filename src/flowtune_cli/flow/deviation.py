@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -24,10 +25,17 @@ class Evaluator(Protocol):
     def name(self) -> str:
         """By which a node's setting ``evaluator`` names it."""
 
-    async def compare(
+    def compare(
         self, ask: Ask, task: Task, example: Example, first: Episode, second: Episode
-    ) -> float | None:
+    ) -> Awaitable[float | None] | float | None:
         """By how much the second episode ended better than the first.
+
+        It may be async and await anything, or a plain function, which runs in a thread and cannot
+        ask the model. Comparisons run side by side, at most ``engine.effects`` of them and of the
+        flows' effects at once; ``training.effect_timeout`` limits an attempt, and after an
+        exception there are ``training.effect_retries`` further ones. Time and places are counted
+        while it does not wait for ``ask``. What an evaluator found that waited for something else
+        than the model is kept, and not asked again when the run is resumed.
 
         Args:
             ask: awaits the model: ``await ask(ScoreRequest(None, ...))`` scores with the base
@@ -41,7 +49,8 @@ class Evaluator(Protocol):
         Raises:
             FlowtuneError: it cannot work at all, as a setting is wrong; ends the run. Any other
                 exception, or anything but a finite number or None returned, is the outcome
-                ``EVALUATOR_FAILED``: nothing is learned from the rollout, and it counts as failed.
+                ``EVALUATOR_FAILED``: nothing is learned from the rollout, and it counts as failed
+                (``training.max_failures``).
         """
 
 

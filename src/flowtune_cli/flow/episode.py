@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .effect import EffectOptions, EffectRecord, effect_name
 from .example import Example
 from .flow_call import FlowCall
 from .node import Node, NodeOutput, Response
@@ -79,15 +80,6 @@ class Failure:
         return cls(f"{type(named).__name__}: {named}", "".join(traceback.format_exception(error)))
 
 
-@dataclass(frozen=True)
-class EffectOptions:
-    """How an effect is run; see ``Episode.effect``."""
-
-    stateful: bool = False
-    timeout: float | None = None
-    retries: int | None = None
-
-
 class Runner(Protocol):
     """What runs an episode: plays its calls, or replays recorded ones."""
 
@@ -110,7 +102,7 @@ class Episode:
     """One run of a flow: what the flow calls while it runs, and the record of it afterwards.
 
     A flow awaits ``call`` and uses ``reward``, ``target`` and ``effect``. Afterwards ``steps``,
-    ``rewards``, ``targets``, ``result`` and ``failure`` hold what happened.
+    ``effects``, ``rewards``, ``targets``, ``result`` and ``failure`` hold what happened.
 
     Args:
         nodes: the task's nodes, by name.
@@ -130,6 +122,7 @@ class Episode:
         self.nodes = nodes
         self.is_rollout = is_rollout
         self.steps: list[Step] = []
+        self.effects: list[EffectRecord] = []
         self.issued = 0
         self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
@@ -243,11 +236,15 @@ class Episode:
     ) -> FlowCall:
         """Await a side effect or a slow tool, run once; rollouts of this episode get its result.
 
-        Effects of all episodes run side by side. Each run of the flow gets a copy of the result,
-        which it may change. An exception is recorded and raised again in the rollouts, as a flow
-        may have caught it.
-        Functions are told apart by qualified name alone: where one name stands for several
-        (methods of several objects, lambdas), let an argument tell them apart.
+        Effects of all episodes and rollouts run side by side, at most ``engine.effects`` at once.
+        A rollout that calls the same function with the same arguments as often as the episode has
+        gets the episode's result, and so does a run that is resumed: results are kept before they
+        are delivered. An exception is kept, too, and raised again, as a flow may have caught it.
+
+        Functions are told apart by module and qualified name; a lambda or inner function, by its
+        code and the values that it uses from around it, too. What a method's object or a client
+        holds is not looked at: where one name stands for several (a method of several objects),
+        let an argument tell them apart.
 
         Args:
             function: async, or not (then it runs in a thread); called with ``args``, unless this
@@ -260,16 +257,20 @@ class Episode:
             retries: further attempts after an exception, with growing pauses; None is
                 ``training.effect_retries``.
 
+        Returns:
+            What the function returned, which must be a JSON value; each run of the flow has a copy
+            of its own. A tuple comes as a list.
+
         Raises:
-            UsageError: the arguments are not JSON values.
+            TypeError: the arguments or the result are no JSON values.
             TimeoutError: the last attempt took too long.
         """
         assert self.runner is not None
         options = EffectOptions(stateful, timeout, retries)
         runner = self.runner
-        name = getattr(function, "__qualname__", repr(function))
         return self._made(
-            f"effect {name}", lambda call: runner.effect(self, function, args, options)
+            f"effect {effect_name(function)}",
+            lambda call: runner.effect(self, function, args, options),
         )
 
     def _made(self, what: str, start: Callable[[FlowCall], Coroutine[Any, Any, Any]]) -> FlowCall:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..flow.deviation import Deviation, Trace
+from ..flow.effect import EffectRecord
 from ..flow.episode import Step
 from ..flow.example import Example
 from ..flow.surrogates import escaped
@@ -181,6 +182,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
                     "truncated": int(output.truncated),
                 },
             )
+    yield from _effects(episode.effects, number, 0)
     for count, deviation in enumerate(trace.deviations, 1):
         yield from _rollout(deviation, number, count, batch)
     for preference in trace.preferences:
@@ -246,6 +248,8 @@ def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Ite
     )
     for step in rollout.steps[deviation.step :] if rollout else ():
         yield from _step(step, episode, number, batch)
+    later = [e for e in rollout.effects if e.steps > deviation.step] if rollout else []
+    yield from _effects(later, episode, number)
     for count, call in enumerate(deviation.evaluator_calls):
         text = _text(call.prompt, batch)
         yield text
@@ -258,6 +262,24 @@ def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Ite
                 "prompt": text[1]["sha256"],
                 "answers": to_json(call.answers),
                 "dropped_tokens": call.dropped_tokens,
+            },
+        )
+
+
+def _effects(effects: Sequence[EffectRecord], episode: int, rollout: int) -> Iterator[Row]:
+    for number, effect in enumerate(effects):
+        yield (
+            "effects",
+            {
+                "episode": episode,
+                "rollout": rollout,
+                "number": number,
+                "steps": effect.steps,
+                "name": effect.name,
+                "args": effect.args,
+                "result": effect.result,
+                "error": without_addresses(effect.error) if effect.error else None,
+                "again": int(effect.again),
             },
         )
 

@@ -54,13 +54,15 @@ class RunDirectory:
     """One run's directory.
 
     It has ``run.json``, ``settings.json``, ``examples.jsonl`` (the digests of its examples),
-    ``store.sqlite`` and ``checkpoints/``. Make one with ``create`` or ``open``.
+    ``store.sqlite``, ``checkpoints/``, and while it trains on flows with effects ``journal.jsonl``.
+    Make one with ``create`` or ``open``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store_path = path / "store.sqlite"
         self.examples_path = path / "examples.jsonl"
+        self.journal_path = path / "journal.jsonl"
         self.checkpoints = path / "checkpoints"
 
     @classmethod

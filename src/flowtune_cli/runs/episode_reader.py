@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from ..flow.deviation import Outcome
+from ..flow.effect import EffectRecord
 from ..flow.episode import RewardEvent, Target
 from .records import (
     AlternativeRecord,
@@ -42,6 +43,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
 
     steps = _steps(connection, number)
     evaluator_calls = _evaluator_calls(connection, number)
+    effects = _effects(connection, number)
     targets = select("targets", "number")
     preferences = select("preferences", "step, alternative")
     return from_row(
@@ -52,6 +54,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
         rewards=tuple(_rewards(connection, number)),
         targets=tuple(Target(target["step"], from_json(target["gold"])) for target in targets),
         steps=tuple(steps.get(0, ())),
+        effects=tuple(effects.get(0, ())),
         rollouts=tuple(
             from_row(
                 RolloutRecord,
@@ -60,6 +63,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
                 stopped_early=bool(rollout["stopped_early"]),
                 result=from_json(rollout["result"]),
                 steps=tuple(steps.get(rollout["number"], ())),
+                effects=tuple(effects.get(rollout["number"], ())),
                 evaluator_calls=tuple(evaluator_calls.get(rollout["number"], ())),
             )
             for rollout in select("rollouts", "number")
@@ -125,3 +129,13 @@ def _evaluator_calls(
         call = EvaluatorCallRecord(row["text"], answers, row["dropped_tokens"])
         calls.setdefault(row["rollout"], []).append(call)
     return calls
+
+
+def _effects(connection: sqlite3.Connection, number: int) -> dict[int, list[EffectRecord]]:
+    """The effects of an episode (key 0) and of its rollouts, by rollout."""
+    effects: dict[int, list[EffectRecord]] = {}
+    query = "SELECT * FROM effects WHERE episode = ? ORDER BY rollout, number"
+    for row in connection.execute(query, (number,)):
+        effect = from_row(EffectRecord, row, again=bool(row["again"]))
+        effects.setdefault(row["rollout"], []).append(effect)
+    return effects

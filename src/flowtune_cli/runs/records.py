@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..flow.deviation import Outcome
+from ..flow.effect import EffectRecord
 from ..flow.episode import RewardEvent, Target
 from .batch import MetricRecord, UpdateRecord
 
@@ -135,8 +136,8 @@ class EvaluatorCallRecord:
 class RolloutRecord:
     """A rollout from an alternative: the fields of ``flow.deviation.Deviation``.
 
-    ``steps`` starts with the substituted one; earlier steps are the episode's. A skipped rollout
-    has none.
+    ``steps`` starts with the substituted one; earlier steps are the episode's, and so are earlier
+    effects. A skipped rollout has none.
     """
 
     number: int
@@ -153,6 +154,7 @@ class RolloutRecord:
     result: Any
     steps: tuple[StepRecord, ...]
     evaluator_calls: tuple[EvaluatorCallRecord, ...] = ()
+    effects: tuple[EffectRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ class EpisodeRecord:
     steps: tuple[StepRecord, ...]
     rollouts: tuple[RolloutRecord, ...]
     preferences: tuple[PreferenceRecord, ...]
+    effects: tuple[EffectRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..flow.errors import UsageError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -167,6 +167,21 @@ CREATE TABLE evaluator_calls (
     PRIMARY KEY (episode, rollout, number)
 );
 
+-- What flows did besides calling nodes. Those of the episode itself have rollout 0; a rollout has
+-- those after its deviation.
+CREATE TABLE effects (
+    episode INTEGER NOT NULL,
+    rollout INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- from 0
+    steps INTEGER NOT NULL,             -- calls made before it
+    name TEXT NOT NULL,                 -- the function's
+    args TEXT NOT NULL,                 -- JSON
+    result TEXT,                        -- JSON; NULL: it raised
+    error TEXT,
+    again INTEGER NOT NULL,             -- 1: a rollout's, with the end of the episode's own
+    PRIMARY KEY (episode, rollout, number)
+);
+
 CREATE TABLE preferences (
     episode INTEGER NOT NULL,
     step INTEGER NOT NULL,
@@ -253,6 +268,7 @@ BY_EPISODE = (
     "alternatives",
     "rollouts",
     "evaluator_calls",
+    "effects",
     "preferences",
     "targets",
 )

@@ -3,7 +3,8 @@
 Calls that a flow makes side by side are answered in different batches, whichever other flows there
 are. So an answer is held back until all calls that the flow waits for have theirs, and then they
 are delivered together, in the order in which the calls were made. Effects are delivered as they
-end. A run that replays another one delivers in the order of that one.
+end. A run that replays another one delivers in the order of that one, and so does one that goes on
+where a process was killed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..flow.effect import Key
 from .event_loop import running_loop
 from .flow_run import FlowRun
-from .recording import Key
 
 
 @dataclass(eq=False)
@@ -43,15 +44,28 @@ class Deliveries:
 
     Args:
         recorded: the deliveries that are to be made again, in order.
+        order: the deliveries after these, where they were made before and the calls are new.
+        keep: told of each delivery after the recorded ones, before it is made; for a run without
+            effects, never.
 
     Attributes:
         made: those of this run.
     """
 
-    def __init__(self, run: FlowRun, recorded: Sequence[tuple[Key, ...]]) -> None:
+    def __init__(
+        self,
+        run: FlowRun,
+        recorded: Sequence[tuple[Key, ...]],
+        order: Sequence[tuple[Key, ...]] = (),
+        keep: Callable[[tuple[Key, ...]], None] = lambda keys: None,
+    ) -> None:
         self.made: list[tuple[Key, ...]] = []
         self._run = run
         self._recorded = [list(keys) for keys in recorded]
+        self._order = [list(keys) for keys in order]
+        self._keep = keep
+        self._has_effects = False
+        self._new: list[tuple[Key, ...]] = []
         self._pending: list[Pending] = []
 
     @property
@@ -62,6 +76,10 @@ class Deliveries:
     def issue(self, key: Key, *, is_call: bool) -> Pending:
         """Note a call or an effect; it must be withdrawn in the end."""
         self._loop = running_loop()
+        if not is_call and not self._has_effects:
+            self._has_effects = True
+            for keys in self._new:
+                self._keep(keys)
         pending = Pending(key, is_call, issued_at=len(self.made))
         others = [other for other in self._pending if other.is_call and is_call]
         for other in others:
@@ -83,7 +101,7 @@ class Deliveries:
             self._deliver([pending])
             return
         pending.future = self._loop.create_future()
-        if recorded or self.replaying:
+        if recorded or self._expected:
             self._loop.on_rest.append(self._at_rest)
         else:
             # Not at once: this task, too, goes on in its turn.
@@ -97,12 +115,17 @@ class Deliveries:
             if any(other.answered for other in self._pending):
                 self._loop.on_rest.append(self._at_rest)
 
+    @property
+    def _expected(self) -> list[list[Key]]:
+        """The deliveries that are known beforehand."""
+        return self._recorded or self._order
+
     def _at_rest(self) -> None:
         """Deliver what may be, now that all tasks of the flow wait."""
-        if not self.replaying:
+        if not self._expected:
             self._deliver_complete()
             return
-        wanted = self._recorded[0]
+        wanted = self._expected[0]
         found = [p for key in wanted for p in self._pending if p.key == key and p.answered]
         if len(found) == len(wanted):
             self._deliver(found)
@@ -115,6 +138,7 @@ class Deliveries:
     def _give_order_up(self) -> None:
         """The recorded order cannot be kept: the flow does not wait for what it waited for."""
         self._recorded.clear()
+        self._order.clear()
         self._deliver_complete()
 
     def _deliver_complete(self) -> None:
@@ -126,11 +150,16 @@ class Deliveries:
 
     def _deliver(self, together: list[Pending]) -> None:
         keys = tuple(pending.key for pending in together)
+        if not self.replaying:
+            self._new.append(keys)
+            if self._has_effects:
+                self._keep(keys)
         self.made.append(keys)
-        for recorded in self._recorded:
-            recorded[:] = [key for key in recorded if key not in keys]
-        while self._recorded and not self._recorded[0]:
-            del self._recorded[0]
+        for expected in (self._recorded, self._order):
+            for group in expected:
+                group[:] = [key for key in group if key not in keys]
+            while expected and not expected[0]:
+                del expected[0]
         for pending in together:
             self._pending.remove(pending)
             assert pending.deliver is not None

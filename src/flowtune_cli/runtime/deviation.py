@@ -20,7 +20,7 @@ from ..flow.task import Task
 from .effects import Effects
 from .judging import compare
 from .play import alternatives, play, roll_out
-from .replay import Plan
+from .replay import Plan, Seed
 from .scheduler import gather
 
 
@@ -30,8 +30,9 @@ async def deviate(
     *,
     explorations: Mapping[str, Exploration],
     evaluators: Mapping[str, Evaluator],
-    seed: int = 0,
+    seed: Seed = 0,
     deviations: int = 0,
+    effects: Effects | None = None,
 ) -> Trace:
     """Play an example, try every alternative output at each step, and compare the endings.
 
@@ -39,8 +40,9 @@ async def deviate(
         explorations: the exploration strategy of each node that deviates, by node name.
         evaluators: that of each node that has one, by node name.
         deviations: at how many steps alternatives are tried, drawn by the seed; 0 is at all.
+        effects: what is known of them already; None is nothing.
     """
-    effects = Effects()
+    effects = Effects() if effects is None else effects
     plan = Plan(explorations=explorations, skip_undefined=True)
     episode = await play(task, example, plan=plan, seed=seed, effects=effects)
     trace = Trace(example, episode)
@@ -57,7 +59,7 @@ async def deviate(
 
 
 def _chosen(
-    task: Task, episode: Episode, deviating: Container[str], seed: int, most: int
+    task: Task, episode: Episode, deviating: Container[str], seed: Seed, most: int
 ) -> set[int]:
     """The steps at which alternatives are tried: first each node's number of them, then of all."""
     steps: dict[str, list[int]] = {}
@@ -82,7 +84,7 @@ async def _deviate_once(
     step: Step,
     alternative: int,
     evaluators: Mapping[str, Evaluator],
-    seed: int,
+    seed: Seed,
     effects: Effects,
 ) -> Deviation:
     """Roll out one alternative, and compare how it ended with the episode."""
@@ -120,7 +122,14 @@ async def _deviate_once(
     gain: float | None
     judged: dict[str, Any] = {}
     if evaluator is not None:
-        comparison = await compare(evaluator, task, episode, rollout)
+        comparison = await compare(
+            evaluator,
+            task,
+            episode,
+            rollout,
+            effects=effects,
+            key=("evaluator", node.name, str(step.index), str(alternative)),
+        )
         judged = {"evaluator_calls": comparison.calls, "failure": comparison.failure}
         if comparison.failure is not None:
             reason = f"{evaluator.name}: {comparison.failure.error}"

@@ -5,43 +5,86 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ..flow.episode import EffectOptions
+from ..flow.effect import EffectEnd, EffectOptions, Key, effect_name, strict_json
 from .event_loop import OWN_TASKS, running_loop
-from .recording import Key
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class Raised:
-    """The exception that an effect ended with; raised again wherever the effect is replayed."""
+RunName = tuple[int, ...]
+"""Which run of an example's flow: a rollout's step and alternative, or ``GREEDY``."""
+GREEDY: RunName = ()
 
-    error: Exception
+Group = tuple[Key, ...]
+"""What a flow was given together."""
+
+
+class Journal(Protocol):
+    """Keeps what cannot be computed again, before a flow gets it."""
+
+    def end(self, key: Key, end: EffectEnd) -> None:
+        """An effect has ended."""
+
+    def deliver(self, run: RunName, keys: Group) -> None:
+        """A run that has effects gets these calls' and effects' ends, together."""
+
+
+class NoJournal:
+    """Keeps nothing."""
+
+    def end(self, key: Key, end: EffectEnd) -> None:
+        """See ``Journal``."""
+
+    def deliver(self, run: RunName, keys: Group) -> None:
+        """See ``Journal``."""
 
 
 @dataclass
 class Effects:
-    """The effects of an episode and its rollouts, by key.
+    """The effects of an episode and its rollouts.
 
     Attributes:
-        results: what they returned, or ``Raised``. One that was cancelled has none.
+        ends: how they ended, by key. One that was cancelled has no end.
+        orders: in which order each run got its calls' and effects' ends before it was interrupted.
+        journal: told of each before a flow gets it.
+        of_episode: the keys of the episode's own effects.
     """
 
-    results: dict[Key, Any] = field(default_factory=dict)
+    ends: dict[Key, EffectEnd] = field(default_factory=dict)
+    orders: Mapping[RunName, Sequence[Group]] = field(default_factory=dict)
+    journal: Journal = field(default_factory=NoJournal)
+    of_episode: set[Key] = field(default_factory=set)
+    _delivered: dict[RunName, int] = field(default_factory=dict)
     _running: dict[Key, tuple[asyncio.Task[Any], set[object]]] = field(default_factory=dict)
 
-    async def result(
+    def end(self, key: Key, end: EffectEnd) -> None:
+        """Note how an effect has ended."""
+        self.journal.end(key, end)
+        self.ends[key] = end
+
+    def order_of(self, run: RunName) -> Sequence[Group]:
+        """The order of a run that was interrupted, as far as it came."""
+        return self.orders.get(run, ())
+
+    def deliver(self, run: RunName, keys: Group) -> None:
+        """Note what a run gets together, unless it was noted before the interruption."""
+        number = self._delivered.get(run, 0)
+        self._delivered[run] = number + 1
+        if number >= len(self.order_of(run)):
+            self.journal.deliver(run, keys)
+
+    async def run(
         self,
         key: Key,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         options: EffectOptions,
-    ) -> Any:
+    ) -> EffectEnd:
         """Run an effect, or wait for a run of it that is under way for another flow.
 
         It is cancelled once nobody waits for it any more.
@@ -69,14 +112,14 @@ class Effects:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         options: EffectOptions,
-    ) -> Any:
-        result: Any
+    ) -> EffectEnd:
         try:
             result = await _attempts(function, args, options)
+            end = EffectEnd(strict_json(result, f"the result of effect {effect_name(function)}"))
         except Exception as error:
-            result = Raised(error)
-        self.results[key] = result
-        return result
+            end = EffectEnd(error=error)
+        self.end(key, end)
+        return end
 
 
 async def _attempts(function: Callable[..., Any], args: tuple[Any, ...], opt: EffectOptions) -> Any:
@@ -90,8 +133,13 @@ async def _attempts(function: Callable[..., Any], args: tuple[Any, ...], opt: Ef
         except Exception:
             if attempt == retries:
                 raise
-        await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
+        await pause_before_retry(attempt)
     raise AssertionError
+
+
+async def pause_before_retry(attempt: int) -> None:
+    """Wait after a failed attempt, longer each time; ``attempt`` counts from 0."""
+    await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
 
 
 async def _once(function: Callable[..., Any], args: tuple[Any, ...], seconds: float) -> Any:
@@ -100,8 +148,9 @@ async def _once(function: Callable[..., Any], args: tuple[Any, ...], seconds: fl
     except asyncio.TimeoutError as error:
         if not seconds:
             raise
-        name = getattr(function, "__qualname__", repr(function))
-        raise TimeoutError(f"effect {name} took longer than {seconds:g} seconds") from error
+        raise TimeoutError(
+            f"effect {effect_name(function)} took longer than {seconds:g} seconds"
+        ) from error
 
 
 async def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

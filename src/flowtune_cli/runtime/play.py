@@ -15,7 +15,7 @@ from .effects import Effects
 from .event_loop import running_loop
 from .flow_run import FlowRun
 from .recording import Recording
-from .replay import Plan, Replay
+from .replay import Plan, Replay, Seed
 from .scheduler import gather
 
 
@@ -24,7 +24,7 @@ async def play(
     example: Example,
     *,
     plan: Plan | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     effects: Effects | None = None,
 ) -> Episode:
     """Run the flow once. An exception inside the flow is recorded as the episode's failure.
@@ -74,7 +74,7 @@ async def roll_out(
     alternative: int,
     *,
     until: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     effects: Effects,
 ) -> Episode:
     """Reset the flow to a step, substitute an alternative output, and play on greedily.
@@ -87,7 +87,7 @@ async def roll_out(
     """
     plan = Plan(
         recording=recording_of(episode),
-        substitute=(step, step.response.outputs[alternative]),
+        substitute=(step, alternative),
         until=until,
     )
     return await play(task, episode.example, plan=plan, seed=seed, effects=effects)

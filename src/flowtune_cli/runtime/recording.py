@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..flow.effect import Key
 from ..flow.episode import Step
 from ..flow.value_digest import NoDigest, value_digest
-
-Key = tuple[str, ...]
-"""A call's node, digest of what it shows, and how many such calls were made before; or an effect's
-function, arguments and occurrence."""
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,32 @@ known by its key, whatever else the flow does meanwhile.
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Union
 
-from ..flow.episode import EffectOptions, Episode, Step
-from ..flow.errors import ReplayError, UsageError, unknown_name
+from ..flow.effect import (
+    EffectOptions,
+    EffectRecord,
+    Key,
+    captured_digest,
+    effect_name,
+    strict_json,
+)
+from ..flow.episode import Episode, Failure, Step
+from ..flow.errors import ReplayError, unknown_name
 from ..flow.flow_call import FlowCall
-from ..flow.node import Call, Exploration, NodeOutput
+from ..flow.node import Call, Exploration
 from .delivery import Deliveries, Pending
-from .effects import Effects, Raised
+from .effects import GREEDY, Effects
 from .flow_run import Ended, FlowRun
-from .recording import Key, Keys, RecordedCall, Recording, inputs_digest, text_digest
+from .recording import Keys, RecordedCall, Recording, inputs_digest, text_digest
 from .responses import checked
 from .scheduler import ask
+
+Seed = Union[int, str]
+"""The run's seed, or one made from it."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +41,17 @@ class Plan:
     Args:
         explorations: the strategy of each node whose alternatives are wanted, by node name.
         recording: of an earlier run, whose outputs are returned again.
-        substitute: a step of that run, and the output returned in place of its own. Calls that were
-            made before the flow got that output have to be made again; later ones are answered from
-            the recording where they are the same. Without it, all have to be made again.
+        substitute: a step of that run, and which of its outputs is returned in place of its own: 1
+            is the first alternative. Calls that were made before the flow got that output have to
+            be made again; later ones are answered from the recording where they are the same.
+            Without it, all have to be made again.
         until: the reward whose first report after the substituted step, or for it, ends the run.
         skip_undefined: find no alternatives for nodes whose reward is announced as undefined.
     """
 
     explorations: Mapping[str, Exploration] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
-    substitute: tuple[Step, NodeOutput] | None = None
+    substitute: tuple[Step, int] | None = None
     until: str | None = None
     skip_undefined: bool = False
 
@@ -50,7 +61,7 @@ class Replay:
 
     Args:
         seed: what the nodes' randomness depends on, with the example's id, the node, and how many
-            calls of that node there were before.
+            calls of that node there were before. In further passes over the examples it is another.
         effects: those of the episode that is replayed; new ones are added.
         run: the tasks of this run.
 
@@ -58,7 +69,7 @@ class Replay:
         recording: of this run.
     """
 
-    def __init__(self, plan: Plan, seed: int, effects: Effects, run: FlowRun) -> None:
+    def __init__(self, plan: Plan, seed: Seed, effects: Effects, run: FlowRun) -> None:
         self.plan = plan
         self.seed = seed
         self.effects = effects
@@ -66,10 +77,14 @@ class Replay:
         self.recording = Recording()
         self._substitute: Key | None = None
         again = plan.recording.deliveries
+        name = GREEDY
         if plan.substitute is not None:
-            self._substitute = plan.recording.key_of(plan.substitute[0].index)
+            step, alternative = plan.substitute
+            self._substitute = plan.recording.key_of(step.index)
             again = plan.recording.until(self._substitute)
-        self._deliveries = Deliveries(run, again)
+            name = (step.index, alternative)
+        order = effects.order_of(name)
+        self._deliveries = Deliveries(run, again, order, partial(effects.deliver, name))
         self.recording.deliveries = self._deliveries.made
         # What has to be called again, and has not been yet.
         self._missing = {
@@ -146,7 +161,8 @@ class Replay:
         if key == self._substitute:
             assert self.plan.substitute is not None
             self._substituted = index
-            return replace(step, output=self.plan.substitute[1], substituted=True)
+            output = step.response.outputs[self.plan.substitute[1]]
+            return replace(step, output=output, substituted=True)
         step = replace(step, recorded=True)
         if again is not None:
             return step
@@ -162,29 +178,29 @@ class Replay:
     ) -> Any:
         """See ``Episode.effect``."""
         self._end_if_decided(episode)
-        name = f"{function.__module__}.{function.__qualname__}"
-        try:
-            shown = json.dumps(args, sort_keys=True)
-        except TypeError as error:
-            raise UsageError(f"effect {name}: its arguments must be JSON values: {error}") from None
-        parts = [name, shown]
+        name = effect_name(function)
+        shown = strict_json(args, f"the arguments of effect {name}", sort_keys=True)
+        parts = [name, shown, captured_digest(function)]
         if options.stateful:
             parts.append(text_digest(repr(self._stateful)))
             self._stateful.append((name, shown))
         key = ("effect", *self._keys.next(*parts))
+        steps = episode.issued
         pending = self._deliveries.issue(key, is_call=False)
         try:
-            recorded = key in self.effects.results
-            if recorded:
-                result = self.effects.results[key]
-            else:
-                result = await self.effects.result(key, function, args, options)
-            await self._deliveries.arrive(pending, _nothing, recorded=recorded)
+            end = self.effects.ends.get(key)
+            known = end is not None
+            if end is None:
+                end = await self.effects.run(key, function, args, options)
+            await self._deliveries.arrive(pending, _nothing, recorded=known)
         finally:
             self._deliveries.withdraw(pending)
-        if isinstance(result, Raised):
-            raise result.error.with_traceback(None)
-        return copy.deepcopy(result)
+        again = self.plan.substitute is not None and key in self.effects.of_episode
+        if self.plan.substitute is None:
+            self.effects.of_episode.add(key)
+        error = None if end.error is None else Failure.of(end.error).error
+        episode.effects.append(EffectRecord(steps, name, shown, end.result, error, again))
+        return end.value()
 
     def check_complete(self, episode: Episode) -> None:
         """Raise a ReplayError if the flow ended before it made every recorded call again."""
@@ -212,6 +228,9 @@ class Replay:
         episode.targets = [replace(t, step=numbers[t.step]) for t in episode.targets]
         episode.rewards = [
             replace(r, steps=sum(old < r.steps for old in numbers)) for r in episode.rewards
+        ]
+        episode.effects = [
+            replace(e, steps=sum(old < e.steps for old in numbers)) for e in episode.effects
         ]
 
     def _end_if_decided(self, episode: Episode) -> None:

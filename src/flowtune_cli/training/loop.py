@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from ..flow.numbers import real_number
 from ..learning.learner import Learner
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
+from ..runs.journal import Journal
 from ..runs.store import Store
+from ..runtime.effects import Effects
 from ..trackers.tracking import Trackers
 from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_names, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
-from .session import Session
+from .session import Play, Session
 
 
 class Stopped(Exception):
@@ -107,6 +109,7 @@ class Trainer:
         self.position = Position()
         self.progressive = Progressive(gate=session.task.gate)
         self.last_failure: tuple[str, Failure] | None = None
+        self._journal: Journal | None = None
 
     def resume(self) -> None:
         """Resume from the newest checkpoint; ``train`` first removes what was stored after it."""
@@ -150,7 +153,11 @@ class Trainer:
         task = self.session.task
         settings = self.session.settings
         trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
-        with trackers, Store(self.run.store_path, task.question_text) as store:
+        with (
+            trackers,
+            Store(self.run.store_path, task.question_text) as store,
+            closing(Journal(self.run.journal_path, self.position.episodes)) as self._journal,
+        ):
             store.truncate(self.position.batches)
             store.write_task(task.nodes, task.gate)
             try:
@@ -209,12 +216,22 @@ class Trainer:
     def _deviate(self, batch: Sequence[Example]) -> list[Trace]:
         """Play the batch and deviate from it; traces in the order of the examples."""
         traces: dict[int, Trace] = {}
-        for position, trace in self.session.deviate(batch, self._stop_if_asked):
+        begin = self.position.episodes
+        plays = [self._play(begin + number, example) for number, example in enumerate(batch)]
+        for position, trace in self.session.deviate_plays(plays, self._stop_if_asked):
             traces[position] = trace
             done = self.position.episodes + len(traces)
             if len(traces) < len(batch):
                 self.on_report(Report(done, len(self.order), None, self.progressive))
         return [traces[position] for position in range(len(batch))]
+
+    def _play(self, number: int, example: Example) -> Play:
+        """An episode, with what is known of its effects since the newest checkpoint."""
+        assert self._journal is not None
+        kept = self._journal.episode(number)
+        examples_a_pass = len(self.order) // self.settings.passes
+        effects = Effects(kept.ends, kept.orders, kept)
+        return Play(example, effects, number // examples_a_pass)
 
     def _stop_if_asked(self) -> None:
         if self.should_stop():
@@ -290,6 +307,8 @@ class Trainer:
             progressive=self.progressive,
             keep=self.settings.keep_checkpoints,
         )
+        if self._journal is not None:
+            self._journal.clear()
 
     def _metrics(self) -> Mapping[str, MetricRecord]:
         return {

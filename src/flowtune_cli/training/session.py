@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,21 @@ from ..models.out_of_memory import advising
 from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.deviation import deviate
+from ..runtime.effects import Effects
 from ..runtime.event_loop import EpisodeLimits
 from ..runtime.play import play
+from ..runtime.replay import Seed
 from ..runtime.scheduler import Scheduler
 from .checkpoint import has_adapter
+
+
+@dataclass(frozen=True)
+class Play:
+    """An example to be played, with its effects; ``number`` is that of the pass, from 0."""
+
+    example: Example
+    effects: Effects = field(default_factory=Effects)
+    number: int = 0
 
 
 @dataclass
@@ -120,17 +131,29 @@ class Session:
         self, examples: Sequence[Example], before_batch: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[int, Trace]]:
         """Play examples and deviate from them; yields (position, trace) as each is done."""
+        return self.deviate_plays([Play(example) for example in examples], before_batch)
+
+    def deviate_plays(
+        self, plays: Sequence[Play], before_batch: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Trace]]:
+        """As ``deviate``, in some pass over the examples, and with effects that are known."""
         return self.scheduler(before_batch).stream(
             deviate(
                 self.task,
-                example,
+                play.example,
                 explorations=self.explorations,
                 evaluators=self.evaluators,
-                seed=self.settings.training.seed,
+                seed=self._seed(play.number),
                 deviations=self.settings.training.deviations,
+                effects=play.effects,
             )
-            for example in examples
+            for play in plays
         )
+
+    def _seed(self, number: int) -> Seed:
+        """What a pass over the examples draws its noise from."""
+        seed = self.settings.training.seed
+        return seed if not number else f"{seed}/pass {number}"
 
     def play(
         self, examples: Iterable[Example], before_batch: Callable[[], None] = lambda: None

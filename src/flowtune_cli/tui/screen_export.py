@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..flow.effect import EffectRecord
 from ..flow.errors import UsageError
 from ..runs.atomic import write_bytes
 from ..runs.records import EpisodeRecord, RolloutRecord, StepRecord
@@ -86,11 +87,14 @@ def episode_markdown(run: str, episode: EpisodeRecord) -> str:
 
 def step_markdown(episode: EpisodeRecord, step: StepRecord) -> str:
     """A step with its alternatives."""
+    after = effects_at(episode, step.index + 1)
     parts = [
         f"## Step {step.index}: {step.node} (adapter version {step.adapter_version})\n",
+        *_effects("effect before it", effects_at(episode, step.index)),
         f"Prompt:\n\n{fenced(step.prompt)}",
         f"Output{' (truncated)' if step.truncated else ''}:\n\n{fenced(step.output)}",
         f"Training data: {explain_step(episode, step)}.\n",
+        *(_effects("effect after it", after) if step is episode.steps[-1] else ()),
     ]
     parts += [
         rollout_markdown(episode, rollout)
@@ -116,11 +120,23 @@ def rollout_markdown(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     steps = [(f"{step.index}", step.node, step.output) for step in rollout.steps]
     if steps:
         parts.append(table(["step", "node", "output in the rollout"], steps))
+    parts += _effects("effect of the rollout", rollout.effects)
     for call in rollout.evaluator_calls:
         parts.append(f"The evaluator showed the model:\n\n{fenced(call.prompt)}")
         answers = [(text, number(logprob)) for text, logprob in call.answers]
         parts.append(table(["answer", "logprob"], answers))
     return "\n".join(parts)
+
+
+def effects_at(episode: EpisodeRecord, steps: int) -> list[EffectRecord]:
+    """The episode's effects after this number of steps."""
+    return [effect for effect in episode.effects if effect.steps == steps]
+
+
+def _effects(title: str, effects: Iterable[EffectRecord]) -> list[str]:
+    """Effects as a table; nothing where there are none."""
+    rows = [(effect.call_text, effect.end_text) for effect in effects]
+    return [table([title, "end"], rows)] if rows else []
 
 
 def alternative_text(episode: EpisodeRecord, rollout: RolloutRecord) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from textual.content import Content
 
+from ...flow.effect import EffectRecord
 from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
 from ...runs.serialization import to_json, visible
 from ..explanations import explain_rollout, explain_step, preference_of
 from ..formatting import number, one_line, signed
-from ..screen_export import alternative_text
+from ..screen_export import alternative_text, effects_at
 from ..step_alignment import AlignedSteps, align_steps
 from ..symbols import OUTCOMES, PREFERENCE
 from ..word_diff import Part, word_diff
@@ -24,6 +27,7 @@ def step_detail(episode: EpisodeRecord, step: StepRecord) -> Content:
             (f"step {step.index}  {step.node}", _HEAD), f"  adapter version {step.adapter_version}"
         )
     ]
+    lines += _effects("effects before it", effects_at(episode, step.index))
     cut = f", SHORTENED by {step.dropped_tokens}" if step.dropped_tokens else ""
     lines += _heading("prompt", f"{step.prompt_tokens} tokens{cut}")
     lines += _quoted(step.prompt, "$text-muted")
@@ -46,6 +50,8 @@ def step_detail(episode: EpisodeRecord, step: StepRecord) -> Content:
         lines += _quoted(alternative.text, "", indent="    ")
     lines += _heading("training data", "")
     lines.append(Content(explain_step(episode, step)))
+    if step is episode.steps[-1]:
+        lines += _effects("effects after it", effects_at(episode, step.index + 1))
     if step.detail:
         lines += _heading("detail", "")
         lines += [
@@ -79,6 +85,7 @@ def rollout_detail(
             lines.append(Content("the rollout stopped here, at its reward"))
         elif rollout.result is not None:
             lines.append(Content(visible(f"its result: {to_json(rollout.result)}")))
+    lines += _effects("effects of the rollout", rollout.effects)
     for count, call in enumerate(rollout.evaluator_calls, 1):
         cut = f"SHORTENED by {call.dropped_tokens} tokens" if call.dropped_tokens else ""
         lines += _heading(f"prompt {count} of the evaluator", cut)
@@ -91,6 +98,18 @@ def rollout_detail(
         lines += _heading("traceback", "")
         lines += _quoted(rollout.traceback, "")
     return Content("\n").join(lines)
+
+
+def _effects(title: str, effects: Iterable[EffectRecord]) -> Lines:
+    """Effects, each with its arguments and its end."""
+    lines: Lines = []
+    for effect in effects:
+        if not lines:
+            lines += _heading(title, "")
+        note = "  as before" if effect.again else ""
+        lines.append(Content.assemble(visible(effect.call_text), (note, "$text-muted")))
+        lines += _quoted(effect.end_text, "$text-error" if effect.error else "", indent="  → ")
+    return lines
 
 
 def _outcome(episode: EpisodeRecord, rollout: RolloutRecord) -> Content:

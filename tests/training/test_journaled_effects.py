@@ -1,0 +1,150 @@
+"""A run that dies and is resumed gets the same answers from the world, in the same order."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowtune_cli.flow.deviation import Outcome
+from flowtune_cli.flow.episode import Episode
+from flowtune_cli.flow.example import Example
+from flowtune_cli.registry.manager import Registry
+from support.fake_engine import digest, writer
+from support.tiny_training import Run, selected
+
+MakeRun = Callable[..., Run]
+
+
+class World:
+    """Answers each question once in one way, and ever after in another; late ones come first then.
+
+    It counts what it has answered, so what it was asked in vain does not count.
+    """
+
+    def __init__(self) -> None:
+        self.answered: Counter[str] = Counter()
+
+    async def ask(self, question: str) -> str:
+        again = self.answered[question] > 0
+        slow = question.endswith("slow")
+        await asyncio.sleep(0.02 if slow != again else 0.001)
+        self.answered[question] += 1
+        return f"{question}: {'another answer' if again else 'one answer'}"
+
+    async def fail(self, question: str) -> str:
+        self.answered[question] += 1
+        raise ConnectionError(f"{question}, for the {self.answered[question]}. time")
+
+
+def flow_in(world: World) -> Any:
+    async def flow(episode: Episode, example: Example) -> Any:
+        draft = await episode.call("draft", x=example.question)
+        found: list[str] = []
+
+        async def ask(how: str) -> None:
+            found.append(await episode.effect(world.ask, f"{example.id} {draft} {how}"))
+
+        await asyncio.gather(ask("slow"), ask("quick"))
+        try:
+            await episode.effect(world.fail, f"{example.id} {draft}")
+        except ConnectionError as error:
+            found.append(str(error))
+        answer = await episode.call("answer", x=" ".join(found))
+        episode.reward("reward", digest(answer) % 5 / 4)
+        return found
+
+    return flow
+
+
+class Judge:
+    """Asks the world which of two episodes is better."""
+
+    name = "judge"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def compare(
+        self, ask: Any, task: Any, example: Example, first: Episode, second: Episode
+    ) -> float:
+        answer = await self.world.ask(f"{example.id} {first.result} {second.result}")
+        return digest(answer) % 7 - 3.0
+
+
+def played(run: Run) -> list[Any]:
+    return [
+        selected(run, f"SELECT {columns} FROM {table} ORDER BY episode, {order}")
+        for table, columns, order in [
+            ("effects", "*", "rollout, number"),
+            ("steps", "episode, rollout, node, output", "rollout, step"),
+            ("rewards", "*", "number"),
+            ("rollouts", "episode, number, outcome, gain, result", "number"),
+        ]
+    ]
+
+
+class Died(Exception):
+    """As if the process was killed: nothing is saved."""
+
+
+@pytest.fixture
+def make(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Run]:
+    """Makes a run in a world of its own, which is judged by its reward or by the world."""
+
+    def made(judged: bool) -> Run:
+        world = World()
+        how = ("", {"evaluator": "judge"}) if judged else ("reward", {})
+
+        def nodes() -> list[Any]:
+            first = writer("draft", how[0] or None, max_new_tokens=3, **how[1])
+            return [first, writer("answer", None, max_new_tokens=3)]
+
+        run = make_run(flow=flow_in(world), nodes=nodes, gate=None, count=4)
+        session = run.session
+
+        def with_world() -> Any:
+            monkeypatch.setattr(Registry, "make_evaluator", lambda *of: Judge(world))
+            return session()
+
+        run.session = with_world  # type: ignore[method-assign]
+        return run
+
+    return made
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_run_that_died_goes_on_with_the_same_answers(
+    make: Callable[[bool], Run], judged: bool
+) -> None:
+    whole = make(judged)
+    asked = itertools.count()
+    whole.train(should_stop=lambda: next(asked) < 0)
+    calls = next(asked)
+    expected = played(whole)
+    assert expected[0]
+    assert not whole.directory.journal_path.exists()
+    assert {rollout[2] for rollout in expected[3]} > {Outcome.GREEDY_BETTER.value}
+
+    died = 0
+    for moment in range(1, calls, max(1, calls // 7)):
+        run = make(judged)
+        asked = itertools.count()
+
+        def die(asked: Any = asked, moment: int = moment) -> bool:
+            if next(asked) == moment:
+                raise Died
+            return False
+
+        try:
+            run.train(should_stop=die)
+        except Died:
+            died += 1
+            run.train()
+        assert played(run) == expected, f"died at call {moment} of {calls}"
+        assert not run.directory.journal_path.exists()
+    assert died > 4
