@@ -20,7 +20,7 @@ from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.runs import schema
 from flowtune_cli.runs.reader import RunReader
-from flowtune_cli.runs.store import BatchRecord, Store, UpdateRecord
+from flowtune_cli.runs.store import BatchRecord, Store, UpdateRecord, check_version
 from support.processes import python
 from support.random_batches import batches, dump, played, question_of
 
@@ -162,7 +162,7 @@ def test_an_error_in_the_middle_of_a_batch_leaves_nothing_of_it(path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flowtune_cli.runs.store import Store
+from flowtune_cli.runs.store import Store, check_version
 from support.processes import python
 from support.random_batches import played, question_of
 
@@ -192,7 +192,7 @@ def test_a_writer_that_is_killed_leaves_whole_batches(path, tmp_path):
 STEADY = """
 import sys
 from pathlib import Path
-from flowtune_cli.runs.store import Store
+from flowtune_cli.runs.store import Store, check_version
 from support.processes import python
 from support.random_batches import played, question_of
 
@@ -251,7 +251,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from flowtune_cli.flow.errors import FlowtuneError
-from flowtune_cli.runs.store import Store
+from flowtune_cli.runs.store import Store, check_version
 from support.processes import python
 from support.random_batches import played, question_of
 
@@ -321,3 +321,13 @@ def test_a_store_of_another_version_is_refused(path, version, kind):
         match = f"{kind} flowtune: .*version {version}.*reads version {schema.SCHEMA_VERSION}"
         with pytest.raises(UsageError, match=match):
             opened()
+
+
+def test_a_store_that_is_missing_or_empty_can_be_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    check_version(path)
+    path.touch()
+    check_version(path)
+    path.write_text("no database, and long enough to be seen as none" * 20)
+    with pytest.raises(FlowtuneError, match="not a database"):
+        check_version(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ from .output import note
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
     from ..flow.example import Example
-    from ..flow.task import Task
 
 
 def to_store(
@@ -79,29 +76,17 @@ def describe(
     return TrainingData(described, digests)
 
 
-def check_unchanged(
-    run: RunDirectory, task: Task, examples: Sequence[Example], now: TrainingData, old: Resolved
-) -> None:
+def check_unchanged(run: RunDirectory, examples: Sequence[Example], now: TrainingData) -> None:
     """Check that examples are those that a run began with, in their order.
 
     Args:
-        now: what ``describe`` says of ``examples``, with the run's settings ``old``.
+        now: what ``describe`` says of ``examples``, with the run's settings.
 
     Raises:
         UsageError: they are not; names the first one that differs, and says what to do.
     """
     stored = stored_settings(run)["data"]
-    if "examples_sha256" in stored:
-        same = stored["examples_sha256"] == now.stored["examples_sha256"]
-    else:
-        same = stored.get("sha256") == _former_digest(task, examples, old)
-        if same:
-            note(
-                f"run '{run.path.name}' was begun by an earlier flowtune, which kept no digest of"
-                " its examples' inputs: their ids, questions and gold are as they were, and it is"
-                " on you that the rest is. From now on, changed inputs are noticed."
-            )
-    if same:
+    if stored.get("examples_sha256") == now.stored["examples_sha256"]:
         return
     path, split = now.stored["path"], now.stored["split"]
     raise UsageError(
@@ -129,19 +114,6 @@ def _difference(run: RunDirectory, examples: Sequence[Example], now: TrainingDat
         f"it gives {now.stored['examples']} examples to train on, which are not the run's"
         f" {stored['examples']}, or not in their order"
     )
-
-
-def _former_digest(task: Task, examples: Sequence[Example], old: Resolved) -> str:
-    """What settings.json has as ``sha256`` where an earlier flowtune wrote it."""
-    from ..runs.serialization import to_json
-    from ..training.loop import training_order
-
-    training = old.settings.training
-    digest = hashlib.sha256()
-    for example in training_order(examples, training.seed, training.limit, training.passes):
-        line = [example.id, task.question_text(example), to_json(example.gold)]
-        digest.update(json.dumps(line).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def model_digest(name: str) -> str | None:

@@ -131,6 +131,7 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
 
 def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     from ..runs.example_digests import write_digests
+    from ..runs.store import check_version
     from .examples import read_training_examples
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import check_unchanged, describe, to_store
@@ -138,6 +139,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
 
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
     with run.lock():
+        check_version(run.store_path)  # before anything is changed
         task_class = arguments.registry.task(task_name or run.info.task)
         settings = RunOverrides(arguments.registry, task_class, run, **arguments.sources)
         resolved, stored = settings.resumed(), settings.stored
@@ -150,7 +152,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         split = arguments.split or stored["data"]["split"]
         examples = read_training_examples(task, data, split)
         described = describe(data, split, examples, settings.old)
-        check_unchanged(run, task, examples, described, settings.old)
+        check_unchanged(run, examples, described)
         if grows:
             described = describe(data, split, examples, resolved)
         checkpoint = stored["from"] and Path(stored["from"])

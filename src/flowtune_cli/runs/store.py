@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,26 @@ from ..flow.node import Node
 from ..flow.surrogates import escaped
 from . import running_totals, schema
 from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, batch_rows
+from .read_only import connect_read_only
 from .sqlite_errors import translate_errors
 
 _SETUP = ("learn", "reward", "alternatives", "weight")
 
 __all__ = ["BatchRecord", "MetricRecord", "Store", "UpdateRecord"]
+
+
+def check_version(path: Path) -> None:
+    """Check that a store can be gone on with. One that is missing or empty can: nothing is in it.
+
+    Raises:
+        UsageError: another version wrote it, or it is no store.
+        FlowtuneError: it cannot be read.
+    """
+    if not path.exists():
+        return
+    with translate_errors(path, "read"), closing(connect_read_only(path)) as connection:
+        if not schema.is_empty(connection):
+            schema.check(connection, path)
 
 
 class Store:
