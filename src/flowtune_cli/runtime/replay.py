@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..flow.episode import EffectOptions, Episode, Step
 from ..flow.errors import ReplayError, UsageError, unknown_name
 from ..flow.flow_call import FlowCall
 from ..flow.node import Call, Exploration, NodeOutput
+from ..flow.request import Request
 from .delivery import Deliveries, Pending
 from .effects import Effects, Raised
 from .flow_run import Ended, FlowRun
@@ -95,14 +96,14 @@ class Replay:
         index, episode.issued = episode.issued, episode.issued + 1
         number = self._calls_of_node.get(node, 0)
         self._calls_of_node[node] = number + 1
-        key = self._keys.next(node, text_digest(prompt_text))
+        key = self._call_key(call, node, prompt_text)
         pending = None
         try:
             recorded = self._recorded(key, index, node, prompt_text, digest)
             pending = self._deliveries.issue(key, is_call=True)
             if recorded is None:
                 seed = (self.seed, episode.example.id, node, number)
-                asked = Call(inputs, ask, self._exploration(episode, node), seed)
+                asked = Call(inputs, self._ask, self._exploration(episode, node), seed)
                 response = checked(node, await episode.nodes[node].respond(asked))
                 step = Step(index, node, prompt_text, response, response.outputs[0])
             else:
@@ -171,7 +172,7 @@ class Replay:
         if options.stateful:
             parts.append(text_digest(repr(self._stateful)))
             self._stateful.append((name, shown))
-        key = ("effect", *self._keys.next(*parts))
+        key = self._effect_key(name, parts)
         pending = self._deliveries.issue(key, is_call=False)
         try:
             recorded = key in self.effects.results
@@ -185,6 +186,15 @@ class Replay:
         if isinstance(result, Raised):
             raise result.error.with_traceback(None)
         return copy.deepcopy(result)
+
+    def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
+        return self._keys.next(node, text_digest(prompt_text))
+
+    def _effect_key(self, name: str, parts: Sequence[str]) -> Key:
+        return ("effect", *self._keys.next(*parts))
+
+    async def _ask(self, request: Request) -> Any:
+        return await ask(request)
 
     def check_complete(self, episode: Episode) -> None:
         """Raise a ReplayError if the flow ended before it made every recorded call again."""
