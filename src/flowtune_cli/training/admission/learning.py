@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...flow.deviation import Trace
+from ...flow.episode import Episode
 from ...flow.errors import FlowtuneError
 from ...flow.named import name_and_options
 from ...flow.node import Node, SelfLearning
@@ -22,7 +23,7 @@ _MISSPELT = 0.8
 """How alike (by difflib's ratio) a name is to another that it was surely meant to be."""
 
 _ERRORS = ("no-judge", "useless-targets")
-_ELSEWHERE = ("failed", "reward-unreported")
+_ELSEWHERE = ("reward-unreported",)
 """Reasons that other findings give."""
 
 _ADVICE = {
@@ -44,18 +45,21 @@ _ADVICE = {
 
 def learning_findings(task: Task, traces: Sequence[Trace]) -> Iterator[Finding]:
     """Why nodes that are to learn would learn nothing from these examples, and what to do."""
-    rewards = sorted({reward.name for t in traces for run in t.runs for reward in run.rewards})
+    finished = [trace for trace in traces if trace.episode.failure is None]
+    if not finished:
+        return  # what it lacks may be a consequence
+    rewards = sorted({reward.name for t in finished for run in t.runs for reward in run.rewards})
     try:
-        summarized = summaries(task, traces)
+        summarized = summaries(task, finished)
     except FlowtuneError as error:
         advice = "Report a target of the kind that the node learns from, see its type."
         yield Finding("bad-target", "error", str(error).removesuffix("."), advice)
         return
     for node, summary in zip(task.nodes, summarized, strict=True):
-        reason = why_it_learns_nothing(summary, rewards, len(traces))
+        reason = why_it_learns_nothing(summary, rewards, len(finished))
         if reason is not None and reason.code not in _ELSEWHERE:
             yield _finding(node, reason)
-    yield from _reward_findings(task, traces, rewards)
+    yield from _reward_findings(task, [trace.episode for trace in finished], rewards)
 
 
 def nothing_to_learn(task: Task) -> Finding | None:
@@ -80,11 +84,8 @@ def _finding(node: Node, reason: Reason) -> Finding:
 
 
 def _reward_findings(
-    task: Task, traces: Sequence[Trace], rewards: Sequence[str]
+    task: Task, finished: Sequence[Episode], rewards: Sequence[str]
 ) -> Iterator[Finding]:
-    finished = [trace.episode for trace in traces if trace.episode.failure is None]
-    if not finished:
-        return
     called = {step.node for episode in finished for step in episode.steps}
     undefined = {name for episode in finished for name in episode.undefined_rewards}
     used = {node.reward for node in task.nodes} | {task.gate}
