@@ -57,7 +57,9 @@ def examine(
         *learning_findings(task, traces),
         *cut_findings(traces),
     ]
-    if not any(again):  # else it cannot be told why something differs
+    if any(again):  # then rollouts differ, too
+        found = [each for each in found if each.code != "rollout-differs"]
+    else:  # else it could not be told why something differs
         found += difference_findings(swapped, with_swapped, OTHER_GOLD)
     nothing = nothing_to_learn(task)
     return in_order([*([nothing] if nothing else []), *found])
