@@ -55,7 +55,7 @@ def test_each_call_that_differs_is_noted_and_answered_as_before() -> None:
     ]
 
 
-def test_calls_side_by_side_are_told_apart_by_their_number() -> None:
+def test_calls_side_by_side_are_told_apart() -> None:
     numbers = itertools.count()
 
     async def flow(episode: Episode, example: Example) -> None:

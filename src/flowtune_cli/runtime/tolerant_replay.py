@@ -14,7 +14,7 @@ from ..flow.episode import Episode, Step
 from ..flow.errors import ReplayError
 from ..flow.flow_call import FlowCall
 from ..flow.request import Request
-from .recording import Key, RecordedCall, text_digest
+from .recording import Key
 from .replay import Replay
 
 
@@ -40,9 +40,9 @@ class Difference:
 class TolerantReplay(Replay):
     """A replay without substitute whose flow may ask what it likes.
 
-    A call that was not made before is answered as the one in whose place it stands: the recorded
-    call of the same node and the same number, or else the first one that was not made again. A flow
-    that calls a node more often than before is stopped.
+    A call that was not made before is answered as the one in whose place it stands: the node's
+    first one that has not been made again. A flow that calls a node more often than before is
+    stopped.
 
     Attributes:
         differences: in the order in which the flow got to them.
@@ -51,26 +51,20 @@ class TolerantReplay(Replay):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.differences: list[Difference] = []
-        self._of_node: dict[str, list[Key]] = {}
-        for key, _ in sorted(self.plan.recording.calls.items(), key=_issued):
-            self._of_node.setdefault(key[0], []).append(key)
         self._effects_left = list(self.effects.results)
 
     def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
         key = super()._call_key(call, node, prompt_text)
         if key in self._missing or key in self.plan.recording.cancelled:
             return key
-        left = [each for each in self._of_node.get(node, ()) if each in self._missing]
+        left = [each for each in self._missing if each[0] == node]
         if not left:
             self.differences.append(Difference(node, None, prompt_text, call.place))
             return key
-        number = self._calls_of_node[node] - 1
-        same = self._of_node[node][number : number + 1]
-        meant = same[0] if same and same[0] in self._missing else left[0]
+        meant = min(left, key=lambda each: self._missing[each].step.index)
         step = self._missing[meant].step
-        if text_digest(step.prompt_text) != text_digest(prompt_text):
-            found = Difference(node, step.prompt_text, prompt_text, call.place, step.index)
-            self.differences.append(found)
+        found = Difference(node, step.prompt_text, prompt_text, call.place, step.index)
+        self.differences.append(found)
         return meant
 
     def _recorded(
@@ -108,7 +102,3 @@ class TolerantReplay(Replay):
         for missing in sorted(self._missing.values(), key=lambda call: call.step.index):
             step = missing.step
             self.differences.append(Difference(step.node, step.prompt_text, None, step=step.index))
-
-
-def _issued(item: tuple[Key, RecordedCall]) -> int:
-    return item[1].step.index

@@ -169,6 +169,34 @@ def test_a_reward_that_is_announced_as_undefined_is_stated() -> None:
     assert "reward-unreported" not in codes(findings(flow))
 
 
+def test_examples_without_labels() -> None:
+    found = findings(flows.healthy, examples=[Example("e0", {"question": "?"})])
+    assert codes(found) == ["no-labels"]
+
+
+def test_a_target_that_cannot_be_learned_from() -> None:
+    async def flow(episode: Any, example: Example) -> None:
+        await episode.call("a", x=1)
+        episode.target("a", 3)
+
+    [finding] = findings(flow, [writer("a", learn="supervised")])
+    assert (finding.code, finding.severity) == ("bad-target", "error")
+    assert "node 'a' learns from target texts; got 3" in finding.message
+
+
+def test_a_rollout_that_does_not_replay() -> None:
+    async def flow(episode: Any, example: Example) -> None:
+        first = await episode.call("a", x="first")
+        if episode.is_rollout:
+            await episode.call("a", x="before")
+        second = await episode.call("a", x="second")
+        episode.reward("reward", flows.judged(first) + flows.judged(second))
+
+    found = findings(flow)
+    assert "rollout-differs" in codes(found)
+    assert "request-differs" not in codes(found)
+
+
 def test_nothing_is_to_learn() -> None:
     found = findings(flows.healthy, [writer("a", learn="nothing")])
     assert codes(found) == ["nothing-to-learn"]

@@ -29,6 +29,10 @@ _ADVICE = {
 }
 
 
+FACTS = {"result": "result-differs", "rewards": "rewards-differ", "targets": "targets-differ"}
+"""The kind of finding where something else than a request differs."""
+
+
 def difference_findings(
     recorded: Sequence[Recorded], found: Sequence[Sequence[Difference] | None], when: str
 ) -> Iterator[Finding]:
@@ -58,19 +62,16 @@ def difference_findings(
 def _finding(difference: Difference, when: str, example: Example) -> Finding:
     what, advice = difference.what, _ADVICE[when]
     node: str | None = None
-    severity: Severity = "error"
+    code = FACTS.get(what, "request-differs")
+    severity: Severity = "warning" if what in FACTS else "error"
     if what == "failure":
-        code, message = "request-differs", f"the flow fails {when}, and not before"
-    elif what in ("result", "rewards", "targets"):
-        code, severity = f"{what}-differ", "warning"
-        message = f"all requests are the same {when}, and the {what} are not"
-        if what == "result":
-            code, message = "result-differs", f"all requests are the same {when}, the result is not"
+        message = f"the flow fails {when}, and not before"
+    elif what in FACTS:
+        message = f"all requests are the same {when}, and the {what} not"
     elif what.startswith("effect "):
-        code = "request-differs"
         message = f"{what} is called with other arguments {when}"
     else:
-        code, node = "request-differs", what
+        node = what
         if difference.before is None:
             message = f"node '{node}' is called more often {when}"
         elif difference.now is None:

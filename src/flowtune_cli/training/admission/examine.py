@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ...flow.deviation import Trace
 from ...flow.errors import UsageError
@@ -17,6 +17,7 @@ from .learning import learning_findings, nothing_to_learn
 from .prompts import cut_findings
 
 _REFUSED = ("not-a-text", "not-awaited", "request-differs", "reward-misspelt")
+"""What is certainly wrong. Rollouts that do not replay teach nothing, and count as failed."""
 _TOLD = ("gold-in-prompt", "no-judge", "reward-unreported", "rewards-differ", "targets-differ")
 _MOST_EPISODES = 16
 """How many of a mini-batch are played again before training."""
@@ -52,6 +53,7 @@ def examine(
     swapped = other_golds(recorded, pool)
     with_swapped = play_again(task, swapped, limits=limits, check=check)
     found = [
+        *_unlabelled(traces),
         *difference_findings(recorded, again, AGAIN),
         *failure_findings(traces),
         *learning_findings(task, traces),
@@ -63,6 +65,18 @@ def examine(
         found += difference_findings(swapped, with_swapped, OTHER_GOLD)
     nothing = nothing_to_learn(task)
     return in_order([*([nothing] if nothing else []), *found])
+
+
+def _unlabelled(traces: Sequence[Trace]) -> Iterator[Finding]:
+    for trace in traces:
+        if trace.example.gold is None:
+            yield Finding(
+                "no-labels",
+                "error",
+                "there are examples without labels (gold is None), which training refuses",
+                "Check a split that has labels (--split), or leave such examples out.",
+                example=trace.example.id,
+            )
 
 
 def admit(
@@ -82,10 +96,8 @@ def admit(
     Raises:
         Refused: the flow would learn nothing, or something wrong; lists why.
     """
-    some = traces[:_MOST_EPISODES]
     pool = [trace.example for trace in traces]
-    found = examine(task, some, pool, limits=limits, check=check)
-    # A rollout that did not replay teaches nothing, and counts as failed.
+    found = examine(task, traces[:_MOST_EPISODES], pool, limits=limits, check=check)
     refused = [each for each in found if each.code in _REFUSED and each.severity == "error"]
     if refused:
         raise Refused(

@@ -24,7 +24,7 @@ _ADVICE = {
     ReplayError.__name__: "A flow must depend on nothing but its example and its nodes'"
     " outputs. Wrap anything else in await episode.effect(function, ...).",
 }
-_CODES = {
+CODES = {
     NotAwaited.__name__: "not-awaited",
     NotAText.__name__: "not-a-text",
     FlowLimit.__name__: "limit",
@@ -49,7 +49,7 @@ def failure_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
 
 def _finding(failure: Failure, example: str, what: str) -> Finding:
     kind = failure.error.partition(":")[0]
-    code = _CODES.get(kind, "failed")
+    code = CODES.get(kind, "failed")
     message = f"{what}: {failure.error.splitlines()[0]}" if failure.error else what
     return Finding(
         code,

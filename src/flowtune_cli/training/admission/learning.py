@@ -23,10 +23,10 @@ _MISSPELT = 0.8
 """How alike (by difflib's ratio) a name is to another that it was surely meant to be."""
 
 _ERRORS = ("no-judge", "useless-targets")
-_ELSEWHERE = ("reward-unreported",)
+ELSEWHERE = ("reward-unreported",)
 """Reasons that other findings give."""
 
-_ADVICE = {
+ADVICE = {
     "no-weight": "Give it a 'weight' above 0, or learn = 'nothing'.",
     "no-alternatives": "Set its 'alternatives' to 1 or more, or learn = 'nothing'.",
     "not-called": "See whether the flow can get there: the condition of the call, and the outputs"
@@ -57,7 +57,7 @@ def learning_findings(task: Task, traces: Sequence[Trace]) -> Iterator[Finding]:
         return
     for node, summary in zip(task.nodes, summarized, strict=True):
         reason = why_it_learns_nothing(summary, rewards, len(finished))
-        if reason is not None and reason.code not in _ELSEWHERE:
+        if reason is not None and reason.code not in ELSEWHERE:
             yield _finding(node, reason)
     yield from _reward_findings(task, [trace.episode for trace in finished], rewards)
 
@@ -79,7 +79,7 @@ def nothing_to_learn(task: Task) -> Finding | None:
 def _finding(node: Node, reason: Reason) -> Finding:
     severity: Severity = "error" if reason.code in _ERRORS else "warning"
     message = f"node '{node.name}' learns nothing here: {reason.text}"
-    advice = reason.advice or _ADVICE[reason.code]
+    advice = reason.advice or ADVICE[reason.code]
     return Finding(reason.code, severity, message, advice, node=node.name, reward=node.reward)
 
 
