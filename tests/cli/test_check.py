@@ -66,6 +66,15 @@ def test_a_flow_that_cannot_be_played(check: Run) -> None:
     assert "asks for the field '{other}'" in finding["message"]
 
 
+def test_a_flow_that_does_not_end(check: Run) -> None:
+    done = check("letters", "--limit", "1", "--set", "training.max_steps=2")
+    assert done.code == 1
+    assert done.out.startswith(
+        "error  limit\n  the flow failed: FlowLimit: the flow made more than"
+    )
+    assert "  do: Let the flow end, or raise the limit.\n" in done.out
+
+
 def test_a_run_is_checked_as_it_was_trained(check: Run, run: Run) -> None:
     run("train", "letters", "--name", "a", "--limit", "2")
     said = json.loads(check("letters", "--run", "a", "--limit", "1", "--json").out)

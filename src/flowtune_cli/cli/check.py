@@ -112,13 +112,14 @@ def check_session(
         )
     traces = [found[position] for position in sorted(found)]
     limits = session.limits
-    findings = examine(session.task, traces, pool, limits=limits) if traces else []
+    if not traces:
+        return [], stopped
+    findings = examine(session.task, traces, pool, limits=limits)
     note("playing them again in other processes")
     settings = session.settings.model_dump(mode="json")
-    findings += elsewhere_findings(
-        session.task, settings, recordings(traces), limits, known=findings
-    )
-    return traces, in_order([*stopped, *findings])
+    recorded = recordings(traces)
+    elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
+    return traces, in_order([*stopped, *findings, *elsewhere])
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[Styled]:
@@ -134,20 +135,21 @@ def _lines(findings: Sequence[Finding]) -> Iterator[Styled]:
         where += [f"found {finding.count} times"] if finding.count > 1 else []
         if where:
             yield f"  at: {'; '.join(where)}", ""
-        if finding.before is not None or finding.now is not None:
-            yield from _texts(finding.before, finding.now)
+        yield from _texts(finding)
         yield f"  do: {finding.advice}", ""
 
 
-def _texts(before: str | None, now: str | None) -> Iterator[Styled]:
+def _texts(finding: Finding) -> Iterator[Styled]:
     """Both texts where they begin to differ, or the last line of the only one."""
+    before, now = finding.before, finding.now
     if before is not None and now is not None:
         for name, text in zip(("before", "now   "), excerpts(before, now), strict=True):
             yield f"  {name}: {text}", ""
         return
     name, only = ("now   ", now) if before is None else ("before", before)
-    lines = (only or "").strip().splitlines() or [""]
-    yield f"  {name}: {_shown(lines[-1][:_MOST])}", ""
+    last = (only or "").strip().rpartition("\n")[2]
+    if last and last not in finding.message:  # as a traceback's is
+        yield f"  {name}: {_shown(last[:_MOST])}", ""
 
 
 def excerpts(before: str, now: str) -> tuple[str, str]:

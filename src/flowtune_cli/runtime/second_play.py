@@ -71,7 +71,6 @@ def play_again(
     recorded: Sequence[Recorded],
     *,
     limits: EpisodeLimits = NO_LIMITS,
-    seed: int = 0,
     seconds: float = LONGEST_SECONDS,
     check: Callable[[], None] = lambda: None,
 ) -> list[list[Difference] | None]:
@@ -92,7 +91,7 @@ def play_again(
         if time.monotonic() > end:
             raise _Endless
 
-    coroutines = (_played_again(task, each, seed) for each in recorded)
+    coroutines = (_played_again(task, each) for each in recorded)
     try:
         for position, differences in Scheduler(
             _NoEngine(), in_flight=len(recorded) or 1, check=check_time, limits=limits
@@ -103,7 +102,7 @@ def play_again(
     return found
 
 
-async def _played_again(task: Task, recorded: Recorded, seed: int) -> list[Difference]:
+async def _played_again(task: Task, recorded: Recorded) -> list[Difference]:
     runs: list[TolerantReplay] = []
 
     def replay(*args: Any) -> TolerantReplay:
@@ -115,7 +114,6 @@ async def _played_again(task: Task, recorded: Recorded, seed: int) -> list[Diffe
             task,
             recorded.example,
             plan=Plan(recording=recorded.recording),
-            seed=seed,
             effects=Effects(dict(recorded.effects)),
             replay_type=replay,
         )

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 SHIFT = datetime.timedelta(days=400, hours=5, minutes=7, seconds=11)
 """Another year, month, day, weekday, hour and minute."""
@@ -74,7 +73,8 @@ def shifted_clock(package: str) -> Iterator[None]:
             for name, value in list(vars(module).items()):
                 for real, other in replaced:
                     if value is real:
-                        stack.enter_context(mock.patch.object(module, name, other))
+                        setattr(module, name, other)
+                        stack.callback(setattr, module, name, value)
         yield
 
 

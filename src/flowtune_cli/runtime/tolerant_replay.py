@@ -51,7 +51,8 @@ class TolerantReplay(Replay):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.differences: list[Difference] = []
-        self._effects_left = list(self.effects.results)
+        delivered = (key for keys in self.plan.recording.deliveries for key in keys)
+        self._effects_left = [key for key in delivered if key in self.effects.results]
 
     def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
         key = super()._call_key(call, node, prompt_text)
