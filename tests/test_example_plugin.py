@@ -21,6 +21,7 @@ from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.postprocessing import post_process
 from flowtune_cli.registry import Registry, load_registry
 from flowtune_cli.registry.checks import postprocessor, reward_or_evaluator
+from flowtune_cli.runtime.event_loop import NO_LIMITS
 from flowtune_cli.testing import (
     ScriptedEngine,
     assert_replays,
@@ -28,6 +29,7 @@ from flowtune_cli.testing import (
     deviate,
     training_data,
 )
+from flowtune_cli.training.admission.examine import examine
 from support.installed_plugins import install_package
 from support.markdown_blocks import REPOSITORY, blocks, commands
 
@@ -72,6 +74,13 @@ def test_the_registry_loads_it(registry: Registry) -> None:
 def test_it_is_complete_and_replays(task: Task) -> None:
     check_task(task, data=PACKAGE / "data")
     assert_replays(task, list(task.examples(PACKAGE / "data", "train"))[:3])
+
+
+def test_the_admission_check_finds_nothing(task: Task) -> None:
+    """Though the prompt of a node shows all labels."""
+    examples = list(task.examples(PACKAGE / "data", "train"))[:4]
+    traces = [deviate(task, ScriptedEngine(), example) for example in examples]
+    assert examine(task, traces, examples, limits=NO_LIMITS) == []
 
 
 def test_setuptools_builds_it(tmp_path: Path) -> None:

@@ -249,3 +249,11 @@ def test_the_list_tells_the_state_of_every_run(tmp_path, run, holder):
     assert str(broken) in found["d"].problem
     assert "lacks model, state" in found["e"].problem
     assert list_runs(tmp_path / "nowhere") == []
+
+
+def test_a_run_is_discarded_and_its_name_is_free(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "a", task="t", model="m", settings={})
+    with run.lock():
+        run.discard()
+    assert list(tmp_path.iterdir()) == []
+    RunDirectory.create(tmp_path, "a", task="t", model="m", settings={})

@@ -19,6 +19,7 @@ from .. import __version__
 from ..flow.errors import FlowtuneError, UsageError
 from . import stdout
 from .allocator import keep_freed_memory
+from .check import check
 from .command import OwnCommand
 from .config import config
 from .doctor import doctor
@@ -42,6 +43,7 @@ from .train import train
 
 COMMANDS = (
     train,
+    check,
     play,
     predict,
     postprocess,

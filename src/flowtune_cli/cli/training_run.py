@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from ..flow.task import Task
 from ..registry import Registry
 from ..runs.directory import RunDirectory
 from ..runs.reader import RunReader
+from ..training.admission.examine import Refused
+from ..training.admission.finding import Finding
 from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
 from ..training.session import Session, check_learning, set_up
@@ -53,7 +55,12 @@ class TrainingRun:
         run = create(dataclasses.replace(self.resolved, settings=session.settings))
         with run.lock():
             note(f"training run '{run.path.name}' in {run.path}")
-            return self._train(session, run, self._reference(run))
+            try:
+                return self._train(session, run, self._reference(run))
+            except Refused:
+                # Its settings or its flow have to be others, and its name may be wanted for that.
+                run.discard()
+                raise
 
     def resume(self, run: RunDirectory, reference: str) -> int:
         """Resume a run that the caller has locked; returns the exit code."""
@@ -83,6 +90,7 @@ class TrainingRun:
                     report.episodes, batch_text(report.record), line=report.record is not None
                 )
                 trainer.should_stop = lambda: stop.requested
+                trainer.on_findings = _warn_of
                 trainer.train()
             run.update(state="finished", episodes=trainer.position.episodes)
         except Stopped as stopped:
@@ -92,6 +100,9 @@ class TrainingRun:
             return 130
         except KeyboardInterrupt:
             note(f"interrupted. {_resume_hint(run)}\n  {resume}")
+            raise
+        except Refused:
+            _mark_failed(run)
             raise
         except FlowtuneError as error:
             _mark_failed(run)
@@ -171,6 +182,12 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
     ):
         if number:
             note(f"{number} of {counts.episodes} episodes {what}")
+
+
+def _warn_of(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        place = f" ({finding.place})" if finding.place else ""
+        warn(f"{finding.message}{place}. {finding.advice}")
 
 
 def _resume_hint(run: RunDirectory) -> str:

@@ -8,7 +8,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -165,6 +165,13 @@ class RunDirectory:
             UsageError: another process is training it; says which, on which host.
         """
         return exclusive_lock(self.path / "lock", f"run '{self.path.name}' ({self.path})")
+
+    def discard(self) -> None:
+        """Delete a run that has learned nothing. Only for the process that has locked it."""
+        hidden = self.path.with_name(f".discarded-{os.getpid()}-{secrets.token_hex(4)}")
+        with suppress(OSError):  # then it stays, as a run that failed
+            self.path.rename(hidden)  # first: what is left of it must be no run
+            shutil.rmtree(hidden, ignore_errors=True)
 
     @property
     def info(self) -> RunInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, cast
 
 from ..flow.episode import Episode, Failure, Step
@@ -26,16 +26,18 @@ async def play(
     plan: Plan | None = None,
     seed: Seed = 0,
     effects: Effects | None = None,
+    replay_type: Callable[..., Replay] = Replay,
 ) -> Episode:
     """Run the flow once. An exception inside the flow is recorded as the episode's failure.
 
     Args:
         plan: what is replayed, substituted and explored; None plays greedily.
         effects: those of the episode that is replayed.
+        replay_type: makes what answers the flow's calls.
     """
     plan = plan or Plan()
     run = FlowRun(running_loop().limits)
-    replay = Replay(plan, seed, Effects() if effects is None else effects, run)
+    replay = replay_type(plan, seed, Effects() if effects is None else effects, run)
     is_rollout = plan.substitute is not None
     episode = Episode(example, task.nodes_by_name, replay, is_rollout=is_rollout)
     try:

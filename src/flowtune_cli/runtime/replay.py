@@ -6,7 +6,7 @@ known by its key, whatever else the flow does meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Union
@@ -23,6 +23,7 @@ from ..flow.episode import Episode, Failure, Step
 from ..flow.errors import ReplayError, unknown_name
 from ..flow.flow_call import FlowCall
 from ..flow.node import Call, Exploration
+from ..flow.request import Request
 from .delivery import Deliveries, Pending
 from .effects import GREEDY, Effects
 from .flow_run import Ended, FlowRun
@@ -110,14 +111,14 @@ class Replay:
         index, episode.issued = episode.issued, episode.issued + 1
         number = self._calls_of_node.get(node, 0)
         self._calls_of_node[node] = number + 1
-        key = self._keys.next(node, text_digest(prompt_text))
+        key = self._call_key(call, node, prompt_text)
         pending = None
         try:
             recorded = self._recorded(key, index, node, prompt_text, digest)
             pending = self._deliveries.issue(key, is_call=True)
             if recorded is None:
                 seed = (self.seed, episode.example.id, node, number)
-                asked = Call(inputs, ask, self._exploration(episode, node), seed)
+                asked = Call(inputs, self._ask, self._exploration(episode, node), seed)
                 response = checked(node, await episode.nodes[node].respond(asked))
                 step = Step(index, node, prompt_text, response, response.outputs[0])
             else:
@@ -184,7 +185,7 @@ class Replay:
         if options.stateful:
             parts.append(text_digest(repr(self._stateful)))
             self._stateful.append((name, shown))
-        key = ("effect", *self._keys.next(*parts))
+        key = self._effect_key(name, parts)
         steps = episode.issued
         pending = self._deliveries.issue(key, is_call=False)
         try:
@@ -201,6 +202,15 @@ class Replay:
         error = None if end.error is None else Failure.of(end.error).error
         episode.effects.append(EffectRecord(steps, name, shown, end.result, error, again))
         return end.value()
+
+    def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
+        return self._keys.next(node, text_digest(prompt_text))
+
+    def _effect_key(self, name: str, parts: Sequence[str]) -> Key:
+        return ("effect", *self._keys.next(*parts))
+
+    async def _ask(self, request: Request) -> Any:
+        return await ask(request)
 
     def check_complete(self, episode: Episode) -> None:
         """Raise a ReplayError if the flow ended before it made every recorded call again."""

@@ -28,6 +28,8 @@ from ..runs.journal import Journal
 from ..runs.store import Store
 from ..runtime.effects import Effects
 from ..trackers.tracking import Trackers
+from .admission.examine import admit
+from .admission.finding import Finding
 from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_names, save_checkpoint
 from .data import NodeData, collect
 from .progressive import Progressive
@@ -83,6 +85,7 @@ class Trainer:
         examples: to train on; they are shuffled by the seed and cut to the limit here.
         on_report: called as training goes on.
         should_stop: asked between engine calls; True checkpoints and raises ``Stopped``.
+        on_findings: called with what the run's first mini-batch shows to be wrong with the flow.
 
     Raises:
         UsageError: there is nothing to train on, or an example has no gold.
@@ -96,6 +99,7 @@ class Trainer:
         *,
         on_report: Callable[[Report], None] = lambda report: None,
         should_stop: Callable[[], bool] = lambda: False,
+        on_findings: Callable[[Sequence[Finding]], None] = lambda findings: None,
     ) -> None:
         self.session = session
         self.run = run
@@ -105,6 +109,7 @@ class Trainer:
         )
         self.on_report = on_report
         self.should_stop = should_stop
+        self.on_findings = on_findings
         self.learner: Learner = session.learner()
         self.position = Position()
         self.progressive = Progressive(gate=session.task.gate)
@@ -147,6 +152,8 @@ class Trainer:
 
         Raises:
             Stopped: ``should_stop`` said so.
+            Refused: the flow would learn nothing, or something wrong, as its first mini-batch
+                shows; nothing is stored.
             FlowtuneError: too many episodes failed, or a loss was not finite. The newest
                 checkpoint holds the last good state.
         """
@@ -183,6 +190,8 @@ class Trainer:
             traces = self._deviate(batch)
         collected = collect(self.session.task.nodes, traces)
         self._count_failures(traces)
+        if not self.position.batches:
+            self._admit(traces)
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())
         metrics = self._metrics()
@@ -232,6 +241,17 @@ class Trainer:
         examples_a_pass = len(self.order) // self.settings.passes
         effects = Effects(kept.ends, kept.orders, kept)
         return Play(example, effects, number // examples_a_pass)
+
+    def _admit(self, traces: Sequence[Trace]) -> None:
+        """Look at the run's first mini-batch before anything is learned from it.
+
+        Raises:
+            Refused: the flow would learn nothing, or something wrong.
+        """
+        session = self.session
+        self.on_findings(
+            admit(session.task, traces, limits=session.limits, check=self._stop_if_asked)
+        )
 
     def _stop_if_asked(self) -> None:
         if self.should_stop():

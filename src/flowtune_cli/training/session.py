@@ -39,6 +39,7 @@ from ..runtime.event_loop import EpisodeLimits
 from ..runtime.play import play
 from ..runtime.replay import Seed
 from ..runtime.scheduler import Scheduler
+from .admission.learning import nothing_to_learn
 from .checkpoint import has_adapter
 
 
@@ -116,16 +117,20 @@ class Session:
                 wait for something else; may raise.
         """
         engine = _NotifyingEngine(self.engine, before_batch, self._memory_advice)
+        in_flight = self.settings.engine.in_flight
+        return Scheduler(engine, in_flight, check=before_batch, limits=self.limits)
+
+    @property
+    def limits(self) -> EpisodeLimits:
+        """What an episode or rollout may take."""
         training = self.settings.training
-        limits = EpisodeLimits(
+        return EpisodeLimits(
             training.max_steps,
             training.episode_timeout,
             self.settings.engine.effects,
             training.effect_timeout,
             training.effect_retries,
         )
-        in_flight = self.settings.engine.in_flight
-        return Scheduler(engine, in_flight, check=before_batch, limits=limits)
 
     def deviate(
         self, examples: Sequence[Example], before_batch: Callable[[], None] = lambda: None
@@ -181,8 +186,11 @@ def check_learning(task: Task, settings: Settings, registry: Any) -> None:
     """Check that what is needed for learning can be made, before the model is loaded.
 
     Raises:
-        UsageError: an optimizer is not there, or its options do not fit.
+        UsageError: an optimizer is not there, or its options do not fit; or no node can learn.
     """
+    nothing = nothing_to_learn(task)
+    if nothing is not None:
+        raise UsageError(f"{nothing.message}. {nothing.advice}")
     check_optimizers(settings.learning, task.nodes, _optimizers(task, settings, registry))
 
 
