@@ -97,23 +97,32 @@ def test_the_place_is_the_line_of_the_call() -> None:
     assert found.place.startswith(__file__)
 
 
-def test_effects_are_answered_from_memory() -> None:
-    numbers = itertools.count()
-    made = []
+class Tool:
+    """Answers with what it is given, and remembers it."""
 
-    def look_up(number: int) -> int:
-        made.append(number)
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def look_up(self, number: int) -> int:
+        self.made.append(number)
         return number
 
+
+def test_effects_are_answered_from_memory() -> None:
+    numbers = itertools.count()
+    tool = Tool()
+
     async def flow(episode: Episode, example: Example) -> None:
-        found = await episode.effect(look_up, 7)
-        other = await episode.effect(look_up, next(numbers))
+        found = await episode.effect(tool.look_up, 7)
+        other = await episode.effect(tool.look_up, next(numbers))
         await episode.call("a", x=found + other)
 
     [found] = differences(flow)
-    name = f"effect {look_up.__module__}.{look_up.__qualname__}"
+    name = f"effect {__name__}.Tool.look_up"
+    assert found.place is not None
+    assert found.place.startswith(__file__)
     assert (found.what, found.before, found.now) == (name, "[0]", "[1]")
-    assert made == [7, 0]
+    assert tool.made == [7, 0]
 
 
 def test_the_effects_of_the_episode_stay_as_they_are() -> None:

@@ -91,6 +91,7 @@ class Runner(Protocol):
     async def effect(
         self,
         episode: Episode,
+        call: FlowCall,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         options: EffectOptions,
@@ -270,7 +271,7 @@ class Episode:
         runner = self.runner
         return self._made(
             f"effect {effect_name(function)}",
-            lambda call: runner.effect(self, function, args, options),
+            lambda call: runner.effect(self, call, function, args, options),
         )
 
     def _made(self, what: str, start: Callable[[FlowCall], Coroutine[Any, Any, Any]]) -> FlowCall:

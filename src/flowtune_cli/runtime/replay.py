@@ -173,6 +173,7 @@ class Replay:
     async def effect(
         self,
         episode: Episode,
+        call: FlowCall,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         options: EffectOptions,
@@ -185,7 +186,7 @@ class Replay:
         if options.stateful:
             parts.append(text_digest(repr(self._stateful)))
             self._stateful.append((name, shown))
-        key = self._effect_key(name, parts)
+        key = self._effect_key(call, name, parts)
         steps = episode.issued
         pending = self._deliveries.issue(key, is_call=False)
         try:
@@ -206,7 +207,7 @@ class Replay:
     def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
         return self._keys.next(node, text_digest(prompt_text))
 
-    def _effect_key(self, name: str, parts: Sequence[str]) -> Key:
+    def _effect_key(self, call: FlowCall, name: str, parts: Sequence[str]) -> Key:
         return ("effect", *self._keys.next(*parts))
 
     async def _ask(self, request: Request) -> Any:

@@ -83,8 +83,8 @@ class TolerantReplay(Replay):
         """A call that was cancelled before it had its answer gets none this time either."""
         await asyncio.get_running_loop().create_future()
 
-    def _effect_key(self, name: str, parts: Sequence[str]) -> Key:
-        key = super()._effect_key(name, parts)
+    def _effect_key(self, call: FlowCall, name: str, parts: Sequence[str]) -> Key:
+        key = super()._effect_key(call, name, parts)
         if key in self._effects_left:
             self._effects_left.remove(key)
             return key
@@ -94,7 +94,7 @@ class TolerantReplay(Replay):
         self._effects_left.remove(meant)
         if meant[2:-1] != tuple(parts[1:]):
             now = parts[1] if meant[2] != parts[1] else "the same, and other values from around it"
-            self.differences.append(Difference(f"effect {name}", meant[2], now))
+            self.differences.append(Difference(f"effect {name}", meant[2], now, call.place))
         return meant
 
     def check_complete(self, episode: Episode) -> None:
