@@ -13,15 +13,16 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, Phi3ForCausalLM
 
-from flowtune_cli.config.settings import AdapterSettings
-from flowtune_cli.engine import cascade, likelihoods, padded, proof_cache
+from flowtune_cli.config.settings import AdapterSettings, ModelSettings
+from flowtune_cli.engine import cascade, likelihoods, padded, proof, proof_cache, scoring
 from flowtune_cli.engine.comparison import one_line
 from flowtune_cli.engine.paths import Paths
-from flowtune_cli.engine.proof import Proved, prove
+from flowtune_cli.engine.proof import Proved, prove, real_texts
 from flowtune_cli.engine.proof_cache import proved
 from flowtune_cli.engine.remembered import remembered
 from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.models.loading import LoadedModel, load_model
+from flowtune_cli.registry import load_registry
 from support.architectures import make_architecture
 from support.tiny import make_model, text
 
@@ -44,6 +45,68 @@ def test_the_fastest_way_is_taken_where_it_agrees(tiny_model: LoadedModel) -> No
 
 def test_bfloat16_is_held_to_its_own_noise(tiny_model: LoadedModel) -> None:
     assert paths(tiny_model.model.bfloat16()) == Paths("cascade", "packed")
+
+
+@pytest.mark.parametrize(("name", "layers"), [("mixtral", 2), ("mixtral", 6), ("qwen2_moe", 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_experts_that_rounding_chooses_are_no_fault(name: str, layers: int, seed: int) -> None:
+    """Where a token goes to another expert, it differs by far more than rounding."""
+    found = prove(make_experts(name, layers, seed), SETTINGS, 256)
+    assert found == Proved(Paths("cascade", "packed"))
+
+
+def make_experts(name: str, layers: int, seed: int) -> Any:
+    """A mixture of experts in bfloat16 with weights of its own."""
+    model = make_architecture(name, dtype=torch.bfloat16, num_hidden_layers=layers)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.1, generator=generator)
+    return model
+
+
+def test_faults_are_found_in_a_mixture_of_experts(tiny_model: LoadedModel) -> None:
+    real = cascade.SharedPrefixes.attend
+    with patch.object(cascade.SharedPrefixes, "attend", broken_prefixes(real)):
+        found = prove(make_experts("mixtral", 2, 0), SETTINGS, 256)
+    assert found.paths.playing == "padded"
+
+
+def test_experts_that_were_not_compared_in_float32_are_held_to_all_they_compute() -> None:
+    """Nothing but the structure's proof allows some tokens to differ."""
+    real = scoring._later_tokens
+
+    def off_once(*arguments: Any) -> Any:
+        values = real(*arguments)
+        values[0] += 40.0
+        return values
+
+    model = make_experts("mixtral", 2, 0)
+    with (
+        patch.object(proof, "structural_copy", return_value=None),
+        patch.object(scoring, "_later_tokens", off_once),
+    ):
+        found = prove(model, SETTINGS, 256)
+    assert found.paths.playing == "plain"
+    assert found.found[0].startswith("cascade: a score is off by")
+
+
+def test_a_whole_model_is_read_in_few_passes(tiny_model: LoadedModel) -> None:
+    """What a proof costs on a large model."""
+    passes = []
+    tiny_model.model.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    with patch.object(proof, "structural_copy", lambda *_: make_model("Llama", tiny_model).model):
+        prove(tiny_model.model, SETTINGS, 1024, TEXTS)
+    assert len(passes) <= 32
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_default_model_is_run_by_the_fastest_way(dtype: Any) -> None:
+    loaded = load_model(ModelSettings(device="cpu", dtype=dtype), load_registry())
+    texts = real_texts(lambda text: loaded.tokenizer(text)["input_ids"])
+    found = prove(loaded.model, AdapterSettings(), loaded.context, list(texts))
+    assert found == Proved(Paths("cascade", "packed"))
 
 
 def broken_prefixes(real: Any) -> Any:

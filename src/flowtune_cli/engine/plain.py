@@ -126,30 +126,42 @@ def sequence_logprobs(
     Returns:
         Shape (rows,), float32; with gradients where they are enabled.
     """
+    values = token_logprobs(adapters, adapter, rows, frozen_length, max(counts))
+    places = torch.arange(values.shape[1], device=values.device) - values.shape[1]
+    counted = places >= -torch.tensor(counts, device=values.device)[:, None]
+    # Not a product: a token that does not count may be impossible, and infinity times 0 is NaN.
+    return values.masked_fill(~counted, 0.0).sum(dim=1)
+
+
+def token_logprobs(
+    adapters: Adapters,
+    adapter: str | None,
+    rows: Sequence[Ids],
+    frozen_length: int,
+    count: int,
+) -> Tensor:
+    """Log-probabilities, in nats, of each of the last ``count`` tokens of rows of one length.
+
+    Returns:
+        Shape (rows, count), float32; with gradients where they are enabled.
+    """
     model = adapters.model
     ids = torch.tensor(rows, device=model.device)
-    most = max(counts)
-    first: list[Tensor] = []
+    parts: list[Tensor] = []
     past: dict[str, Any] = {}
     if frozen_length:
         cache, logits = read_frozen(adapters, rows, frozen_length)
         past = {cache_argument(model): cache}
-        if most == ids.shape[1] - frozen_length:
+        if count == ids.shape[1] - frozen_length:
             # The base model alone predicts the first token after what it reads.
-            first = [logits[:, None]]
+            parts.append(logits[:, None])
     inputs = ids[:, frozen_length:-1]
-    parts = first
     if inputs.shape[1]:
-        kept = min(most, inputs.shape[1])
+        kept = min(count, inputs.shape[1])
         with adapters.using(adapter):
-            parts = [*first, last_logits(model, inputs, kept, past)]
+            parts.append(last_logits(model, inputs, kept, past))
     logprobs = torch.log_softmax(torch.cat(parts, dim=1).float(), dim=-1)
-    targets = ids[:, -logprobs.shape[1] :]
-    values = logprobs.gather(2, targets[..., None])[..., 0]
-    places = torch.arange(values.shape[1], device=ids.device) - values.shape[1]
-    counted = places >= -torch.tensor(counts, device=ids.device)[:, None]
-    # Not a product: a token that does not count may be impossible, and infinity times 0 is NaN.
-    return values.masked_fill(~counted, 0.0).sum(dim=1)
+    return logprobs.gather(2, ids[:, -count:, None])[..., 0]
 
 
 def last_logits(model: Any, ids: Tensor, count: int, past: Mapping[str, Any] = {}) -> Tensor:
