@@ -15,6 +15,7 @@ from transformers import GenerationMixin, Phi3ForCausalLM
 
 from flowtune_cli.config.settings import AdapterSettings, ModelSettings
 from flowtune_cli.engine import cascade, likelihoods, padded, proof, proof_cache, scoring
+from flowtune_cli.engine.adapter_mask import AdapterMask
 from flowtune_cli.engine.comparison import one_line
 from flowtune_cli.engine.paths import Paths
 from flowtune_cli.engine.proof import Proved, prove, real_texts
@@ -41,6 +42,8 @@ def test_the_fastest_way_is_taken_where_it_agrees(tiny_model: LoadedModel) -> No
     after = tiny_model.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+    modules = list(tiny_model.model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def test_bfloat16_is_held_to_its_own_noise(tiny_model: LoadedModel) -> None:
@@ -88,7 +91,7 @@ def test_experts_that_were_not_compared_in_float32_are_held_to_all_they_compute(
     ):
         found = prove(model, SETTINGS, 256)
     assert found.paths.playing == "plain"
-    assert found.found[0].startswith("cascade: a score is off by")
+    assert "(cascade: a score is off by" in found.found[0]
 
 
 def test_a_whole_model_is_read_in_few_passes(tiny_model: LoadedModel) -> None:
@@ -127,7 +130,10 @@ def test_attention_that_is_off_by_two_percent_is_not_taken(
     with patch.object(cascade.SharedPrefixes, "attend", broken_prefixes(real)):
         found = prove(tiny_model.model.to(dtype), SETTINGS, 1024, TEXTS)
     assert found.paths.playing == "padded"
-    assert found.found[0].startswith("cascade: ")
+    assert found.found[0].startswith(
+        "what prompts share is copied for each of them: to read it in place is not right for this"
+        " model (cascade: "
+    )
 
 
 def test_a_layer_that_drops_the_cache_is_found(tiny_model: LoadedModel) -> None:
@@ -172,6 +178,17 @@ def test_positions_that_are_off_are_found(tiny_model: LoadedModel) -> None:
     assert (found.paths.playing, found.paths.learning) == ("plain", "plain")
 
 
+def test_frozen_prefixes_that_an_adapter_reads_are_found() -> None:
+    model = make_architecture("mamba")
+    settings = AdapterSettings(rank=4, targets=["in_proj"])
+    assert prove(model, settings, 128).paths == Paths("plain", "plain")
+    with patch.object(AdapterMask, "_hide", lambda *_: None):
+        found = prove(model, settings, 128)
+    assert not found.paths.frozen_prefixes
+    assert found.found[-1].startswith("a prompt with a frozen prefix is an error: it is not right")
+    assert "(a frozen prefix is off by" in found.found[-1]
+
+
 def test_a_window_as_wide_as_the_context_takes_the_fast_way() -> None:
     model = make_architecture("mistral")
     assert paths(model).playing == "padded"
@@ -200,7 +217,8 @@ def test_a_cache_that_is_wrong_beyond_the_switch_is_left_out_there_alone() -> No
     assert proof.paths.caches(32)
     assert not proof.paths.caches(33)
     assert proof.paths.text == "cascade, learning packed, uncached beyond 32 tokens"
-    assert proof.found[0].startswith("cascade, plain beyond 33 tokens: decoding is off by")
+    assert proof.found[0].startswith("beyond 33 tokens each token is written by reading all before")
+    assert "(cascade, plain beyond 33 tokens: decoding is off by" in proof.found[0]
 
 
 def test_a_model_whose_tokens_see_those_behind_them_is_refused() -> None:
@@ -230,7 +248,9 @@ class Counted:
 
     def __call__(self, *arguments: Any) -> Proved:
         self.proofs += 1
-        return Proved(Paths("padded"), ("cascade: a score is off by 13 nats",))
+        return Proved(
+            Paths("padded"), ("what prompts share is copied (a score is off by 13 nats)",)
+        )
 
 
 @pytest.fixture
@@ -247,7 +267,7 @@ def test_a_model_is_proved_once(
     model = tiny_model.model
     first = proved(model, "tiny", SETTINGS, 1024)
     assert capsys.readouterr().err == (
-        "a faster way to run this model is not taken: cascade: a score is off by 13 nats\n"
+        "tiny: what prompts share is copied (a score is off by 13 nats)\n"
     )
     assert proved(model, "tiny", SETTINGS, 1024) == first
     assert counted.proofs == 1

@@ -81,16 +81,9 @@ class Baseline:
             self.cases = [thorough_case(model, context, real)]
         else:
             self.cases = short_cases(model, context, real)[: 2 if self.routed else 1]
-        if self.longest is not None:
-            # Such prompts are refused: what was read before would have been read in another way.
-            most = self.longest - NEW_TOKENS
-            self.cases = [
-                case._replace(frozen=[text for text in case.frozen if text.begins[-1] <= most])
-                for case in self.cases
-            ]
         self.noise, self.gradient_noise = last_place or 0.0, 0.0
         self._values: dict[tuple[str | None, Completion], float] = {}
-        self._steps: dict[tuple[str | None, tuple[Ids, ...]], list[tuple[float, float]]] = {}
+        self._steps: dict[tuple[str | None, tuple[Ids, ...], int], list[tuple[float, float]]] = {}
         self._gradients: dict[tuple[Text, tuple[float, ...]], Tensor] = {}
         if not self.exact:
             self._measure()
@@ -122,10 +115,12 @@ class Baseline:
         return _sums(token_logprobs(self.adapters, adapter, ids, frozen_length, count), first)
 
     @torch.no_grad()
-    def steps(self, adapter: str | None, rows: Sequence[Ids]) -> list[tuple[float, float]]:
+    def steps(
+        self, adapter: str | None, rows: Sequence[Ids], frozen_length: int
+    ) -> list[tuple[float, float]]:
         """For texts of one length: the log-likelihood of the tokens that were decoded, and that of
         the likeliest at each place."""
-        key = adapter, tuple(rows)
+        key = adapter, tuple(rows), frozen_length
         if key not in self._steps:
             ids = torch.tensor(rows, device=self.model.device)
             length = ids.shape[1]
@@ -134,7 +129,7 @@ class Baseline:
                 # What is read before a token is read in another way once the text is long.
                 ends = list(range(length - NEW_TOKENS, length))
             kept = NEW_TOKENS - len(ends) + 1
-            with self.adapters.using(adapter) as model:
+            with self.adapters.using(adapter, frozen_length) as model:
                 parts = [last_logits(model, ids[:, :end], kept) for end in ends]
             logprobs = torch.cat(parts, dim=1).float().log_softmax(-1)
             values = logprobs.gather(2, ids[:, -NEW_TOKENS:, None]).sum(dim=(1, 2))

@@ -83,12 +83,17 @@ class Comparison:
             return
         self._decode(prefixes, NODE, self.own.frozen)
         for text in self.own.frozen:
-            # The model's own cache has to stand for what was read before.
-            whole = self.own.values(None, text)
-            ids, count = [text.ids], len(text.ids) - text.begins[0]
+            # The adapter has to leave what the base model reads, and that alone.
+            ids, count = [text.ids], len(text.ids) - 1
             with torch.no_grad():
-                split = token_logprobs(self.own.adapters, None, ids, text.frozen_length, count)
-            self._compare("the model's own cache", float(split.sum()), sum(whole), count)
+                base, mixed = (
+                    token_logprobs(self.own.adapters, adapter, ids, hidden, count)
+                    for adapter, hidden in ((None, 0), (NODE, text.frozen_length))
+                )
+            read = slice(0, text.frozen_length)
+            self._compare(
+                "a frozen prefix", float(mixed[:, read].sum()), float(base[:, read].sum()), count
+            )
 
     def _score(self, prefixes: PrefixCache, adapter: str | None, texts: Sequence[Text]) -> None:
         chosen = completions(texts)
@@ -111,13 +116,8 @@ class Comparison:
         decoder = Decoder(prefixes, cast(Tokens, _NoTexts()), frozenset())
         for request, outputs in zip(requests, decoder.decode(adapter, requests), strict=True):
             rows = [(*request.prompt, *output.tokens) for output in outputs]
-            begins = (len(request.prompt),)
-            if adapter is not None and request.frozen_length:
-                for row, output in zip(rows, outputs, strict=True):
-                    (own,) = self.own.values(adapter, Text(row, request.frozen_length, begins))
-                    self._compare("decoding", output.logprob, own, NEW_TOKENS)
-                continue
-            steps = self.own.steps(adapter, rows)
+            hidden = 0 if adapter is None else request.frozen_length
+            steps = self.own.steps(adapter, rows, hidden)
             for output, (value, _) in zip(outputs, steps, strict=True):
                 self._compare("decoding", output.logprob, value, NEW_TOKENS)
             value, most = steps[0]

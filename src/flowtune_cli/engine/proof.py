@@ -36,7 +36,7 @@ class Proved:
     """The ways that a model is run by, and why no faster ones.
 
     Args:
-        found: what differed in the faster ways, one line each.
+        found: what is done without, and why: what differed in faster ways. One line each.
     """
 
     paths: Paths
@@ -84,7 +84,10 @@ def _prove_structure(
         own = Baseline(sample, settings, context, texts, last_place=None)
     except BROKEN as error:
         # Layers of some models hang together, so that a few of them do not run.
-        found.append(f"the first layers alone do not run ({one_line(error)})")
+        found.append(
+            "this model was compared as a whole alone: its first layers do not run without the"
+            f" others ({one_line(error)})"
+        )
         return None
     return _first_that_agrees(Comparison(own), Paths.by_config(sample, context), found)
 
@@ -92,20 +95,25 @@ def _prove_structure(
 def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) -> Paths:
     """The first of ``wanted`` and what is more general than it that agrees."""
     agreed: Paths | None = None
+    reason = ""
     for paths in _ways_to_play(wanted):
         differs = comparison.difference(paths, comparison.play)
         if differs is None:
             agreed = paths
             break
-        found.append(f"{paths.playing_text}: {differs}")
+        reason = f"{paths.playing_text}: {differs}"
+        if paths.without:
+            found.append(f"{paths.without} is not right for this model ({reason})")
     if agreed is None:
         raise UsageError(
             "this model cannot be played: what it decodes with its own cache is not what its own"
-            f" forward computes ({found[-1]}). Take another model, or another transformers."
+            f" forward computes ({reason}). Take another model, or another transformers."
         )
     frozen = wanted.frozen_prefixes
     if frozen and (differs := comparison.difference(agreed, comparison.play_frozen)):
-        found.append(f"frozen prefixes: {differs}")
+        found.append(
+            f"a prompt with a frozen prefix is an error: it is not right for this model ({differs})"
+        )
         frozen = False
     agreed = replace(agreed, frozen_prefixes=frozen)
     ways = LEARNING[LEARNING.index(wanted.learning) :] if agreed.shares(0) else ("plain",)
@@ -114,11 +122,15 @@ def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) 
         differs = comparison.difference(paths, comparison.learn)
         if differs is None:
             break
-        found.append(f"learning {learning}: {differs}")
+        reason = f"learning {learning}: {differs}"
+        found.append(
+            "texts are learned from one by one: to read once what they share is not right for this"
+            f" model ({reason})"
+        )
     else:
         raise UsageError(
             "this model cannot be trained: its gradients are not those of its own forward"
-            f" ({found[-1]}). Take another model, or another transformers."
+            f" ({reason}). Take another model, or another transformers."
         )
     # What layers compute twice does not depend on depth and dtype.
     if (
@@ -126,7 +138,10 @@ def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) 
         and not comparison.short
         and (differs := comparison.difference(paths, comparison.learn_recomputing))
     ):
-        found.append(f"gradient checkpointing: {differs}")
+        found.append(
+            "long texts take more memory in learning: gradient checkpointing is not right for this"
+            f" model ({differs})"
+        )
         paths = replace(paths, recomputing=False)
     return paths
 
