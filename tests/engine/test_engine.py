@@ -11,6 +11,7 @@ import torch
 
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
+from flowtune_cli.engine.paths import Paths
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.prompt import Message, Prompt, Segment, Template
 from flowtune_cli.flow.request import (
@@ -364,14 +365,42 @@ def test_logits_that_are_not_finite_are_an_error(counted: Counted, kind: str) ->
         counted.engine.answer([request])
 
 
-def test_a_frozen_prefix_is_refused_where_layers_cannot_go_on(counted: Counted) -> None:
+def test_a_frozen_prefix_is_refused_where_it_was_not_right(counted: Counted) -> None:
     prefixes = counted.engine.prefixes
     prompt = Template("b", frozen_prefix="a", chat=False).render({}, node="n")
     request = DecodeRequest("a", prompt, 4)
     counted.decode(request)
-    prefixes.paths = replace(prefixes.paths, longest=5)
-    with pytest.raises(UsageError, match=r"change beyond 5 tokens: set model\.context = 5"):
+    prefixes.paths = replace(prefixes.paths, frozen_prefixes=False)
+    with pytest.raises(UsageError, match="has a frozen prefix, and this model cannot read"):
         counted.decode(request)
-    prefixes.paths = replace(prefixes.paths, longest=None, frozen_prefixes=False)
-    with pytest.raises(UsageError, match="has a frozen prefix, and the layers of this model"):
-        counted.decode(request)
+
+
+@pytest.mark.parametrize(
+    "paths", [Paths("plain"), Paths("uncached"), Paths("cascade", "packed", longest=6)]
+)
+def test_outputs_after_a_frozen_prefix_are_the_same_where_nothing_is_shared(
+    counted: Counted, paths: Paths
+) -> None:
+    engine = counted.engine
+    how = Decoding(groups=2, diversity_penalty=1.0)
+    prompts = [
+        Template(text, frozen_prefix=frozen, chat=False).render({}, node="n")
+        for frozen, text in (("", "abc"), ("a", "bc"), ("b", "cd"), ("abc", ""), ("a", ""))
+    ]
+    requests: list[Request] = [DecodeRequest("a", prompt, 4, (), how) for prompt in prompts]
+    requests.append(ScoreRequest("a", tuple((prompt, ("yes", "no")) for prompt in prompts)))
+    *written, scored = engine.answer(requests)
+    engine.forget()
+    engine.prefixes.paths = paths
+    *written_again, scored_again = engine.answer(requests)
+    for found, wanted in zip(written_again, written, strict=True):
+        assert isinstance(found, Decoded)
+        assert isinstance(wanted, Decoded)
+        for mine, theirs in zip(found.generations, wanted.generations, strict=True):
+            assert mine.tokens == theirs.tokens
+            assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    assert isinstance(scored, Scored)
+    assert isinstance(scored_again, Scored)
+    for mine, theirs in zip(scored_again.likelihoods, scored.likelihoods, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)

@@ -11,6 +11,7 @@ import torch
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.likelihoods import Completion, likelihoods
 from flowtune_cli.engine.limits import Limits
+from flowtune_cli.engine.paths import Paths
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.engine.recomputing import recomputing
 from flowtune_cli.models.loading import LoadedModel
@@ -27,10 +28,13 @@ COMPLETIONS = [
 
 
 def learned(
-    adapters: Adapters, completions: Sequence[Completion], max_graph_tokens: float
+    adapters: Adapters,
+    completions: Sequence[Completion],
+    max_graph_tokens: float,
+    paths: Paths | None = None,
 ) -> tuple[list[float], list[torch.Tensor]]:
     """Likelihoods, and the gradients of a sum in which each counts differently."""
-    prefixes = PrefixCache(adapters, Limits())
+    prefixes = PrefixCache(adapters, Limits(), paths)
     found = likelihoods(prefixes, "a", completions, max_graph_tokens=max_graph_tokens)
     weights = torch.arange(1.0, len(completions) + 1, device=DEVICE)
     with adapters.using("a"):
@@ -70,6 +74,19 @@ def test_gradients_are_the_same(tiny_model: LoadedModel, architecture: str | Non
         assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
+def test_gradients_after_frozen_prefixes_are_the_same_where_nothing_is_shared(
+    tiny_model: LoadedModel,
+) -> None:
+    adapters = make_adapters(tiny_model)
+    plain = Paths("plain", "plain")
+    values, expected = learned(adapters, COMPLETIONS, max_graph_tokens=1e9)
+    for limit in (1e9, 0):
+        again, found = learned(adapters, COMPLETIONS, max_graph_tokens=limit, paths=plain)
+        assert again == pytest.approx(values, abs=1e-4)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert (mine - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
 def test_what_is_long_holds_less(tiny_model: LoadedModel) -> None:
     adapters = make_adapters(tiny_model)
     assert held(adapters, max_graph_tokens=404) > 5 * held(adapters, max_graph_tokens=403)
@@ -84,11 +101,11 @@ def test_nothing_is_computed_again_without_gradients(tiny_model: LoadedModel) ->
 
 
 def test_layers_are_as_they_were_afterwards(tiny_model: LoadedModel) -> None:
-    model = make_adapters(tiny_model).model
-    layers: list[Any] = list(model.get_decoder().layers)
+    adapters = make_adapters(tiny_model)
+    layers: list[Any] = list(adapters.model.get_decoder().layers)
     mine = layers[1].forward
     layers[1].forward = mine  # as a library does that wraps what a layer computes
-    with recomputing(model):
+    with recomputing(adapters):
         assert all(layer.forward is not mine and "forward" in vars(layer) for layer in layers)
     assert ["forward" in vars(layer) for layer in layers] == [n == 1 for n in range(len(layers))]
     assert layers[1].forward is mine

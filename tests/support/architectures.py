@@ -138,9 +138,12 @@ def architectures() -> list[str]:
 
 
 def make_architecture(
-    name: str, *, dtype: torch.dtype = torch.float32, device: str = DEVICE
+    name: str, *, dtype: torch.dtype = torch.float32, device: str = DEVICE, **more: Any
 ) -> Any:
     """A random model of 2 layers, whose weights are large enough to tell texts apart.
+
+    Args:
+        more: settings of its configuration.
 
     Raises:
         NotImplementedError: no small configuration of it is known here.
@@ -149,7 +152,7 @@ def make_architecture(
     try:
         text = kind().get_text_config(decoder=True)
         sizes = {key: value for key, value in SIZES.items() if _has(text, key)}
-        sizes.update(SPECIAL.get(name, {}))
+        sizes.update({**SPECIAL.get(name, {}), **more})
         config = type(text)(**{key: value for key, value in sizes.items() if value is not None})
         with torch.device("meta"):
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())

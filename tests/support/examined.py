@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.decoding import Decoder, TokenizedRequest
-from flowtune_cli.engine.forward import cache_argument
 from flowtune_cli.engine.likelihoods import Completion, likelihoods
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.paths import Paths
@@ -82,6 +83,7 @@ def examine(model: Any) -> Examined:
     found.faults += _learning(prefixes, prompts, 0)
     if proof.paths.frozen_prefixes:
         # The prompts that begin alike, after what the base model reads.
+        found.faults += _decoding_frozen(prefixes, prompts[:3], 20)
         found.faults += _scoring(prefixes, "a", prompts[:3], 20)
         found.faults += _learning(prefixes, prompts[:3], 20)
     return found
@@ -129,6 +131,21 @@ def _decoding(
         own = tuple(whole[0, len(prompt) :].tolist())
         if own != outputs[0].tokens and not _as_likely(prefixes, adapter, prompt, own, outputs):
             faults.append(f"decoding {len(prompt)} tokens: {outputs[0].tokens} for {own}")
+    return faults
+
+
+def _decoding_frozen(
+    prefixes: PrefixCache, prompts: list[tuple[int, ...]], frozen_length: int
+) -> list[str]:
+    requests = [
+        TokenizedRequest(prompt, NEW_TOKENS, (), GREEDY, (), frozen_length) for prompt in prompts
+    ]
+    decoder = Decoder(prefixes, cast(Tokens, _NoTexts()), frozenset())
+    faults = []
+    for prompt, outputs in zip(prompts, decoder.decode("a", requests), strict=True):
+        own = _greedy(prefixes.adapters, "a", prompt, frozen_length)
+        if own != outputs[0].tokens and _near(prefixes.adapters.model) is EXACT:
+            faults.append(f"decoding after {frozen_length} frozen: {outputs[0].tokens} for {own}")
     return faults
 
 
@@ -217,18 +234,50 @@ def _completions(prompts: list[tuple[int, ...]], frozen_length: int) -> list[Com
 
 def _own(adapters: Adapters, adapter: str | None, completion: Completion) -> Tensor:
     """A completion's log-likelihood by the model's forward over the whole text alone."""
-    device = adapters.model.device
-    ids = torch.tensor([[*completion.prompt, *completion.tokens]], device=device)
-    frozen, parts, past = completion.frozen_length, [], {}
-    if frozen:
-        with torch.no_grad(), adapters.using(None) as model:
-            read = model(input_ids=ids[:, :frozen], use_cache=True)
-            parts, past = [read.logits], {cache_argument(model): read[cache_argument(model)]}
-    with adapters.using(adapter) as model:
-        parts.append(model(input_ids=ids[:, frozen:], use_cache=bool(past), **past).logits)
-    logprobs = torch.cat(parts, dim=1)[0, :-1].float().log_softmax(-1)
-    values = logprobs.gather(1, ids[0, 1:, None])[:, 0]
-    return values[-len(completion.tokens) :].sum()
+    ids = [*completion.prompt, *completion.tokens]
+    logits = _own_logits(adapters, adapter, ids, completion.frozen_length)
+    logprobs = logits[:-1].float().log_softmax(-1)
+    targets = torch.tensor(ids[1:], device=logits.device)
+    return logprobs.gather(1, targets[:, None])[-len(completion.tokens) :].sum()
+
+
+def _own_logits(
+    adapters: Adapters, adapter: str | None, ids: Sequence[int], frozen_length: int
+) -> Tensor:
+    """Of each token of a text, shape (tokens, vocabulary)."""
+    with adapters.using(adapter) as model, _without_adapter(model, frozen_length):
+        inputs = torch.tensor([list(ids)], device=model.device)
+        logits: Tensor = model(input_ids=inputs, use_cache=False).logits
+    return logits[0]
+
+
+@contextmanager
+def _without_adapter(model: Any, frozen_length: int) -> Iterator[None]:
+    """In this block, what a layer with an adapter makes of the first tokens is what it makes of
+    them without: of both it takes each token's own."""
+
+    def mixed(layer: LoraLayer, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        first = torch.arange(output.shape[-2], device=output.device) < frozen_length
+        return torch.where(first[:, None], layer.get_base_layer()(*inputs), output)
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    hooks = [layer.register_forward_hook(mixed) for layer in layers if frozen_length]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _greedy(
+    adapters: Adapters, adapter: str, prompt: tuple[int, ...], frozen_length: int
+) -> tuple[int, ...]:
+    """The likeliest tokens, each by the model's forward over all before it."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            ids.append(int(_own_logits(adapters, adapter, ids, frozen_length)[-1].argmax()))
+    return tuple(ids[len(prompt) :])
 
 
 class _NoTexts:

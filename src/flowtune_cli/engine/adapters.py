@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from ..config.settings import AdapterSettings
 from ..flow.errors import FlowtuneError, UsageError
 from ..models.targets import linear_layers, peft_targets, resolve_targets
+from .adapter_mask import AdapterMask
 from .head import Head
 
 REFERENCE = "reference-of-"
@@ -96,6 +97,7 @@ class Adapters:
         if self.peft is not None:
             self.model = self.peft.base_model.model
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        self.mask = AdapterMask(self.model, self._layers)
         self._parameters = {name: list(self._named(name)) for name in self.versions}
         for node in self.nodes:
             for parameter in self._parameters[node]:
@@ -118,6 +120,7 @@ class Adapters:
     def remove(self) -> None:
         """Leave the base model as it was before."""
         assert self.peft is not None
+        self.mask.remove()
         self.peft.unload()
         # Else PEFT warns of a second time.
         vars(self.model).pop("peft_config", None)
@@ -142,11 +145,17 @@ class Adapters:
                 layer._active_adapter = [_key(name)]
 
     @contextmanager
-    def using(self, name: str | None) -> Iterator[Any]:
-        """The base model, with this adapter active inside the block."""
+    def using(self, name: str | None, frozen_length: int = 0) -> Iterator[Any]:
+        """The base model, with this adapter active inside the block.
+
+        Args:
+            frozen_length: how many tokens at the beginning of each row the adapter leaves to the
+                base model, in passes that read rows from there on; see ``AdapterMask``.
+        """
         self.activate(name)
         try:
-            yield self.model
+            with self.mask.hiding(frozen_length):
+                yield self.model
         finally:
             self.activate(None)
 

@@ -115,20 +115,11 @@ class ModelEngine:
 
     def _encode(self, prompt: Prompt, completion: int) -> Encoded:
         encoded = self.tokens.encode(prompt, completion)
-        paths = self.prefixes.paths
-        if encoded.frozen_length and paths.longest is not None:
-            most = paths.longest - max(prompt.reserve, completion)
-            if len(encoded.ids) > most:
-                raise UsageError(
-                    f"a prompt of {len(encoded.ids)} tokens has a frozen prefix, and the rotary"
-                    f" embeddings of this model change beyond {paths.longest} tokens: set"
-                    f" model.context = {paths.longest}. The prompt begins: {encoded.text[:100]!r}"
-                )
-        if encoded.frozen_length and not paths.frozen_prefixes:
+        if encoded.frozen_length and not self.prefixes.paths.frozen_prefixes:
             raise UsageError(
-                "a prompt has a frozen prefix, and the layers of this model cannot go on from what"
-                " was read before. Take a model with attention layers only, or a Template without"
-                f" frozen_prefix. The prompt begins: {encoded.text[:100]!r}"
+                "a prompt has a frozen prefix, and this model cannot read one text in part by the"
+                " base model and in part by an adapter. Take another model, other adapter.targets,"
+                f" or a Template without frozen_prefix. The prompt begins: {encoded.text[:100]!r}"
             )
         return encoded
 

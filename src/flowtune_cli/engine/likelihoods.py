@@ -125,7 +125,10 @@ def _packed(
         and prefixes.paths.recomputing
         and graph_tokens(rows) > max_graph_tokens
     )
-    with prefixes.adapters.using(adapter), recomputing(model) if recompute else nullcontext():
+    with (
+        prefixes.adapters.using(adapter),
+        recomputing(prefixes.adapters) if recompute else nullcontext(),
+    ):
         for batch in cheapest_batches([len(packed.row.ids) for packed in rows], math.inf):
             members = [rows[i] for i in batch]
             before = [read.get(packed.frozen_prefix) for packed in members]
@@ -142,22 +145,20 @@ def _plain(
     completions: Sequence[Completion],
     max_graph_tokens: float,
 ) -> Tensor:
-    model = prefixes.adapters.model
+    adapters = prefixes.adapters
     written = [i for i, completion in enumerate(completions) if completion.tokens]
     chosen = [completions[i] for i in written]
     rows = [completion.row(adapter) for completion in chosen]
-    # Layers run twice then, and the past that follows a frozen prefix would be there twice.
     recompute = (
         torch.is_grad_enabled()
         and prefixes.paths.recomputing
         and sum(len(ids) for ids, _ in rows) > max_graph_tokens
-        and not any(frozen_length for _, frozen_length in rows)
     )
-    sums = torch.zeros(len(completions), device=model.device)
-    with recomputing(model) if recompute else nullcontext():
+    sums = torch.zeros(len(completions), device=adapters.model.device)
+    with recomputing(adapters) if recompute else nullcontext():
         for batch in equal_rows(rows, prefixes.limits.tokens_per_batch):
             values = logprobs_alone(prefixes, adapter, [chosen[place] for place in batch])
-            at = torch.tensor([written[place] for place in batch], device=model.device)
+            at = torch.tensor([written[place] for place in batch], device=sums.device)
             sums = sums.index_add(0, at, values)
     return sums
 

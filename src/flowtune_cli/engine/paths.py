@@ -25,6 +25,13 @@ Learning = Literal["packed", "plain"]
 PLAYING: tuple[Playing, ...] = ("cascade", "padded", "plain", "uncached")
 LEARNING: tuple[Learning, ...] = ("packed", "plain")
 
+_OWN_CACHE = "each token is written by reading all before it: to go on from the model's own cache"
+_WITHOUT: dict[Playing, str] = {
+    "cascade": "what prompts share is copied for each of them: to read it in place",
+    "padded": "each text is read by itself: to read once what prompts share",
+    "plain": _OWN_CACHE,
+}
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -39,7 +46,8 @@ class Paths:
             played and learned by ``plain``. None if there is no such limit.
         cached_beyond: whether the model's own cache is right where a text crosses that length; else
             longer ones are decoded as ``uncached`` does.
-        frozen_prefixes: whether a prompt's beginning can be read by the base model alone.
+        frozen_prefixes: whether a prompt's beginning can be read by the base model alone, in the
+            slower ways as part of each text (see ``adapter_mask``).
         recomputing: whether layers can compute again in the backward pass.
     """
 
@@ -99,6 +107,14 @@ class Paths:
             return []
         way = "plain" if self.cached_beyond else "uncached"
         return [f"{way} beyond {self.longest:,} tokens"]
+
+    @property
+    def without(self) -> str | None:
+        """For people: what is done where this way to play is not right, and the beginning of why;
+        None if nothing else is left."""
+        if self.longest is not None and self.cached_beyond and self.playing != "uncached":
+            return f"beyond {self.longest:,} tokens {_OWN_CACHE}"
+        return _WITHOUT.get(self.playing)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

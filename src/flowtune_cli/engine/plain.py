@@ -1,8 +1,8 @@
 """The plain path: a model's own forward and cache, for models that cannot share what is read.
 
 Rows of one pass have one length, so nothing is padded or masked: what a model makes of a row cannot
-depend on the rows beside it, whatever its layers keep of the past. ``proof`` holds the fast paths
-against this.
+depend on the rows beside it, whatever its layers keep of the past. A frozen prefix is read in the
+same pass as what follows it (see ``adapter_mask``). ``proof`` holds the fast paths against this.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from .adapters import Adapters
-from .forward import cache_argument
 from .packing import Ids
 from .transfers import to_device
 
@@ -52,21 +51,17 @@ def decode(
     """
     model = adapters.model
     ids = torch.tensor(rows, device=model.device)
-    past: dict[str, Any] = {}
-    if frozen_length:
-        past = {cache_argument(model): read_frozen(adapters, rows, frozen_length)[0]}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=cache, pad_token_id=0
     )
     driver = _Driver(choose, len(rows))
-    with adapters.using(adapter), _own_generation_config(model, config):
+    with adapters.using(adapter, frozen_length), _own_generation_config(model, config):
         model.generate(
             ids,
             generation_config=config,
             attention_mask=torch.ones_like(ids),
             logits_processor=LogitsProcessorList([driver]),
             stopping_criteria=StoppingCriteriaList([_Ended(driver)]),
-            **past,
         )
 
 
@@ -126,30 +121,29 @@ def sequence_logprobs(
     Returns:
         Shape (rows,), float32; with gradients where they are enabled.
     """
-    model = adapters.model
-    ids = torch.tensor(rows, device=model.device)
-    most = max(counts)
-    first: list[Tensor] = []
-    past: dict[str, Any] = {}
-    if frozen_length:
-        cache, logits = read_frozen(adapters, rows, frozen_length)
-        past = {cache_argument(model): cache}
-        if most == ids.shape[1] - frozen_length:
-            # The base model alone predicts the first token after what it reads.
-            first = [logits[:, None]]
-    inputs = ids[:, frozen_length:-1]
-    parts = first
-    if inputs.shape[1]:
-        kept = min(most, inputs.shape[1])
-        with adapters.using(adapter):
-            parts = [*first, last_logits(model, inputs, kept, past)]
-    logprobs = torch.log_softmax(torch.cat(parts, dim=1).float(), dim=-1)
-    targets = ids[:, -logprobs.shape[1] :]
-    values = logprobs.gather(2, targets[..., None])[..., 0]
-    places = torch.arange(values.shape[1], device=ids.device) - values.shape[1]
-    counted = places >= -torch.tensor(counts, device=ids.device)[:, None]
+    values = token_logprobs(adapters, adapter, rows, frozen_length, max(counts))
+    places = torch.arange(values.shape[1], device=values.device) - values.shape[1]
+    counted = places >= -torch.tensor(counts, device=values.device)[:, None]
     # Not a product: a token that does not count may be impossible, and infinity times 0 is NaN.
     return values.masked_fill(~counted, 0.0).sum(dim=1)
+
+
+def token_logprobs(
+    adapters: Adapters,
+    adapter: str | None,
+    rows: Sequence[Ids],
+    frozen_length: int,
+    count: int,
+) -> Tensor:
+    """Log-probabilities, in nats, of each of the last ``count`` tokens of rows of one length.
+
+    Returns:
+        Shape (rows, count), float32; with gradients where they are enabled.
+    """
+    ids = torch.tensor(rows, device=adapters.model.device)
+    with adapters.using(adapter, frozen_length) as model:
+        logits = last_logits(model, ids[:, :-1], count)
+    return logits.float().log_softmax(-1).gather(2, ids[:, -count:, None])[..., 0]
 
 
 def last_logits(model: Any, ids: Tensor, count: int, past: Mapping[str, Any] = {}) -> Tensor:
@@ -160,18 +154,6 @@ def last_logits(model: Any, ids: Tensor, count: int, past: Mapping[str, Any] = {
         options["logits_to_keep"] = count
     logits: Tensor = model(input_ids=ids, **options).logits
     return logits[:, -count:]
-
-
-@torch.no_grad()
-def read_frozen(adapters: Adapters, rows: Sequence[Ids], length: int) -> tuple[Any, Tensor]:
-    """What the base model keeps of the beginnings of rows, and the logits of what follows them."""
-    model = adapters.model
-    with adapters.using(None):
-        read = model(
-            input_ids=torch.tensor([ids[:length] for ids in rows], device=model.device),
-            use_cache=True,
-        )
-    return read[cache_argument(model)], read.logits[:, -1]
 
 
 def equal_rows(rows: Sequence[tuple[Ids, int]], budget: int) -> Iterator[list[int]]:

@@ -2,10 +2,11 @@
 
 No architecture is trusted by its name. What a way decodes, scores and learns is compared twice:
 
-- In float32, on a copy with one layer of each kind, narrow windows and a random adapter (see
-  ``structure``): nothing but rounding may differ.
-- On the whole model in its own dtype: a token may differ by three times what it does by the model's
-  own forward between shapes of a batch (root mean squares).
+- In float32, on a copy with one layer of each kind, few tokens, narrow windows and a random adapter
+  (see ``structure``): nothing but rounding may differ.
+- On the whole model in its own dtype, by few passes: a token may differ by three times what it does
+  by the model's own forward between shapes of a batch (root mean squares). Where experts are chosen
+  by what was rounded, the median counts, if the copy agreed.
 
 The first way that agrees is taken, from the fastest to the most general.
 """
@@ -20,7 +21,8 @@ import torch
 
 from ..config.settings import AdapterSettings
 from ..flow.errors import UsageError
-from .comparison import BROKEN, Comparison, one_line
+from .baseline import BROKEN, Baseline
+from .comparison import Comparison, one_line
 from .forward import check_finite
 from .packing import Ids
 from .paths import LEARNING, PLAYING, Paths
@@ -34,7 +36,7 @@ class Proved:
     """The ways that a model is run by, and why no faster ones.
 
     Args:
-        found: what differed in the faster ways, one line each.
+        found: what is done without, and why: what differed in faster ways. One line each.
     """
 
     paths: Paths
@@ -56,44 +58,62 @@ def prove(model: Any, settings: AdapterSettings, context: int, texts: Sequence[I
     with torch.no_grad():
         logits = last_logits(model, torch.tensor([ids], device=model.device), 1)
     check_finite(model, [float(logits.float().logsumexp(-1))])
+    last_place = torch.finfo(model.dtype).eps * float(logits.abs().max()) / 4
     wanted = Paths.by_config(model, context)
     found: list[str] = []
-    sample = structural_copy(model, context)
-    if sample is not None:
-        try:
-            comparison = Comparison(sample, settings, context, texts, exact=True)
-        except BROKEN as error:
-            # Layers of some models hang together, so that a few of them do not run.
-            found.append(f"the first layers alone do not run ({one_line(error)})")
-        else:
-            paths = _first_that_agrees(comparison, Paths.by_config(sample, context), found)
-            wanted = replace(paths, longest=wanted.longest, branches=wanted.branches)
-        del sample
-    comparison = Comparison(model, settings, context, texts, exact=False)
+    structure = _prove_structure(model, settings, context, texts, found)
+    if structure is not None:
+        wanted = replace(structure, longest=wanted.longest, branches=wanted.branches)
+    own = Baseline(model, settings, context, texts, last_place=last_place)
     try:
+        comparison = Comparison(own, short=structure is not None)
         paths = _first_that_agrees(comparison, wanted, found)
     finally:
-        comparison.adapters.remove()
+        own.adapters.remove()
     return Proved(paths, tuple(found))
+
+
+def _prove_structure(
+    model: Any, settings: AdapterSettings, context: int, texts: Sequence[Ids], found: list[str]
+) -> Paths | None:
+    """The ways that agree on a small float32 copy; None if there is none."""
+    sample = structural_copy(model, context)
+    if sample is None:
+        return None
+    try:
+        own = Baseline(sample, settings, context, texts, last_place=None)
+    except BROKEN as error:
+        # Layers of some models hang together, so that a few of them do not run.
+        found.append(
+            "this model was compared as a whole alone: its first layers do not run without the"
+            f" others ({one_line(error)})"
+        )
+        return None
+    return _first_that_agrees(Comparison(own), Paths.by_config(sample, context), found)
 
 
 def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) -> Paths:
     """The first of ``wanted`` and what is more general than it that agrees."""
     agreed: Paths | None = None
+    reason = ""
     for paths in _ways_to_play(wanted):
         differs = comparison.difference(paths, comparison.play)
         if differs is None:
             agreed = paths
             break
-        found.append(f"{paths.playing_text}: {differs}")
+        reason = f"{paths.playing_text}: {differs}"
+        if paths.without:
+            found.append(f"{paths.without} is not right for this model ({reason})")
     if agreed is None:
         raise UsageError(
             "this model cannot be played: what it decodes with its own cache is not what its own"
-            f" forward computes ({found[-1]}). Take another model, or another transformers."
+            f" forward computes ({reason}). Take another model, or another transformers."
         )
     frozen = wanted.frozen_prefixes
     if frozen and (differs := comparison.difference(agreed, comparison.play_frozen)):
-        found.append(f"frozen prefixes: {differs}")
+        found.append(
+            f"a prompt with a frozen prefix is an error: it is not right for this model ({differs})"
+        )
         frozen = False
     agreed = replace(agreed, frozen_prefixes=frozen)
     ways = LEARNING[LEARNING.index(wanted.learning) :] if agreed.shares(0) else ("plain",)
@@ -102,16 +122,26 @@ def _first_that_agrees(comparison: Comparison, wanted: Paths, found: list[str]) 
         differs = comparison.difference(paths, comparison.learn)
         if differs is None:
             break
-        found.append(f"learning {learning}: {differs}")
+        reason = f"learning {learning}: {differs}"
+        found.append(
+            "texts are learned from one by one: to read once what they share is not right for this"
+            f" model ({reason})"
+        )
     else:
         raise UsageError(
             "this model cannot be trained: its gradients are not those of its own forward"
-            f" ({found[-1]}). Take another model, or another transformers."
+            f" ({reason}). Take another model, or another transformers."
         )
-    if paths.recomputing and (
-        differs := comparison.difference(paths, comparison.learn_recomputing)
+    # What layers compute twice does not depend on depth and dtype.
+    if (
+        paths.recomputing
+        and not comparison.short
+        and (differs := comparison.difference(paths, comparison.learn_recomputing))
     ):
-        found.append(f"gradient checkpointing: {differs}")
+        found.append(
+            "long texts take more memory in learning: gradient checkpointing is not right for this"
+            f" model ({differs})"
+        )
         paths = replace(paths, recomputing=False)
     return paths
 

@@ -29,8 +29,8 @@ def proved(
     """As ``prove``, from the cache where the same model was proved before.
 
     The same are the weights, the dtype, the device, whether it is deterministic, the adapter's
-    layers, the context, the versions of the libraries and this code. What is slower than it might
-    be is said once, on stderr.
+    layers, the context, the versions of the libraries and this code. What is done without, and why,
+    is said once, on stderr.
 
     Args:
         name: of the model, for people.
@@ -41,7 +41,7 @@ def proved(
         found = prove(model, settings, context, texts)
         _write(file, found, f"{name} ({dtype_name(model.dtype)} on {_device(model)})")
         for line in found.found:
-            print(f"a faster way to run this model is not taken: {line}", file=sys.stderr)
+            print(f"{name}: {line}", file=sys.stderr)
     return found
 
 

@@ -13,22 +13,28 @@ from typing import Any
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .adapters import Adapters
+
 
 @contextmanager
-def recomputing(model: Any) -> Iterator[None]:
+def recomputing(adapters: Adapters) -> Iterator[None]:
     """In this block, let each layer of the decoder hold its input alone.
 
     Gradients are to be taken with the adapter active that is active here. The cache may not change
     while layers run, as they run twice. Transformers' own gradient checkpointing would leave the
     cache out.
     """
-    modules = model.get_decoder().modules()
+    modules = adapters.model.get_decoder().modules()
     layers: list[Any] = [m for m in modules if isinstance(m, GradientCheckpointingLayer)]
     # What a library put there that wraps what a layer computes.
     wrappers = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(
-            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+            checkpoint,
+            layer.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=adapters.mask.contexts,
         )
     try:
         yield

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .baseline import BROKEN
 from .windows import WINDOWS, bites, rope_groups, rope_switch, switch, window
 
 WINDOW = 8
@@ -17,6 +18,9 @@ WINDOW = 8
 
 SWITCH = 33
 """Where the copy's rotary embeddings change their factors, in tokens."""
+
+VOCABULARY = 512
+"""How many tokens the copy has."""
 
 MOST_PARAMETERS = 1_500_000_000
 """A larger copy is not made."""
@@ -34,15 +38,12 @@ def structural_copy(model: Any, context: int) -> Any | None:
         A model of its own; None if the model's layers cannot be taken apart.
     """
     with _first_layers(model) as taken:
-        if not taken and _size(model) > MOST_PARAMETERS // 8:
-            return None
-        if _size(model) > MOST_PARAMETERS:
+        if _size(model) > (MOST_PARAMETERS if taken else MOST_PARAMETERS // 8):
             return None
         try:
             made = _copy(model)
         except (RuntimeError, TypeError, ValueError):
             return None
-    made = made.float().eval().requires_grad_(False)
     text = made.config.get_text_config(decoder=True)
     if bites(model.config, context):
         _narrow(made, text)
@@ -56,14 +57,64 @@ def structural_copy(model: Any, context: int) -> Any | None:
 
 
 def _copy(model: Any) -> Any:
-    if all(parameter.is_floating_point() for parameter in model.parameters()):
-        return copy.deepcopy(model)
+    """In float32, with few tokens if a model still runs with them."""
+    if not all(parameter.is_floating_point() for parameter in model.parameters()):
+        model = _drawn(model)
+    with _few_tokens(model) as found:
+        made = copy.deepcopy(model).float().eval().requires_grad_(False)
+    if not found:
+        return made
+    made.config.get_text_config(decoder=True).vocab_size = VOCABULARY
+    embeddings, head = made.get_input_embeddings(), made.get_output_embeddings()
+    embeddings.num_embeddings = head.out_features = VOCABULARY
+    embeddings.padding_idx = None
+    try:
+        with torch.no_grad():
+            ids = torch.zeros((1, 2), dtype=torch.long, device=made.device)
+            if made(input_ids=ids).logits.shape[-1] == VOCABULARY:
+                return made
+    except BROKEN:
+        pass
+    return copy.deepcopy(model).float().eval().requires_grad_(False)
+
+
+def _drawn(model: Any) -> Any:
+    """A model of the same configuration with random weights."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return type(model)._from_config(config, dtype=torch.float32).to(model.device)
+
+
+@contextmanager
+def _few_tokens(model: Any) -> Iterator[bool]:
+    """In this block, leave a model the first of its tokens: logits of all would take most of the
+    time.
+
+    Yields whether its vocabulary was found.
+    """
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    owned = [
+        (module, name, parameter)
+        for module in modules
+        if module is not None
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
+    sizes = {parameter.shape[0] for _, _, parameter in owned}
+    if None in modules or len(sizes) != 1 or sizes.pop() <= VOCABULARY:
+        yield False
+        return
+    # What is tied stays tied.
+    few = {p: nn.Parameter(p.data[:VOCABULARY], requires_grad=False) for _, _, p in owned}
+    for module, name, parameter in owned:
+        module._parameters[name] = few[parameter]
+    try:
+        yield True
+    finally:
+        for module, name, parameter in owned:
+            module._parameters[name] = parameter
 
 
 @contextmanager
