@@ -19,7 +19,7 @@ from ..models.determinism import ADVICE, is_refused
 from ..models.out_of_memory import is_out_of_memory
 from ..models.tokens import Tokens
 from .adapters import Adapters
-from .decoding import Decoder, TokenizedRequest
+from .decoding import Decoder
 from .forward import cache_argument
 from .likelihoods import Completion, likelihoods
 from .limits import Limits
@@ -28,6 +28,7 @@ from .paths import Paths
 from .plain import last_logits, sequence_logprobs
 from .prefix_cache import PrefixCache
 from .proof_cases import NEW_TOKENS, completions_to_compare
+from .rows import TokenizedRequest
 from .scoring import score
 from .windows import rope_switch
 

@@ -27,12 +27,13 @@ from ..flow.request import (
 from ..models.chat_template import TextOptions
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
-from .decoding import Decoder, TokenizedRequest
+from .decoding import Decoder
 from .likelihoods import Completion
 from .limits import Limits
 from .packing import Ids
 from .paths import Paths
 from .prefix_cache import PrefixCache
+from .rows import TokenizedRequest
 from .scoring import score
 
 _NO_OPTIONS = TextOptions()
