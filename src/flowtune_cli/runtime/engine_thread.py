@@ -55,7 +55,7 @@ class EngineThread:
         made.add_done_callback(lambda _: self._loop.call_soon_threadsafe(_nothing))
         try:
             while not made.done():
-                self._loop.wait(seconds)
+                self._loop.wait(seconds, until=made.done)
         finally:
             wait([made])  # it must not compute on behind a run that has ended
         made.result()
