@@ -500,20 +500,26 @@ def test_what_has_too_little_memory_beside_others_waits_for_their_end(
     long = session.add(written("a long one", 12))
     session.step()
     session.step()
-    read = prefix_cache.prefill
+    read, failed = prefix_cache.prefill, []
 
     def short(*arguments: Any, **more: Any) -> Any:
         if session._batches:
+            failed.append(len(arguments[1]))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return read(*arguments, **more)
 
     monkeypatch.setattr(prefix_cache, "prefill", short)
     late = session.add(request_)
     behind = session.add(written("behind it", 2))
-    for _ in range(10):
+    session.step()
+    assert failed
+    tried = len(failed)
+    for _ in range(9):
         session.step()
         assert not late.done()
     assert long.done()
+    # It is not tried again and again, nor is what came behind it.
+    assert len(failed) == tried
     finish(session)
     same(late.result(0), expected)
     assert behind.done()
