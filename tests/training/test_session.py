@@ -80,15 +80,20 @@ def test_without_memory_the_settings_to_lower_are_named(
     def run_out(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
 
-    monkeypatch.setattr(prefix_cache, "prefill", run_out)
     session = run.session()
+    monkeypatch.setattr(prefix_cache, "prefill", run_out)
     message = (
         r"memory ran out while .*can't allocate memory.*model\.context = 1024.*max_new_tokens = 7"
         r" of node 'draft'.*adapter\.rank = 2.*model\.dtype = 'bfloat16'.*quantization = 'nf4'"
     )
     request = DecodeRequest(None, plain("a text"), 5)
+    engine: Any = session.scheduler().engine
     with pytest.raises(OutOfMemory, match=message):
-        session.scheduler().engine.answer([request])
+        engine.answer([request])
+    by_steps = engine.session()
+    by_steps.add(request)
+    with pytest.raises(OutOfMemory, match=message):
+        by_steps.step()
 
 
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
