@@ -115,8 +115,10 @@ class _GrowingSuffixes:
     def __init__(self, keys_values: Tensor) -> None:
         self.keys_values = keys_values
         self.lengths = [0] * keys_values.shape[2]
-        self._mask: Tensor | None = None
+        # Of the step that is made.
+        self._columns = 0
         self._place: Any = None
+        self._mask: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -146,15 +148,14 @@ class _GrowingSuffixes:
 
     def begin(self) -> None:
         """Make ready for a token more in each row."""
-        columns = self.length
-        self._place, self._mask = (slice(None), slice(None), columns), None
+        self._columns = self.length + 1
+        self._place, self._mask = (slice(None), self.length), None
         if self._unlike:
             memory = self.keys_values
             lengths = torch.tensor(self.lengths)
-            rows = torch.arange(len(lengths))
-            rows_and_lengths = to_device(torch.stack([rows, lengths]), memory.device)
-            self._place = (rows_and_lengths[0], slice(None), rows_and_lengths[1])
-            self._mask = padding_mask(lengths + 1, columns + 1, memory.dtype, memory.device)
+            places = to_device(torch.stack([torch.arange(len(lengths)), lengths]), memory.device)
+            self._place = places.unbind(0)
+            self._mask = padding_mask(lengths + 1, self._columns, memory.dtype, memory.device)
 
     def end(self) -> None:
         """The token has been read."""
@@ -165,9 +166,10 @@ class _GrowingSuffixes:
     ) -> tuple[Tensor, Tensor]:
         """See ``cascade.Suffixes``; a row has one new token."""
         memory = self.keys_values[layer]
-        memory[0][self._place] = keys
-        memory[1][self._place] = values
-        keys, values = memory[..., : self.length + 1, :].unbind(0)
+        rows, columns = self._place
+        memory[0, rows, :, columns] = keys
+        memory[1, rows, :, columns] = values
+        keys, values = memory[..., : self._columns, :].unbind(0)
         # The heads of a group become more queries to it.
         return attend_with_lse(query, keys, values, scale, mask=self._mask)
 
