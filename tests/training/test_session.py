@@ -16,7 +16,7 @@ from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.nodes import Generate, Judge
 from flowtune_cli.registry import load_registry
 from flowtune_cli.rewards import LLMJudge
-from flowtune_cli.training.session import check_learning
+from flowtune_cli.training.session import Play, check_learning
 from support.fake_engine import FlowTask, writer
 from support.tiny import plain
 from support.tiny_training import Run, written
@@ -190,3 +190,24 @@ def test_options_that_do_not_fit_are_found_before_a_model_is_loaded(
 
     with pytest.raises(UsageError, match=r"optimizer of node 'draft' does not fit 'adam'"):
         check(make_run(nodes=nodes))
+
+
+def test_each_pass_over_the_examples_draws_other_noise(make_run: MakeRun) -> None:
+    def nodes() -> list[Any]:
+        return [writer("wild", exploration="multi_sample", alternatives=2, max_new_tokens=6)]
+
+    async def flow(episode: Any, example: Any) -> None:
+        await episode.call("wild", x=example.question)
+        episode.reward("reward", 1.0)
+
+    run = make_run(flow=flow, nodes=nodes, gate=None)
+    session = run.session()
+    plays = [Play(run.examples[0], number=number) for number in (0, 1, 0)]
+    traces = dict(session.deviate_plays(plays))
+    first, other, again = (
+        [output.text for output in traces[position].episode.steps[0].response.outputs]
+        for position in range(3)
+    )
+    assert first == again
+    assert first[0] == other[0]  # the greedy one
+    assert first[1:] != other[1:]
