@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config.optimizers import optimizer_choices
 from ..config.settings import Settings
+from ..engine.adapter_import import import_adapter
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
@@ -269,6 +270,10 @@ def set_up(
         settings.adapter,
         settings.training.seed,
     )
+    for node in task.nodes:
+        in_checkpoint = checkpoint is not None and has_adapter(checkpoint, node.name)
+        if node.start is not None and node.adapter is not None and not in_checkpoint:
+            import_adapter(adapters, node.name, node.start)
     engine = ModelEngine(
         adapters,
         loaded.tokenizer,
