@@ -1,4 +1,4 @@
-"""Loads a task to play: with the adapters of a run's newest checkpoint, or untrained."""
+"""Loads a task to play: with the adapters of a run's checkpoint, or untrained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..flow.errors import UsageError
 from ..flow.task import Task
-from ..runs.directory import RunDirectory
 from . import options
+from .checkpoint_names import find_checkpoint
 from .output import note
-from .run_overrides import RunOverrides, find_run
+from .run_overrides import RunOverrides
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -62,7 +61,7 @@ def load_player(
     overrides: Sequence[str] | None,
     preset: str | None = None,
 ) -> Player:
-    """The task with the run's newest checkpoint; without a run, untrained.
+    """The task with a run's checkpoint, by default the newest; without a run, untrained.
 
     Settings that now differ from the run's are used, with a note.
     """
@@ -75,34 +74,16 @@ def load_player(
         made_by = f"untrained {resolved.settings.model.name}"
         checkpoint = None
     else:
-        run = find_run(registry, run_name, config, overrides)
+        run, checkpoint = find_checkpoint(registry, run_name, config, overrides)
         settings = RunOverrides(
             registry, task_class, run, config=config, overrides=overrides, flags=flags
         )
         resolved = settings.trained()
         for difference in settings.differences:
             note(f"differs from the run: {difference}")
-        checkpoint = newest_checkpoint(run)
         made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
     made_by += f", settings {_digest(resolved, task_name)}"
     return Player(registry, resolved, resolved.make_task(), checkpoint, made_by)
-
-
-def newest_checkpoint(run: RunDirectory) -> Path:
-    """The newest checkpoint of a run.
-
-    Raises:
-        UsageError: it has no checkpoint yet.
-    """
-    from ..training.checkpoint import checkpoints
-
-    found = checkpoints(run.checkpoints)
-    if not found:
-        raise UsageError(
-            f"run '{run.path.name}' has no checkpoint yet: training saves one after every"
-            " training.save_every episodes, when it is stopped, and at its end"
-        )
-    return found[-1]
 
 
 def _digest(resolved: Resolved, task: str) -> str:

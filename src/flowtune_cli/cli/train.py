@@ -91,9 +91,9 @@ class _Arguments:
 
 def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str | None) -> int:
     from ..runs.directory import RunDirectory
+    from .checkpoint_names import find_checkpoint
     from .examples import chosen_split, read_training_examples
-    from .player import newest_checkpoint
-    from .run_overrides import RunOverrides, find_run
+    from .run_overrides import RunOverrides
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun
 
@@ -102,11 +102,12 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
     if from_ is None:
         resolved = options.settings(arguments.registry, task_class, **arguments.sources)
     else:
-        source = find_run(arguments.registry, from_, arguments.config, arguments.overrides)
+        source, checkpoint = find_checkpoint(
+            arguments.registry, from_, arguments.config, arguments.overrides
+        )
         resolved = RunOverrides(
             arguments.registry, task_class, source, **arguments.sources
         ).continued()
-        checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
     parent = resolved.settings.run.directory
     RunDirectory.check_name(parent, name)

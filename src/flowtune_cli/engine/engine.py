@@ -93,6 +93,11 @@ class ModelEngine:
         self._generations: dict[DecodeKey, tuple[Generation, ...]] = {}
         self._scores: dict[_ScoreKey, float] = {}
 
+    @property
+    def answers_held(self) -> int:
+        """How many answers are remembered until ``forget``."""
+        return len(self._generations) + len(self._scores)
+
     def forget(self, keep: Container[Ids] = ()) -> None:
         """Forget every answer, and every prompt but for these frozen prefixes."""
         self._generations.clear()
