@@ -9,8 +9,9 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
-from ..flow.prompt import Message, Prompt, Segment
+from ..flow.prompt import Prompt, Segment
 from ..flow.surrogates import escaped
+from .chat_documents import message_documents, texts, tool_documents
 from .chat_template import ChatTemplate, TextOptions
 from .control_tokens import ControlTokens
 from .seam import Seam
@@ -163,14 +164,13 @@ class Tokens:
             return self._cut("".join(segment.text for segment in segments), segments)
         # No text of the prompt holds this character: it marks where the text will be cut.
         mark = _unused(prompt)
-        marked = [(m.role, self._marked(m.segments, mark)) for m in messages]
-        if not self.template.source:
-            text = "\n\n".join(content for _, content in marked) + "\n"
-        else:
-            if messages[0].role == "system" and len(messages) > 1 and not self.template.has_system:
-                merged = f"{marked[0][1]}\n\n{marked[1][1]}"
-                marked = [("user", merged), *marked[2:]]
-            text = self.template.render([{"role": r, "content": c} for r, c in marked])
+
+        def shown(segments: Sequence[Segment]) -> str:
+            return self._marked([replace(s, text=escaped(s.text)) for s in segments], mark)
+
+        tools = tool_documents(prompt.tools, shown)
+        chat = message_documents(messages, shown)
+        text = self.template.render(chat, tools=tools)
         return _unmarked(text + self._marked([prefill], mark), mark)
 
     def _cut(self, text: str, segments: Sequence[Segment]) -> _Rendered:
@@ -306,7 +306,7 @@ def _pieces(text: _Rendered) -> list[str]:
 
 def _unused(prompt: Prompt) -> str:
     """A character for private use that the prompt does not hold."""
-    text = prompt.text
+    text = texts(prompt)
     return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text)
 
 
@@ -336,5 +336,5 @@ def _with_truncatable(prompt: Prompt, texts: list[str]) -> Prompt:
             Segment(next(remaining), True) if segment.truncatable else segment
             for segment in message.segments
         )
-        messages.append(Message(message.role, segments))
+        messages.append(replace(message, segments=segments))
     return replace(prompt, messages=tuple(messages))
