@@ -130,11 +130,10 @@ class Decoder:
         """Give an output its text if its last token ends it."""
         if output.tokens[-1] in self.end:
             output.text = self.tokens.decode(output.tokens[:-1])
-            return
-        if output.request.stop:
+        elif output.request.stop:
             output.text = self.tokens.before_stop(output.tokens, output.request.stop)
-            if output.text is not None:
-                return
-        if len(output.tokens) >= output.request.max_new_tokens:
+        if output.text is None and len(output.tokens) >= output.request.max_new_tokens:
             output.text = self.tokens.decode(output.tokens)
             output.truncated = True
+        if output.text is not None and output.request.logprobs:
+            output.token_texts = [self.tokens.token_text(token) for token in output.tokens]

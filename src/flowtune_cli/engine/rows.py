@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class TokenizedRequest:
     Args:
         prompt: its token ids.
         frozen_length: how many of them the base model reads, from the beginning.
+        logprobs: whether each token's log-probability is wanted.
     """
 
     prompt: Ids
@@ -32,6 +33,13 @@ class TokenizedRequest:
     decoding: Decoding
     seed: tuple[int | str, ...]
     frozen_length: int = 0
+    logprobs: bool = False
+
+    @property
+    def first(self) -> TokenizedRequest:
+        """That of the first output alone."""
+        decoding = self.decoding.first
+        return replace(self, decoding=decoding, seed=self.seed if decoding.draws else ())
 
     @property
     def length(self) -> int:
@@ -54,8 +62,9 @@ class Output:
     request: TokenizedRequest
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
     text: str | None = None
+    token_texts: list[str] | None = None
     truncated: bool = False
 
     @property
@@ -67,7 +76,13 @@ class Output:
     def generation(self) -> Generation:
         """What it is when it has ended."""
         assert self.text is not None
-        return Generation(self.text, tuple(self.tokens), self.logprob, self.truncated)
+        logprob = 0.0
+        for value in self.logprobs:  # not sum, which adds in another way from Python 3.12 on
+            logprob += value
+        of_tokens = None
+        if self.token_texts is not None:
+            of_tokens = tuple(zip(self.token_texts, self.logprobs, strict=True))
+        return Generation(self.text, tuple(self.tokens), logprob, self.truncated, of_tokens)
 
 
 def make_outputs(index: int, request: TokenizedRequest) -> list[Output]:
@@ -80,7 +95,7 @@ def make_outputs(index: int, request: TokenizedRequest) -> list[Output]:
 
 def _generator(request: TokenizedRequest, number: int) -> torch.Generator | None:
     """A sample's own randomness: from the request's seed and the output's number alone."""
-    if number < request.decoding.groups:
+    if request.decoding.greedy and number < request.decoding.groups:
         return None
     digest = hashlib.sha256(repr((*request.seed, number)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -132,7 +147,7 @@ class Rows:
         check_finite(self.model, values)
         for output, token, value in zip(self.outputs, tokens, values, strict=True):
             output.tokens.append(int(token))
-            output.logprob += value
+            output.logprobs.append(value)
             self.maybe_end(output)
         rows = [i for i, output in enumerate(self.outputs) if output.text is None]
         if len(rows) < len(self.outputs):

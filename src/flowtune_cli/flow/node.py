@@ -102,11 +102,12 @@ class NodeOutput:
 
 @dataclass(frozen=True)
 class Response:
-    """A node's answer to one call: the greedy output, and the requested alternatives.
+    """A node's answer to one call: the flow's output, and the requested alternatives.
 
     Args:
         prompt: as the model saw it, chat template included.
-        outputs: the greedy one first; all differ.
+        outputs: that of the flow first, which is the greedy one unless the call samples; all
+            differ.
         options: every possible output, best first, where they can be enumerated.
         adapter_version: updates of the node's adapter when it answered.
         prompt_tokens: tokens of the prompts; ``dropped_tokens`` were truncated to fit.
@@ -191,7 +192,7 @@ class Call:
 
     @property
     def wants_alternatives(self) -> bool:
-        """Whether the response should hold alternatives besides the greedy output."""
+        """Whether the response should hold alternatives besides the flow's output."""
         return self.exploration is not None
 
 
@@ -259,7 +260,7 @@ class Node(ABC):
 
     @abstractmethod
     async def respond(self, call: Call) -> Response:
-        """Answer one call: the greedy output first, then alternatives if the call explores."""
+        """Answer one call: the flow's output first, then alternatives if the call explores."""
 
     @abstractmethod
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:

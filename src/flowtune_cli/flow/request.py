@@ -12,7 +12,7 @@ from .prompt import Prompt
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the outputs of one prompt are decoded; the first output is always the greedy one.
+    """How the outputs of one prompt are decoded.
 
     Args:
         groups: outputs by group beam search with one beam a group, the greedy one included.
@@ -20,6 +20,10 @@ class Decoding:
             that token at the same position (Vijayakumar et al. 2016, Hamming diversity).
         samples: further outputs, sampled independently.
         temperature, top_p: of the samples; ``top_p`` is nucleus sampling.
+        greedy: the first output is the greedy one; else it is a sample, too, and the only group.
+
+    Raises:
+        ValueError: several groups without a greedy one.
     """
 
     groups: int = 1
@@ -27,11 +31,28 @@ class Decoding:
     samples: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
+    greedy: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.greedy and self.groups != 1:
+            raise ValueError("where the first output is a sample, there is one group alone")
 
     @property
     def outputs(self) -> int:
-        """How many outputs are decoded, the greedy one included."""
+        """How many outputs are decoded, the first one included."""
         return self.groups + self.samples
+
+    @property
+    def first(self) -> Decoding:
+        """The decoding of the first output alone."""
+        if self.greedy:
+            return GREEDY
+        return Decoding(temperature=self.temperature, top_p=self.top_p, greedy=False)
+
+    @property
+    def draws(self) -> bool:
+        """Whether outputs depend on a seed."""
+        return self.samples > 0 or not self.greedy
 
 
 GREEDY = Decoding()
@@ -49,6 +70,7 @@ class DecodeRequest:
         stop: an output ends before the first of these strings, which may hold special tokens.
         decoding: how many outputs, and how they are decoded.
         seed: samples depend on it alone; pass ``Call.seed``.
+        logprobs: report each token's text and log-probability.
     """
 
     adapter: str | None
@@ -57,6 +79,7 @@ class DecodeRequest:
     stop: tuple[str, ...] = ()
     decoding: Decoding = GREEDY
     seed: tuple[int | str, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,14 +109,18 @@ class Generation:
     Args:
         text: without special tokens, cut before the stop string.
         tokens: the token ids as decoded, end or stop included: what learning raises or lowers.
-        logprob: sum over tokens of the model's log-probability, in nats.
+        logprob: sum over tokens of the model's log-probability, in nats, at temperature 1 whatever
+            the token was sampled at.
         truncated: it reached ``max_new_tokens`` before it ended by itself.
+        token_logprobs: each token's text, special tokens kept, and its log-probability, which add
+            to ``logprob``; None unless the request asks for them.
     """
 
     text: str
     tokens: tuple[int, ...]
     logprob: float
     truncated: bool
+    token_logprobs: tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,7 @@ class Decoded:
         prompt: as the model saw it, chat template included.
         prompt_tokens: its length in tokens, after truncation.
         dropped_tokens: how many tokens were truncated to fit the context window.
-        generations: the greedy one first, at most ``decoding.outputs``; some may be equal.
+        generations: that of the flow first, at most ``decoding.outputs``; some may be equal.
         adapter_version: updates of the adapter when it answered; 0 for the base model.
     """
 

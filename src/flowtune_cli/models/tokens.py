@@ -138,6 +138,10 @@ class Tokens:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def token_text(self, token: int) -> str:
+        """The text of one token, which may be a special one."""
+        return self._whole_text([token])
+
     def before_stop(self, ids: Sequence[int], stops: Sequence[str]) -> str | None:
         """The text of an output before the first of these strings; None if it has none of them.
 

@@ -90,6 +90,7 @@ class ScriptedEngine:
                     tokens=tuple(crc32(escaped(word).encode()) for word in kept),
                     logprob=-float(output),
                     truncated=len(kept) < len(words),
+                    token_logprobs=tuple((w, 0.0) for w in kept) if request.logprobs else None,
                 )
             )
         if not generations:
