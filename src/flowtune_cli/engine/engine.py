@@ -129,6 +129,8 @@ class ModelEngine:
 
     def tokenize(self, request: DecodeRequest) -> tuple[Encoded, DecodeKey]:
         """A request's prompt, and what its outputs are remembered by."""
+        if request.constraint is not None:
+            raise UsageError("constraints are not available")
         prompt = self._encode(request.prompt, request.max_new_tokens)
         version = self.adapters.version(request.adapter)
         return prompt, DecodeKey(request.adapter, version, _tokenized(request, prompt))
@@ -226,6 +228,7 @@ def _tokenized(request: DecodeRequest, prompt: Encoded) -> TokenizedRequest:
         request.seed if request.decoding.draws else (),
         prompt.frozen_length,
         request.logprobs,
+        request.prompt.tools,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..flow.prompt import ToolCall
 from ..flow.request import Decoding, Generation
 from .choosing import Chooser, Row
 from .forward import check_finite
@@ -25,6 +26,7 @@ class TokenizedRequest:
         prompt: its token ids.
         frozen_length: how many of them the base model reads, from the beginning.
         logprobs: whether each token's log-probability is wanted.
+        tools: the tools whose calls are looked for, as JSON text.
     """
 
     prompt: Ids
@@ -34,6 +36,7 @@ class TokenizedRequest:
     seed: tuple[int | str, ...]
     frozen_length: int = 0
     logprobs: bool = False
+    tools: str = ""
 
     @property
     def first(self) -> TokenizedRequest:
@@ -65,6 +68,7 @@ class Output:
     logprobs: list[float] = field(default_factory=list)
     text: str | None = None
     token_texts: list[str] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
     truncated: bool = False
 
     @property
@@ -82,7 +86,9 @@ class Output:
         of_tokens = None
         if self.token_texts is not None:
             of_tokens = tuple(zip(self.token_texts, self.logprobs, strict=True))
-        return Generation(self.text, tuple(self.tokens), logprob, self.truncated, of_tokens)
+        return Generation(
+            self.text, tuple(self.tokens), logprob, self.truncated, of_tokens, self.tool_calls
+        )
 
 
 def make_outputs(index: int, request: TokenizedRequest) -> list[Output]:

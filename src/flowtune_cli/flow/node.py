@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from .prompt import Prompt
-from .request import Decoding, Request
+from .request import Constraint, Decoding, Request
 
 if TYPE_CHECKING:
     from .deviation import Preference
@@ -32,6 +32,8 @@ class Term:
         mean: per token instead of summed.
         rivals: the answers, itself included, that its likelihood is to tell it apart from; see
             ``ScoreRequest``.
+        constraint: under which it was decoded. Its tokens are then scored among those that were
+            allowed, so that forced ones count nothing.
     """
 
     prompt: Prompt
@@ -39,6 +41,7 @@ class Term:
     coefficient: float = 1.0
     mean: bool = False
     rivals: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 LIKELIHOOD = "likelihood"

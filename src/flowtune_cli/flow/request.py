@@ -5,9 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import Literal, Protocol, Union
 
-from .prompt import Prompt
+from .prompt import Prompt, ToolCall
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "tool_calls"]
+"""What an output has to be."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the model may write: at each place, only tokens with which an output can still fit.
+
+    Args:
+        kind: ``json_schema``: JSON that fits a schema; ``json_object``: any JSON object; ``regex``:
+            a text that a regular expression matches as a whole; ``choice``: one of some texts;
+            ``tool_calls``: a call of a tool of the prompt, in the form of the model's family.
+        value: the schema as JSON text; the expression; a JSON list of texts; for ``tool_calls``
+            the tool's name, or null for any tool, as JSON text. Empty for ``json_object``.
+    """
+
+    kind: ConstraintKind
+    value: str = ""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether outputs are JSON."""
+        return self.kind in ("json_schema", "json_object")
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,7 @@ class DecodeRequest:
         decoding: how many outputs, and how they are decoded.
         seed: samples depend on it alone; pass ``Call.seed``.
         logprobs: report each token's text and log-probability.
+        constraint: what the outputs have to be; one that reaches ``max_new_tokens`` may be less.
     """
 
     adapter: str | None
@@ -80,6 +105,7 @@ class DecodeRequest:
     decoding: Decoding = GREEDY
     seed: tuple[int | str, ...] = ()
     logprobs: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +136,14 @@ class Generation:
         text: without special tokens, cut before the stop string.
         tokens: the token ids as decoded, end or stop included: what learning raises or lowers.
         logprob: sum over tokens of the model's log-probability, in nats, at temperature 1 whatever
-            the token was sampled at.
+            the token was sampled at. Under a constraint it is that among the tokens that were
+            allowed, so that a forced token counts nothing.
         truncated: it reached ``max_new_tokens`` before it ended by itself.
         token_logprobs: each token's text, special tokens kept, and its log-probability, which add
             to ``logprob``; None unless the request asks for them.
+        tool_calls: those that the model wrote beside the text, in the form of its family, if the
+            prompt has tools; without ids. Where they are not well-formed, or the output is
+            truncated or ends at a stop string, all is text.
     """
 
     text: str
@@ -121,6 +151,7 @@ class Generation:
     logprob: float
     truncated: bool
     token_logprobs: tuple[tuple[str, float], ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)

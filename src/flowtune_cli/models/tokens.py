@@ -16,6 +16,7 @@ from .chat_template import ChatTemplate, TextOptions
 from .control_tokens import ControlTokens
 from .seam import Seam
 from .seam import cut as cut_lead
+from .tool_calls import Parsed, ToolCallParser
 
 _NO_OPTIONS = TextOptions()
 
@@ -75,6 +76,7 @@ class Tokens:
         self.model_context = model_context
         self.template = ChatTemplate(tokenizer, options)
         self._controls = ControlTokens(tokenizer, self.template.source)
+        self._tool_calls = ToolCallParser(tokenizer, self.template.source)
         self._keeps_special = options.special_tokens_in_text
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
@@ -137,6 +139,23 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def tool_calls(self, ids: Sequence[int], tools: str, prompt: Sequence[int]) -> Parsed | None:
+        """The tool calls that a model wrote after a prompt, and its text without them.
+
+        Args:
+            ids: an output without its end.
+            tools: those of the prompt; empty if it has none.
+
+        Returns:
+            None if there are none, or they are not well-formed; then the output is a text.
+        """
+        if not tools:
+            return None
+        found = self._tool_calls.parse(
+            self._whole_text(ids), tools, lambda: self._whole_text(prompt)
+        )
+        return found and found._replace(text=self._controls.without_special(found.text))
 
     def token_text(self, token: int) -> str:
         """The text of one token, which may be a special one."""
