@@ -23,6 +23,7 @@ from ..flow.request import (
     ScoreRequest,
 )
 from ..models.chat_template import TextOptions
+from ..models.constraints import Grammar
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
 from .decoding import Decoder
@@ -129,11 +130,10 @@ class ModelEngine:
 
     def tokenize(self, request: DecodeRequest) -> tuple[Encoded, DecodeKey]:
         """A request's prompt, and what its outputs are remembered by."""
-        if request.constraint is not None:
-            raise UsageError("constraints are not available")
         prompt = self._encode(request.prompt, request.max_new_tokens)
         version = self.adapters.version(request.adapter)
-        return prompt, DecodeKey(request.adapter, version, _tokenized(request, prompt))
+        grammar = self.tokens.grammar(request.constraint, request.prompt)
+        return prompt, DecodeKey(request.adapter, version, _tokenized(request, prompt, grammar))
 
     def remember(self, key: DecodeKey, generations: tuple[Generation, ...]) -> None:
         """Keep the outputs of a request; the first one answers who wants no other, too."""
@@ -218,7 +218,9 @@ class ModelEngine:
         ]
 
 
-def _tokenized(request: DecodeRequest, prompt: Encoded) -> TokenizedRequest:
+def _tokenized(
+    request: DecodeRequest, prompt: Encoded, grammar: Grammar | None
+) -> TokenizedRequest:
     explores = request.decoding.outputs > 1
     return TokenizedRequest(
         prompt.ids,
@@ -229,6 +231,7 @@ def _tokenized(request: DecodeRequest, prompt: Encoded) -> TokenizedRequest:
         prompt.frozen_length,
         request.logprobs,
         request.prompt.tools,
+        grammar,
     )
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..flow.prompt import ToolCall
 from ..flow.request import Decoding, Generation
+from ..models.constraints import Grammar, Matcher
 from .choosing import Chooser, Row
+from .constrained import only_allowed
 from .forward import check_finite
 from .packing import Ids
 from .transfers import to_device
@@ -27,6 +29,7 @@ class TokenizedRequest:
         frozen_length: how many of them the base model reads, from the beginning.
         logprobs: whether each token's log-probability is wanted.
         tools: the tools whose calls are looked for, as JSON text.
+        grammar: of what may be written; None is anything.
     """
 
     prompt: Ids
@@ -37,6 +40,7 @@ class TokenizedRequest:
     frozen_length: int = 0
     logprobs: bool = False
     tools: str = ""
+    grammar: Grammar | None = None
 
     @property
     def first(self) -> TokenizedRequest:
@@ -58,12 +62,14 @@ class Output:
         index: of its request.
         number: among the request's outputs: the groups come first, then the samples.
         generator: of a sample.
+        matcher: says which tokens may come next; None is any.
     """
 
     index: int
     number: int
     request: TokenizedRequest
     generator: torch.Generator | None
+    matcher: Matcher | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str | None = None
@@ -94,7 +100,13 @@ class Output:
 def make_outputs(index: int, request: TokenizedRequest) -> list[Output]:
     """The outputs of a request, without tokens yet: the groups first, then the samples."""
     return [
-        Output(index, number, request, _generator(request, number))
+        Output(
+            index,
+            number,
+            request,
+            _generator(request, number),
+            None if request.grammar is None else request.grammar.matcher(),
+        )
         for number in range(request.decoding.outputs)
     ]
 
@@ -145,7 +157,7 @@ class Rows:
         """
         if self._chooser is None:
             self._chooser = Chooser([output.row for output in self.outputs], self.model.device)
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        logprobs = torch.log_softmax(self._allowed(logits.float()), dim=-1)
         chosen = self._chooser(logprobs)
         found = logprobs.gather(1, chosen[:, None])[:, 0]
         # Token ids are whole numbers, which are exact in float64.
@@ -155,8 +167,19 @@ class Rows:
             output.tokens.append(int(token))
             output.logprobs.append(value)
             self.maybe_end(output)
+            if output.matcher is not None and output.text is None:
+                output.matcher.take(int(token))
         rows = [i for i, output in enumerate(self.outputs) if output.text is None]
         if len(rows) < len(self.outputs):
             self.keep(rows)
             chosen = chosen[to_device(rows, self.model.device, torch.long)]
         return chosen, rows
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits of what each row may choose; those of rows that may choose anything stay."""
+        bound = {
+            row: output.matcher.allowed(logits.shape[1])[None]
+            for row, output in enumerate(self.outputs)
+            if output.matcher is not None
+        }
+        return only_allowed(logits, list(bound), list(bound.values()))

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
 from ..flow.prompt import Prompt, Segment
+from ..flow.request import Constraint
 from ..flow.surrogates import escaped
 from .chat_documents import message_documents, texts, tool_documents
 from .chat_template import ChatTemplate, TextOptions
+from .constraints import Constraints, Grammar
 from .control_tokens import ControlTokens
 from .seam import Seam
 from .seam import cut as cut_lead
@@ -77,6 +79,7 @@ class Tokens:
         self.template = ChatTemplate(tokenizer, options)
         self._controls = ControlTokens(tokenizer, self.template.source)
         self._tool_calls = ToolCallParser(tokenizer, self.template.source)
+        self._constraints = Constraints(tokenizer, self.template.source, options.name)
         self._keeps_special = options.special_tokens_in_text
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
@@ -156,6 +159,16 @@ class Tokens:
             self._whole_text(ids), tools, lambda: self._whole_text(prompt)
         )
         return found and found._replace(text=self._controls.without_special(found.text))
+
+    def grammar(self, constraint: Constraint | None, prompt: Prompt) -> Grammar | None:
+        """The token sequences that a constraint allows after a prompt, their end included.
+
+        Raises:
+            UsageError: it cannot be kept: it is not valid, say.
+        """
+        if constraint is None:
+            return None
+        return self._constraints.grammar(constraint, self._end(prompt), prompt.tools)
 
     def token_text(self, token: int) -> str:
         """The text of one token, which may be a special one."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..flow.prompt import ToolCall
@@ -165,3 +165,50 @@ def _json_values(text: str, separator: str = "") -> Iterator[Any]:
             return
         place = len(text) - len(rest[1:].lstrip())
     yield from values
+
+
+def tool_call_grammar(
+    tokenizer: Any, template: str, functions: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """What a family writes for a call of one of these functions, as a Lark grammar.
+
+    None if the family is not known.
+    """
+    family = None if getattr(tokenizer, "response_template", None) else family_of(template)
+    if family is None:
+        return None
+    named = family == "mistral" and ARGS in template
+    key = "parameters" if family == "llama3" else "arguments"
+    rules = []
+    for number, function in enumerate(functions):
+        arguments = function.get("parameters") or {"type": "object"}
+        if named:
+            name = json.dumps(function["name"], ensure_ascii=False)
+            rules.append(f"c{number}: {name} {_mark(tokenizer, ARGS)} a{number}")
+            rules.append(f"a{number}: %json {json.dumps(arguments)}")
+            continue
+        call = {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, key: arguments},
+            "required": ["name", key],
+            "additionalProperties": False,
+        }
+        rules.append(f"c{number}: %json {json.dumps(call)}")
+    calls = " | ".join(f"c{number}" for number in range(len(functions)))
+    opening = _mark(tokenizer, TOOL_CALLS)
+    body = {
+        "hermes": r'"<tool_call>" "\n" call "\n" "</tool_call>"',
+        "llama3": "call",
+        "mistral": f"{opening} call" if named else f'{opening} "[" call "]"',
+    }[family]
+    for text in ("<tool_call>", "</tool_call>"):
+        body = body.replace(f'"{text}"', _mark(tokenizer, text))
+    return "\n".join([f"start: {body}", f"call: {calls}", *rules])
+
+
+def _mark(tokenizer: Any, text: str) -> str:
+    """A mark of a family in a grammar: the special token, or else its letters."""
+    for index, token in tokenizer.added_tokens_decoder.items():
+        if token.content == text and token.special:
+            return f"<[{index}]>"
+    return json.dumps(text)

@@ -18,9 +18,11 @@ from .chat_inputs import ChatInputs, parse_inputs
 
 @dataclass(kw_only=True)
 class Chat(Node):
-    """Answers chats. A call gives ``messages``, as OpenAI's API has them; what else it may give
-    stands in for the node's own setting: ``tools``, ``tool_choice``, ``constraint``, ``temperature``,
-    ``top_p``, ``max_tokens``, ``stop``, ``logprobs`` and ``seed``. The flow gets a ``ChatAnswer``.
+    """Answers chats, each of which a call gives as OpenAI's API has it.
+
+    A call gives ``messages``, and maybe ``tools``, ``tool_choice``, ``constraint``, ``logprobs``,
+    ``seed``, and what stands in for the node's settings: ``temperature``, ``top_p``,
+    ``max_tokens`` and ``stop``. The flow gets a ``ChatAnswer``.
 
     At a temperature of 0 an answer is greedy, and alternatives come from the exploration strategy.
     Above, it is drawn from noise that the call's place in the flow determines, so that it replays
