@@ -93,6 +93,32 @@ def test_whatever_is_allowed_fits(kind: str, constraint: Constraint) -> None:
     assert ended > 3
 
 
+def test_json_may_be_laid_out_but_not_go_on_with_white_space(byte_level: Any) -> None:
+    tokens = Tokens(byte_level, 500)
+    schema = Constraint("json_schema", json.dumps(SCHEMA))
+
+    def allowed(text: str, constraint: Constraint, tools: str = "") -> bool:
+        made = Constraints(byte_level, "<tool_call>", "org/name")
+        grammar = made.grammar(constraint, byte_level.eos_token_id, tools)
+        try:
+            grammar.allowed((*tokens.completion(text), grammar.end), len(byte_level))
+        except FlowtuneError:
+            return False
+        return True
+
+    value = {"a": "x y", "b": [1, {"c": None}]}
+    for indent in (None, 2, 4):
+        text = json.dumps(value, indent=indent, ensure_ascii=False)
+        assert allowed(text, schema)
+        assert allowed(text, Constraint("json_object"))
+    assert allowed('{"a":"x y"}', schema)
+    assert not allowed('{"a":  "x y"}', schema)
+    assert not allowed('{\n\n"a": "x y"}', schema)
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    for text, fine in ((call, True), (call.replace("1", "  1"), False)):
+        assert allowed(text, Constraint("tool_calls", '"add"'), TOOLS) is fine
+
+
 @pytest.fixture(scope="module")
 def byte_level() -> Any:
     return make_tokenizer("byte level")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..flow.errors import FlowtuneError, UsageError, missing_package
 from ..flow.request import Constraint
-from .tool_calls import tool_call_grammar
+from .tool_calls import JSON_LAYOUT, tool_call_grammar
 
 _KEPT = 128
 """How many grammars are kept; making one takes milliseconds."""
@@ -153,8 +153,10 @@ class Constraints:
         """A constraint in the form of llguidance."""
         value = constraint.value
         makers = {
-            "json_schema": partial(matchers.grammar_from_json_schema, value),
-            "json_object": partial(matchers.grammar_from_json_schema, '{"type": "object"}'),
+            "json_schema": partial(matchers.grammar_from_json_schema, value, JSON_LAYOUT),
+            "json_object": partial(
+                matchers.grammar_from_json_schema, '{"type": "object"}', JSON_LAYOUT
+            ),
             "regex": partial(matchers.grammar_from_regex, value),
             "choice": partial(self._choice, matchers, value),
             "tool_calls": partial(self._tool_calls, matchers, value, tools),

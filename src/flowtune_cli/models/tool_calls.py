@@ -23,6 +23,11 @@ PYTHON_TAG, TOOL_CALLS, ARGS = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"
 _HERMES = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
+JSON_LAYOUT = {"whitespace_pattern": r" |\n {0,24}"}
+"""Between the parts of constrained JSON: a space, or a line break with an indent. Where any white
+space is allowed, a weak model writes it to no end."""
+
+
 class Parsed(NamedTuple):
     """What a model wrote.
 
@@ -185,13 +190,14 @@ def tool_call_grammar(
         if named:
             name = json.dumps(function["name"], ensure_ascii=False)
             rules.append(f"c{number}: {name} {_mark(tokenizer, ARGS)} a{number}")
-            rules.append(f"a{number}: %json {json.dumps(arguments)}")
+            rules.append(f"a{number}: %json {json.dumps({**arguments, 'x-guidance': JSON_LAYOUT})}")
             continue
         call = {
             "type": "object",
             "properties": {"name": {"const": function["name"]}, key: arguments},
             "required": ["name", key],
             "additionalProperties": False,
+            "x-guidance": JSON_LAYOUT,
         }
         rules.append(f"c{number}: %json {json.dumps(call)}")
     calls = " | ".join(f"c{number}" for number in range(len(functions)))
