@@ -176,6 +176,38 @@ def test_a_call_that_is_asked_for_is_parsed(template: str, family: Any, special:
 
 
 @pytest.mark.parametrize(
+    ("constraint", "text"),
+    [
+        (Constraint("regex", "[a-z]/[0-9]"), "a/1"),
+        (Constraint("choice", '["Yes.", "No."]'), "No."),
+        (Constraint("json_schema", json.dumps(SCHEMA)), '{"a": "é"}'),
+        (Constraint("json_object"), '{"any": [{"thing": 1}]}'),
+    ],
+)
+@pytest.mark.parametrize("template", ["<tool_call>", "[TOOL_CALLS][ARGS]", "<|python_tag|>"])
+def test_where_there_are_tools_an_output_fits_or_calls_one(
+    byte_level: Any, constraint: Constraint, text: str, template: str
+) -> None:
+    constraints = Constraints(byte_level, template, "org/name")
+    end = byte_level.eos_token_id
+    both, alone = (constraints.grammar(constraint, end, tools) for tools in (TOOLS, ""))
+    ids = tuple(byte_level(text, add_special_tokens=False)["input_ids"])
+    for grammar in (both, alone):
+        assert grammar.allowed((*ids, end), len(byte_level)).any(1).all()
+    called = constraints.grammar(Constraint("tool_calls", "null"), end, TOOLS)
+    for n in range(8):
+        call = draw(called, len(byte_level), random.Random(n))
+        if byte_level.decode(call)[0].isspace():  # allowed before JSON that is all there is
+            continue
+        both.allowed(call, len(byte_level))
+        if constraint.kind != "json_object" or template != "<|python_tag|>":
+            with pytest.raises(FlowtuneError, match="could not be kept"):
+                alone.allowed(call, len(byte_level))
+    with pytest.raises(FlowtuneError, match="could not be kept"):
+        both.allowed(ids[1:], len(byte_level))
+
+
+@pytest.mark.parametrize(
     ("constraint", "error"),
     [
         (

@@ -144,6 +144,17 @@ def test_a_tool_may_have_to_be_called(respond: Any, choice: Any, value: str) -> 
     assert asked(engine).prompt.tools == json.dumps(TOOLS)
 
 
+def test_a_tool_that_has_to_be_called_leaves_no_text_to_constrain(respond: Any) -> None:
+    more = {"tools": TOOLS, "constraint": {"kind": "json_object"}}
+    for choice, kind in (("required", "tool_calls"), ("auto", "json_object")):
+        engine = writes(CALL)
+        respond(engine, node(), messages=ASK, tool_choice=choice, **more)
+        constraint = asked(engine).constraint
+        assert constraint is not None
+        assert constraint.kind == kind
+        assert asked(engine).prompt.tools
+
+
 def test_outputs_that_parse_alike_count_once(respond: Any) -> None:
     engine = writes('{"a": 1, "b": 2}', '{"b":2,"a":1}', '{"a": 1}', ' {"a":1}')
     free = respond(engine, node(alternatives=3), DiverseBeam(), messages=ASK)
@@ -190,10 +201,6 @@ def test_outputs_that_parse_alike_count_once(respond: Any) -> None:
                 "tool_choice": {"type": "function", "function": {"name": "ad"}},
             },
             "unknown tool in tool_choice 'ad'. Did you mean 'add'",
-        ),
-        (
-            {"messages": ASK, "tools": TOOLS, "constraint": {"kind": "json_object"}},
-            "both a constraint and tools",
         ),
     ],
 )

@@ -23,6 +23,8 @@ class Constraint:
             ``tool_calls``: a call of a tool of the prompt, in the form of the model's family.
         value: the schema as JSON text; the expression; a JSON list of texts; for ``tool_calls``
             the tool's name, or null for any tool, as JSON text. Empty for ``json_object``.
+
+    Where the prompt has tools, an output may be a call of one instead, whatever the kind.
     """
 
     kind: ConstraintKind

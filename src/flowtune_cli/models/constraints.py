@@ -69,7 +69,7 @@ class Grammar:
     Args:
         constraint: what is allowed.
         end: the token that ends an output.
-        tools: that may be called, as JSON text, where the constraint asks for a call.
+        tools: that may be called, as JSON text; empty if none.
         start: of llguidance, at the beginning of an output.
     """
 
@@ -117,13 +117,13 @@ class Constraints:
 
         Args:
             end: the token that ends an output.
-            tools: those of the prompt.
+            tools: those of the prompt, of which one may be called instead; empty if it has none.
 
         Raises:
             UsageError: the constraint is not valid, the tokenizer cannot be used so, or llguidance
                 is not installed.
         """
-        key = (constraint, end, tools if constraint.kind == "tool_calls" else "")
+        key = (constraint, end, tools)
         if key in self._grammars:
             self._grammars.move_to_end(key)
             return self._grammars[key]
@@ -152,6 +152,9 @@ class Constraints:
     def _source(self, matchers: Any, constraint: Constraint, tools: str) -> str:
         """A constraint in the form of llguidance."""
         value = constraint.value
+        if constraint.kind == "tool_calls":
+            lark = self._tool_calls(json.loads(value), tools)
+            return str(matchers.grammar_from_lark(lark))
         makers = {
             "json_schema": partial(matchers.grammar_from_json_schema, value, JSON_LAYOUT),
             "json_object": partial(
@@ -159,25 +162,30 @@ class Constraints:
             ),
             "regex": partial(matchers.grammar_from_regex, value),
             "choice": partial(self._choice, matchers, value),
-            "tool_calls": partial(self._tool_calls, matchers, value, tools),
         }
-        return str(makers[constraint.kind]())
+        source = str(makers[constraint.kind]())
+        if not tools:
+            return source
+        (text,) = json.loads(source)["grammars"]
+        lark = f"start: @text | called\n{self._tool_calls(None, tools, start='called')}"
+        either = [{"name": "either", "lark_grammar": lark}, {**text, "name": "text"}]
+        return json.dumps({"grammars": either})
 
     def _choice(self, matchers: Any, value: str) -> Any:
         # Strings of its own grammars hold no control characters.
         return matchers.grammar_from_regex("|".join(map(_literally, json.loads(value))))
 
-    def _tool_calls(self, matchers: Any, value: str, tools: str) -> Any:
-        wanted = json.loads(value)
+    def _tool_calls(self, wanted: str | None, tools: str, start: str = "start") -> str:
+        """A call of a tool, or of any one, as a Lark grammar."""
         functions = [tool["function"] for tool in json.loads(tools or "[]")]
         chosen = [f for f in functions if wanted is None or f["name"] == wanted]
-        grammar = tool_call_grammar(self._tokenizer, self._template, chosen)
+        grammar = tool_call_grammar(self._tokenizer, self._template, chosen, start)
         if grammar is None:
             raise UsageError(
-                f"how '{self._name}' writes tool calls is not known, so none can be asked for: set"
-                " tool_choice to 'auto' or 'none', or take another model"
+                f"how '{self._name}' writes tool calls is not known, so none can be allowed under a"
+                " constraint, or asked for: set tool_choice to 'none', or take another model"
             )
-        return matchers.grammar_from_lark(grammar)
+        return grammar
 
     def _tokens(self, end: int) -> Any:
         """The tokenizer in the form of llguidance."""

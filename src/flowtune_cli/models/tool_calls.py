@@ -173,11 +173,15 @@ def _json_values(text: str, separator: str = "") -> Iterator[Any]:
 
 
 def tool_call_grammar(
-    tokenizer: Any, template: str, functions: Sequence[Mapping[str, Any]]
+    tokenizer: Any, template: str, functions: Sequence[Mapping[str, Any]], start: str
 ) -> str | None:
     """What a family writes for a call of one of these functions, as a Lark grammar.
 
-    None if the family is not known.
+    Args:
+        start: the name of the rule of all of it.
+
+    Returns:
+        None if the family is not known.
     """
     family = None if getattr(tokenizer, "response_template", None) else family_of(template)
     if family is None:
@@ -209,7 +213,7 @@ def tool_call_grammar(
     }[family]
     for text in ("<tool_call>", "</tool_call>"):
         body = body.replace(f'"{text}"', _mark(tokenizer, text))
-    return "\n".join([f"start: {body}", f"call: {calls}", *rules])
+    return "\n".join([f"{start}: {body}", f"call: {calls}", *rules])
 
 
 def _mark(tokenizer: Any, text: str) -> str:

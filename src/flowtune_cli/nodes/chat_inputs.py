@@ -69,11 +69,6 @@ def parse_inputs(
     to_call = _tool_choice(given.get("tool_choice"), tools)
     if given.get("tool_choice") == "none":
         tools = ""
-    if tools and constraint is not None:
-        raise ChatError(
-            "a call has both a constraint and tools, which the constraint would forbid to call: set"
-            " tool_choice to 'none', or leave one of them out"
-        )
     warmth = _number(given, "temperature", temperature)
     if warmth < 0:
         raise ChatError(f"temperature must be 0 or more; got {warmth:g}")
@@ -90,7 +85,8 @@ def parse_inputs(
     shown = {k: given[k] for k in KNOWN if k in given and k not in ("messages", "logprobs")}
     return ChatInputs(
         prompt=Prompt(messages, reserve=most, tools=tools),
-        constraint=constraint or to_call,
+        # Where a tool has to be called, there is no text that a constraint could be about.
+        constraint=to_call or constraint,
         temperature=warmth,
         top_p=nucleus,
         max_tokens=most,
