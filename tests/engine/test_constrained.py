@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtune_cli.engine import prefix_cache
+from flowtune_cli.engine import prefix_cache, scoring
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.engine import ModelEngine
 from flowtune_cli.engine.likelihoods import Completion, likelihoods
@@ -210,6 +210,34 @@ def test_an_invalid_constraint_fails_alone(engines: dict[str, ModelEngine]) -> N
     answer = good.result(0)
     assert isinstance(answer, Decoded)
     assert fits(NUMBER, answer.generations[0].text)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("at_once", [3, 512])
+def test_scores_are_those_among_the_allowed_tokens(
+    engines: dict[str, ModelEngine], way: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_LOGITS_AT_ONCE", at_once)
+    engine = engines[way]
+    engine.forget()
+    prompt = plain("Score: ")
+    ids = engine.tokens.encode(prompt).ids
+    completions = [Completion(ids, 0, engine.tokens.completion("free"))]
+    expected = [
+        brute_force(engine.adapters, "a", ids, completions[0].tokens, torch.ones(4, 258) > 0)
+    ]
+    for constraint in (NUMBER, CHOICE, SCHEMA):
+        (answer,) = engine.answer([asked("Score: ", constraint)])
+        assert isinstance(answer, Decoded)
+        tokens = answer.generations[0].tokens
+        grammar = engine.tokens.grammar(constraint, prompt)
+        assert grammar is not None
+        completions.append(Completion(ids, 0, tokens, grammar))
+        expected.append(
+            brute_force(engine.adapters, "a", ids, tokens, grammar.allowed(tokens, 258))
+        )
+    found = scoring.score(engine.prefixes, "a", completions, keep=True)
+    assert found == pytest.approx([sum(each) for each in expected], abs=1e-4)
 
 
 # With gradients

@@ -97,7 +97,7 @@ def test_tool_calls(respond: Any) -> None:
     (call,) = answer.tool_calls
     assert (answer.text, answer.finish_reason) == ("Well.", "tool_calls")
     assert (call.name, json.loads(call.arguments)) == ("add", {"a": 1})
-    assert response.outputs[0].text == 'Well.\nadd({"a": 1})'
+    assert response.outputs[0].text == f"Well. {CALL}"
     assert len(call.id) == 9
     assert call.id.isalnum()
     # By the call's place alone: the same when it is replayed.

@@ -133,11 +133,13 @@ class Decoder:
             written = output.tokens[:-1]
             found = self.tokens.tool_calls(written, request.tools, request.prompt)
             output.text = self.tokens.decode(written) if found is None else found.text
-            output.tool_calls = () if found is None else found.calls
+            if found is not None:
+                output.tool_calls = found.calls
+                output.written = self.tokens.whole_text(written)
         elif request.stop:
             output.text = self.tokens.before_stop(output.tokens, request.stop)
         if output.text is None and len(output.tokens) >= request.max_new_tokens:
             output.text = self.tokens.decode(output.tokens)
             output.truncated = True
         if output.text is not None and request.logprobs:
-            output.token_texts = [self.tokens.token_text(token) for token in output.tokens]
+            output.token_texts = [self.tokens.whole_text([token]) for token in output.tokens]

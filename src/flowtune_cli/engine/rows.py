@@ -75,6 +75,7 @@ class Output:
     text: str | None = None
     token_texts: list[str] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    written: str = ""
     truncated: bool = False
 
     @property
@@ -93,7 +94,13 @@ class Output:
         if self.token_texts is not None:
             of_tokens = tuple(zip(self.token_texts, self.logprobs, strict=True))
         return Generation(
-            self.text, tuple(self.tokens), logprob, self.truncated, of_tokens, self.tool_calls
+            self.text,
+            tuple(self.tokens),
+            logprob,
+            self.truncated,
+            of_tokens,
+            self.tool_calls,
+            self.written,
         )
 
 

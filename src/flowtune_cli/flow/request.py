@@ -146,6 +146,8 @@ class Generation:
         tool_calls: those that the model wrote beside the text, in the form of its family, if the
             prompt has tools; without ids. Where they are not well-formed, or the output is
             truncated or ends at a stop string, all is text.
+        written: all of it as the model wrote it, special tokens kept and its end left out, where
+            there are tool calls; else empty.
     """
 
     text: str
@@ -154,6 +156,7 @@ class Generation:
     truncated: bool
     token_logprobs: tuple[tuple[str, float], ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    written: str = ""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Tokens:
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         # What is cut out of a document keeps the special tokens that it may have.
-        decode = self._whole_text if self._keeps_special else self.decode
+        decode = self.whole_text if self._keeps_special else self.decode
         self._seam = Seam(self._ids, decode, options.name)
         self._begin = self._special_begin(options.name)
         end = self._controls.at_start(self.template.after_answer().lstrip())
@@ -155,9 +155,7 @@ class Tokens:
         """
         if not tools:
             return None
-        found = self._tool_calls.parse(
-            self._whole_text(ids), tools, lambda: self._whole_text(prompt)
-        )
+        found = self._tool_calls.parse(self.whole_text(ids), tools, lambda: self.whole_text(prompt))
         return found and found._replace(text=self._controls.without_special(found.text))
 
     def grammar(self, constraint: Constraint | None, prompt: Prompt) -> Grammar | None:
@@ -170,10 +168,6 @@ class Tokens:
             return None
         return self._constraints.grammar(constraint, self._end(prompt), prompt.tools)
 
-    def token_text(self, token: int) -> str:
-        """The text of one token, which may be a special one."""
-        return self._whole_text([token])
-
     def before_stop(self, ids: Sequence[int], stops: Sequence[str]) -> str | None:
         """The text of an output before the first of these strings; None if it has none of them.
 
@@ -183,7 +177,7 @@ class Tokens:
         found = [text[:place] for stop in stops if (place := text.find(stop)) >= 0]
         special = [stop for stop in stops if self._controls.has_special(stop)]
         if special:
-            whole = self._whole_text(ids)
+            whole = self.whole_text(ids)
             places = [place for stop in special if (place := whole.find(stop)) >= 0]
             found += [self._controls.without_special(whole[:place]) for place in places]
         return min(found, key=len, default=None)
@@ -268,7 +262,8 @@ class Tokens:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _whole_text(self, ids: Sequence[int]) -> str:
+    def whole_text(self, ids: Sequence[int]) -> str:
+        """The text of token ids with the special tokens in it."""
         return str(self.tokenizer.decode(list(ids)))
 
     def _end(self, prompt: Prompt | None) -> int:

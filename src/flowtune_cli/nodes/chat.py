@@ -75,10 +75,10 @@ class Chat(Node):
             parsed = _parsed(answer, asked.constraint)
             if parsed in outputs or len(outputs) > self.alternatives:
                 continue
-            calls = "\n".join(each.text for each in answer.tool_calls)
             outputs[parsed] = NodeOutput(
                 value=answer,
-                text=f"{answer.text}\n{calls}".strip(),
+                # As it is stored, and exported: what the model wrote.
+                text=(generation.written or generation.text).strip(),
                 score=Score((Term(asked.prompt, generation.tokens, constraint=asked.constraint),)),
                 logprob=generation.logprob,
                 tokens=len(generation.tokens),

@@ -100,6 +100,7 @@ class ScriptedEngine:
                     logprob=-float(output),
                     truncated=truncated,
                     tool_calls=() if found is None else found.calls,
+                    written="" if found is None else written,
                     token_logprobs=tuple((w, 0.0) for w in kept) if request.logprobs else None,
                 )
             )
