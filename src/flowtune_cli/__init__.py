@@ -6,10 +6,12 @@ transformers. ``flowtune_cli.testing`` has what the tests of a plugin need.
 """
 
 from .exploration import DiverseBeam, MultiSample
+from .flow.chat import ChatAnswer
 from .flow.deviation import Deviation, Evaluator, EvaluatorCall, Outcome, Preference, Trace
 from .flow.episode import Episode, Failure, RewardEvent, Step, Target
 from .flow.errors import DataError, FlowFailed, FlowtuneError, ReplayError, UsageError
 from .flow.example import Example
+from .flow.messages import ChatError
 from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
     LIKELIHOOD,
@@ -31,10 +33,11 @@ from .flow.node import (
 )
 from .flow.postprocessing import PostProcessor
 from .flow.preset import Preset
-from .flow.prompt import Message, Prompt, Segment, Template
+from .flow.prompt import Message, Prompt, Segment, Template, ToolCall
 from .flow.request import (
     GREEDY,
     Answer,
+    Constraint,
     Decoded,
     DecodeRequest,
     Decoding,
@@ -48,7 +51,7 @@ from .flow.request import (
 from .flow.task import Task
 from .flow.text_files import read_text, read_text_lines
 from .loaded_flow import LoadedFlow, load
-from .nodes import Factor, Feature, Generate, Judge, Rank
+from .nodes import Chat, Factor, Feature, Generate, Judge, Rank
 from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
 from .trackers.tracker import TrackedRun, Tracker, TrackerFactory
@@ -61,7 +64,11 @@ __all__ = [
     "Answer",
     "Ask",
     "Call",
+    "Chat",
+    "ChatAnswer",
+    "ChatError",
     "ChoiceDatum",
+    "Constraint",
     "DataError",
     "Datum",
     "DecodeRequest",
@@ -115,6 +122,7 @@ __all__ = [
     "Template",
     "Term",
     "TextDatum",
+    "ToolCall",
     "Trace",
     "TrackedRun",
     "Tracker",

@@ -26,6 +26,7 @@ LENGTHS = (5, 1, 19, 12, 12, 30, 2)
 PROMPTS = [text(length, seed) for seed, length in enumerate(LENGTHS)]
 DIVERSE = Decoding(groups=3, diversity_penalty=2.0)
 SAMPLED = Decoding(samples=3, temperature=1.5, top_p=0.9)
+ALL_SAMPLED = Decoding(samples=2, temperature=1.5, top_p=0.9, greedy=False)
 
 
 def request(
@@ -173,7 +174,7 @@ def test_a_large_penalty_keeps_the_groups_apart_everywhere(tiny: Setting) -> Non
         assert len(set(tokens)) == 4
 
 
-@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED])
+@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED, ALL_SAMPLED])
 def test_logprobs_are_the_models_own(tiny: Setting, how: Decoding) -> None:
     for (*outputs,), ids in zip(
         tiny.decode(*(request(p, how) for p in PROMPTS)), PROMPTS, strict=True
@@ -186,7 +187,7 @@ def test_logprobs_are_the_models_own(tiny: Setting, how: Decoding) -> None:
 # Each output as if it were alone
 
 
-@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED])
+@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED, ALL_SAMPLED])
 def test_a_batch_gives_what_its_prompts_give_alone(tiny: Setting, how: Decoding) -> None:
     end = tiny.greedy(PROMPTS[2])[3:5]
     requests = [
@@ -226,6 +227,39 @@ def test_samples_depend_on_the_seed_and_their_number(tiny: Setting) -> None:
     # More samples leave the first ones as they are.
     (more,) = tiny.decode(replace(one, decoding=replace(SAMPLED, samples=5)))
     assert [o.tokens for o in more[:4]] == [o.tokens for o in first]
+
+
+def test_the_first_output_may_be_a_sample(tiny: Setting) -> None:
+    one = request(PROMPTS[0], ALL_SAMPLED, seed=(1, "x", 0))
+    first, again, other = tiny.decode(one, one, replace(one, seed=(1, "x", 1)))
+    assert [(o.tokens, o.logprob) for o in first] == [(o.tokens, o.logprob) for o in again]
+    assert len({o.tokens for o in (*first, *other)}) == 6
+    # As it is without alternatives.
+    ((alone,),) = tiny.decode(one.first)
+    assert alone.tokens == first[0].tokens
+    with pytest.raises(ValueError, match="one group alone"):
+        Decoding(groups=2, greedy=False)
+
+
+@pytest.mark.parametrize("how", [GREEDY, ALL_SAMPLED])
+def test_each_tokens_logprob_is_the_models_own_at_temperature_1(
+    tiny: Setting, how: Decoding
+) -> None:
+    tokenizer = tiny.loaded.tokenizer
+    end = tiny.greedy(PROMPTS[0])[4:5]
+    (outputs,) = tiny.decode(replace(request(PROMPTS[0], how), logprobs=True), end=end)
+    for output in outputs:
+        assert output.token_logprobs is not None
+        assert [t for t, _ in output.token_logprobs] == [
+            tokenizer.decode([t]) for t in output.tokens
+        ]
+        for place, (_, value) in enumerate(output.token_logprobs):
+            before = (*PROMPTS[0], *output.tokens[:place])
+            expected = logits(tiny.adapters, "a", before)[-1].detach().log_softmax(-1)
+            assert value == pytest.approx(float(expected[output.tokens[place]]), abs=1e-4)
+        assert sum(value for _, value in output.token_logprobs) == pytest.approx(output.logprob)
+    ((silent,),) = tiny.decode(request(PROMPTS[0]))
+    assert silent.token_logprobs is None
 
 
 def test_temperature_0_samples_greedily(tiny: Setting) -> None:
@@ -344,7 +378,7 @@ WAITS = ("tolist", "item", "__int__", "__float__", "__bool__", "__index__", "non
 """What of a tensor has to be known on the host."""
 
 
-@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED])
+@pytest.mark.parametrize("how", [GREEDY, DIVERSE, SAMPLED, ALL_SAMPLED])
 def test_a_step_waits_for_the_device_once(
     tiny: Setting, monkeypatch: pytest.MonkeyPatch, how: Decoding
 ) -> None:

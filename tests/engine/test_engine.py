@@ -295,6 +295,23 @@ def test_exploring_answers_the_greedy_request_too(counted: Counted) -> None:
     assert counted.tokens - before == 3 + 3 * 2
 
 
+def test_exploring_answers_the_sampled_request_of_its_seed_too(counted: Counted) -> None:
+    how = Decoding(samples=1, temperature=2.0, greedy=False)
+    (wide,) = counted.decode(written("one", how, seed=1))
+    (alone,) = same_answer(counted, written("one", how.first, seed=1))
+    assert alone.generations == wide.generations[:1]
+    passes = counted.passes
+    other, greedy = counted.decode(written("one", how.first, seed=2), written("one", seed=1))
+    assert counted.passes > passes
+    assert len({*tokens_of(wide), *tokens_of(other), *tokens_of(greedy)}) == 4
+    # A draft replays to the bit, and is the same whatever is decoded beside it.
+    counted.engine.forget()
+    assert counted.decode(written("one", how.first, seed=1)) == [alone]
+    counted.engine.forget()
+    beside, _ = counted.decode(written("one", how.first, seed=1), written("other one", how, seed=3))
+    assert tokens_of(beside) == tokens_of(alone)
+
+
 def test_samples_of_another_seed_are_others_and_groups_are_not(counted: Counted) -> None:
     one, two = counted.decode(written("one", SAMPLED, seed=1), written("one", SAMPLED, seed=2))
     assert tokens_of(one)[0] == tokens_of(two)[0]

@@ -53,7 +53,7 @@ def naive(
 
 
 def slow(adapters: Adapters, adapter: str | None, completion: Completion) -> torch.Tensor:
-    prompt, frozen_length, tokens = completion
+    prompt, frozen_length, tokens, _ = completion
     return likelihood(adapters, adapter, prompt, tokens, frozen_length)
 
 

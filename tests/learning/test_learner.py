@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
-from flowtune_cli.flow.request import Decoded, DecodeRequest, Decoding
+from flowtune_cli.flow.request import Constraint, Decoded, DecodeRequest, Decoding
 from flowtune_cli.learning import learner as learner_module
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
@@ -31,6 +32,7 @@ from flowtune_cli.models.tokens import Tokens
 from support.fake_engine import writer
 from support.tiny import (
     likelihood,
+    logits,
     make_adapters,
     make_engine,
     make_model,
@@ -111,6 +113,20 @@ MIXED: list[Datum] = [
     preference(TWO, 1),
     preference(ONE, 2),
 ]
+
+
+def decoded_pair(
+    loaded: LoadedModel, adapters: Adapters, constraint: Constraint
+) -> PreferenceDatum:
+    """A preference between two outputs that were decoded under a constraint."""
+    how = Decoding(groups=2, diversity_penalty=20.0)
+    request = DecodeRequest("a", ONE, 12, decoding=how, constraint=constraint)
+    (answer,) = make_engine(loaded, adapters).answer([request])
+    assert isinstance(answer, Decoded)
+    chosen, rejected = (
+        Score((Term(ONE, g.tokens, constraint=constraint),)) for g in answer.generations
+    )
+    return PreferenceDatum("a", chosen, rejected)
 
 
 class Tiny:
@@ -798,3 +814,63 @@ def test_rival_labels_are_learned_with_their_end(tiny_model: LoadedModel) -> Non
     assert learner._completions(choose(labels, *labels)) == learner._completions(spelled)
     apart = ("1", "no")
     assert learner._completions(choose(apart, *apart)) == learner._completions(choose((), *apart))
+
+
+# Under constraints
+
+
+@pytest.mark.parametrize("way", ["packed", "plain"])
+def test_preferences_under_a_constraint_are_among_what_was_allowed(
+    tiny_model: LoadedModel, way: Any
+) -> None:
+    adapters = make_adapters(tiny_model)
+    # The reference lags behind.
+    with torch.no_grad():
+        for parameter in adapters.parameters(reference_of("a")):
+            parameter.mul_(0.5)
+    constraint = Constraint("regex", "[ab] is the text[cd]")
+    datum = decoded_pair(tiny_model, adapters, constraint)
+    learner = make_learner(adapters, tiny_model, beta=0.7)
+    learner.prefixes.paths = replace(learner.prefixes.paths, learning=way)
+    tokens = learner.tokens
+    grammar = tokens.grammar(constraint, ONE)
+    assert grammar is not None
+    ids = tokens.encode(ONE).ids
+
+    def value(score: Score, adapter: str) -> float:
+        (term,) = score.terms
+        assert isinstance(term.completion, tuple)
+        mask = grammar.allowed(term.completion, 258).to(adapters.model.device)
+        total = 0.0
+        for place, token in enumerate(term.completion):
+            row = logits(adapters, adapter, [*ids, *term.completion[:place]])[-1].detach()
+            total += float(row[token] - row[mask[place]].logsumexp(0))
+        return total
+
+    margin = sum(
+        sign * (value(score, "a") - value(score, reference_of("a")))
+        for sign, score in ((1, datum.chosen), (-1, datum.rejected))
+    )
+    assert abs(margin) > 1e-3
+    update = learner.update("a", [datum])
+    assert update.loss == pytest.approx(math.log1p(math.exp(-0.7 * margin)), abs=1e-4)
+    assert update.margin == pytest.approx(0.7 * margin, abs=1e-4)
+    assert update.gradient_norm > 0
+
+
+def test_what_a_constraint_forces_is_not_learned(tiny_model: LoadedModel) -> None:
+    adapters = make_adapters(tiny_model)
+    before = state(adapters, "a")
+    terms = []
+    for written in ("the one", "the other text"):
+        constraint = Constraint("choice", f'["{written}"]')
+        ids = Tokens(tiny_model.tokenizer, 100).completion(written)
+        terms.append(Term(ONE, (*ids, tiny_model.tokenizer.eos_token_id), constraint=constraint))
+    datum = PreferenceDatum("a", *(Score((term,)) for term in terms))
+    # Beside one with the same tokens without a constraint, which is learned.
+    free = PreferenceDatum("a", *(Score((replace(term, constraint=None),)) for term in terms))
+    update = make_learner(adapters, tiny_model).update("a", [datum])
+    assert (update.gradient_norm, update.margin) == (0.0, 0.0)
+    assert same(state(adapters, "a"), before)
+    update = make_learner(adapters, tiny_model).update("a", [datum, free])
+    assert update.gradient_norm > 0

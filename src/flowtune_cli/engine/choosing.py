@@ -26,7 +26,7 @@ class Row(NamedTuple):
     Args:
         prompt: the same for all rows of a request.
         number: among the request's outputs: the groups come first, then the samples.
-        generator: of a sample.
+        generator: of a sample; None for the others.
     """
 
     prompt: int

@@ -128,13 +128,18 @@ class Decoder:
 
     def maybe_end(self, output: Output) -> None:
         """Give an output its text if its last token ends it."""
+        request = output.request
         if output.tokens[-1] in self.end:
-            output.text = self.tokens.decode(output.tokens[:-1])
-            return
-        if output.request.stop:
-            output.text = self.tokens.before_stop(output.tokens, output.request.stop)
-            if output.text is not None:
-                return
-        if len(output.tokens) >= output.request.max_new_tokens:
+            written = output.tokens[:-1]
+            found = self.tokens.tool_calls(written, request.tools, request.prompt)
+            output.text = self.tokens.decode(written) if found is None else found.text
+            if found is not None:
+                output.tool_calls = found.calls
+                output.written = self.tokens.whole_text(written)
+        elif request.stop:
+            output.text = self.tokens.before_stop(output.tokens, request.stop)
+        if output.text is None and len(output.tokens) >= request.max_new_tokens:
             output.text = self.tokens.decode(output.tokens)
             output.truncated = True
+        if output.text is not None and request.logprobs:
+            output.token_texts = [self.tokens.whole_text([token]) for token in output.tokens]

@@ -1,20 +1,18 @@
 """The engine: answers the requests of many episodes at once, and remembers its answers.
 
-Under greedy decoding an answer is a function of the adapter's version and the prompt, so a request
-that comes again is answered from memory. Memory lasts for one mini-batch: ``forget`` empties it,
-so that what a mini-batch computes depends on its adapters and examples alone.
+An answer is a function of the adapter's version, the prompt and, where it is sampled, the seed. So
+a request that comes again is answered from memory, for one mini-batch: ``forget`` empties it, so
+that what a mini-batch computes depends on its adapters and examples alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
 from ..flow.prompt import Prompt
 from ..flow.request import (
-    GREEDY,
     Answer,
     Decoded,
     DecodeRequest,
@@ -25,6 +23,7 @@ from ..flow.request import (
     ScoreRequest,
 )
 from ..models.chat_template import TextOptions
+from ..models.constraints import Grammar
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
 from .decoding import Decoder
@@ -48,9 +47,9 @@ class DecodeKey(NamedTuple):
     request: TokenizedRequest
 
     @property
-    def greedy(self) -> DecodeKey:
+    def first(self) -> DecodeKey:
         """That of its first output alone."""
-        return self._replace(request=replace(self.request, decoding=GREEDY, seed=()))
+        return self._replace(request=self.request.first)
 
 
 class _ScoreKey(NamedTuple):
@@ -138,12 +137,13 @@ class ModelEngine:
         """A request's prompt, and what its outputs are remembered by."""
         prompt = self._encode(request.prompt, request.max_new_tokens)
         version = self.adapters.version(request.adapter)
-        return prompt, DecodeKey(request.adapter, version, _tokenized(request, prompt))
+        grammar = self.tokens.grammar(request.constraint, request.prompt)
+        return prompt, DecodeKey(request.adapter, version, _tokenized(request, prompt, grammar))
 
     def remember(self, key: DecodeKey, generations: tuple[Generation, ...]) -> None:
-        """Keep the outputs of a request; the first one is that of the greedy request, too."""
+        """Keep the outputs of a request; the first one answers who wants no other, too."""
         self._generations[key] = generations
-        self._generations.setdefault(key.greedy, generations[:1])
+        self._generations.setdefault(key.first, generations[:1])
 
     def remembered(self, key: DecodeKey) -> tuple[Generation, ...] | None:
         """The outputs of a request that was answered before."""
@@ -157,8 +157,8 @@ class ModelEngine:
     def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Decoded]:
         found = [self.tokenize(request) for request in requests]
         keys = [key for _, key in found]
-        # The first output of an exploring request answers a greedy one for the same prompt.
-        covered = {key.greedy for key in keys if key != key.greedy}
+        # The first output of an exploring request answers one that does not explore.
+        covered = {key.first for key in keys if key != key.first}
         missing = [
             key
             for key in dict.fromkeys(keys)
@@ -223,16 +223,20 @@ class ModelEngine:
         ]
 
 
-def _tokenized(request: DecodeRequest, prompt: Encoded) -> TokenizedRequest:
+def _tokenized(
+    request: DecodeRequest, prompt: Encoded, grammar: Grammar | None
+) -> TokenizedRequest:
     explores = request.decoding.outputs > 1
     return TokenizedRequest(
         prompt.ids,
         request.max_new_tokens,
         request.stop,
-        request.decoding if explores else GREEDY,
-        # Nothing but samples depends on the seed.
-        request.seed if request.decoding.samples else (),
+        request.decoding if explores else request.decoding.first,
+        request.seed if request.decoding.draws else (),
         prompt.frozen_length,
+        request.logprobs,
+        request.prompt.tools,
+        grammar,
     )
 
 

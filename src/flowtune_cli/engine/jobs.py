@@ -33,7 +33,7 @@ class Asked:
         """Give ``on_tokens`` what is new of the outputs' tokens."""
         if self.on_tokens is None:
             return
-        # Of an exploring request that answers a greedy one, the first.
+        # Of an exploring request that answers one that does not explore, the first.
         for number, tokens in enumerate(outputs[: self.key.request.decoding.outputs]):
             told = self.told.get(number, 0)
             if told < len(tokens):
@@ -64,7 +64,7 @@ class Jobs:
 
     def __init__(self, engine: ModelEngine) -> None:
         self._engine = engine
-        # By what they answer: a job that explores answers the greedy request, too.
+        # By what they answer: a job that explores answers the request of its first output, too.
         self._by_key: dict[DecodeKey, Job] = {}
         self._count = 0
 
@@ -82,7 +82,7 @@ class Jobs:
         job = Job(self._count, asked.key, [asked])
         self._count += 1
         self._by_key[job.key] = job
-        self._by_key.setdefault(job.key.greedy, job)
+        self._by_key.setdefault(job.key.first, job)
         return job
 
     def drop_cancelled(self, job: Job) -> bool:
@@ -123,7 +123,7 @@ class Jobs:
             give(asked.future, answer)
 
     def _forget(self, job: Job) -> None:
-        for key in (job.key, job.key.greedy):
+        for key in (job.key, job.key.first):
             if self._by_key.get(key) is job:
                 del self._by_key[key]
 

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.constraints import Grammar
 from .batches import cheapest_batches
+from .constrained import only_allowed
 from .forward import compute_logits, pad_right
 from .packing import MIN_SHARED_TOKENS, Ids, Row, pack, tree_mask
 from .padded import PaddedCache
@@ -31,11 +33,13 @@ class Completion(NamedTuple):
         frozen_length: how many of them the base model reads, without the adapter, from the
             beginning; no gradient goes through them.
         tokens: what follows the prompt.
+        grammar: under which the tokens were chosen, and count among those that it allowed.
     """
 
     prompt: Ids
     frozen_length: int
     tokens: Ids
+    grammar: Grammar | None = None
 
     @property
     def frozen_prefix(self) -> Ids:
@@ -50,6 +54,10 @@ class Completion(NamedTuple):
     def row(self, adapter: str | None) -> tuple[Ids, int]:
         """All its tokens, and how many of them the base model reads beside this adapter."""
         return (*self.prompt, *self.tokens), 0 if adapter is None else self.frozen_length
+
+    def allowed(self, vocabulary: int) -> Tensor | None:
+        """Which tokens were allowed in the place of each, shape (tokens, vocabulary), bool."""
+        return None if self.grammar is None else self.grammar.allowed(self.tokens, vocabulary)
 
     @property
     def inputs(self) -> Ids:
@@ -117,7 +125,10 @@ def _packed(
             # The base model alone predicts the first token.
             logits = read[completion.prompt].logits
             assert logits is not None
-            sums[index] = torch.log_softmax(logits.float(), dim=-1)[completion.tokens[0]]
+            allowed = completion.allowed(len(logits))
+            bound = [] if allowed is None else [allowed[:1]]
+            first = only_allowed(logits.float()[None], [0] * len(bound), bound)
+            sums[index] = torch.log_softmax(first, dim=-1)[0, completion.tokens[0]]
         if completion.tokens:
             owners.setdefault((completion.frozen_prefix, completion.inputs), []).append(index)
     recompute = (
@@ -133,7 +144,7 @@ def _packed(
             members = [rows[i] for i in batch]
             before = [read.get(packed.frozen_prefix) for packed in members]
             targets = _targets(members, completions, owners)
-            logprobs = _logprobs(model, members, before, targets)
+            logprobs = _logprobs(model, members, before, targets, completions)
             index = torch.tensor([target.completion for target in targets], device=model.device)
             sums = sums.index_add(0, index, logprobs)
     return sums
@@ -170,7 +181,14 @@ def logprobs_alone(
     rows = [completion.row(adapter) for completion in completions]
     counts = [len(completion.tokens) for completion in completions]
     ids = [ids for ids, _ in rows]
-    return sequence_logprobs(prefixes.adapters, adapter, ids, rows[0][1], counts)
+    return sequence_logprobs(
+        prefixes.adapters,
+        adapter,
+        ids,
+        rows[0][1],
+        counts,
+        [completion.allowed for completion in completions],
+    )
 
 
 def pack_completions(prefixes: PrefixCache, completions: Sequence[Completion]) -> list[PackedRow]:
@@ -195,9 +213,10 @@ def graph_tokens(rows: Sequence[PackedRow]) -> float:
 
 
 class _Target(NamedTuple):
-    """A token of a completion, and the row and column whose hidden state predicts it."""
+    """A token of a completion by its place, and the row and column that predict it."""
 
     completion: int
+    place: int
     row: int
     column: int
     token: int
@@ -212,12 +231,13 @@ def _targets(
     for number, (frozen_prefix, row) in enumerate(rows):
         for inputs, columns in row.columns.items():
             for index in owners[frozen_prefix, inputs]:
-                prompt, frozen_length, tokens = completions[index]
+                prompt, frozen_length, tokens, _ = completions[index]
                 # Nothing in the row comes before the first token after a frozen prefix.
                 skipped = int(frozen_length == len(prompt))
                 predicting = columns[len(prompt) - frozen_length - 1 + skipped :]
-                for column, token in zip(predicting, tokens[skipped:], strict=True):
-                    targets.append(_Target(index, number, column, token))
+                later = enumerate(tokens[skipped:], skipped)
+                for column, (place, token) in zip(predicting, later, strict=True):
+                    targets.append(_Target(index, place, number, column, token))
     return targets
 
 
@@ -226,13 +246,27 @@ def _logprobs(
     rows: Sequence[PackedRow],
     prefixes: Sequence[Prefix | None],
     targets: Sequence[_Target],
+    completions: Sequence[Completion],
 ) -> Tensor:
     """Each target's log-probability, by one forward pass."""
     ids = pad_right([packed.row.ids for packed in rows], model.device)
     tree = tree_mask([packed.row for packed in rows], ids.shape[1], model.dtype)
     tree = {name: tensor.to(model.device) for name, tensor in tree.items()}
     states = PaddedCache(model, prefixes).forward(ids, tree)
-    at = torch.tensor([target[1:] for target in targets], device=model.device)
+    at = torch.tensor([target[2:] for target in targets], device=model.device)
     row, column, token = at.reshape(-1, 3).unbind(1)
-    logprobs = torch.log_softmax(compute_logits(model, states[row, column]).float(), dim=-1)
+    logits = compute_logits(model, states[row, column]).float()
+    logprobs = torch.log_softmax(_bound(logits, targets, completions), dim=-1)
     return logprobs.gather(1, token[:, None])[:, 0]
+
+
+def _bound(logits: Tensor, targets: Sequence[_Target], completions: Sequence[Completion]) -> Tensor:
+    """Logits of the targets, of what was allowed alone."""
+    masks: dict[int, Tensor] = {}
+    rows = [n for n, target in enumerate(targets) if completions[target.completion].grammar]
+    for index in {targets[row].completion for row in rows}:
+        allowed = completions[index].allowed(logits.shape[1])
+        assert allowed is not None
+        masks[index] = allowed
+    chosen = [masks[targets[row].completion][targets[row].place][None] for row in rows]
+    return only_allowed(logits, rows, chosen)

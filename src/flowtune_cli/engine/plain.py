@@ -24,8 +24,13 @@ from transformers import (
 )
 
 from .adapters import Adapters
+from .constrained import only_allowed
 from .packing import Ids
 from .transfers import to_device
+
+Allowed = Callable[[int], "Tensor | None"]
+"""Which tokens of a vocabulary of this size were allowed in the place of each token that counts,
+shape (tokens, vocabulary); None if all were."""
 
 Choose = Callable[[Tensor], tuple[Tensor, list[int]]]
 """Given the logits of the running rows, which of these go on, after their next tokens."""
@@ -111,17 +116,19 @@ def sequence_logprobs(
     rows: Sequence[Ids],
     frozen_length: int,
     counts: Sequence[int],
+    allowed: Sequence[Allowed] = (),
 ) -> Tensor:
     """Sum of log-probabilities, in nats, of the last tokens of rows of one length.
 
     Args:
         frozen_length: how many of their tokens the base model reads.
         counts: for each row, how many of its last tokens count: one at least.
+        allowed: for each row, which tokens were allowed in the place of those; none if any were.
 
     Returns:
         Shape (rows,), float32; with gradients where they are enabled.
     """
-    values = token_logprobs(adapters, adapter, rows, frozen_length, max(counts))
+    values = token_logprobs(adapters, adapter, rows, frozen_length, max(counts), allowed)
     places = torch.arange(values.shape[1], device=values.device) - values.shape[1]
     counted = places >= -torch.tensor(counts, device=values.device)[:, None]
     # Not a product: a token that does not count may be impossible, and infinity times 0 is NaN.
@@ -134,8 +141,12 @@ def token_logprobs(
     rows: Sequence[Ids],
     frozen_length: int,
     count: int,
+    allowed: Sequence[Allowed] = (),
 ) -> Tensor:
     """Log-probabilities, in nats, of each of the last ``count`` tokens of rows of one length.
+
+    Args:
+        allowed: see ``sequence_logprobs``.
 
     Returns:
         Shape (rows, count), float32; with gradients where they are enabled.
@@ -143,7 +154,23 @@ def token_logprobs(
     ids = torch.tensor(rows, device=adapters.model.device)
     with adapters.using(adapter, frozen_length) as model:
         logits = last_logits(model, ids[:, :-1], count)
-    return logits.float().log_softmax(-1).gather(2, ids[:, -count:, None])[..., 0]
+    logits = logits.float()
+    if allowed:
+        logits = _bound(logits, allowed)
+    return logits.log_softmax(-1).gather(2, ids[:, -count:, None])[..., 0]
+
+
+def _bound(logits: Tensor, allowed: Sequence[Allowed]) -> Tensor:
+    """Logits of shape (rows, tokens, vocabulary), of what was allowed alone."""
+    rows: list[int] = []
+    masks: list[Tensor] = []
+    count, vocabulary = logits.shape[1:]
+    for row, of_row in enumerate(allowed):
+        mask = of_row(vocabulary)
+        if mask is not None:
+            rows += range((row + 1) * count - len(mask), (row + 1) * count)
+            masks.append(mask)
+    return only_allowed(logits.flatten(0, 1), rows, masks).view_as(logits)
 
 
 def last_logits(model: Any, ids: Tensor, count: int, past: Mapping[str, Any] = {}) -> Tensor:

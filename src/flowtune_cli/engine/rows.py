@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..flow.prompt import ToolCall
 from ..flow.request import Decoding, Generation
+from ..models.constraints import Grammar, Matcher
 from .choosing import Chooser, Row
+from .constrained import only_allowed
 from .forward import check_finite
 from .packing import Ids
 from .transfers import to_device
@@ -24,6 +27,9 @@ class TokenizedRequest:
     Args:
         prompt: its token ids.
         frozen_length: how many of them the base model reads, from the beginning.
+        logprobs: whether each token's log-probability is wanted.
+        tools: the tools whose calls are looked for, as JSON text.
+        grammar: of what may be written; None is anything.
     """
 
     prompt: Ids
@@ -32,6 +38,15 @@ class TokenizedRequest:
     decoding: Decoding
     seed: tuple[int | str, ...]
     frozen_length: int = 0
+    logprobs: bool = False
+    tools: str = ""
+    grammar: Grammar | None = None
+
+    @property
+    def first(self) -> TokenizedRequest:
+        """That of the first output alone."""
+        decoding = self.decoding.first
+        return replace(self, decoding=decoding, seed=self.seed if decoding.draws else ())
 
     @property
     def length(self) -> int:
@@ -47,15 +62,20 @@ class Output:
         index: of its request.
         number: among the request's outputs: the groups come first, then the samples.
         generator: of a sample.
+        matcher: says which tokens may come next; None is any.
     """
 
     index: int
     number: int
     request: TokenizedRequest
     generator: torch.Generator | None
+    matcher: Matcher | None = None
     tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
     text: str | None = None
+    token_texts: list[str] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    written: str = ""
     truncated: bool = False
 
     @property
@@ -67,20 +87,40 @@ class Output:
     def generation(self) -> Generation:
         """What it is when it has ended."""
         assert self.text is not None
-        return Generation(self.text, tuple(self.tokens), self.logprob, self.truncated)
+        logprob = 0.0
+        for value in self.logprobs:  # not sum, which adds in another way from Python 3.12 on
+            logprob += value
+        of_tokens = None
+        if self.token_texts is not None:
+            of_tokens = tuple(zip(self.token_texts, self.logprobs, strict=True))
+        return Generation(
+            self.text,
+            tuple(self.tokens),
+            logprob,
+            self.truncated,
+            of_tokens,
+            self.tool_calls,
+            self.written,
+        )
 
 
 def make_outputs(index: int, request: TokenizedRequest) -> list[Output]:
     """The outputs of a request, without tokens yet: the groups first, then the samples."""
     return [
-        Output(index, number, request, _generator(request, number))
+        Output(
+            index,
+            number,
+            request,
+            _generator(request, number),
+            None if request.grammar is None else request.grammar.matcher(),
+        )
         for number in range(request.decoding.outputs)
     ]
 
 
 def _generator(request: TokenizedRequest, number: int) -> torch.Generator | None:
     """A sample's own randomness: from the request's seed and the output's number alone."""
-    if number < request.decoding.groups:
+    if request.decoding.greedy and number < request.decoding.groups:
         return None
     digest = hashlib.sha256(repr((*request.seed, number)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -124,7 +164,7 @@ class Rows:
         """
         if self._chooser is None:
             self._chooser = Chooser([output.row for output in self.outputs], self.model.device)
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        logprobs = torch.log_softmax(self._allowed(logits.float()), dim=-1)
         chosen = self._chooser(logprobs)
         found = logprobs.gather(1, chosen[:, None])[:, 0]
         # Token ids are whole numbers, which are exact in float64.
@@ -132,10 +172,21 @@ class Rows:
         check_finite(self.model, values)
         for output, token, value in zip(self.outputs, tokens, values, strict=True):
             output.tokens.append(int(token))
-            output.logprob += value
+            output.logprobs.append(value)
             self.maybe_end(output)
+            if output.matcher is not None and output.text is None:
+                output.matcher.take(int(token))
         rows = [i for i, output in enumerate(self.outputs) if output.text is None]
         if len(rows) < len(self.outputs):
             self.keep(rows)
             chosen = chosen[to_device(rows, self.model.device, torch.long)]
         return chosen, rows
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits of what each row may choose; those of rows that may choose anything stay."""
+        bound = {
+            row: output.matcher.allowed(logits.shape[1])[None]
+            for row, output in enumerate(self.outputs)
+            if output.matcher is not None
+        }
+        return only_allowed(logits, list(bound), list(bound.values()))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from .prompt import Prompt
-from .request import Decoding, Request
+from .request import Constraint, Decoding, Request
 
 if TYPE_CHECKING:
     from .deviation import Preference
@@ -33,6 +33,8 @@ class Term:
         mean: per token instead of summed.
         rivals: the answers, itself included, that its likelihood is to tell it apart from; see
             ``ScoreRequest``.
+        constraint: under which it was decoded. Its tokens are then scored among those that were
+            allowed, so that forced ones count nothing.
     """
 
     prompt: Prompt
@@ -40,6 +42,7 @@ class Term:
     coefficient: float = 1.0
     mean: bool = False
     rivals: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 LIKELIHOOD = "likelihood"
@@ -103,11 +106,12 @@ class NodeOutput:
 
 @dataclass(frozen=True)
 class Response:
-    """A node's answer to one call: the greedy output, and the requested alternatives.
+    """A node's answer to one call: the flow's output, and the requested alternatives.
 
     Args:
         prompt: as the model saw it, chat template included.
-        outputs: the greedy one first; all differ.
+        outputs: that of the flow first, which is the greedy one unless the call samples; all
+            differ.
         options: every possible output, best first, where they can be enumerated.
         adapter_version: updates of the node's adapter when it answered.
         prompt_tokens: tokens of the prompts; ``dropped_tokens`` were truncated to fit.
@@ -192,7 +196,7 @@ class Call:
 
     @property
     def wants_alternatives(self) -> bool:
-        """Whether the response should hold alternatives besides the greedy output."""
+        """Whether the response should hold alternatives besides the flow's output."""
         return self.exploration is not None
 
 
@@ -263,7 +267,7 @@ class Node(ABC):
 
     @abstractmethod
     async def respond(self, call: Call) -> Response:
-        """Answer one call: the greedy output first, then alternatives if the call explores."""
+        """Answer one call: the flow's output first, then alternatives if the call explores."""
 
     @abstractmethod
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:

@@ -27,16 +27,47 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Message:
-    """One chat message. A plain prompt (``chat=False``) has the roles ``prefix`` and ``text``."""
+class ToolCall:
+    """A call of a tool that a model has written.
 
-    role: str
-    segments: tuple[Segment, ...]
+    Args:
+        id: by which the tool's answer names the call.
+        name: of the tool.
+        arguments: a JSON object, as text.
+    """
+
+    id: str
+    name: str
+    arguments: str
 
     @property
     def text(self) -> str:
-        """Its segments, joined."""
-        return "".join(segment.text for segment in self.segments)
+        """The call as a person reads it."""
+        return f"{self.name}({self.arguments})"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message. A plain prompt (``chat=False``) has the roles ``prefix`` and ``text``.
+
+    Args:
+        tool_calls: what an assistant has called beside its text.
+        tool_call_id: of the call that a tool's message answers.
+        name: of the tool, or of whoever speaks.
+    """
+
+    role: str
+    segments: tuple[Segment, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Its segments, joined, and its tool calls, one a line."""
+        text = "".join(segment.text for segment in self.segments)
+        calls = [call.text for call in self.tool_calls]
+        return "\n".join([text, *calls] if text else calls)
 
 
 @dataclass(frozen=True)
@@ -49,6 +80,8 @@ class Prompt:
         chat: apply the model's chat template.
         reserve: tokens of the context window that are reserved for the completion.
         authored_prefill: its special tokens are meant, see ``Segment``.
+        tools: what the model may call, as the JSON text of a list that the model's chat template
+            gets as ``tools``; empty if nothing. Calls are then looked for in its answers.
     """
 
     messages: tuple[Message, ...]
@@ -56,13 +89,15 @@ class Prompt:
     chat: bool = True
     reserve: int = 128
     authored_prefill: bool = False
+    tools: str = ""
 
     @property
     def text(self) -> str:
         """The prompt as a person reads it, without the model's template."""
         if not self.chat:
             return "".join(m.text for m in self.messages) + self.prefill
-        parts = [f"[{m.role}]\n{m.text}" for m in self.messages]
+        parts = [f"[tools]\n{self.tools}"] if self.tools else []
+        parts += [f"[{m.role}]\n{m.text}" for m in self.messages]
         if self.prefill:
             parts.append(f"[assistant]\n{self.prefill}")
         return "\n".join(parts)

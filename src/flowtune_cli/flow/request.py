@@ -5,14 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import Literal, Protocol, Union
 
-from .prompt import Prompt
+from .prompt import Prompt, ToolCall
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "tool_calls"]
+"""What an output has to be."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the model may write: at each place, only tokens with which an output can still fit.
+
+    Args:
+        kind: ``json_schema``: JSON that fits a schema; ``json_object``: any JSON object; ``regex``:
+            a text that a regular expression matches as a whole; ``choice``: one of some texts;
+            ``tool_calls``: a call of a tool of the prompt, in the form of the model's family.
+        value: the schema as JSON text; the expression; a JSON list of texts; for ``tool_calls``
+            the tool's name, or null for any tool, as JSON text. Empty for ``json_object``.
+
+    Where the prompt has tools, an output may be a call of one instead, whatever the kind.
+    """
+
+    kind: ConstraintKind
+    value: str = ""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether outputs are JSON."""
+        return self.kind in ("json_schema", "json_object")
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the outputs of one prompt are decoded; the first output is always the greedy one.
+    """How the outputs of one prompt are decoded.
 
     Args:
         groups: outputs by group beam search with one beam a group, the greedy one included.
@@ -20,6 +46,10 @@ class Decoding:
             that token at the same position (Vijayakumar et al. 2016, Hamming diversity).
         samples: further outputs, sampled independently.
         temperature, top_p: of the samples; ``top_p`` is nucleus sampling.
+        greedy: the first output is the greedy one; else it is a sample, too, and the only group.
+
+    Raises:
+        ValueError: several groups without a greedy one.
     """
 
     groups: int = 1
@@ -27,11 +57,28 @@ class Decoding:
     samples: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
+    greedy: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.greedy and self.groups != 1:
+            raise ValueError("where the first output is a sample, there is one group alone")
 
     @property
     def outputs(self) -> int:
-        """How many outputs are decoded, the greedy one included."""
+        """How many outputs are decoded, the first one included."""
         return self.groups + self.samples
+
+    @property
+    def first(self) -> Decoding:
+        """The decoding of the first output alone."""
+        if self.greedy:
+            return GREEDY
+        return Decoding(temperature=self.temperature, top_p=self.top_p, greedy=False)
+
+    @property
+    def draws(self) -> bool:
+        """Whether outputs depend on a seed."""
+        return self.samples > 0 or not self.greedy
 
 
 GREEDY = Decoding()
@@ -49,6 +96,8 @@ class DecodeRequest:
         stop: an output ends before the first of these strings, which may hold special tokens.
         decoding: how many outputs, and how they are decoded.
         seed: samples depend on it alone; pass ``Call.seed``.
+        logprobs: report each token's text and log-probability.
+        constraint: what the outputs have to be; one that reaches ``max_new_tokens`` may be less.
     """
 
     adapter: str | None
@@ -57,6 +106,8 @@ class DecodeRequest:
     stop: tuple[str, ...] = ()
     decoding: Decoding = GREEDY
     seed: tuple[int | str, ...] = ()
+    logprobs: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +137,26 @@ class Generation:
     Args:
         text: without special tokens, cut before the stop string.
         tokens: the token ids as decoded, end or stop included: what learning raises or lowers.
-        logprob: sum over tokens of the model's log-probability, in nats.
+        logprob: sum over tokens of the model's log-probability, in nats, at temperature 1 whatever
+            the token was sampled at. Under a constraint it is that among the tokens that were
+            allowed, so that a forced token counts nothing.
         truncated: it reached ``max_new_tokens`` before it ended by itself.
+        token_logprobs: each token's text, special tokens kept, and its log-probability, which add
+            to ``logprob``; None unless the request asks for them.
+        tool_calls: those that the model wrote beside the text, in the form of its family, if the
+            prompt has tools; without ids. Where they are not well-formed, or the output is
+            truncated or ends at a stop string, all is text.
+        written: all of it as the model wrote it, special tokens kept and its end left out, where
+            there are tool calls; else empty.
     """
 
     text: str
     tokens: tuple[int, ...]
     logprob: float
     truncated: bool
+    token_logprobs: tuple[tuple[str, float], ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    written: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +167,7 @@ class Decoded:
         prompt: as the model saw it, chat template included.
         prompt_tokens: its length in tokens, after truncation.
         dropped_tokens: how many tokens were truncated to fit the context window.
-        generations: the greedy one first, at most ``decoding.outputs``; some may be equal.
+        generations: that of the flow first, at most ``decoding.outputs``; some may be equal.
         adapter_version: updates of the adapter when it answered; 0 for the base model.
     """
 

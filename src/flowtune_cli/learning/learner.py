@@ -24,6 +24,7 @@ from ..engine.prefix_cache import PrefixCache
 from ..flow.errors import FlowtuneError
 from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
 from ..flow.prompt import Prompt
+from ..models.constraints import Grammar
 from ..models.out_of_memory import OutOfMemory, attempt, say_once
 from ..models.tokens import Tokens
 from .losses import choice_loss, dpo_loss, text_loss
@@ -201,7 +202,12 @@ class Learner:
         completions = {id(datum): self._completions(datum) for datum in data}
         parts: list[list[Datum]] = []
         together: list[Completion] = []
-        for datum in sorted(data, key=lambda datum: completions[id(datum)]):
+
+        def place(datum: Datum) -> list[tuple[Ids, int, Ids]]:
+            # Grammars have no order.
+            return [completion[:3] for completion in completions[id(datum)]]
+
+        for datum in sorted(data, key=place):
             together += completions[id(datum)]
             rows = pack_completions(self.prefixes, together)
             if parts and graph_tokens(rows) <= budget:
@@ -292,11 +298,12 @@ class Learner:
             texts = term.rivals or (tokens,)
             found = self.tokens.completions(texts, term.prompt, rivals=bool(term.rivals))
             tokens = found[texts.index(tokens)]
-        return self._after(term.prompt, tokens)
+        grammar = self.tokens.grammar(term.constraint, term.prompt)
+        return self._after(term.prompt, tokens, grammar)
 
-    def _after(self, prompt: Prompt, tokens: Ids) -> Completion:
+    def _after(self, prompt: Prompt, tokens: Ids, grammar: Grammar | None = None) -> Completion:
         encoded = self.tokens.encode(prompt, len(tokens))
-        return Completion(encoded.ids, encoded.frozen_length, tokens)
+        return Completion(encoded.ids, encoded.frozen_length, tokens, grammar)
 
 
 _HEAVY = 1e4

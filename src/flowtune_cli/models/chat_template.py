@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
 from datetime import datetime, time
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -19,7 +20,7 @@ from ..flow.errors import UsageError, unknown_name
 _DEFAULTS: Mapping[str, Any] = {"enable_thinking": False}
 """Options for the templates that know them: outputs of a few tokens have no room for thoughts."""
 
-_OURS = frozenset({"messages", "add_generation_prompt"})
+_OURS = frozenset({"messages", "tools", "add_generation_prompt"})
 _GIVEN = frozenset(
     {"raise_exception", "strftime_now", "namespace", "dict", "range", "lipsum", "cycler", "joiner"}
 )
@@ -35,6 +36,9 @@ _FIXED_CLOCK = (
 )
 _DIRECTIVES = "aAbBcdHIjmMpSUwWxXyYzZf"
 _SIGN = "flowtuneanswer"
+_ID = "flowtune0"
+"""Of a tool call: some templates take nine letters and digits alone."""
+_NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True)
@@ -112,19 +116,63 @@ class ChatTemplate:
             self.date = options.date or Date.today()
             chosen = {"chat_template": _FIXED_CLOCK + self.source, _CLOCK: _clock(self.date)}
         self._options |= chosen
-        self.render([{"role": "user", "content": "x"}])  # raises if it cannot
+        self._render([{"role": "user", "content": "x"}])  # raises if it cannot
         self.has_system = self._shows_system()
 
-    def render(self, chat: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
+    def render(
+        self,
+        chat: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] = (),
+        answer: bool = True,
+    ) -> str:
         """The chat's text; with ``answer``, up to where the model's answer begins.
 
+        Args:
+            chat: messages as transformers documents them.
+            tools: what the model may call.
+
         Raises:
-            UsageError: the template fails.
+            UsageError: the template fails, or leaves something of the chat out.
         """
+        called = any(message["role"] == "tool" or "tool_calls" in message for message in chat)
+        if not self.source:
+            if tools or called:
+                raise UsageError(
+                    f"'{self._name}' has no chat template, so it cannot be given tools: take"
+                    " another model"
+                )
+            return "\n\n".join(message["content"] for message in chat) + "\n"
+        if tools and self._loses_tools:
+            raise UsageError(self._cannot("show tools", self._loses_tools))
+        if called and self._loses_tool_calls:
+            raise UsageError(self._cannot("show calls of tools", self._loses_tool_calls))
+        return self._render(self._with_system(chat), tools, answer)
+
+    def _with_system(self, chat: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The chat with its system message before the user's, if there is no place for it."""
+        if chat[0]["role"] != "system" or self.has_system:
+            return chat
+        if len(chat) < 2 or chat[1]["role"] != "user":
+            raise UsageError(
+                f"the chat template of '{self._name}' has no system message, and the chat has no"
+                " user's message behind its own that could take it in"
+            )
+        merged = {**chat[1], "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}
+        return [merged, *chat[2:]]
+
+    def _render(
+        self, chat: Sequence[Mapping[str, Any]], tools: Sequence[Any] = (), answer: bool = True
+    ) -> str:
+        given: dict[str, Any] = {"tools": list(tools)} if tools else {}
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(chat), tokenize=False, add_generation_prompt=answer, **self._options
+                    list(chat),
+                    tokenize=False,
+                    add_generation_prompt=answer,
+                    **given,
+                    **self._options,
                 )
             )
         except Exception as error:
@@ -135,13 +183,46 @@ class ChatTemplate:
                 " model.template_options if it lacks a variable, or take another model."
             ) from error
 
+    @cached_property
+    def _loses_tools(self) -> str:
+        """Why tools cannot be shown; empty if they can."""
+        function = {"name": _SIGN, "description": "x", "parameters": _NO_PARAMETERS}
+        return self._loses(
+            [{"role": "user", "content": "x"}], [{"type": "function", "function": function}]
+        )
+
+    @cached_property
+    def _loses_tool_calls(self) -> str:
+        """Why calls of tools and their answers cannot be shown; empty if they can."""
+        call = {"type": "function", "id": _ID, "function": {"name": _SIGN, "arguments": {}}}
+        asked = {"role": "user", "content": "x"}
+        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+        answer = {"role": "tool", "content": "x", "tool_call_id": _ID, "name": "x"}
+        answered = {**answer, "content": _SIGN}
+        silent = {**calling, "tool_calls": [{**call, "function": {"name": "x", "arguments": {}}}]}
+        return self._loses([asked, calling, answer]) or self._loses([asked, silent, answered])
+
+    def _loses(self, chat: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+        """Why the sign in a chat is not shown; empty if it is."""
+        try:
+            return "" if _SIGN in self._render(chat, tools) else "it leaves them out"
+        except UsageError as error:
+            return str(error.__cause__).strip().split("\n")[0]
+
+    def _cannot(self, what: str, reason: str) -> str:
+        found = getattr(self._tokenizer, "chat_template", None)
+        advice = "take another model"
+        if isinstance(found, Mapping) and "tool_use" in found:
+            advice = "set model.chat_template = 'tool_use'"
+        return f"the chat template of '{self._name}' cannot {what}: {reason}; {advice}"
+
     def after_answer(self) -> str:
         """What the template writes behind an answer of the model; empty if it takes none."""
         if not self.source:
             return ""
         chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SIGN}]
         try:
-            _, found, rest = self.render(chat, answer=False).rpartition(_SIGN)
+            _, found, rest = self._render(chat, answer=False).rpartition(_SIGN)
         except UsageError:
             return ""
         return rest if found else ""
@@ -181,7 +262,7 @@ class ChatTemplate:
     def _shows_system(self) -> bool:
         chat = [{"role": "system", "content": "abcd"}, {"role": "user", "content": "x"}]
         try:
-            return "abcd" in self.render(chat)
+            return "abcd" in self._render(chat)
         except UsageError:
             return False
 

@@ -9,12 +9,16 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
-from ..flow.prompt import Message, Prompt, Segment
+from ..flow.prompt import Prompt, Segment
+from ..flow.request import Constraint
 from ..flow.surrogates import escaped
+from .chat_documents import message_documents, texts, tool_documents
 from .chat_template import ChatTemplate, TextOptions
+from .constraints import Constraints, Grammar
 from .control_tokens import ControlTokens
 from .seam import Seam
 from .seam import cut as cut_lead
+from .tool_calls import Parsed, ToolCallParser
 
 _NO_OPTIONS = TextOptions()
 
@@ -74,11 +78,13 @@ class Tokens:
         self.model_context = model_context
         self.template = ChatTemplate(tokenizer, options)
         self._controls = ControlTokens(tokenizer, self.template.source)
+        self._tool_calls = ToolCallParser(tokenizer, self.template.source)
+        self._constraints = Constraints(tokenizer, self.template.source, options.name)
         self._keeps_special = options.special_tokens_in_text
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         # What is cut out of a document keeps the special tokens that it may have.
-        decode = self._whole_text if self._keeps_special else self.decode
+        decode = self.whole_text if self._keeps_special else self.decode
         self._seam = Seam(self._ids, decode, options.name)
         self._begin = self._special_begin(options.name)
         end = self._controls.at_start(self.template.after_answer().lstrip())
@@ -137,6 +143,31 @@ class Tokens:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def tool_calls(self, ids: Sequence[int], tools: str, prompt: Sequence[int]) -> Parsed | None:
+        """The tool calls that a model wrote after a prompt, and its text without them.
+
+        Args:
+            ids: an output without its end.
+            tools: those of the prompt; empty if it has none.
+
+        Returns:
+            None if there are none, or they are not well-formed; then the output is a text.
+        """
+        if not tools:
+            return None
+        found = self._tool_calls.parse(self.whole_text(ids), tools, lambda: self.whole_text(prompt))
+        return found and found._replace(text=self._controls.without_special(found.text))
+
+    def grammar(self, constraint: Constraint | None, prompt: Prompt) -> Grammar | None:
+        """The token sequences that a constraint allows after a prompt, their end included.
+
+        Raises:
+            UsageError: it cannot be kept: it is not valid, say.
+        """
+        if constraint is None:
+            return None
+        return self._constraints.grammar(constraint, self._end(prompt), prompt.tools)
+
     def before_stop(self, ids: Sequence[int], stops: Sequence[str]) -> str | None:
         """The text of an output before the first of these strings; None if it has none of them.
 
@@ -146,7 +177,7 @@ class Tokens:
         found = [text[:place] for stop in stops if (place := text.find(stop)) >= 0]
         special = [stop for stop in stops if self._controls.has_special(stop)]
         if special:
-            whole = self._whole_text(ids)
+            whole = self.whole_text(ids)
             places = [place for stop in special if (place := whole.find(stop)) >= 0]
             found += [self._controls.without_special(whole[:place]) for place in places]
         return min(found, key=len, default=None)
@@ -163,14 +194,13 @@ class Tokens:
             return self._cut("".join(segment.text for segment in segments), segments)
         # No text of the prompt holds this character: it marks where the text will be cut.
         mark = _unused(prompt)
-        marked = [(m.role, self._marked(m.segments, mark)) for m in messages]
-        if not self.template.source:
-            text = "\n\n".join(content for _, content in marked) + "\n"
-        else:
-            if messages[0].role == "system" and len(messages) > 1 and not self.template.has_system:
-                merged = f"{marked[0][1]}\n\n{marked[1][1]}"
-                marked = [("user", merged), *marked[2:]]
-            text = self.template.render([{"role": r, "content": c} for r, c in marked])
+
+        def shown(segments: Sequence[Segment]) -> str:
+            return self._marked([replace(s, text=escaped(s.text)) for s in segments], mark)
+
+        tools = tool_documents(prompt.tools, shown)
+        chat = message_documents(messages, shown)
+        text = self.template.render(chat, tools=tools)
         return _unmarked(text + self._marked([prefill], mark), mark)
 
     def _cut(self, text: str, segments: Sequence[Segment]) -> _Rendered:
@@ -232,7 +262,8 @@ class Tokens:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _whole_text(self, ids: Sequence[int]) -> str:
+    def whole_text(self, ids: Sequence[int]) -> str:
+        """The text of token ids with the special tokens in it."""
         return str(self.tokenizer.decode(list(ids)))
 
     def _end(self, prompt: Prompt | None) -> int:
@@ -306,7 +337,7 @@ def _pieces(text: _Rendered) -> list[str]:
 
 def _unused(prompt: Prompt) -> str:
     """A character for private use that the prompt does not hold."""
-    text = prompt.text
+    text = texts(prompt)
     return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text)
 
 
@@ -336,5 +367,5 @@ def _with_truncatable(prompt: Prompt, texts: list[str]) -> Prompt:
             Segment(next(remaining), True) if segment.truncatable else segment
             for segment in message.segments
         )
-        messages.append(Message(message.role, segments))
+        messages.append(replace(message, segments=segments))
     return replace(prompt, messages=tuple(messages))

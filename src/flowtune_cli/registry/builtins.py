@@ -10,9 +10,9 @@ from .hookspecs import hookimpl
 
 @hookimpl
 def register_node_types(register: Callable[[type], None]) -> None:
-    from ..nodes import Generate, Judge, Rank
+    from ..nodes import Chat, Generate, Judge, Rank
 
-    for node_type in (Generate, Judge, Rank):
+    for node_type in (Generate, Chat, Judge, Rank):
         register(node_type)
 
 

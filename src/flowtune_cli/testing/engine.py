@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ..flow.errors import UsageError
@@ -18,6 +19,9 @@ from ..flow.request import (
 )
 from ..flow.surrogates import escaped
 
+if TYPE_CHECKING:
+    from ..models.tool_calls import Parsed
+
 Write = Callable[[str, str, int], "str | None"]
 Score = Callable[[str, str, str], float]
 
@@ -28,12 +32,14 @@ class ScriptedEngine:
     Scripts name a node by the adapter of its requests: ``""`` is the base model, which answers for
     nodes with ``learn="nothing"`` and for evaluators. A prompt is what ``Prompt.text`` returns. A
     token is a word: ``max_new_tokens`` truncates a text after so many words, and a text ends before
-    the first of the request's stop strings.
+    the first of the request's stop strings. After a prompt with tools, a text may call some:
+    ``<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>``. Constraints are left to the
+    script to keep.
 
     Args:
         write: what a node generates: ``write(node, prompt, output)`` returns the text of an output,
-            where 0 is the greedy one, or None where there are no further alternatives. Or a
-            mapping: a text or a list of texts (the greedy one first) for each node. By default a
+            where 0 is the one that the flow gets, or None where there are no further ones. Or a
+            mapping: a text or a list of texts (the flow's first) for each node. By default a
             small number that depends on the prompt and the output alone.
         score: the log-likelihood of a whole completion, in nats: ``score(node, prompt,
             completion)``. Or a mapping: for each node, the log-likelihood of each completion,
@@ -84,12 +90,18 @@ class ScriptedEngine:
                 text = text.partition(stop)[0]
             words = text.split(" ")
             kept = words[: request.max_new_tokens]
+            truncated = len(kept) < len(words)
+            written = " ".join(kept)
+            found = _tool_calls(written) if request.prompt.tools and not truncated else None
             generations.append(
                 Generation(
-                    text=" ".join(kept),
+                    text=written if found is None else found.text,
                     tokens=tuple(crc32(escaped(word).encode()) for word in kept),
                     logprob=-float(output),
-                    truncated=len(kept) < len(words),
+                    truncated=truncated,
+                    tool_calls=() if found is None else found.calls,
+                    written="" if found is None else written,
+                    token_logprobs=tuple((w, 0.0) for w in kept) if request.logprobs else None,
                 )
             )
         if not generations:
@@ -152,6 +164,12 @@ def _scorer(scores: Mapping[str, Mapping[str, float]]) -> Score:
             ) from None
 
     return score
+
+
+def _tool_calls(text: str) -> Parsed | None:
+    from ..models.tool_calls import parse_hermes
+
+    return parse_hermes(text, ())
 
 
 def _missing(what: str, node: str, script: Mapping[str, object]) -> str:

@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from ..training.session import Session
 
 CHAT_TEMPLATE = (
+    "{% if tools %}<|im_start|>tools\n"
+    "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
     "{% for message in messages %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    '<tool_call>\n{"name": {{ call.function.name | tojson }}, '
+    '"arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
+    "{% endfor %}<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def make_tiny_model(directory: Path, *, context: int = 1024) -> Path:
-    """Write a random Llama of 2 layers with a token a byte, and ChatML as its chat template.
+    """Write a random Llama of 2 layers with a token a byte, and ChatML with tools as its template.
 
     Its weights are the same every time. It takes a fifth of a second to load, 0.6 MB, and a
     vocabulary of 258 tokens. What it generates is noise, but everything else works as with any

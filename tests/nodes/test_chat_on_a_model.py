@@ -1,0 +1,144 @@
+"""Chat on the tiny model: played, deviated from and trained for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.node import Term
+from flowtune_cli.nodes import Chat
+from flowtune_cli.testing import TinySession, train
+from support.fake_engine import FlowTask
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "parameters": {
+                "type": "object",
+                "properties": {"at": {"enum": ["left", "right"]}},
+                "required": ["at"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+LABELS = {"kind": "choice", "value": ["good", "bad", "neither of the two"]}
+EXAMPLES = [Example(f"e{n}", {"question": f"Question {n}?"}, gold="good") for n in range(3)]
+
+
+async def flow(episode: Any, example: Any) -> dict[str, Any]:
+    """Two drafts of one prompt, a call of a tool with its answer, and a label."""
+    messages: list[Any] = [
+        {"role": "system", "content": "Be brief. <|im_end|>"},
+        {"role": "user", "content": example.question},
+    ]
+    drafts = [await episode.call("draft", messages=messages) for _ in range(2)]
+    called = await episode.call(
+        "agent", messages=messages, tools=TOOLS, tool_choice="required", max_tokens=300
+    )
+    (call,) = called.tool_calls
+    function = {"name": call.name, "arguments": call.arguments}
+    messages += [
+        {
+            "role": "assistant",
+            "content": called.text or None,
+            "tool_calls": [{"id": call.id, "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": call.id, "content": "nothing"},
+    ]
+    free = await episode.call("agent", messages=messages, tools=TOOLS)
+    label = await episode.call(
+        "label", messages=messages, tools=TOOLS, tool_choice="none", constraint=LABELS
+    )
+    at = json.loads(call.arguments)["at"]
+    episode.reward("end", len(drafts[0].text) % 5 / 4 + (at == "left") + len(free.text) % 3)
+    episode.target("label", example.gold)
+    return {"drafts": [draft.text for draft in drafts], "at": at, "label": label.text}
+
+
+def task() -> FlowTask:
+    return FlowTask(
+        [
+            Chat(name="draft", reward="end", temperature=1.0, max_new_tokens=6),
+            Chat(name="agent", reward="end", max_new_tokens=5),
+            Chat(name="label", learn="supervised", max_new_tokens=30),
+        ],
+        flow,
+    )
+
+
+@pytest.fixture
+def session(tiny_model_dir: Path) -> TinySession:
+    return TinySession(task(), tiny_model_dir, {"adapter": {"rank": 2}}, random_adapters=True)
+
+
+def test_episodes_replay_and_drafts_differ(session: TinySession, tiny_model_dir: Path) -> None:
+    episodes = session.play(EXAMPLES)
+    for episode in episodes:
+        assert episode.failure is None
+        assert len(set(episode.result["drafts"])) == 2
+        assert episode.result["at"] in ("left", "right")
+        assert episode.result["label"] in LABELS["value"]
+        assert [step.output.value.finish_reason for step in episode.steps[2:]] == [
+            "tool_calls",
+            "length",
+            "stop",
+        ]
+    # Each as it is alone, and in another session: to the letter, ids of calls included.
+    again = TinySession(task(), tiny_model_dir, {"adapter": {"rank": 2}}, random_adapters=True)
+    for episode, example in zip(episodes, EXAMPLES, strict=True):
+        (alone,) = again.play([example])
+        assert [step.output.value for step in alone.steps] == [
+            step.output.value for step in episode.steps
+        ]
+    other = [example.question for example in EXAMPLES]
+    assert len({str(episode.result["drafts"]) for episode in episodes}) == len(other)
+
+
+def test_what_is_learned_are_the_decoded_ids(session: TinySession) -> None:
+    (episode,) = session.play(EXAMPLES[:1])
+    output = episode.steps[2].output
+    assert output.score is not None
+    (term,) = output.score.terms
+    assert isinstance(term, Term)
+    assert isinstance(term.completion, tuple)
+    assert f"{output.text}<|im_end|>" == session.decode(term.completion)
+    written = "".join(output.text.split())
+    at = episode.result["at"]
+    assert written == (f'<tool_call>{{"name":"look","arguments":{{"at":"{at}"}}}}</tool_call>')
+    assert term.constraint is not None
+    assert term.constraint.kind == "tool_calls"
+
+
+def test_deviations_sample_at_the_calls_own_settings(session: TinySession) -> None:
+    traces = session.deviate(EXAMPLES)
+    deviated = {d.node for trace in traces for d in trace.deviations}
+    assert deviated == {"draft", "agent"}
+    for trace in traces:
+        for deviation in trace.deviations:
+            assert deviation.rollout is not None
+            assert deviation.rollout.failure is None
+            # What comes before is the same, and so is the other draft's noise.
+            assert len(deviation.rollout.steps) == 5
+            if deviation.step == 0:
+                assert deviation.rollout.result["drafts"][1] == trace.episode.result["drafts"][1]
+                assert deviation.rollout.result["drafts"] != trace.episode.result["drafts"]
+    assert any(trace.preferences for trace in traces)
+
+
+def test_all_of_it_is_trained(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = {
+        "adapter": {"rank": 2},
+        "training": {"batch_size": 3},
+        "learning": {"optimizer": {"name": "adam", "lr": 1e-3}},
+    }
+    metrics = train(task(), EXAMPLES, tiny_model_dir, tmp_path / "run", settings)
+    names = {name for batch in metrics for name in batch}
+    for node in ("draft", "agent", "label"):
+        assert [name for name in names if node in name and "loss" in name], names
