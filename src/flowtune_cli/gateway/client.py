@@ -34,26 +34,32 @@ _PASSED_OVER = {"anyio", "asyncio", "httpx", "httpx2", "openai"}
 _default = Gateway()
 
 
-def async_client(episode: Episode | None = None, gateway: Gateway = _default) -> Any:
+class _AsyncOpenAI(openai.AsyncOpenAI):
+    """Knows the platform, which it would else find out in a thread before its first request: of two
+    first requests side by side, either might then be the flow's first call.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._platform = "Unknown"
+
+
+def async_client(episode: Episode | None = None, gateway: Gateway = _default) -> openai.AsyncOpenAI:
     """An ``openai.AsyncOpenAI`` for flows.
 
     Args:
         episode: the one that it reaches; None is the one whose flow runs.
         gateway: knows the models that are passed through.
     """
-    client = openai.AsyncOpenAI(
+    return _AsyncOpenAI(
         base_url=BASE_URL,
         api_key=_KEY,
         http_client=http_async_client(episode, gateway),
         max_retries=0,
     )
-    # Otherwise it finds this out in a thread before its first request, and of two first requests
-    # side by side either may be the flow's first call.
-    client._platform = "Unknown"
-    return client
 
 
-def client(episode: Episode | None = None, gateway: Gateway = _default) -> Any:
+def client(episode: Episode | None = None, gateway: Gateway = _default) -> openai.OpenAI:
     """An ``openai.OpenAI`` for threads of ``asyncio.to_thread``; see ``async_client``."""
     return openai.OpenAI(
         base_url=BASE_URL,
@@ -63,12 +69,14 @@ def client(episode: Episode | None = None, gateway: Gateway = _default) -> Any:
     )
 
 
-def http_async_client(episode: Episode | None = None, gateway: Gateway = _default) -> Any:
+def http_async_client(
+    episode: Episode | None = None, gateway: Gateway = _default
+) -> httpx2.AsyncClient:
     """The ``http_client`` of an ``openai.AsyncOpenAI`` that a program makes itself."""
     return httpx2.AsyncClient(transport=AsyncTransport(episode, gateway))
 
 
-def http_client(episode: Episode | None = None, gateway: Gateway = _default) -> Any:
+def http_client(episode: Episode | None = None, gateway: Gateway = _default) -> httpx2.Client:
     """The ``http_client`` of an ``openai.OpenAI`` that a program makes itself."""
     return httpx2.Client(transport=Transport(episode, gateway))
 

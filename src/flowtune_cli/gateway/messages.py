@@ -48,7 +48,8 @@ def _message(fields: Fields) -> dict[str, Any]:
         message["content"] = "" if content is None else text_content(fields, content)
         if calls:
             message["tool_calls"] = calls
-        # What clients send back of an answer.
+        # What clients send back of an answer; they have parsed it themselves.
+        fields.raw("parsed")
         why = "it is not known to the model"
         fields.nothing_but(dict.fromkeys(("refusal", "audio", "function_call"), ((), why)))
         fields.nothing_but({"annotations": (([],), why)})
