@@ -31,7 +31,7 @@ from .door import Answered, Door
 from .doors import Doors
 from .errors import WireError, invalid, no_model, unsupported
 from .fields import Fields
-from .parked import ClientGone
+from .parked import KEPT_SECONDS, ClientGone
 from .passed_through import Forwarder, PassedThrough, UpstreamError
 from .requests import Asked, chat_request, completion_request
 from .responses_answer import response, response_events
@@ -74,6 +74,7 @@ class Gateway:
             ``model`` and ``api_key_env`` where there are any; see ``PassedThrough``.
         most_bytes: of a body.
         body_seconds: in which a client outside has to send its body.
+        kept_seconds: how long a call whose connection is gone waits for the client's retry.
 
     Attributes:
         doors: the episodes that can be reached from outside.
@@ -89,8 +90,9 @@ class Gateway:
         *,
         most_bytes: int = MOST_BYTES,
         body_seconds: float = MOST_SECONDS,
+        kept_seconds: float = KEPT_SECONDS,
     ) -> None:
-        self.doors = Doors()
+        self.doors = Doors(kept_seconds)
         declared = {name: PassedThrough.of(name, each) for name, each in (models or {}).items()}
         self.forwarder = Forwarder(declared)
         self.most_bytes = most_bytes

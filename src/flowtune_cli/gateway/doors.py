@@ -25,9 +25,14 @@ class Admitted:
 
 
 class Doors:
-    """The episodes that can be reached now; used from several threads."""
+    """The episodes that can be reached now; used from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        kept_seconds: how long a call whose connection is gone waits for a retry.
+    """
+
+    def __init__(self, kept_seconds: float) -> None:
+        self._kept_seconds = kept_seconds
         self._admitted: dict[str, Admitted] = {}
         self._nobody = secrets.token_urlsafe(32)
 
@@ -35,7 +40,7 @@ class Doors:
     def admitted(self, episode: Episode) -> Iterator[Admitted]:
         """Let an episode be reached, within; its flow must run."""
         door = Door(episode)
-        parked = ParkedCalls(lambda: door.over)
+        parked = ParkedCalls(lambda: door.over, self._kept_seconds)
         one = Admitted(secrets.token_hex(16), secrets.token_urlsafe(32), door, parked)
         self._admitted[one.id] = one
         try:

@@ -47,11 +47,11 @@ class ParkedCalls:
 
     Args:
         over: whether the episode's flow has ended.
-        kept_seconds: see ``KEPT_SECONDS``.
+        kept_seconds: how long a call whose connection is gone waits for a retry.
     """
 
     over: Callable[[], bool]
-    kept_seconds: float = KEPT_SECONDS
+    kept_seconds: float
     _calls: dict[str, list[Parked]] = field(default_factory=dict)
 
     async def answer(
