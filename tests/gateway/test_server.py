@@ -559,3 +559,17 @@ def test_an_engine_that_fails_lets_the_program_go() -> None:
         while not met and time.monotonic() < deadline:
             time.sleep(0.01)
     assert met
+
+
+def test_answers_do_not_wait_for_acknowledgements(server: Server) -> None:
+    def program(address: Address) -> Any:
+        found = []
+        with client_of(address) as client:
+            for _ in range(30):
+                start = time.monotonic()
+                client.chat.completions.create(**ASK)
+                found.append(time.monotonic() - start)
+        return min(found[10:])
+
+    # Where Nagle's algorithm is on, it is the 40 ms of a delayed acknowledgement.
+    assert result_of(server, program) < 0.03
