@@ -254,3 +254,43 @@ def test_the_flow_s_effects_and_calls_go_on_beside_it() -> None:
     episode = run_play(FakeEngine(saying(echo)), task)
     assert episode.result == ("you said hello", "you said hello")
     assert [step.prompt_text for step in episode.steps] == [episode.steps[0].prompt_text] * 2
+
+
+def test_hundreds_of_episodes_in_flight() -> None:
+    at_once = most = 0
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        client = clients.async_client(episode)
+        first = content(await client.chat.completions.create(**say(example.id)))
+        second = content(await client.chat.completions.create(**say(first, model="check")))
+        at_once -= 1
+        return second
+
+    task = FlowTask([chat("draft"), chat("check")], flow)
+    examples = [Example(f"e{number}", {}, gold=1) for number in range(300)]
+    engine = FakeEngine(saying(echo))
+    played = run(engine, *[play(task, each) for each in examples], in_flight=256)
+    assert most == 256
+    said = [f"you said you said {each.id}" for each in examples]
+    assert [episode.result for episode in played] == said
+    assert len(engine.batches) < 10
+
+
+def test_a_fault_of_the_gateway_itself_is_the_flow_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(body: Any) -> Any:
+        raise ZeroDivisionError("here")
+
+    monkeypatch.setattr("flowtune_cli.gateway.app._digest", lambda path, body: broken(body))
+
+    async def program(client: Any) -> Any:
+        try:
+            await client.chat.completions.create(**say("a"))
+        except Exception:
+            return "went on"
+
+    failure = play_program(program).failure
+    assert failure is not None
+    assert failure.error == "ZeroDivisionError: here"

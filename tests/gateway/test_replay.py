@@ -289,3 +289,27 @@ def test_what_the_client_may_retry_is_one_call() -> None:
         await with_retries.chat.completions.create(**say("x"))
 
     assert len(run_play(engine(), FlowTask([chat("a")], flow)).steps) == 1
+
+
+def test_a_program_that_waits_for_what_is_held_back_is_not_waited_for_forever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two calls side by side, and in the replay one after the other, in threads."""
+    monkeypatch.setattr("flowtune_cli.runtime.delivery.PATIENCE_SECONDS", 0.2)
+    side_by_side = [True]
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        create: Any = client(episode).chat.completions.create
+        calls = [asyncio.to_thread(create, **say(text)) for text in "ab"]
+        if side_by_side[0]:
+            made = await asyncio.gather(*calls)
+        else:
+            made = [await call for call in calls]
+        return [each.choices[0].message.content for each in made]
+
+    task = FlowTask([chat("a")], flow)
+    whole = run_play(engine(), task)
+    assert len(recording_of(whole).deliveries) == 1
+    side_by_side[0] = False
+    again = run_play(engine(), task, Plan(recording=recording_of(whole)))
+    assert (again.failure, again.result) == (None, whole.result)

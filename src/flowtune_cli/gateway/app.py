@@ -109,7 +109,9 @@ class Gateway:
             made = error.response()
         except (ClientDisconnect, ClientGone):
             return
-        except Exception:
+        except Exception as error:
+            if SCOPE in scope:
+                scope[SCOPE].door.fail(error)
             _log.exception("the gateway failed on %s", scope["path"])
             made = WireError("the gateway failed; its log has more", status=500).response()
         await made(scope, receive, send)

@@ -14,6 +14,9 @@ import sys
 from functools import partial
 from typing import Any
 
+import httpx2
+import openai
+
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
 from ..runtime.flow_run import Ended
@@ -22,7 +25,6 @@ from .app import Gateway
 from .callers import SCOPE, InProcess
 from .door import Door
 from .errors import WireError
-from .packages import httpx2, openai
 
 BASE_URL = "http://flowtune/v1"
 """The ``base_url`` of a client in process; nothing is looked up by it."""

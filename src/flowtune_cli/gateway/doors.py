@@ -6,7 +6,7 @@ import hmac
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..flow.episode import Episode
 from .door import Door
@@ -19,7 +19,7 @@ class Admitted:
     """An episode that can be reached, and its calls under way."""
 
     id: str
-    token: str
+    token: str = field(repr=False)
     door: Door
     parked: ParkedCalls
 

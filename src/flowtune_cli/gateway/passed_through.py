@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import httpx2
+
 from ..flow.errors import UsageError
-from .packages import httpx2
 
 SECONDS = 600.0
 """How long one attempt may take, unless training.effect_timeout is shorter."""

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import uvicorn
 
 from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError
 from .app import Gateway
-from .packages import uvicorn
 
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
@@ -25,7 +26,7 @@ class Address:
     """Where a program reaches its episode: ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``."""
 
     base_url: str
-    api_key: str
+    api_key: str = field(repr=False)
 
 
 class Server:
