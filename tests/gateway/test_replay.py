@@ -16,6 +16,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.gateway.client import async_client, client
 from flowtune_cli.runtime.play import recording_of
 from flowtune_cli.runtime.replay import Plan
+from flowtune_cli.runtime.second_play import Recorded, play_again
 from support.concurrent_flows import Program, programs
 from support.fake_engine import (
     EXAMPLE,
@@ -277,6 +278,24 @@ def test_a_call_that_the_program_cancels_is_cancelled_in_the_replay_too() -> Non
     assert len(whole.steps) == 1
     again = run_play(engine(), task, Plan(recording=recording_of(whole)))
     assert facts(again) == facts(whole)
+
+
+def test_the_admission_check_names_the_program_s_line() -> None:
+    said: list[str] = ["first"]
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        got = await async_client(episode).chat.completions.create(**say(said[-1]))
+        return got.id
+
+    task = FlowTask([chat("a")], flow)
+    recorded = Recorded.of(run_play(engine(), task))
+    assert play_again(task, [recorded]) == [[]]
+    said.append("second")
+    ((difference,),) = play_again(task, [recorded]) or ()  # type: ignore[misc]
+    assert difference.what == "a"
+    assert '"first"' in str(difference.before)
+    assert '"second"' in str(difference.now)
+    assert f"{__file__}, line " in str(difference.place)
 
 
 def test_what_the_client_may_retry_is_one_call() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowtune_cli.gateway.errors import WireError
 from flowtune_cli.gateway.requests import chat_request, completion_request
@@ -94,6 +98,7 @@ def refused(parse: Any, body: Any) -> WireError:
         ({"messages": "hello"}, "messages"),
         ({"messages": ["hello"]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role"),
         ({"messages": [*USER, {"role": "user", "content": 3}]}, "messages[1].content"),
         ({"messages": [{"role": "user", "content": "a", "x": 1}]}, "messages[0].x"),
@@ -194,4 +199,72 @@ def test_values_that_ask_for_nothing_are_accepted() -> None:
         "stop": [],
     }
     asked = chat_request({"model": "m", "messages": USER, **harmless})
-    assert asked.inputs == {"messages": USER, "tool_choice": "none"}
+    assert asked.inputs == {"messages": USER}
+    auto = chat_request({"model": "m", "messages": USER, "tools": [TOOL], "tool_choice": "auto"})
+    assert "tool_choice" not in auto.inputs
+    none = chat_request({"model": "m", "messages": USER, "tools": [TOOL], "tool_choice": "none"})
+    assert none.inputs["tool_choice"] == "none"
+
+
+texts = st.text(max_size=5)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+WHOLE = {
+    "model": "m",
+    "messages": [*USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+    "tools": [TOOL],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": FORM,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "stop": ["x"],
+    "metadata": {"a": "b"},
+    "temperature": 0.5,
+}
+RESPONSE = {
+    "model": "m",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "1", "output": "x"},
+    ],
+    "text": {"format": {"type": "json_schema", "name": "x", "schema": {}}},
+    "tools": [{"type": "function", "name": "f", "parameters": {}}],
+    "tool_choice": {"type": "function", "name": "f"},
+    "include": ["message.output_text.logprobs"],
+    "metadata": {"a": "b"},
+}
+
+
+def places(value: Any) -> list[tuple[Any, ...]]:
+    """The paths to all parts of a value."""
+    pairs: Any = value.items() if isinstance(value, dict) else ()
+    pairs = enumerate(value) if isinstance(value, list) else pairs
+    return [(), *((key, *rest) for key, inner in pairs for rest in places(inner))]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([(chat_request, WHOLE), (responses_request, RESPONSE)]), values, st.data())
+def test_whatever_stands_anywhere_is_understood_or_refused(
+    which: Any, value: Any, data: Any
+) -> None:
+    parse, body = which
+    parse(body)
+    *path, last = data.draw(st.sampled_from(places(body)[1:]))
+    changed = inner = copy.deepcopy(body)
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    with contextlib.suppress(WireError):
+        parse(changed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(values)
+def test_whatever_is_sent_is_understood_or_refused(value: Any) -> None:
+    for parse in (chat_request, completion_request, responses_request):
+        with pytest.raises(WireError):
+            parse(value)

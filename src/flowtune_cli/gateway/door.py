@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ..flow.chat import ChatAnswer
 from ..flow.effect import Key
@@ -87,9 +87,9 @@ class Door:
         call.place = place
         try:
             result: T = await call
+            return result
         except FlowtuneError as error:
             self.fail(error)
-        return result
 
     async def _made(self, call: FlowCall, place: str) -> Any:
         call.place = place
@@ -98,7 +98,7 @@ class Door:
         except Exception as error:
             self.fail(error)
 
-    def fail(self, error: Exception) -> Any:
+    def fail(self, error: Exception) -> NoReturn:
         """End the flow with a failure; raises ``Ended``. Called on the flow's own loop."""
         self._run.end(error)
         raise Ended from error

@@ -77,6 +77,8 @@ def text_content(
     place = fields.name_of("content")
     if not isinstance(content, list):
         raise invalid(place, "must be a text or an array of parts")
+    if not content:
+        raise invalid(place, "has no parts")
     return [
         {"type": "text", "text": _part(p, f"{place}[{n}]", kinds)} for n, p in enumerate(content)
     ]

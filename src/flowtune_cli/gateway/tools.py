@@ -74,9 +74,10 @@ def tool_choice(fields: Fields, tools: list[dict[str, Any]], *, flat: bool = Fal
     if isinstance(value, str):
         if value not in ("auto", "none", "required"):
             raise invalid(param, "must be 'auto', 'none', 'required' or a function")
-        if not tools and value != "none":
+        if not tools and value == "required":
             raise invalid(param, "there are no tools")
-        return value
+        # The others are what is done without it.
+        return value if tools and value != "auto" else None
     choice = Fields(value, param)
     choice.one_of("type", ("function",), "choose 'auto', 'none', 'required' or one function")
     named = choice if flat else Fields(choice.required("function"), choice.name_of("function"))
