@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import openai
@@ -132,6 +133,7 @@ def test_tool_calls_whole_and_in_chunks() -> None:
         "Rom",
     ]
     assert len({call.id for call in message.tool_calls}) == 2
+    assert all(re.fullmatch("[a-z0-9]{9}", call.id) for call in message.tool_calls)
 
     async def streamed(client: Any) -> Any:
         more: Any = {"model": "draft", "messages": USER, "tools": [WEATHER], "tool_choice": "auto"}
@@ -305,6 +307,21 @@ def test_what_is_not_there_is_named() -> None:
 def test_letters_that_utf_8_does_not_have_come_back() -> None:
     got = result_of(create(logprobs=True), lambda text, output: "a\ud800b")
     assert got.choices[0].message.content == "a\ud800b"
+
+
+def test_a_schema_keeps_the_order_of_its_properties() -> None:
+    schema = {"properties": {"b": {}, "a": {}}, "type": "object"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    episode = play_program(create(response_format=form))
+    value = json.loads(episode.steps[0].prompt_text)["constraint"]["value"]
+    assert list(json.loads(value)["properties"]) == ["b", "a"]
+
+
+def test_what_a_node_calls_no_request_is_the_program_s_error() -> None:
+    error = error_of(create(messages=[{"role": "user", "content": "NO REQUEST"}]))
+    assert isinstance(error, openai.BadRequestError)
+    assert error.code == "invalid_value"
+    assert "this is no request" in error.message
 
 
 def test_a_refused_request_makes_no_call() -> None:

@@ -534,6 +534,31 @@ def test_it_closes_with_requests_under_way() -> None:
         socket.create_connection(("127.0.0.1", server.port))
 
 
+def test_a_program_that_plays_one_episode_after_another_keeps_its_address(server: Server) -> None:
+    known: list[Address] = []
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        def ask() -> Any:
+            got = client_of(known[0]).chat.completions.create(**ASK)
+            return got.choices[0].message.content
+
+        again = known[-1] if known else None
+        with server.admitted(episode, again) as address:
+            known.append(address)
+            with (
+                pytest.raises(ValueError, match="at one address"),
+                server.admitted(episode, address),
+            ):
+                pass
+            return await asyncio.to_thread(ask)
+
+    task = FlowTask([chat("draft")], flow)
+    played = [run_play(FakeEngine(saying(echo)), task) for _ in range(2)]
+    assert [episode.result for episode in played] == ["you said hello"] * 2
+    assert [len(episode.steps) for episode in played] == [1, 1]
+    assert known[0] == known[1]
+
+
 def test_it_listens_on_the_loopback_alone(server: Server) -> None:
     assert server._socket.getsockname()[0] == "127.0.0.1"
 

@@ -30,6 +30,8 @@ class ScriptedChat(Node):
         shown = {key: value for key, value in inputs.items() if key != "logprobs"}
         if any("REFUSE" in str(message.get("content")) for message in inputs["messages"]):
             raise UsageError("this node refuses")
+        if any("NO REQUEST" in str(message.get("content")) for message in inputs["messages"]):
+            raise ValueError("this is no request")
         return json.dumps(shown, sort_keys=True)
 
     async def respond(self, call: Call) -> Response:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..flow.chat import ChatAnswer
 from .door import Answered
-from .ids import created, wire_id
+from .ids import created, tool_call_id, wire_id
 from .requests import Asked
 
 _WORDS = re.compile(r"\S+\s*|\s+")
@@ -127,7 +127,7 @@ def tool_calls(answered: Answered) -> list[dict[str, Any]]:
     """The tool calls of an answer, with ids of the wire."""
     return [
         {
-            "id": wire_id("call_", answered.key, number),
+            "id": tool_call_id(answered.key, number),
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }

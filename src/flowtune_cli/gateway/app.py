@@ -143,6 +143,9 @@ class Gateway:
         endpoint = _ENDPOINTS[path]
         asked = endpoint.parse(body)
         self._check_model(caller.door, asked.model)
+        refusal = caller.door.refusal(asked.model, asked.inputs)
+        if refusal is not None:
+            raise WireError(refusal, code="invalid_value")
         answered = await caller.result(
             _digest(path, body), partial(caller.door.call, asked.model, asked.inputs)
         )

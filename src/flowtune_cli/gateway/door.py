@@ -60,6 +60,16 @@ class Door:
         """Why the flow was ended, where that is a failure."""
         return self._run.failure
 
+    def refusal(self, node: str, inputs: Mapping[str, Any]) -> str | None:
+        """Why a node takes inputs for no request, if it does; no call is made."""
+        try:
+            self.episode.nodes[node].prompt_text(inputs)
+        except ValueError as error:
+            return str(error)
+        except Exception:
+            return None  # the call itself meets it, and the flow ends with it
+        return None
+
     async def call(self, node: str, inputs: Mapping[str, Any], place: str) -> Answered:
         """Await a node, on the flow's own loop.
 

@@ -37,11 +37,23 @@ class Doors:
         self._nobody = secrets.token_urlsafe(32)
 
     @contextmanager
-    def admitted(self, episode: Episode) -> Iterator[Admitted]:
-        """Let an episode be reached, within; its flow must run."""
+    def admitted(
+        self, episode: Episode, known: tuple[str, str] | None = None
+    ) -> Iterator[Admitted]:
+        """Let an episode be reached, within; its flow must run.
+
+        Args:
+            known: the id and token of an earlier one, to be used again; None makes new ones.
+
+        Raises:
+            ValueError: the earlier one can still be reached.
+        """
         door = Door(episode)
         parked = ParkedCalls(lambda: door.over, self._kept_seconds)
-        one = Admitted(secrets.token_hex(16), secrets.token_urlsafe(32), door, parked)
+        name, token = known or (secrets.token_hex(16), secrets.token_urlsafe(32))
+        if name in self._admitted:
+            raise ValueError("two episodes at a time cannot be reached at one address")
+        one = Admitted(name, token, door, parked)
         self._admitted[one.id] = one
         try:
             yield one

@@ -22,6 +22,11 @@ def wire_id(prefix: str, key: Sequence[str], *parts: object) -> str:
     return f"{prefix}{_digest(key, *parts)[:32]}"
 
 
+def tool_call_id(key: Sequence[str], number: int) -> str:
+    """An id of nine letters and digits, as Mistral's chat templates take no other."""
+    return _digest(key, "tool", number)[:9]
+
+
 def created(key: Sequence[str]) -> int:
     """Seconds of an invented time, as no clock may show in a flow."""
     return _FIRST_SECOND + int(_digest(key, "created")[:12], 16) % _SECONDS

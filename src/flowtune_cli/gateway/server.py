@@ -75,9 +75,18 @@ class Server:
             time.sleep(0.005)
 
     @contextmanager
-    def admitted(self, episode: Episode) -> Iterator[Address]:
-        """Let a program reach an episode, within; in the episode's own flow."""
-        with self.gateway.doors.admitted(episode) as one:
+    def admitted(self, episode: Episode, again: Address | None = None) -> Iterator[Address]:
+        """Let a program reach an episode, within; in the episode's own flow.
+
+        Args:
+            again: the address of an earlier episode, for a program that plays one after another;
+                None makes a new one.
+
+        Raises:
+            ValueError: that episode can still be reached.
+        """
+        known = None if again is None else (again.base_url.split("/")[-2], again.api_key)
+        with self.gateway.doors.admitted(episode, known) as one:
             yield Address(f"http://{HOST}:{self.port}/e/{one.id}/v1", one.token)
 
     def close(self) -> None:

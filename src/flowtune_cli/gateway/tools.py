@@ -141,7 +141,7 @@ def _schema(fields: Fields) -> dict[str, str]:
     fields.flag("strict")
     fields.nothing_but({"description": ((), "the model is not shown it; say it in a message")})
     fields.end()
-    return {"kind": "json_schema", "value": _canonical(schema)}
+    return {"kind": "json_schema", "value": _compact(schema)}
 
 
 def _structured(fields: Fields) -> dict[str, str]:
@@ -158,12 +158,13 @@ def _structured(fields: Fields) -> dict[str, str]:
     if schema is not None:
         if not isinstance(schema, dict):
             raise invalid(fields.name_of("json"), "must be a JSON schema: an object")
-        found.append({"kind": "json_schema", "value": _canonical(schema)})
+        found.append({"kind": "json_schema", "value": _compact(schema)})
     fields.end()
     if len(found) != 1:
         raise invalid(fields.place, "must have one of 'regex', 'choice' and 'json'")
     return found[0]
 
 
-def _canonical(schema: dict[str, Any]) -> str:
-    return json.dumps(schema, sort_keys=True, separators=(",", ":"))
+def _compact(schema: dict[str, Any]) -> str:
+    # In the order in which it came: answers have their keys in it.
+    return json.dumps(schema, separators=(",", ":"))
