@@ -18,18 +18,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .answers import (
-    chat_chunks,
-    chat_completion,
-    events,
-    text_chunks,
-    text_completion,
-)
+from .answers import chat_chunks, chat_completion, events, text_chunks, text_completion
 from .body import MOST_BYTES, MOST_SECONDS, json_body
 from .callers import SCOPE, Caller, caller_of
 from .door import Answered, Door
 from .doors import Doors
-from .errors import WireError, invalid, no_model, unsupported
+from .errors import WireError, no_model, unsupported
 from .fields import Fields
 from .parked import KEPT_SECONDS, ClientGone
 from .passed_through import Forwarder, PassedThrough, UpstreamError
@@ -167,8 +161,6 @@ class Gateway:
             answer = await caller.result(_digest(path, body), effect)
         except UpstreamError as error:
             raise WireError(str(error), code="upstream_error", status=error.status) from None
-        except TypeError as error:  # an answer, or a request, that is no JSON value
-            raise invalid("model", str(error)) from None
         except TimeoutError as error:
             raise WireError(str(error), code="upstream_error", status=504) from None
         made, status = answer["body"], answer["status"]

@@ -12,7 +12,6 @@ from ..flow.chat import ChatAnswer
 from ..flow.effect import Key
 from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError, UsageError
-from ..flow.flow_call import FlowCall
 from ..runtime.flow_run import Ended
 from ..runtime.replay import Replay
 
@@ -80,7 +79,11 @@ class Door:
             Ended: nothing of the flow is needed any more, or the call failed.
         """
         call = self.episode.call(node, **inputs)
-        answer = await self._made(call, place)
+        call.place = place
+        try:
+            answer = await call
+        except Exception as error:
+            self.fail(error)
         if not isinstance(answer, ChatAnswer):
             self.fail(TypeError(f"node '{node}' answered with {answer!r} in place of a ChatAnswer"))
         assert call.key is not None
@@ -99,13 +102,6 @@ class Door:
             result: T = await call
             return result
         except FlowtuneError as error:
-            self.fail(error)
-
-    async def _made(self, call: FlowCall, place: str) -> Any:
-        call.place = place
-        try:
-            return await call
-        except Exception as error:
             self.fail(error)
 
     def fail(self, error: Exception) -> NoReturn:

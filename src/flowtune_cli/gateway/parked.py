@@ -93,7 +93,7 @@ class ParkedCalls:
         finally:
             dropped = watching.done()
             watching.cancel()
-            # The answer is shielded: cancelling the wrapper would cancel the call.
+            # It is not cancelled where nobody waits: the call itself would be.
             answered.add_done_callback(_looked_at)
             if dropped or not parked.future.done():
                 self._leave(digest, parked)
