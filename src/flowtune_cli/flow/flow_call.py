@@ -24,6 +24,7 @@ class FlowCall(Coroutine[Any, Any, Any]):
 
     Attributes:
         step: the step that it has become, once it is answered; None for an effect.
+        key: by which it is known in the episode and its rollouts, once it is made.
         place: the file and line of the flow that made it.
     """
 
@@ -35,6 +36,7 @@ class FlowCall(Coroutine[Any, Any, Any]):
     ) -> None:
         self.what = what
         self.step: Step | None = None
+        self.key: tuple[str, ...] | None = None
         frame = sys._getframe(3)  # behind _made and the episode's method
         self.place = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
         self._start = start

@@ -17,6 +17,10 @@ from ..flow.effect import Key
 from .event_loop import running_loop
 from .flow_run import FlowRun
 
+PATIENCE_SECONDS = 30.0
+"""How long a program outside, all of whose calls have their answers, may take to make those whose
+answers it got at the same time before."""
+
 
 @dataclass(eq=False)
 class Pending:
@@ -67,6 +71,7 @@ class Deliveries:
         self._has_effects = False
         self._new: list[tuple[Key, ...]] = []
         self._pending: list[Pending] = []
+        self._patience: asyncio.TimerHandle | None = None
 
     @property
     def replaying(self) -> bool:
@@ -76,6 +81,7 @@ class Deliveries:
     def issue(self, key: Key, *, is_call: bool) -> Pending:
         """Note a call or an effect; it must be withdrawn in the end."""
         self._loop = running_loop()
+        self._end_patience()
         if not is_call and not self._has_effects:
             self._has_effects = True
             for keys in self._new:
@@ -112,6 +118,7 @@ class Deliveries:
         """Forget a call that was delivered, or cancelled before."""
         if pending in self._pending:
             self._pending.remove(pending)
+            self._end_patience()
             if any(other.answered for other in self._pending):
                 self._loop.on_rest.append(self._at_rest)
 
@@ -131,12 +138,27 @@ class Deliveries:
             self._deliver(found)
         elif any(pending.answered for pending in self._pending):
             self._loop.stuck.append(self._give_order_up)
+            if self._loop.waits_outside and all(pending.answered for pending in self._pending):
+                self._be_patient()
             return
         if any(pending.answered for pending in self._pending):
             self._loop.on_rest.append(self._at_rest)
 
+    def _be_patient(self) -> None:
+        """Wait for a program outside to call again, which may itself wait for what is held back."""
+        if self._patience is None:
+            self._patience = self._loop.call_later(PATIENCE_SECONDS, self._give_order_up)
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def _give_order_up(self) -> None:
         """The recorded order cannot be kept: the flow does not wait for what it waited for."""
+        self._end_patience()
+        if not any(pending.answered for pending in self._pending):
+            return  # it has gone on since
         self._recorded.clear()
         self._order.clear()
         self._deliver_complete()
@@ -149,6 +171,7 @@ class Deliveries:
             self._deliver(calls)
 
     def _deliver(self, together: list[Pending]) -> None:
+        self._end_patience()
         keys = tuple(pending.key for pending in together)
         if not self.replaying:
             self._new.append(keys)

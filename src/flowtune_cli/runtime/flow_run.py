@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import types
 from collections.abc import Coroutine, Generator
@@ -10,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from .event_loop import NO_LIMITS, OWN_TASKS, EpisodeLimits, running_loop
+from .event_loop import NO_LIMITS, OWN_TASKS, EpisodeLimits, FlowLoop, running_loop
 
 GRACE_SECONDS = 5.0
 """How long a flow that is ended may go on, say to close a connection; then it is left behind."""
@@ -31,6 +32,8 @@ class FlowRun:
         tasks: what the flow made and has not ended.
         ended: the flow is over, or what it does now is not needed any more.
         failure: why it was ended, where that is a failure.
+        loop: where it runs; None before.
+        context: that of the flow: a task that is made in a copy of it is one of the flow's.
     """
 
     def __init__(self, limits: EpisodeLimits = NO_LIMITS) -> None:
@@ -39,6 +42,8 @@ class FlowRun:
         self.ended = False
         self.abandoned = False
         self.failure: Exception | None = None
+        self.loop: FlowLoop | None = None
+        self.context = contextvars.Context()
         self._main: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._cancelled = 0
@@ -58,9 +63,10 @@ class FlowRun:
 
         What the flow leaves running is cancelled.
         """
-        loop = running_loop()
+        loop = self.loop = running_loop()
         self._main, self._coroutine = asyncio.current_task(), coroutine
         token = OWN_TASKS.set(self.tasks)
+        self.context = contextvars.copy_context()
         self._start_clock()
         was_ended = False
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Mapping
+from contextvars import ContextVar
 from typing import Any, cast
 
 from ..flow.episode import Episode, Failure, Step
@@ -17,6 +18,9 @@ from .flow_run import FlowRun
 from .recording import Recording
 from .replay import Plan, Replay, Seed
 from .scheduler import gather
+
+CURRENT_EPISODE: ContextVar[Episode | None] = ContextVar("current_episode", default=None)
+"""The episode whose flow runs: in its own tasks, and in threads of ``asyncio.to_thread``."""
 
 
 async def play(
@@ -40,6 +44,7 @@ async def play(
     replay = replay_type(plan, seed, Effects() if effects is None else effects, run)
     is_rollout = plan.substitute is not None
     episode = Episode(example, task.nodes_by_name, replay, is_rollout=is_rollout)
+    token = CURRENT_EPISODE.set(episode)
     try:
         episode.result = await run.run(cast(Any, task.run(episode, example)))
         if run.failure is not None:
@@ -57,6 +62,8 @@ async def play(
         if fatal is not None:
             raise fatal from None
         episode.failure = Failure.of(error)
+    finally:
+        CURRENT_EPISODE.reset(token)
     replay.finish(episode)
     return episode
 

@@ -111,7 +111,7 @@ class Replay:
         index, episode.issued = episode.issued, episode.issued + 1
         number = self._calls_of_node.get(node, 0)
         self._calls_of_node[node] = number + 1
-        key = self._call_key(call, node, prompt_text)
+        key = call.key = self._call_key(call, node, prompt_text)
         pending = None
         try:
             recorded = self._recorded(key, index, node, prompt_text, digest)

@@ -1,0 +1,70 @@
+"""Errors on the wire: JSON as OpenAI's API sends it, so that its clients raise their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from starlette.responses import Response
+
+from ..flow.errors import did_you_mean
+
+
+class WireError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        param: the field that is wrong, such as "messages[0].content".
+        code: for programs.
+        close: the connection cannot be used again, as the body was not read.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        close: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+        self.status = status
+        self.close = close
+
+    def response(self) -> Response:
+        """The answer; it says that trying again is of no use."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        headers = {"x-should-retry": "false"}
+        if self.close:
+            headers["connection"] = "close"
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        body = json.dumps({"error": error})
+        return Response(body, self.status, headers, "application/json")
+
+
+def unsupported(param: str, why: str) -> WireError:
+    """What is not done, and is not ignored either."""
+    return WireError(f"'{param}': {why}", param=param, code="unsupported_parameter")
+
+
+def invalid(param: str, why: str) -> WireError:
+    """A value that makes no sense."""
+    return WireError(f"'{param}': {why}", param=param, code="invalid_value")
+
+
+def no_model(name: str, nodes: Sequence[str], others: Sequence[str]) -> WireError:
+    """The error for a model that is not declared."""
+    known = f"The nodes of this task are: {', '.join(nodes) or 'none'}."
+    if others:
+        known += f" Passed through to another server: {', '.join(others)}."
+    return WireError(
+        f"the model '{name}' does not exist.{did_you_mean(name, [*nodes, *others])} {known}",
+        param="model",
+        code="model_not_found",
+        status=404,
+    )
