@@ -14,13 +14,13 @@ from .options import (
     RunOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
 from .output import print_json
+from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 
 def play(
-    task: TaskArgument,
+    task: ProgramTaskArgument = None,
     example: Annotated[
         str | None,
         typer.Option(
@@ -35,6 +35,9 @@ def play(
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
     json: JsonOption = False,
+    program: ProgramOption = None,
+    reward: RewardOption = None,
+    gold: GoldOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -48,7 +51,8 @@ def play(
     from .output import print_styled
     from .player import load_player
 
-    player = load_player(load_registry(), task, run, config, set_, preset)
+    of_program = given(program, reward, gold)
+    player = load_player(load_registry(), task, run, config, set_, preset, of_program)
     chosen = find_example(read_examples(player.task, data, split), example)
     session = player.set_up()
     if deviate:

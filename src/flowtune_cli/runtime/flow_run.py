@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -31,6 +31,8 @@ class FlowRun:
         tasks: what the flow made and has not ended.
         ended: the flow is over, or what it does now is not needed any more.
         failure: why it was ended, where that is a failure.
+        on_wait: called with True when the first call waits for a node, and with False when none
+            waits any more.
     """
 
     def __init__(self, limits: EpisodeLimits = NO_LIMITS) -> None:
@@ -39,6 +41,7 @@ class FlowRun:
         self.ended = False
         self.abandoned = False
         self.failure: Exception | None = None
+        self.on_wait: list[Callable[[bool], None]] = []
         self._main: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._cancelled = 0
@@ -112,6 +115,7 @@ class FlowRun:
             raise Ended
         if not self._waiting_calls:
             self._stop_clock()
+            self._tell(True)
         self._waiting_calls += 1
 
     def end_call(self) -> None:
@@ -119,6 +123,16 @@ class FlowRun:
         self._waiting_calls -= 1
         if not self._waiting_calls and not self.ended:
             self._start_clock()
+            self._tell(False)
+
+    @property
+    def waits_for_nodes(self) -> bool:
+        """Whether a call waits for a node."""
+        return self._waiting_calls > 0
+
+    def _tell(self, waits: bool) -> None:
+        for each in list(self.on_wait):
+            each(waits)
 
     # What is left of its time, while no call waits for a node
 
