@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.programs.function import FunctionProgram
 from support.chat_double import Chat
 from support.fake_engine import FakeEngine, FlowTask, run_play
-from support.program_files import FUNCTION
+from support.program_files import FUNCTION, forget_modules
 
 EXAMPLE = Example("e1", {"question": "why"}, gold={})
 
@@ -35,10 +36,11 @@ def played(text: str) -> Episode:
 
 
 @pytest.fixture(autouse=True)
-def own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What a test imports is forgotten after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    yield
+    forget_modules(tmp_path)
 
 
 def test_an_async_function_with_a_client(tmp_path: Path) -> None:

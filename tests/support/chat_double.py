@@ -177,6 +177,7 @@ def open_door(loop: FlowLoop) -> Door:
     return Door(loop)
 
 
+REAL_OPEN_DOOR = connection.open_door
 connection.open_door = open_door
 
 SOURCE = """

@@ -87,3 +87,11 @@ def executable(path: Path, text: str) -> str:
 def records(path: Path) -> list[Any]:
     """The lines of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def forget_modules(folder: Path) -> None:
+    """What a test has imported from a folder is imported anew by the next one."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and Path(file).is_relative_to(folder):
+            del sys.modules[name]

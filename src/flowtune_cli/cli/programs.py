@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError
-from .output import warn
+from .output import note, warn
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -110,6 +110,7 @@ def ready(
     Raises:
         UsageError: it cannot.
     """
+    from ..programs.executable import Executable
     from ..programs.files import changed_files
     from ..programs.task import ProgramTask
     from .stored_settings import stored_settings
@@ -117,6 +118,11 @@ def ready(
     if not isinstance(task, ProgramTask):
         return
     task.load()
+    if isinstance(task.program, Executable):
+        note(
+            f"'{task.settings.program}' is started again for every rollout, and so is every tool"
+            " in it: it must be one that may run several times"
+        )
     if run is not None:
         then = stored_settings(run).get("program_sha256") or {}
         for line in changed_files(then, resolved.settings.tasks[task.name]):

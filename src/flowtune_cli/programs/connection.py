@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..flow.episode import Episode
@@ -64,18 +66,18 @@ def door() -> Door:
 def open_door(loop: FlowLoop) -> Door:
     """The gateway's door."""
     try:
-        from ..gateway import client, server
+        from ..gateway import app, client, server
     except ImportError as error:
         raise missing_package("a program as a task", str(error.name), "gateway") from error
-    return _Gateway(loop, client, server)
+    return _Gateway(client, lambda: server.Server(app.Gateway()))
 
 
 class _Gateway:
     """The gateway as a ``Door``: its clients in this process, and its server on the loopback."""
 
-    def __init__(self, loop: FlowLoop, client: Any, server: Any) -> None:
+    def __init__(self, client: Any, serve: Callable[[], Any]) -> None:
         self._client = client
-        self._serve = lambda: server.serve(loop)
+        self._serve = serve
         self._server: Any = None
 
     def async_client(self, episode: Episode) -> Any:
@@ -83,11 +85,11 @@ class _Gateway:
         return self._client.async_client(episode)
 
     def client(self, episode: Episode) -> Any:
-        """See ``Door``: it finds the episode by the context, which a thread has a copy of."""
-        return self._client.client()
+        """See ``Door``."""
+        return self._client.client(episode)
 
     def address(self) -> Address:
-        """See ``Door``."""
+        """See ``Door``. The server is started for the first one."""
         if self._server is None:
             self._server = self._serve()
             weakref.finalize(self, self._server.close)
@@ -95,18 +97,30 @@ class _Gateway:
 
 
 class _Address:
-    """An address of the gateway's server, made for its first episode and moved to later ones."""
+    """An address of the gateway's server. A later episode is admitted at the same one."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
-        self.base_url = self.api_key = ""
+        self._known: Any = None
+        self._admitted = contextlib.ExitStack()
+
+    @property
+    def base_url(self) -> str:
+        """See ``Address``."""
+        return str(self._known.base_url)
+
+    @property
+    def api_key(self) -> str:
+        """See ``Address``."""
+        return str(self._known.api_key)
 
     def serve(self, episode: Episode | None) -> None:
         """See ``Address``."""
-        if self.api_key:
-            self._server.move(self.api_key, episode)
-        elif episode is not None:
-            self.base_url, self.api_key = self._server.url(episode)
+        self._admitted.close()
+        if episode is not None:
+            again = {} if self._known is None else {"again": self._known}
+            admitted = self._server.admitted(episode, **again)
+            self._known = self._admitted.enter_context(admitted)
 
     def close(self) -> None:
         """See ``Address``."""

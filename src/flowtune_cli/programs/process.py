@@ -209,6 +209,7 @@ def _end_all() -> None:
     """Where flowtune ends in order, too, no program is left."""
     for process in list(_RUNNING):
         process.end()
+    WATCHDOG.close()
 
 
 def command_words(words: Sequence[str], directory: Path) -> tuple[str, ...] | str:
