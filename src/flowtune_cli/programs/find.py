@@ -106,6 +106,16 @@ def find_task(
     return Found(program_class(registry, name, nodes, directory.absolute()), flags)
 
 
+def programs(file: Path | None, overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """The programs of a settings file: their names, and what each runs."""
+    layers = [*([] if file is None else [from_file(file)]), from_overrides(overrides)]
+    return [
+        (name, str(table.get("function") or table["program"]))
+        for name, table in _tables(layers).items()
+        if isinstance(table, Mapping) and (table.get("function") or table.get("program"))
+    ]
+
+
 def find_stored(registry: Registry, name: str, tasks: Mapping[str, Any]) -> type[Task]:
     """The task of a run's settings, a plugin's or a program.
 
