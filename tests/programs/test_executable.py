@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_each_way_to_fail_is_told_apart(how: str, tmp_path: Path) -> None:
     ids=["sleeps", "ignores signals", "waits for a child"],
 )
 def test_a_program_that_hangs_is_ended_with_its_children(text: str, tmp_path: Path) -> None:
-    mark = f"mark-{tmp_path.name}"
+    mark = f"mark-{uuid.uuid4()}"
     command = script(tmp_path / "flow.py", text.replace("MARK", repr(mark))) + f" {mark}"
     began = time.monotonic()
     error = failure(command, tmp_path, timeout=0.5)
@@ -199,7 +200,7 @@ def test_an_answer_after_the_time_does_not_count(tmp_path: Path) -> None:
 
 
 def test_what_a_program_leaves_running_is_ended_and_holds_nothing_up(tmp_path: Path) -> None:
-    mark = f"mark-{tmp_path.name}"
+    mark = f"mark-{uuid.uuid4()}"
     text = (
         "import subprocess, sys\n"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)', sys.argv[1]])\n"
@@ -240,7 +241,7 @@ def test_so_many_processes_at_once(tmp_path: Path) -> None:
 
 
 def test_a_rollout_that_is_not_needed_any_more_ends_its_program(tmp_path: Path) -> None:
-    mark = f"mark-{tmp_path.name}"
+    mark = f"mark-{uuid.uuid4()}"
     text = ASK + "ask('draft', 'x')\nimport time; time.sleep(60)"
     task = task_of(script(tmp_path / "flow.py", text) + f" {mark}", tmp_path)
 
