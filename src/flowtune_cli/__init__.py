@@ -8,7 +8,7 @@ transformers. ``flowtune_cli.testing`` has what the tests of a plugin need.
 from .exploration import DiverseBeam, MultiSample
 from .flow.deviation import Deviation, Evaluator, EvaluatorCall, Outcome, Preference, Trace
 from .flow.episode import Episode, Failure, RewardEvent, Step, Target
-from .flow.errors import DataError, FlowtuneError, ReplayError, UsageError
+from .flow.errors import DataError, FlowFailed, FlowtuneError, ReplayError, UsageError
 from .flow.example import Example
 from .flow.model_source import ModelSource, cache_directory
 from .flow.node import (
@@ -47,6 +47,7 @@ from .flow.request import (
 )
 from .flow.task import Task
 from .flow.text_files import read_text, read_text_lines
+from .loaded_flow import LoadedFlow, load
 from .nodes import Factor, Feature, Generate, Judge, Rank
 from .registry.hookspecs import hookimpl
 from .rewards import LLMJudge, exact_match, normalize, token_f1
@@ -77,6 +78,7 @@ __all__ = [
     "Factor",
     "Failure",
     "Feature",
+    "FlowFailed",
     "FlowtuneError",
     "Generate",
     "Generation",
@@ -85,6 +87,7 @@ __all__ = [
     "LLMJudge",
     "Learn",
     "Likelihood",
+    "LoadedFlow",
     "Message",
     "ModelSource",
     "MultiSample",
@@ -120,6 +123,7 @@ __all__ = [
     "cache_directory",
     "exact_match",
     "hookimpl",
+    "load",
     "normalize",
     "read_text",
     "read_text_lines",

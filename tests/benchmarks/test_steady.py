@@ -41,6 +41,6 @@ def test_failed_episodes_are_told(
     def broken(*_: object, **__: object) -> None:
         raise FlowtuneError("out of order")
 
-    monkeypatch.setattr(Session, "deviate", broken)
+    monkeypatch.setattr(Session, "deviate_plays", broken)
     assert steady.main(["--episodes", "8"]) == 1
     assert "out of order" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -186,3 +187,68 @@ class Late:
 def register_rewards(register):
     register(Late)
 """
+
+
+def test_inputs_of_ones_own(play: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = json.dumps({"question": "what is mine?"})
+    done = play("--input", given, "--json")
+    assert done.code == 0, done.err
+    shown = json.loads(done.out)
+    assert shown["example"] == {
+        "id": "input",
+        "question": "what is mine?",
+        "inputs": {"question": "what is mine?"},
+        "gold": None,
+    }
+    assert "what is mine?" in shown["steps"][0]["prompt"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    assert json.loads(play("--input", "-", "--json").out) == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--input", "{"], "--input is not JSON"),
+        (["--input", "[1]"], "--input must be a JSON object"),
+        (["--input", "{}", "--split", "dev"], "leave --example, --data and --split out"),
+    ],
+)
+def test_inputs_that_are_none(play: Run, arguments: list[str], said: str) -> None:
+    done = play(*arguments)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_inputs_that_the_flow_does_not_know(play: Run) -> None:
+    done = play("--input", '{"text": "x"}')
+    assert done.code == 1
+    assert "example has no input 'question'; it has: text" in done.out
+
+
+def test_a_run_is_played_as_of_any_of_its_checkpoints(play: Run, run: Run) -> None:
+    steps = ("--set", "training.save_every=2", "--set", "training.batch_size=2")
+    assert run("train", "letters", "--name", "a", "--limit", "6", *steps).code == 0
+    found = {
+        name: json.loads(play("--run", name, "--json").out)
+        for name in ("a", "a@last", "a@6", "a@4", "runs/a@4")
+    }
+    for name in ("a@last", "a@6"):
+        assert found[name]["steps"] == found["a"]["steps"]
+    assert found["runs/a@4"] == found["a@4"]
+    assert "checkpoint 0000004" in found["a@4"]["played_by"]
+    versions = [found[name]["steps"][0]["adapter_version"] for name in ("a@4", "a")]
+    assert versions[0] < versions[1]
+    for name in ("a@3", "a@best", "a@"):
+        done = play("--run", name)
+        assert done.code == 2
+        assert "has no checkpoint" in done.err
+        assert "and 'last'" in done.err
+    done = play("--run", "b@4")
+    assert done.code == 2
+    assert "unknown run 'b'" in done.err
+    exported = run("export", "a@4", "--adapters", "x", "--json")
+    assert json.loads(exported.out)["adapters"]["episode"] == 4
+    done = run("export", "a@4", "--preferences", "p.jsonl")
+    assert done.code == 2
+    assert "matters for --adapters alone" in done.err
+    assert run("train", "letters", "--from", "a@4", "--name", "c", "--limit", "2").code == 0

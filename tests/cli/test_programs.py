@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import flowtune_cli
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from support.chat_double import SOURCE
@@ -142,6 +143,22 @@ def test_a_run_knows_its_program(trained: Path, run: Run, monkeypatch: pytest.Mo
     done = run("predict", "--run", str(trained / "runs" / "a"), "--out", "p.jsonl")
     assert done.code == 0, done.err
     assert [each["id"] for each in records(Path("p.jsonl"))] == [f"e{n}" for n in range(6)]
+
+
+def test_a_trained_program_plays_one_s_own_input(trained: Path, run: Run) -> None:
+    given = json.dumps({"question": "what is 9", "answer": "not shown"})
+    done = run("play", "flow", "--run", "a@4", "--input", given, "--json")
+    assert done.code == 0, done.err
+    episode = json.loads(done.out)
+    assert "not shown" not in done.out
+    with flowtune_cli.load("runs/a") as flow:
+        assert flow.run(question="what is 9") == episode["result"]
+
+
+def test_a_new_run_goes_on_from_another_one(trained: Path, run: Run) -> None:
+    done = run("train", "--from", "a", "--name", "b", "--limit", "2")
+    assert done.code == 0, done.err
+    assert counts("b").episodes == 2
 
 
 def test_predictions_are_evaluated_by_the_reward(trained: Path, run: Run) -> None:

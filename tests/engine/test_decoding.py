@@ -11,9 +11,10 @@ import torch
 
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.decoding import Decoder, TokenizedRequest
+from flowtune_cli.engine.decoding import Decoder
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
+from flowtune_cli.engine.rows import TokenizedRequest
 from flowtune_cli.flow.request import GREEDY, Decoding, Generation
 from flowtune_cli.models.loading import LoadedModel, load_model
 from flowtune_cli.models.tokens import Tokens

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from flowtune_cli.engine import decoding, likelihoods, prefix_cache, scoring
+from flowtune_cli.engine import likelihoods, prefix_cache, rows, scoring
 from flowtune_cli.engine.paths import Paths
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
 from flowtune_cli.models.loading import LoadedModel
@@ -39,7 +39,7 @@ class Shortage:
                 self.failed.append(what)
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-        prefill, choose = prefix_cache.prefill, decoding._Running.choose
+        prefill, choose = prefix_cache.prefill, rows.Rows.choose
 
         def short_prefill(model: Any, suffixes: Any, *, keep: bool) -> Any:
             read = prefill(model, suffixes, keep=keep)
@@ -47,16 +47,16 @@ class Shortage:
             return read
 
         def short_choose(self: Any, logits: Any) -> Any:
-            sequences = self.sequences
+            outputs = self.outputs
             chosen = choose(self, logits)
             # In the middle of an output.
-            if len(sequences[0].tokens) == 3:
-                check("decode", len(sequences), decodes)
+            if len(outputs[0].tokens) == 3:
+                check("decode", len(outputs), decodes)
             return chosen
 
         monkeypatch.setattr(prefix_cache, "prefill", short_prefill)
         monkeypatch.setattr(scoring, "prefill", short_prefill)
-        monkeypatch.setattr(decoding._Running, "choose", short_choose)
+        monkeypatch.setattr(rows.Rows, "choose", short_choose)
 
 
 @pytest.mark.parametrize(("reads", "decodes"), [(1, 100), (2, 100), (100, 4), (100, 8), (1, 4)])

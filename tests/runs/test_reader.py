@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from flowtune_cli.flow.deviation import Outcome, Trace
+from flowtune_cli.flow.effect import EffectRecord
 from flowtune_cli.flow.episode import Episode, Step
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
@@ -61,6 +62,15 @@ def expected_step(step: Step, *, own: bool) -> StepRecord:
     )
 
 
+def expected_effects(effects: Sequence[EffectRecord], step: int) -> Iterator[EffectRecord]:
+    for effect in effects:
+        if effect.steps > step:
+            values = {name: escaped(getattr(effect, name)) for name in ("name", "args")}
+            values["result"] = None if effect.result is None else escaped(effect.result)
+            values["error"] = escaped(effect.error) if effect.error else None
+            yield replace(effect, **values)
+
+
 def expected(trace: Trace, number: int, batch: int) -> EpisodeRecord:
     episode = trace.episode
     failure = episode.failure
@@ -87,6 +97,7 @@ def expected(trace: Trace, number: int, batch: int) -> EpisodeRecord:
                     EvaluatorCallRecord(escaped(call.prompt), call.answers, call.dropped_tokens)
                     for call in d.evaluator_calls
                 ),
+                tuple(expected_effects(d.rollout.effects, d.step) if d.rollout else ()),
             )
         )
     return EpisodeRecord(
@@ -113,6 +124,7 @@ def expected(trace: Trace, number: int, batch: int) -> EpisodeRecord:
             )
             for p in trace.preferences
         ),
+        tuple(expected_effects(episode.effects, -1)),
     )
 
 

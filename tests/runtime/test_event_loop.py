@@ -188,6 +188,16 @@ def test_episodes_wait_for_their_tools_side_by_side() -> None:
     assert max(waiting) == 8
 
 
+def test_a_wait_ends_although_the_loop_was_woken_before_it() -> None:
+    with event_loop.borrowed_loop(event_loop.NO_LIMITS) as loop:
+        done = threading.Event()
+        done.set()
+        loop.call_soon_threadsafe(lambda: None)
+        before = time.monotonic()
+        loop.wait(10, until=done.is_set)
+        assert time.monotonic() - before < 9
+
+
 def test_a_run_is_asked_to_stop_while_its_flows_wait(monkeypatch: Any) -> None:
     monkeypatch.setattr("flowtune_cli.runtime.scheduler._CHECK_SECONDS", 0.01)
 

@@ -69,4 +69,4 @@ def test_memory_does_not_grow_with_the_number_of_episodes() -> None:
     finally:
         tracemalloc.stop()
     assert most == IN_FLIGHT
-    assert held[1] < 1.1 * held[0]
+    assert held[1] < held[0] + 500_000  # what these episodes were is several times as much

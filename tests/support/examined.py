@@ -13,12 +13,13 @@ from torch import Tensor
 
 from flowtune_cli.config.settings import AdapterSettings
 from flowtune_cli.engine.adapters import Adapters
-from flowtune_cli.engine.decoding import Decoder, TokenizedRequest
+from flowtune_cli.engine.decoding import Decoder
 from flowtune_cli.engine.likelihoods import Completion, likelihoods
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.paths import Paths
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.engine.proof import prove
+from flowtune_cli.engine.rows import TokenizedRequest
 from flowtune_cli.engine.scoring import score
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.request import GREEDY, Decoding, Generation

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flowtune_cli.exploration import MultiSample
 from flowtune_cli.flow.deviation import Deviation, EvaluatorCall, Outcome, Preference, Trace
+from flowtune_cli.flow.effect import EffectRecord
 from flowtune_cli.flow.episode import Episode, Failure, RewardEvent, Step, Target
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Call, Datum, Node, NodeOutput, Response
@@ -136,6 +137,15 @@ EVALUATOR_CALLS = st.builds(
     answers=st.lists(st.tuples(st.text(max_size=3), NUMBERS), max_size=2).map(tuple),
     dropped_tokens=COUNTS,
 )
+EFFECTS = st.builds(
+    EffectRecord,
+    steps=st.integers(0, 4),
+    name=TEXTS,
+    args=TEXTS,
+    result=st.none() | TEXTS,
+    error=st.none() | TEXTS,
+    again=st.booleans(),
+)
 OUTPUTS = st.builds(
     NodeOutput,
     value=st.none(),
@@ -174,6 +184,7 @@ def rollouts(draw: st.DrawFn, episode: Episode, step: Step, alternative: int) ->
         substituted = replace(step, output=output, substituted=True)
         rollout.steps = [*episode.steps[: step.index], substituted]
         rollout.steps += draw(steps(step.index + 1))
+        rollout.effects = draw(st.lists(EFFECTS, max_size=2))
         rollout.result = draw(JSON)
         rollout.stopped_early = draw(st.booleans())
         rollout.failure = draw(FAILURES) if outcome is Outcome.FAILED else None
@@ -198,6 +209,7 @@ def traces(draw: st.DrawFn) -> Trace:
     example = Example(name, {"question": f"What is\n  {name}?"}, gold={"answer": name})
     episode = Episode(example, {})
     episode.steps = draw(steps())
+    episode.effects = draw(st.lists(EFFECTS, max_size=2))
     episode.rewards = draw(st.lists(st.builds(RewardEvent, st.sampled_from("fg"), MAYBE, COUNTS)))
     episode.result = draw(JSON)
     episode.failure = draw(st.none() | FAILURES)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flowtune_cli.engine import blocked_weights, prefix_cache
+from flowtune_cli.engine.adapters import reference_of
 from flowtune_cli.exploration import DiverseBeam, MultiSample
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.request import DecodeRequest
@@ -16,10 +20,12 @@ from flowtune_cli.models.out_of_memory import OutOfMemory
 from flowtune_cli.nodes import Generate, Judge
 from flowtune_cli.registry import load_registry
 from flowtune_cli.rewards import LLMJudge
-from flowtune_cli.training.session import check_learning
+from flowtune_cli.training.checkpoint import checkpoints
+from flowtune_cli.training.loop import Stopped
+from flowtune_cli.training.session import Play, check_learning, set_up
 from support.fake_engine import FlowTask, writer
-from support.tiny import plain
-from support.tiny_training import Run, written
+from support.tiny import plain, state
+from support.tiny_training import Run, adapters_of, written
 
 MakeRun = Callable[..., Run]
 
@@ -80,15 +86,20 @@ def test_without_memory_the_settings_to_lower_are_named(
     def run_out(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
 
-    monkeypatch.setattr(prefix_cache, "prefill", run_out)
     session = run.session()
+    monkeypatch.setattr(prefix_cache, "prefill", run_out)
     message = (
         r"memory ran out while .*can't allocate memory.*model\.context = 1024.*max_new_tokens = 7"
         r" of node 'draft'.*adapter\.rank = 2.*model\.dtype = 'bfloat16'.*quantization = 'nf4'"
     )
     request = DecodeRequest(None, plain("a text"), 5)
+    engine: Any = session.scheduler().engine
     with pytest.raises(OutOfMemory, match=message):
-        session.scheduler().engine.answer([request])
+        engine.answer([request])
+    by_steps = engine.session()
+    by_steps.add(request)
+    with pytest.raises(OutOfMemory, match=message):
+        by_steps.step()
 
 
 @pytest.mark.skipif(not blocked_weights._has_blocks(), reason="needs oneDNN on x86")
@@ -185,3 +196,64 @@ def test_options_that_do_not_fit_are_found_before_a_model_is_loaded(
 
     with pytest.raises(UsageError, match=r"optimizer of node 'draft' does not fit 'adam'"):
         check(make_run(nodes=nodes))
+
+
+def test_each_pass_over_the_examples_draws_other_noise(make_run: MakeRun) -> None:
+    def nodes() -> list[Any]:
+        return [writer("wild", exploration="multi_sample", alternatives=2, max_new_tokens=6)]
+
+    async def flow(episode: Any, example: Any) -> None:
+        await episode.call("wild", x=example.question)
+        episode.reward("reward", 1.0)
+
+    run = make_run(flow=flow, nodes=nodes, gate=None)
+    session = run.session()
+    plays = [Play(run.examples[0], number=number) for number in (0, 1, 0)]
+    traces = dict(session.deviate_plays(plays))
+    first, other, again = (
+        [output.text for output in traces[position].episode.steps[0].response.outputs]
+        for position in range(3)
+    )
+    assert first == again
+    assert first[0] == other[0]  # the greedy one
+    assert first[1:] != other[1:]
+
+
+def test_a_node_starts_from_an_adapter_of_its_own(make_run: MakeRun, tmp_path: Path) -> None:
+    source = make_run()
+    trainer = source.train()
+    [newest] = checkpoints(source.directory.checkpoints)[-1:]
+    given = newest / "adapters" / "draft"
+
+    def nodes() -> list[Any]:
+        frozen = writer("frozen", None, learn="nothing", start=given)
+        return [writer("draft", "r", start=given), frozen, writer("other", "r")]
+
+    run = make_run(nodes=nodes)
+    session = run.session()
+    trained = adapters_of(trainer)["draft"]
+    assert session.adapters.nodes == ("draft", "frozen", "other")
+    for name in ("draft", reference_of("draft"), "frozen"):
+        for mine, theirs in zip(state(session.adapters, name), trained, strict=True):
+            assert torch.allclose(mine, theirs)
+    assert not any(parameter.any() for parameter in state(session.adapters, "other")[1::2])
+
+
+def test_what_a_node_started_from_is_not_needed_again(make_run: MakeRun) -> None:
+    source = make_run()
+    source.train()
+    given = checkpoints(source.directory.checkpoints)[-1] / "adapters" / "draft"
+
+    async def flow(episode: Any, example: Any) -> None:
+        await episode.call("draft", x=example.question)
+        episode.reward("r", 1.0)
+
+    run = make_run(flow=flow, nodes=lambda: [writer("draft", "r", start=given)], gate=None)
+    with pytest.raises(Stopped):
+        run.train(should_stop=lambda: True)
+    shutil.rmtree(given)
+    with pytest.raises(UsageError, match="is not there"):
+        run.session()
+    task = FlowTask(run.nodes(), flow)
+    newest = checkpoints(run.directory.checkpoints)[-1]
+    assert set_up(task, run.settings, load_registry(), newest).adapters.nodes == ("draft",)

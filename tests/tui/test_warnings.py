@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowtune_cli.flow.deviation import Deviation, EvaluatorCall, Outcome
+from flowtune_cli.flow.effect import EffectRecord
 from flowtune_cli.flow.episode import Failure
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.store import Store
 from flowtune_cli.tui.app import InspectApp
-from flowtune_cli.tui.screen_export import rollout_markdown
-from flowtune_cli.tui.widgets.detail import rollout_detail
+from flowtune_cli.tui.screen_export import episode_markdown, rollout_markdown
+from flowtune_cli.tui.widgets.detail import rollout_detail, step_detail
 from support.random_batches import Sums, played, question_of
 from tui.conftest import make_run, press, settle, text_of
 
@@ -81,3 +82,36 @@ def test_what_an_evaluator_was_shown_and_how_it_failed(tmp_path: Path) -> None:
     written = rollout_markdown(episode, rollout)
     assert "The evaluator showed the model:\n\n```\nWhich?\nA: x\n```" in written
     assert "| A | -0.250 |" in written
+
+
+def test_effects_are_shown_where_they_were_run(tmp_path: Path) -> None:
+    [record] = played(1, size=8)
+    trace = next(t for t in record.traces if len(t.episode.steps) > 1 and t.deviations)
+    trace.episode.effects = [
+        EffectRecord(0, "tools.search", '["x"]', '{"hits": 3}', None),
+        EffectRecord(len(trace.episode.steps), "tools.send", "[]", None, "TimeoutError: late"),
+    ]
+    deviation = trace.deviations[0]
+    assert deviation.rollout is not None
+    late = deviation.step + 1
+    deviation.rollout.effects = [
+        EffectRecord(0, "tools.search", '["x"]', '{"hits": 3}', None, again=True),
+        EffectRecord(late, "tools.search", '["y"]', "null", None),
+        EffectRecord(late, "tools.send", "[]", None, "TimeoutError: late", again=True),
+    ]
+    run = RunDirectory.create(tmp_path, "run", task="sums", model="none", settings={})
+    with Store(run.store_path, question_of) as store:
+        store.write_batch(replace(record, traces=[trace]))
+    with RunReader(run.store_path) as reader:
+        episode = reader.episode(0)
+    first, last = (step_detail(episode, episode.steps[n]).plain for n in (0, -1))
+    assert 'effects before it\ntools.search("x")\n  → {"hits": 3}\n' in first
+    assert "tools.send" not in first
+    assert "effects after it\ntools.send()\n  → raised TimeoutError: late" in last
+    shown = rollout_detail(episode, episode.rollouts[0], diff=False, width=60).plain
+    assert 'effects of the rollout\ntools.search("y")\n  → null\n' in shown
+    assert "tools.send()  as before\n  → raised TimeoutError: late" in shown
+    assert 'search("x")' not in shown
+    written = episode_markdown("run", episode)
+    assert "| effect before it | end |" in written
+    assert "| effect of the rollout | end |" in written

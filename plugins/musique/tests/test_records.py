@@ -9,7 +9,7 @@ import json
 import pytest
 
 from flowtune_cli import DataError
-from flowtune_musique.records import Document, Gold, read_examples
+from flowtune_musique.records import Document, Gold, example_of, read_examples
 
 
 def read(path, pairs=False):
@@ -202,3 +202,34 @@ def test_the_official_files_are_read_whole(variant, split, real_data):
         assert example.gold.answers == (line["answer"], *line["answer_aliases"])
         texts = {p["paragraph_text"] for p in line["paragraphs"] if p["is_supporting"]}
         assert {d.text for d in example.documents if d.idx in example.gold.support} == texts
+
+
+def test_inputs_of_ones_own_need_no_numbers_and_have_no_labels(record):
+    whole = record()
+    paragraphs = [
+        {key: paragraph[key] for key in ("title", "paragraph_text")}
+        for paragraph in whole["paragraphs"]
+    ]
+    example = example_of({"question": whole["question"], "paragraphs": paragraphs})
+    assert (example.id, example.gold) == ("input", None)
+    assert [d.idx for d in example.documents] == list(range(len(paragraphs)))
+    assert example.documents[0].title == paragraphs[0]["title"]
+    assert (
+        example_of({"question": whole["question"], "paragraphs": whole["paragraphs"]}).gold is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"question": "Who?"}, "the input: field 'paragraphs'"),
+        ({"question": "Who?", "documents": []}, "the input has 'documents'; it wants a question"),
+        ({"question": 1, "paragraphs": [{"title": "a", "paragraph_text": "b"}]}, "'question'"),
+        ({"question": "Who?", "paragraphs": [{"title": "a"}]}, r"paragraphs\.0\.paragraph_text"),
+        ({"question": "Who?", "paragraphs": ["text"]}, r"paragraphs\.0"),
+        ({"question": "Who?", "paragraphs": {1, 2}}, "the input: "),
+    ],
+)
+def test_inputs_that_are_no_record(inputs, said):
+    with pytest.raises(DataError, match=said):
+        example_of(inputs)

@@ -189,3 +189,12 @@ def test_a_missing_prediction_is_refused(task):
 )
 def test_support_f1(found, value):
     assert support_f1(found, (1, 2)) == pytest.approx(value)
+
+
+def test_inputs_of_ones_own_have_no_rewards(task, oracle):
+    made = task()
+    example = first(made)
+    own = made.example_from(dict(example.inputs))
+    episode = run(made, own, oracle(example))
+    assert episode.result["answer"] == example.gold.answer
+    assert episode.rewards == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -36,6 +38,24 @@ def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[
     except UnicodeDecodeError as error:
         where = data or f"the data of task '{task.name}'"
         raise DataError(f"{where}: cannot be read as UTF-8: {error}") from error
+
+
+def example_of_input(task: Task, text: str) -> Example:
+    """The example of a user's own inputs: a JSON object, or "-" for one on standard input.
+
+    Raises:
+        UsageError: it is no JSON object, or not what the task wants.
+    """
+    where = "--input"
+    if text == "-":
+        text, where = sys.stdin.read(), "standard input"
+    try:
+        inputs = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{where} is not JSON: {error}") from None
+    if not isinstance(inputs, dict):
+        raise UsageError(f'{where} must be a JSON object, such as {{"question": "..."}}')
+    return task.example_from(inputs)
 
 
 def read_training_examples(task: Task, data: Path | None, split: str | None) -> list[Example]:

@@ -43,7 +43,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write the newest checkpoint's adapters, a PEFT directory for each node.",
+            help="Write the checkpoint's adapters, a PEFT directory for each node.",
         ),
     ] = None,
     node: Annotated[
@@ -56,14 +56,19 @@ def export(
 ) -> None:
     """Export a run for other programs."""
     from ..registry import load_registry
-    from .run_overrides import find_run
+    from .checkpoint_names import LAST, split_name
 
     if preferences is None and episodes is None and adapters is None:
         raise UsageError("choose what to export: --preferences, --episodes or --adapters")
     if node is not None and preferences is None:
         raise UsageError("--node needs --preferences")
     registry = load_registry()
-    directory = find_run(registry, run, config, set_)
+    directory, checkpoint = split_name(registry, run, config, set_)
+    if checkpoint != LAST and adapters is None:
+        raise UsageError(
+            f"'{run}' names a checkpoint, which matters for --adapters alone: preferences and"
+            f" episodes are those of the whole run, '{directory.path.name}'"
+        )
 
     def model() -> dict[str, Any]:
         return stored_model(directory, options.settings(registry, config=config, overrides=set_))
@@ -76,7 +81,9 @@ def export(
     if episodes is not None:
         exported["episodes"] = _episodes(directory, episodes, overwrite)
     if adapters is not None:
-        exported["adapters"] = _adapters(directory, adapters, model(), registry, overwrite)
+        exported["adapters"] = _adapters(
+            directory, checkpoint, adapters, model(), registry, overwrite
+        )
     if json:
         print_json(exported)
     elif adapters is not None:
@@ -152,16 +159,21 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
 
 
 def _adapters(
-    run: RunDirectory, path: Path, model: Mapping[str, Any], registry: Registry, overwrite: bool
+    run: RunDirectory,
+    checkpoint: str,
+    path: Path,
+    model: Mapping[str, Any],
+    registry: Registry,
+    overwrite: bool,
 ) -> dict[str, Any]:
     from ..runs.export_adapters import Base, export_adapters
-    from .player import newest_checkpoint
+    from .checkpoint_names import checkpoint_of
 
     base = Base(model["name"], model["revision"], _loaded_from(model["name"], registry))
     metadata = {"run": run.path.name, "task": run.info.task}
     frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
     manifest = export_adapters(
-        path, newest_checkpoint(run), base, metadata, frozen_prefixes, overwrite=overwrite
+        path, checkpoint_of(run, checkpoint), base, metadata, frozen_prefixes, overwrite=overwrite
     )
     names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
     note(f"{path}: the adapters of {names}, after {manifest['episode']} episodes")

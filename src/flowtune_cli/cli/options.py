@@ -66,7 +66,8 @@ RunOption = Annotated[
     typer.Option(
         "--run",
         metavar="RUN",
-        help="Play the flow as of this run's newest checkpoint; by default, untrained.",
+        help="Play the flow as of this run's newest checkpoint, or as of RUN@EPISODES; by default,"
+        " untrained.",
     ),
 ]
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..flow.errors import UsageError
 from .options import (
     ConfigOption,
     DataOption,
@@ -25,6 +26,14 @@ def play(
         str | None,
         typer.Option(
             metavar="ID", help="The example's id, or the start of it; default: the first."
+        ),
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="JSON",
+            help="Play inputs of your own, a JSON object; '-' reads it from standard input.",
         ),
     ] = None,
     data: DataOption = None,
@@ -47,13 +56,18 @@ def play(
     from ..registry import load_registry
     from .episode_json import trace_json
     from .episode_view import view
-    from .examples import find_example, read_examples
+    from .examples import example_of_input, find_example, read_examples
     from .output import print_styled
     from .player import load_player
 
+    if input_ is not None and (example, data, split) != (None, None, None):
+        raise UsageError("--input is the example: leave --example, --data and --split out")
     of_program = given(program, reward, gold)
     player = load_player(load_registry(), task, run, config, set_, preset, of_program)
-    chosen = find_example(read_examples(player.task, data, split), example)
+    if input_ is not None:
+        chosen = example_of_input(player.task, input_)
+    else:
+        chosen = find_example(read_examples(player.task, data, split), example)
     session = player.set_up()
     if deviate:
         [(_, trace)] = session.deviate([chosen])

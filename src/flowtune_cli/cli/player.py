@@ -1,4 +1,4 @@
-"""Loads a task to play: with the adapters of a run's newest checkpoint, or untrained."""
+"""Loads a task to play: with the adapters of a run's checkpoint, or untrained."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..flow.errors import UsageError
 from ..flow.task import Task
-from ..runs.directory import RunDirectory
 from . import options
+from .checkpoint_names import find_checkpoint
 from .output import note
 from .programs import find, given, ready
-from .run_overrides import RunOverrides, find_run
+from .run_overrides import RunOverrides
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -67,7 +66,7 @@ def load_player(
     *,
     needs_nodes: bool = True,
 ) -> Player:
-    """The task with the run's newest checkpoint; without a run, untrained.
+    """The task with a run's checkpoint, by default the newest; without a run, untrained.
 
     Settings that now differ from the run's are used, with a note.
 
@@ -75,18 +74,19 @@ def load_player(
         task_name: None where ``program`` or the run says what is meant.
         needs_nodes: a program without declared nodes is refused.
     """
-    run = None if run_name is None else find_run(registry, run_name, config, overrides)
+    run = checkpoint = None
+    if run_name is not None:
+        run, checkpoint = find_checkpoint(registry, run_name, config, overrides)
     found = find(
         registry, task_name, program or given(), config=config, overrides=overrides, run=run
     )
     task_class = found.task_class
     flags = {"preset": preset, **found.flags}
-    if run is None:
+    if run is None or checkpoint is None:
         resolved = options.settings(
             registry, task_class, config=config, overrides=overrides, flags=flags
         )
         made_by = f"untrained {resolved.settings.model.name}"
-        checkpoint = None
     else:
         settings = RunOverrides(
             registry, task_class, run, config=config, overrides=overrides, flags=flags
@@ -94,29 +94,11 @@ def load_player(
         resolved = settings.trained()
         for difference in settings.differences:
             note(f"differs from the run: {difference}")
-        checkpoint = newest_checkpoint(run)
         made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
     made_by += f", settings {_digest(resolved, task_class.name)}"
     task = resolved.make_task()
     ready(task, resolved, run, needs_nodes=needs_nodes)
     return Player(registry, resolved, task, checkpoint, made_by)
-
-
-def newest_checkpoint(run: RunDirectory) -> Path:
-    """The newest checkpoint of a run.
-
-    Raises:
-        UsageError: it has no checkpoint yet.
-    """
-    from ..training.checkpoint import checkpoints
-
-    found = checkpoints(run.checkpoints)
-    if not found:
-        raise UsageError(
-            f"run '{run.path.name}' has no checkpoint yet: training saves one after every"
-            " training.save_every episodes, when it is stopped, and at its end"
-        )
-    return found[-1]
 
 
 def _digest(resolved: Resolved, task: str) -> str:

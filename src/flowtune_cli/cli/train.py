@@ -82,7 +82,7 @@ def train(
         if name is not None or from_ is not None:
             raise UsageError("--resume goes on with a run; --name and --from are for a new one")
         return _resume(arguments, task, resume)
-    if task is None and program is None:
+    if task is None and program is None and from_ is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
     return _begin(arguments, task, name, from_)
 
@@ -134,15 +134,17 @@ def _begin(
     arguments: _Arguments, task_name: str | None, name: str | None, from_: str | None
 ) -> int:
     from ..runs.directory import RunDirectory
+    from .checkpoint_names import find_checkpoint
     from .examples import chosen_split, read_training_examples
-    from .player import newest_checkpoint
-    from .run_overrides import RunOverrides, find_run
+    from .run_overrides import RunOverrides
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun
 
     checkpoint = source = None
     if from_ is not None:
-        source = find_run(arguments.registry, from_, arguments.config, arguments.overrides)
+        source, checkpoint = find_checkpoint(
+            arguments.registry, from_, arguments.config, arguments.overrides
+        )
     task_class, arguments = arguments.found(task_name, source)
     if source is None:
         resolved = options.settings(arguments.registry, task_class, **arguments.sources)
@@ -150,7 +152,6 @@ def _begin(
         resolved = RunOverrides(
             arguments.registry, task_class, source, **arguments.sources
         ).continued()
-        checkpoint = newest_checkpoint(source)
     task = resolved.make_task()
     ready(task, resolved, source)
     parent = resolved.settings.run.directory

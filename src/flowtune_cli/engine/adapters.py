@@ -209,6 +209,22 @@ class Adapters:
             extra = {"version": self.versions[name], "head": self.head(name)}
             (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
 
+    def state(self, name: str) -> dict[str, Tensor]:
+        """A copy of an adapter's weights, by the names that PEFT gives them in a file."""
+        return {key: value.detach().clone() for key, value in self._state(name).items()}
+
+    def set_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Replace an adapter's weights by others, named as in ``state``."""
+        assert self.peft is not None
+        set_peft_model_state_dict(self.peft, dict(state), adapter_name=_key(name))
+
+    def config(self, name: str) -> LoraConfig:
+        """PEFT's configuration of an adapter."""
+        assert self.peft is not None
+        config = self.peft.peft_config[_key(name)]
+        assert isinstance(config, LoraConfig)
+        return config
+
     def _state(self, name: str) -> dict[str, Tensor]:
         """An adapter's weights by the names that PEFT gives them in a file."""
         assert self.peft is not None
@@ -268,7 +284,7 @@ class Adapters:
                     f"the adapter in {source} has a head ({', '.join(head)}), and its node has none"
                     " now"
                 )
-            if not self._finite(name):
+            if not self.is_finite(name):
                 raise UsageError(f"the adapter in {source} holds values that are not numbers")
         if reset_references:
             for node in self.nodes:
@@ -277,10 +293,11 @@ class Adapters:
     def check_finite(self, nodes: Sequence[str]) -> None:
         """Raise if a node's adapter holds a value that is not a number."""
         for node in nodes:
-            if not self._finite(node):
+            if not self.is_finite(node):
                 raise FlowtuneError(f"the adapter of node '{node}' is no longer finite")
 
-    def _finite(self, name: str) -> bool:
+    def is_finite(self, name: str) -> bool:
+        """Whether all weights of an adapter are numbers."""
         # One figure for all weights, as each one read would wait for the device.
         largest = torch.nn.utils.get_total_norm(
             [p.detach() for p in self.parameters(name)], norm_type=math.inf

@@ -16,13 +16,14 @@ from ..models.determinism import ADVICE, is_refused
 from ..models.out_of_memory import is_out_of_memory
 from ..models.tokens import Tokens
 from .baseline import BROKEN, NODE, Baseline, distance
-from .decoding import Decoder, TokenizedRequest
+from .decoding import Decoder
 from .likelihoods import likelihoods
 from .limits import Limits
 from .paths import Paths
 from .plain import token_logprobs
 from .prefix_cache import PrefixCache
 from .proof_cases import NEW_TOKENS, Text, completions, weights
+from .rows import TokenizedRequest
 from .scoring import score
 
 NOISE = 3.0

@@ -27,18 +27,20 @@ from ..flow.request import (
 from ..models.chat_template import TextOptions
 from ..models.tokens import Encoded, Tokens
 from .adapters import Adapters
-from .decoding import Decoder, TokenizedRequest
+from .decoding import Decoder
 from .likelihoods import Completion
 from .limits import Limits
+from .model_session import ModelSession
 from .packing import Ids
 from .paths import Paths
 from .prefix_cache import PrefixCache
+from .rows import TokenizedRequest
 from .scoring import score
 
 _NO_OPTIONS = TextOptions()
 
 
-class _DecodeKey(NamedTuple):
+class DecodeKey(NamedTuple):
     """All that the outputs of a request depend on."""
 
     adapter: str | None
@@ -46,7 +48,7 @@ class _DecodeKey(NamedTuple):
     request: TokenizedRequest
 
     @property
-    def greedy(self) -> _DecodeKey:
+    def greedy(self) -> DecodeKey:
         """That of its first output alone."""
         return self._replace(request=replace(self.request, decoding=GREEDY, seed=()))
 
@@ -88,8 +90,13 @@ class ModelEngine:
         self.prefixes = PrefixCache(adapters, limits, paths)
         ends = _end_tokens(adapters.model, tokenizer) | {self.tokens.end_of_turn}
         self.decoder = Decoder(self.prefixes, self.tokens, ends)
-        self._generations: dict[_DecodeKey, tuple[Generation, ...]] = {}
+        self._generations: dict[DecodeKey, tuple[Generation, ...]] = {}
         self._scores: dict[_ScoreKey, float] = {}
+
+    @property
+    def answers_held(self) -> int:
+        """How many answers are remembered until ``forget``."""
+        return len(self._generations) + len(self._scores)
 
     def forget(self, keep: Container[Ids] = ()) -> None:
         """Forget every answer, and every prompt but for these frozen prefixes."""
@@ -113,6 +120,10 @@ class ModelEngine:
             answers.update(zip(positions, found, strict=True))
         return [answers[position] for position in range(len(requests))]
 
+    def session(self) -> ModelSession:
+        """Answers requests that come one after the other; see ``flow.request.EngineSession``."""
+        return ModelSession(self)
+
     def _encode(self, prompt: Prompt, completion: int) -> Encoded:
         encoded = self.tokens.encode(prompt, completion)
         if encoded.frozen_length and not self.prefixes.paths.frozen_prefixes:
@@ -123,13 +134,29 @@ class ModelEngine:
             )
         return encoded
 
+    def tokenize(self, request: DecodeRequest) -> tuple[Encoded, DecodeKey]:
+        """A request's prompt, and what its outputs are remembered by."""
+        prompt = self._encode(request.prompt, request.max_new_tokens)
+        version = self.adapters.version(request.adapter)
+        return prompt, DecodeKey(request.adapter, version, _tokenized(request, prompt))
+
+    def remember(self, key: DecodeKey, generations: tuple[Generation, ...]) -> None:
+        """Keep the outputs of a request; the first one is that of the greedy request, too."""
+        self._generations[key] = generations
+        self._generations.setdefault(key.greedy, generations[:1])
+
+    def remembered(self, key: DecodeKey) -> tuple[Generation, ...] | None:
+        """The outputs of a request that was answered before."""
+        return self._generations.get(key)
+
+    def decoded(self, prompt: Encoded, key: DecodeKey) -> Decoded:
+        """The answer to a request whose outputs are remembered."""
+        generations = self._generations[key]
+        return Decoded(prompt.text, len(prompt.ids), prompt.dropped, generations, key.version)
+
     def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Decoded]:
-        version = self.adapters.version(adapter)
-        prompts = [self._encode(r.prompt, r.max_new_tokens) for r in requests]
-        keys = [
-            _DecodeKey(adapter, version, _tokenized(request, prompt))
-            for request, prompt in zip(requests, prompts, strict=True)
-        ]
+        found = [self.tokenize(request) for request in requests]
+        keys = [key for _, key in found]
         # The first output of an exploring request answers a greedy one for the same prompt.
         covered = {key.greedy for key in keys if key != key.greedy}
         missing = [
@@ -139,12 +166,8 @@ class ModelEngine:
         ]
         outputs = self.decoder.decode(adapter, [key.request for key in missing])
         for key, generations in zip(missing, outputs, strict=True):
-            self._generations[key] = generations
-            self._generations.setdefault(key.greedy, generations[:1])
-        return [
-            Decoded(prompt.text, len(prompt.ids), prompt.dropped, self._generations[key], version)
-            for prompt, key in zip(prompts, keys, strict=True)
-        ]
+            self.remember(key, generations)
+        return [self.decoded(prompt, key) for prompt, key in found]
 
     def _score(self, adapter: str | None, requests: list[ScoreRequest]) -> list[Scored]:
         version = self.adapters.version(adapter)

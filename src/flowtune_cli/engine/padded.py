@@ -91,6 +91,17 @@ class PaddedCache(DynamicCache):
         self.batch_select_indices(index)
         self.mask, self.positions = self.mask[index], self.positions[index]
 
+    def join(self, other: PaddedCache) -> None:
+        """Take over the rows of another, behind its own; without gradients."""
+        self.positions = torch.cat([self.positions, other.positions])
+        # A row's tokens end with the last column; before the longest there is nothing.
+        columns = int(self.positions.max())
+        self.mask = _on_the_right(self.mask, other.mask, columns, dim=-1)
+        layers: list[tuple[Any, Any]] = list(zip(self.layers, other.layers, strict=True))
+        for own, more in layers:
+            own.keys = _on_the_right(own.keys, more.keys, columns, dim=-2)
+            own.values = _on_the_right(own.values, more.values, columns, dim=-2)
+
     def keys_values(self, row: int, begin: int, end: int) -> Tensor:
         """Those of some of a row's columns, shape (layers, 2, key-value heads, columns, size)."""
         columns = slice(begin, end)
@@ -98,3 +109,15 @@ class PaddedCache(DynamicCache):
         return torch.stack(
             [torch.stack([x.keys[row, :, columns], x.values[row, :, columns]]) for x in layers]
         )
+
+
+def _on_the_right(one: Tensor, other: Tensor, columns: int, dim: int) -> Tensor:
+    """Rows one after the other, their last columns below each other."""
+    shape = [*one.shape]
+    shape[0], shape[dim] = len(one) + len(other), columns
+    whole = one.new_zeros(shape)
+    for rows, part in ((slice(len(one)), one), (slice(len(one), None), other)):
+        width = min(part.shape[dim], columns)
+        last = part.narrow(dim, part.shape[dim] - width, width)
+        whole[rows].narrow(dim, columns - width, width).copy_(last)
+    return whole

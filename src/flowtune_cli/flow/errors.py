@@ -25,6 +25,18 @@ class ReplayError(FlowtuneError):
     """A flow did not make the same calls when its recorded outputs were replayed."""
 
 
+class FlowFailed(FlowtuneError):
+    """A flow that was called ended in an exception of its own.
+
+    Attributes:
+        traceback: of that exception.
+    """
+
+    def __init__(self, error: str, traceback: str) -> None:
+        super().__init__(f"the flow failed: {error}")
+        self.traceback = traceback
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     """The error for an unknown name, with the closest known one as a suggestion."""
     listing = ", ".join(sorted(known)) if known else "none"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from .prompt import Prompt
@@ -220,6 +221,8 @@ class Node(ABC):
         weight: multiplies this node's losses.
         optimizer: options that replace single ones of learning.optimizer for this node, or another
             optimizer: {name = ...} with its options.
+        start: a LoRA adapter in PEFT's format, a directory, that its adapter and its reference
+            start from. A node that learns nothing stays with it.
         head_optimizer: the same for the parameters that are learned beside the adapter, over the
             node's own optimizer.
     """
@@ -238,6 +241,7 @@ class Node(ABC):
     weight: float = 1.0
     optimizer: Mapping[str, Any] | str | None = None
     head_optimizer: Mapping[str, Any] | str | None = None
+    start: Path | None = None
     has_learned: bool = field(default=False, init=False, repr=False, compare=False)
     """Whether there is an adapter of it, though it learns nothing now. No setting."""
 
@@ -250,7 +254,7 @@ class Node(ABC):
     @property
     def adapter(self) -> str | None:
         """The adapter that answers its requests; None is the base model."""
-        has_one = self.learn != "nothing" or self.has_learned
+        has_one = self.learn != "nothing" or self.has_learned or self.start is not None
         return self.name if self.uses_adapter and has_one else None
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol, Union
 
@@ -150,8 +151,50 @@ class Scored:
 Answer = Union[Decoded, Scored]
 
 
+OnTokens = Callable[[int, tuple[int, ...]], None]
+"""Called with the number of an output and its new token ids. Those with which a text ends before a
+stop string are among them: they may come before it is known that the string is there."""
+
+
+class EngineSession(Protocol):
+    """Requests that come at any time, answered step by step.
+
+    ``add`` may be called from any thread, and so may ``cancel`` of the futures that it returns:
+    both take effect with the next step. Steps are made one at a time, in whichever thread. Adapters
+    stay as they are while it is busy.
+    """
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything for a step to do."""
+
+    def add(self, request: Request, on_tokens: OnTokens | None = None) -> Future[Answer]:
+        """Have a request answered.
+
+        Args:
+            on_tokens: called in the thread of the steps, before the answer is there, where the
+                engine has tokens one after the other.
+
+        Returns:
+            Its answer, set while a step is made as soon as it is there. Cancelled, it makes room.
+        """
+
+    def step(self) -> None:
+        """Go on by a bit, such as a token for each output.
+
+        Raises:
+            Exception: what ``Engine.answer`` would raise. The futures of the requests that it
+                concerns have it, too; all others go on with the next step.
+        """
+
+
 class Engine(Protocol):
-    """Answers requests of nodes."""
+    """Answers requests of nodes.
+
+    An engine may also have a method ``session()`` that returns an ``EngineSession``. It is used
+    while flows wait for something else than nodes, whose requests come one after the other; without
+    it these are answered in whole batches.
+    """
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """One answer a request, in their order: ``Decoded`` or ``Scored``."""

@@ -69,6 +69,14 @@ class Task(ABC):
     def examples(self, source: Path | None, split: str) -> Iterable[Example]:
         """All examples of a split, from ``--data`` (a file or folder), or the default source."""
 
+    def example_from(self, inputs: Mapping[str, Any]) -> Example:
+        """An example of a user's own inputs, without labels: ``flowtune play --input``, ``load``.
+
+        By default these are the flow's inputs. Override it where a flow wants other things than
+        JSON values, and raise a DataError that says what is missing.
+        """
+        return Example("input", dict(inputs))
+
     def leave_out(self, example_id: str, reason: str) -> None:
         """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.
 

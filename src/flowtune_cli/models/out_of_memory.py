@@ -71,9 +71,14 @@ def in_halves(
             half = (len(part) + 1) // 2
             pending += [(part[half:], False), (part[:half], False)]
         else:
-            # What was tried inside says more.
-            known = reason.startswith(_RAN_OUT)
-            raise OutOfMemory(f"{reason}." if known else f"{_RAN_OUT} {what}: {reason}.")
+            raise out_of_memory(what, reason)
+
+
+def out_of_memory(what: str, reason: str) -> OutOfMemory:
+    """The error of one item that is too much; ``reason`` is what ``attempt`` found."""
+    # What was tried inside says more.
+    known = reason.startswith(_RAN_OUT)
+    return OutOfMemory(f"{reason}." if known else f"{_RAN_OUT} {what}: {reason}.")
 
 
 def attempt(run: Callable[[], Result]) -> tuple[str | None, Result | None]:

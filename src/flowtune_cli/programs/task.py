@@ -124,6 +124,10 @@ class ProgramTask(Task):
             )
         return read_data(data, split, self.settings.gold)
 
+    def example_from(self, inputs: Mapping[str, Any]) -> Example:
+        """An example of a user's own inputs, which is not judged."""
+        return Example("input", {k: v for k, v in inputs.items() if k not in self.settings.gold})
+
     async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
         """Let the program play, and judge its result where there are labels to judge it by."""
         shown = json.loads(json.dumps(dict(example.inputs)))

@@ -61,6 +61,10 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
         return super().select(0) or super().select(self.at_rest(timeout))
 
 
+def _never() -> bool:
+    return False
+
+
 class FlowLoop(asyncio.SelectorEventLoop):
     """Runs tasks until all of them wait; requests to the engine are parked.
 
@@ -82,6 +86,7 @@ class FlowLoop(asyncio.SelectorEventLoop):
         self._in_threads = 0
         self._has_timer = False
         self._patience = 0.0
+        self._until: Callable[[], bool] = _never
         self._thread: ThreadPoolExecutor | None = None
         self._error: BaseException | None = None
         self.parked: list[tuple[asyncio.Future[Any], Request]] = []
@@ -151,13 +156,18 @@ class FlowLoop(asyncio.SelectorEventLoop):
                 each()
             self._run(0.0)
 
-    def wait(self, seconds: float) -> None:
-        """Wait for something outside, at most so long, and then run until all tasks wait."""
-        self._run(seconds)
+    def wait(self, seconds: float, until: Callable[[], bool] = _never) -> None:
+        """Wait for something outside, at most so long, and then run until all tasks wait.
+
+        Args:
+            until: whether there is nothing to wait for any more. Who makes it true must wake the
+                loop, which may happen before it waits.
+        """
+        self._run(seconds, until)
         self.settle()
 
-    def _run(self, patience: float) -> None:
-        self._patience = patience
+    def _run(self, patience: float, until: Callable[[], bool] = _never) -> None:
+        self._patience, self._until = patience, until
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -181,7 +191,7 @@ class FlowLoop(asyncio.SelectorEventLoop):
 
     def _at_rest(self, timeout: float | None) -> float | None:
         self._has_timer = timeout is not None
-        if self._patience > 0:
+        if self._patience > 0 and not self._until():
             patience, self._patience = self._patience, 0.0
             return patience if timeout is None else min(timeout, patience)
         self.stop()

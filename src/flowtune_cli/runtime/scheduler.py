@@ -4,7 +4,8 @@ A flow is an ordinary ``async`` function on an asyncio event loop, and may await
 a node parks it here with its request; when all tasks of all flows wait, what is parked is answered
 in batches, so that episodes and rollouts that wait for the same node share one. Where nothing else
 is waited for, there is no thread or clock: the same coroutines make the same requests in the same
-order.
+order. Else the engine goes on by steps, between which requests that come late join those that are
+being answered (see ``engine_thread``).
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
-from ..flow.request import Answer, Engine, Request
+from ..flow.request import Engine, Request
+from .batch_session import largest_group
+from .engine_thread import EngineThread
 from .event_loop import NO_LIMITS, EpisodeLimits, FlowLoop, borrowed_loop, running_loop
 
 T = TypeVar("T")
-
-Parked = tuple["asyncio.Future[Any]", Request]
 
 _CHECK_SECONDS = 0.5
 """How often it is asked, while flows wait for the outside, whether the run is to stop."""
@@ -61,12 +62,13 @@ class Scheduler:
 
     Args:
         engine: answers batches of requests. While flows wait for something else, too, it computes
-            in a thread, one batch at a time, and requests that come late join the next batch.
+            in a thread, step by step if it has a ``session``; without one, requests that come late
+            join the next batch.
         in_flight: outermost coroutines that run at once. It bounds memory and fills batches;
             results do not depend on it.
-        batch_requests: maximum number of requests in a batch.
-        check: called now and then while flows wait for something else than the engine; may raise,
-            which ends the run.
+        batch_requests: maximum number of requests that are answered at a time.
+        check: called before each batch and step of the engine, and now and then while flows wait
+            for something else; may raise, which ends the run.
         limits: what each episode or rollout may take.
     """
 
@@ -100,7 +102,10 @@ class Scheduler:
         finished: deque[tuple[int, T]] = deque()
         alive = 0
         exhausted = False
-        with borrowed_loop(self.limits) as loop:
+        with (
+            borrowed_loop(self.limits) as loop,
+            closing(EngineThread(self.engine, loop, self.batch_requests)) as thread,
+        ):
             while True:
                 while not exhausted and alive < self.in_flight:
                     try:
@@ -118,57 +123,29 @@ class Scheduler:
                     continue
                 if not alive:
                     return
-                batch, loop.parked = _largest_group(loop.parked, self.batch_requests)
-                if batch:
-                    self._answer(loop, batch)
-                elif loop.stuck and not loop.waits_outside:
-                    loop.stuck.pop(0)()
-                else:
-                    self.check()
-                    loop.wait(_CHECK_SECONDS)
+                self._go_on(loop, thread)
 
-    def _answer(self, loop: FlowLoop, batch: list[Parked]) -> None:
-        requests = [request for _, request in batch]
-        if loop.waits_outside:
-            answers = self._in_thread(loop, requests)
-        else:
-            answers = self.engine.answer(requests)
+    def _go_on(self, loop: FlowLoop, thread: EngineThread) -> None:
+        """Answer some of what is parked, or wait for something outside."""
+        loop.parked = [entry for entry in loop.parked if not entry[0].done()]
+        if not (loop.parked or thread.busy or loop.waits_outside) and loop.stuck:
+            loop.stuck.pop(0)()
+            return
+        self.check()
+        if loop.waits_outside or thread.busy:
+            thread.take_parked()
+            if thread.busy:
+                thread.step(_CHECK_SECONDS)
+                return
+        batch, loop.parked = largest_group(loop.parked, self.batch_requests)
+        if not batch:
+            loop.wait(_CHECK_SECONDS)
+            return
+        answers = self.engine.answer([request for _, request in batch])
         for (future, _), answer in list(zip(batch, answers, strict=True)):
             if not future.done():
                 future.set_result(answer)
 
-    def _in_thread(self, loop: FlowLoop, requests: list[Request]) -> list[Answer]:
-        """The engine's answers, while tools and sockets go on."""
-        pool = ThreadPoolExecutor(1, "engine")
-        try:
-            answers: Future[list[Answer]] = pool.submit(self.engine.answer, requests)
-            answers.add_done_callback(lambda done: loop.call_soon_threadsafe(_nothing))
-            try:
-                while not answers.done():
-                    loop.wait(_CHECK_SECONDS)
-            finally:
-                wait([answers])  # it must not compute on behind a run that has ended
-            return answers.result()
-        finally:
-            pool.shutdown()
-
 
 def _append(finished: deque[tuple[int, Any]], position: int, result: Any) -> None:
     finished.append((position, result))
-
-
-def _nothing() -> None:
-    """Wakes a loop."""
-
-
-def _largest_group(parked: list[Parked], most: int) -> tuple[list[Parked], list[Parked]]:
-    """Split off the largest batch of requests of one kind for one adapter."""
-    groups: dict[Any, list[Parked]] = {}
-    waiting = [entry for entry in parked if not entry[0].done()]  # the others were cancelled
-    for entry in waiting:
-        groups.setdefault((type(entry[1]), entry[1].adapter), []).append(entry)
-    if not groups:
-        return [], []
-    largest = max(groups.values(), key=len)[:most]
-    taken = {id(future) for future, _ in largest}
-    return largest, [entry for entry in waiting if id(entry[0]) not in taken]

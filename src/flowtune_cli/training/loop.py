@@ -165,6 +165,8 @@ class Trainer:
             Store(self.run.store_path, task.question_text) as store,
             closing(Journal(self.run.journal_path, self.position.episodes)) as self._journal,
         ):
+            if any(node.start for node in task.nodes) and not checkpoints(self.run.checkpoints):
+                self._checkpoint()  # so that what they start from is not needed again
             store.truncate(self.position.batches)
             store.write_task(task.nodes, task.gate)
             try:

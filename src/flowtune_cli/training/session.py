@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..config.optimizers import optimizer_choices
 from ..config.settings import Settings
+from ..engine.adapter_import import import_adapter
 from ..engine.adapters import Adapters
 from ..engine.blocked_weights import block_weights
 from ..engine.engine import ModelEngine
@@ -22,7 +24,7 @@ from ..flow.episode import Episode
 from ..flow.errors import UsageError
 from ..flow.example import Example
 from ..flow.node import Datum, Exploration, SelfLearning
-from ..flow.request import Answer, Engine, Request
+from ..flow.request import Answer, Engine, EngineSession, OnTokens, Request
 from ..flow.task import Task
 from ..learning.learner import Learner, Update
 from ..learning.node_optimizers import NodeOptimizers, check_optimizers
@@ -33,6 +35,7 @@ from ..models.loading import choose_device, load_model
 from ..models.out_of_memory import advising
 from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
+from ..runtime.batch_session import open_session
 from ..runtime.deviation import deviate
 from ..runtime.effects import Effects
 from ..runtime.event_loop import EpisodeLimits
@@ -113,10 +116,10 @@ class Session:
         """A scheduler of these settings.
 
         Args:
-            before_batch: called before each of the engine's batches, and now and then while flows
-                wait for something else; may raise.
+            before_batch: called before each of the engine's batches and steps, and now and then
+                while flows wait for something else; may raise.
         """
-        engine = _NotifyingEngine(self.engine, before_batch, self._memory_advice)
+        engine = _AdvisingEngine(self.engine, self._memory_advice)
         in_flight = self.settings.engine.in_flight
         return Scheduler(engine, in_flight, check=before_batch, limits=self.limits)
 
@@ -169,17 +172,37 @@ class Session:
 
 
 @dataclass(frozen=True)
-class _NotifyingEngine:
-    """An engine that calls a function before each batch, and says what to do without memory."""
+class _AdvisingEngine:
+    """An engine that says what to do without memory."""
 
     engine: Engine
-    before_batch: Callable[[], None]
     memory_advice: Callable[[], str]
 
     def answer(self, requests: list[Request]) -> list[Answer]:
-        self.before_batch()
         with advising(self.memory_advice), naming_the_setting():
             return self.engine.answer(requests)
+
+    def session(self) -> EngineSession:
+        return _AdvisingSession(open_session(self.engine), self.memory_advice)
+
+
+@dataclass(frozen=True)
+class _AdvisingSession:
+    """The same of a session."""
+
+    inner: EngineSession
+    memory_advice: Callable[[], str]
+
+    @property
+    def busy(self) -> bool:
+        return self.inner.busy
+
+    def add(self, request: Request, on_tokens: OnTokens | None = None) -> Future[Answer]:
+        return self.inner.add(request, on_tokens)
+
+    def step(self) -> None:
+        with advising(self.memory_advice), naming_the_setting():
+            self.inner.step()
 
 
 def check_learning(task: Task, settings: Settings, registry: Any) -> None:
@@ -247,6 +270,10 @@ def set_up(
         settings.adapter,
         settings.training.seed,
     )
+    for node in task.nodes:
+        in_checkpoint = checkpoint is not None and has_adapter(checkpoint, node.name)
+        if node.start is not None and node.adapter is not None and not in_checkpoint:
+            import_adapter(adapters, node.name, node.start)
     engine = ModelEngine(
         adapters,
         loaded.tokenizer,

@@ -14,6 +14,7 @@ from benchmarks.throughput.meter import Meter, Watched, prefixes
 from flowtune_cli.engine.forward import with_cache
 from flowtune_cli.engine.likelihoods import Completion
 from flowtune_cli.flow.request import DecodeRequest, Decoding, ScoreRequest
+from flowtune_cli.runtime.batch_session import BatchSession, open_session
 from flowtune_cli.runtime.scheduler import Scheduler, ask
 from support.tiny import make_adapters, make_engine
 from support.tiny import plain as prompt
@@ -124,3 +125,8 @@ def test_requests_of_rollouts_are_known() -> None:
         episode = SimpleNamespace(is_rollout=is_rollout)
         assert Scheduler(Spy()).run([task.run(episode, None)]) == [[1, 1]]
     assert seen == [set(), set(), {id(asked[0])}, {id(asked[1])}]
+
+
+def test_whole_batches_are_timed_where_the_engine_could_go_by_steps() -> None:
+    watched = Watched(SimpleNamespace(session=lambda: pytest.fail("nothing would be timed")))
+    assert isinstance(open_session(watched), BatchSession)

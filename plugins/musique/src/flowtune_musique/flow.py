@@ -17,7 +17,7 @@ from .nodes import answerable_nodes, full_nodes
 from .pairwise import SCORE
 from .presets import PAPER, SMALL, SMALL_FULL
 from .prompts import scratchpad
-from .records import Document, paragraphs_digest, read_examples
+from .records import Document, example_of, paragraphs_digest, read_examples
 from .settings import MusiqueSettings
 
 
@@ -58,6 +58,10 @@ class MusiqueAnswerable(Task):
             revision=self.settings.hub_revision,
         )
         return read_examples(path, pairs=self.variant == "full")
+
+    def example_from(self, inputs: Mapping[str, Any]) -> Example:
+        """A record as in the data files; it needs no id, and labels are left aside."""
+        return example_of(inputs)
 
     def training_examples(self, examples: Iterable[Example], split: str) -> Iterable[Example]:
         """Those of the train split whose ids hop matching keeps, if ``match_hops`` is set.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -170,6 +171,33 @@ def _record(line: str, where: str) -> Record:
         field = ".".join(str(part) for part in first["loc"])
         at = f"field '{field}': " if field else ""
         raise DataError(f"{where}: {at}{first['msg']}") from None
+
+
+def example_of(inputs: Mapping[str, Any]) -> Example:
+    """One record of a user's own: a question and its paragraphs, without id or labels.
+
+    Raises:
+        DataError: something is missing, unknown, or of another type; names the field.
+    """
+    paragraphs = inputs.get("paragraphs")
+    if isinstance(paragraphs, Sequence) and not isinstance(paragraphs, str):
+        paragraphs = [
+            {"idx": number, **paragraph, "is_supporting": None}
+            if isinstance(paragraph, Mapping)
+            else paragraph
+            for number, paragraph in enumerate(paragraphs)
+        ]
+    unknown = sorted(inputs.keys() - {"question", "paragraphs"})
+    if unknown:
+        raise DataError(f"the input has '{unknown[0]}'; it wants a question and paragraphs")
+    try:
+        line = json.dumps({**inputs, "id": "input", "paragraphs": paragraphs})
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the input: {error}") from None
+    try:
+        return replace(_example(_record(line, "the input"), pairs=False), id="input", gold=None)
+    except ValueError as error:
+        raise DataError(f"the input: {error}") from None
 
 
 def _without_surrogates(line: str) -> str:
