@@ -221,7 +221,7 @@ def test_an_executable_is_trained_and_resumed(folder: Path, run: Run) -> None:
     command = script(folder / "flow.py", PROGRAM)
     done = run("train", "--program", command, *ALL, "--limit", "4", "--name", "a")
     assert done.code == 0, done.err
-    assert "started again for every rollout" in done.err
+    assert "plays again in every rollout, with all its tools" in done.err
     assert "flowtune predict flow --run a --data FILE --out a.jsonl" in done.err
     found = counts("a")
     assert (found.episodes, found.failed) == (4, 0)
@@ -323,6 +323,7 @@ def test_a_settings_file_with_programs_serves_other_tasks(folder: Path, run: Run
         (("train", "letters", "--gold", "x"), "task 'letters' comes from a plugin"),
         (("train", "flow.py:run", "--program", "x"), "a function (flow.py:run) or a program"),
         (("play",), "say which task"),
+        (("train", "other/flow.py:run"), "has another program of that name: [tasks.flow] is"),
         (("train", "flow", "--set", "tasks.flow.nodes.drft.weight=2"), "nodes.drft"),
         (("train", "flow", "--set", "tasks.flow.timout=2"), "Did you mean 'tasks.flow.timeout'"),
         (("train", "flow", "--reward", "rewards.py:scor"), "Did you mean 'score'"),
@@ -335,6 +336,8 @@ def test_wrong_use_is_told_before_a_model_is_loaded(
 ) -> None:
     add(folder, TARGETS)
     (folder / "rewards.py").write_text(REWARD + "\ndef right(example, request): ...\n")
+    (folder / "other").mkdir()
+    (folder / "other" / "flow.py").write_text(FUNCTION)
     done = run(*arguments)
     assert done.code == 2
     assert said in done.err

@@ -14,7 +14,7 @@ from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import DataError, UsageError
 from flowtune_cli.flow.example import Example
-from flowtune_cli.programs.find import find_task
+from flowtune_cli.programs.find import Given, find_task
 from flowtune_cli.programs.task import ProgramTask
 from flowtune_cli.registry import load_registry
 from support.chat_double import SOURCE
@@ -158,6 +158,9 @@ def test_a_function_that_never_ends_has_a_limit_by_itself(folder: Path) -> None:
     found = find_task(registry, "flow.py:run", config=None, environ={})
     resolved = resolve(found.task_class, environ={}, flags=found.flags, registry=registry)
     assert resolved.settings.training.episode_timeout == 600
+    found = find_task(registry, None, Given(program="python x.py"), config=None, environ={})
+    resolved = resolve(found.task_class, environ={}, flags=found.flags, registry=registry)
+    assert resolved.settings.training.episode_timeout == 0  # it may wait for its turn
 
 
 @pytest.mark.parametrize(
@@ -170,8 +173,6 @@ def test_a_function_that_never_ends_has_a_limit_by_itself(folder: Path) -> None:
     ],
 )
 def test_a_command_is_called_after_its_file(words: str, name: str, folder: Path) -> None:
-    from flowtune_cli.programs.find import Given
-
     found = find_task(load_registry(), None, Given(program=words), config=None, environ={})
     assert found.task_class.name == name
     assert found.flags[f"tasks.{name}.directory"] == str(folder)

@@ -19,7 +19,14 @@ from .options import (
     SplitOption,
 )
 from .output import Styled, note, print_json, print_styled
-from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
+from .programs import (
+    GoldOption,
+    ProgramOption,
+    ProgramTaskArgument,
+    RewardOption,
+    given,
+    warn_of_tools,
+)
 
 if TYPE_CHECKING:
     from ..flow.deviation import Trace
@@ -71,6 +78,7 @@ def check(
     if is_undeclared(player.task):
         declare(player, list(islice(pool, limit)), config or FILE, data)
         player = load_player(load_registry(), player.task.name, run, config, set_, preset)
+    warn_of_tools(player.task)
     session = player.set_up()
     examples = list(islice(pool, limit))
     traces, findings = check_session(session, examples, pool)

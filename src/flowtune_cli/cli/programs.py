@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError
-from .output import note, warn
+from .output import warn
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -57,12 +57,11 @@ def given(
     program: str | None = None,
     reward: str | None = None,
     gold: Sequence[str] | None = None,
-    data: Path | None = None,
 ) -> Given:
     """What the options say of a program."""
     from ..programs.find import Given
 
-    return Given(program, reward, gold or (), data)
+    return Given(program, reward, gold or ())
 
 
 def find(
@@ -110,7 +109,6 @@ def ready(
     Raises:
         UsageError: it cannot.
     """
-    from ..programs.executable import Executable
     from ..programs.files import changed_files
     from ..programs.task import ProgramTask
     from .stored_settings import stored_settings
@@ -118,11 +116,6 @@ def ready(
     if not isinstance(task, ProgramTask):
         return
     task.load()
-    if isinstance(task.program, Executable):
-        note(
-            f"'{task.settings.program}' is started again for every rollout, and so is every tool"
-            " in it: it must be one that may run several times"
-        )
     if run is not None:
         then = stored_settings(run).get("program_sha256") or {}
         for line in changed_files(then, resolved.settings.tasks[task.name]):
@@ -131,4 +124,16 @@ def ready(
         raise UsageError(
             f"no node of task '{task.name}' is declared. 'flowtune check' with the same arguments"
             f" finds them and writes them into flowtune.toml, as [tasks.{task.name}.nodes.NODE]."
+        )
+
+
+def warn_of_tools(task: Task) -> None:
+    """Say that whatever an executable does besides calling its nodes is done in every rollout."""
+    from ..programs.executable import Executable
+    from ..programs.task import ProgramTask
+
+    if isinstance(task, ProgramTask) and isinstance(task.program, Executable):
+        warn(
+            f"'{task.settings.program}' plays again in every rollout, with all its tools: these"
+            " must be harmless to run several times, and give the same each time"
         )

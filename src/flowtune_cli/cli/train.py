@@ -28,6 +28,7 @@ from .programs import (
     find,
     given,
     ready,
+    warn_of_tools,
 )
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def _begin(
         ).continued()
     task = resolved.make_task()
     ready(task, resolved, source)
+    warn_of_tools(task)
     parent = resolved.settings.run.directory
     RunDirectory.check_name(parent, name)
     split = chosen_split(task, arguments.split)

@@ -18,8 +18,9 @@ from ..registry import Registry
 from .loading import FunctionPlace, function_place, is_function
 from .task import ProgramTask
 
-_DEFAULTS = {"training.episode_timeout": 600.0}
-"""A function that never ends must not hold a run for ever; executables have a time of their own."""
+_OF_FUNCTIONS = {"training.episode_timeout": 600.0}
+"""A function that never ends must not hold a run for ever. Executables have a time of their own,
+which does not count how long they wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class Given:
     program: str | None = None
     reward: str | None = None
     gold: Sequence[str] = ()
-    data: Path | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -100,10 +100,16 @@ def find_task(
         raise _unknown(registry, name, programs)
     if (function is not None or given.program is not None) and name in registry.entries("task"):
         name = f"{name}-program"
+    table = in_file.get(name, {})
+    if function is not None or given.program is not None:
+        _check_same(name, table, function, given, file)
     nodes = _node_names(name, in_file, said, stored or {})
-    directory = file.parent if in_file.get(name, {}).get("program") else Path()
+    directory = file.parent if table.get("program") else Path()
+    defaults: dict[str, Any] = {"directory": str(directory.absolute())}
+    if function is not None or tables.get(name, {}).get("function"):
+        defaults.update(_OF_FUNCTIONS)
     flags = _flags(name, function, given)
-    return Found(program_class(registry, name, nodes, directory.absolute()), flags)
+    return Found(program_class(registry, name, nodes, defaults), flags)
 
 
 def programs(file: Path | None, overrides: Sequence[str]) -> list[tuple[str, str]]:
@@ -125,24 +131,27 @@ def find_stored(registry: Registry, name: str, tasks: Mapping[str, Any]) -> type
     table = tasks.get(name, {})
     if name in registry.entries("task") or not (table.get("function") or table.get("program")):
         return registry.task(name)
-    return program_class(registry, name, list(table.get("nodes", {})), Path())
+    return program_class(registry, name, list(table.get("nodes", {})))
 
 
 def program_class(
-    registry: Registry, name: str, nodes: Sequence[str], directory: Path
+    registry: Registry,
+    name: str,
+    nodes: Sequence[str],
+    defaults: Mapping[str, Any] = {},
 ) -> type[ProgramTask]:
     """The class of a program's task.
 
     Args:
         nodes: the names of its nodes.
-        directory: where an executable is started unless its settings say otherwise.
+        defaults: settings, see ``Task.defaults``.
     """
     chat = chat_type(registry)
     attributes = {
         "__doc__": "A program that calls its nodes through OpenAI's API.",
         "name": name,
         "nodes": [chat(name=node) for node in nodes],
-        "defaults": {**_DEFAULTS, "directory": str(directory)},
+        "defaults": defaults,
     }
     return type(f"Program_{name}", (ProgramTask,), attributes)
 
@@ -245,6 +254,27 @@ def _same_program(command: str, in_file: Mapping[str, Any]) -> str | None:
         if isinstance(table, Mapping) and table.get("program") == command:
             return name
     return None
+
+
+def _check_same(
+    name: str,
+    table: Mapping[str, Any],
+    function: FunctionPlace | None,
+    given: Given,
+    file: Path,
+) -> None:
+    """Refuse a program whose name is that of another one in the settings file."""
+    if function is not None and _named(function, {name: table}, file) == name:
+        return
+    if given.program is not None and _same_program(given.program, {name: table}) == name:
+        return
+    other = table.get("function") or table.get("program")
+    if other:
+        raise UsageError(
+            f"{file} has another program of that name: [tasks.{name}] is '{other}', and not"
+            f" '{function or given.program}'. Give that table another name, or call it:"
+            f" 'flowtune train {name}'"
+        )
 
 
 def _of_command(command: str) -> str:

@@ -12,8 +12,11 @@ from .outcome import ProgramCrashed, ProgramOutputTooLong, ProgramRubbish, excer
 from .process import MOST_OUTPUT, Command, Process
 
 _READ = 64 * 1024
-_SETTLE_SECONDS = 0.05
-"""How long a second line may take to show after the first, where a worker prints too many."""
+_SETTLE_SECONDS = 0.02
+"""How long after an answer a further line may come that nobody asked for. A line that comes after
+the next question cannot be told from its answer."""
+_END_SECONDS = 0.05
+"""How long a worker may take to end after it has closed its stdout."""
 
 
 class Worker:
@@ -25,7 +28,9 @@ class Worker:
 
     def __init__(self, command: Command) -> None:
         self.process = Process(command)
-        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._lines: queue.Queue[list[bytes] | None] = queue.Queue()
+        self._too_many: list[bytes] = []
+        self._answered = 0.0
         self._too_long = False
         threading.Thread(target=self._read_lines, daemon=True).start()
         self._finalizer = weakref.finalize(self, _end, self.process)
@@ -33,7 +38,7 @@ class Worker:
     @property
     def usable(self) -> bool:
         """Whether it waits for its next line, with nothing printed since its last answer."""
-        return self._lines.empty() and not self.process.killed
+        return self._lines.empty() and not self._too_many and not self.process.killed
 
     def ask(self, line: bytes) -> bytes:
         """Its answer to a line.
@@ -43,26 +48,33 @@ class Worker:
             ProgramRubbish: it had printed a line more than it was asked for.
             ProgramOutputTooLong: its line has no end.
         """
+        time.sleep(max(self._answered + _SETTLE_SECONDS - time.monotonic(), 0.0))
         if not self._lines.empty():
-            extra = self._lines.get()
-            if extra is not None:
-                text = extra.decode("utf-8", "replace")
-                raise ProgramRubbish(
-                    "the worker printed a line that it was not asked for, after its answer:"
-                    f" {excerpt(text)}. It must print one line an example; all else belongs on"
-                    " stderr"
-                )
-            self._lines.put(None)
+            self._too_many += self._next() or []
+        if self._too_many:
+            text = self._too_many[0].decode("utf-8", "replace")
+            raise ProgramRubbish(
+                "the worker printed a line that it was not asked for, after its answer:"
+                f" {excerpt(text)}. It must print one line an example; all else belongs on stderr"
+            )
         self.process.write(line + b"\n")
-        answer = self._lines.get()
-        if answer is None:
-            self._lines.put(None)
+        answers = self._next()
+        self._answered = time.monotonic()
+        if answers is None:
             if self._too_long:
                 raise ProgramOutputTooLong(
                     f"the worker printed a line of more than {MOST_OUTPUT >> 20} MiB"
                 )
             raise self._ended()
+        answer, *self._too_many = answers
         return answer
+
+    def _next(self) -> list[bytes] | None:
+        """The lines that came together next; None for the end, and ever after."""
+        lines = self._lines.get()
+        if lines is None:
+            self._lines.put(None)
+        return lines
 
     def end(self) -> None:
         """Kill it."""
@@ -72,7 +84,7 @@ class Worker:
         killed = self.process.killed
         # It may have closed its stdout only: without that it is of no use.
         self.process.close_stdin()
-        deadline = time.monotonic() + _SETTLE_SECONDS
+        deadline = time.monotonic() + _END_SECONDS
         while self.process.running and time.monotonic() < deadline:
             time.sleep(0.005)
         if not self.process.running and not killed:
@@ -89,8 +101,8 @@ class Worker:
         with contextlib.suppress(OSError, ValueError):
             while piece := self.process.stdout.read(_READ):
                 *lines, begun = (begun + piece).split(b"\n")
-                for line in lines:
-                    self._lines.put(line)
+                if lines:
+                    self._lines.put(lines)
                 if len(begun) > MOST_OUTPUT:
                     self._too_long = True
                     self.process.kill()
