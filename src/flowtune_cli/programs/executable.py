@@ -20,6 +20,7 @@ from .process import Command, Process, command_words
 from .worker import Worker
 
 Started = TypeVar("Started", Process, Worker)
+Idle = tuple[Worker, connection.Address]
 
 
 class Executable:
@@ -48,7 +49,8 @@ class Executable:
         self.persistent = persistent
         self._places: weakref.WeakKeyDictionary[Any, asyncio.Semaphore]
         self._places = weakref.WeakKeyDictionary()
-        self._idle: list[tuple[Worker, connection.Address]] = []
+        # An address is one of its event loop's door.
+        self._idle: weakref.WeakKeyDictionary[Any, list[Idle]] = weakref.WeakKeyDictionary()
 
     async def play(self, episode: Episode, example: Mapping[str, Any]) -> Any:
         """What the program prints, read as JSON.
@@ -59,7 +61,7 @@ class Executable:
         loop = asyncio.get_running_loop()
         if loop not in self._places:
             self._places[loop] = asyncio.Semaphore(self.processes)
-            self._idle = [pair for pair in self._idle if pair[0].usable]
+            self._idle[loop] = []
         asked = json.dumps(example, ensure_ascii=True).encode()
         async with self._places[loop]:
             one = self._ask_worker if self.persistent else self._run_once
@@ -87,7 +89,7 @@ class Executable:
         finally:
             address.serve(None)
             if keep:
-                self._idle.append((worker, address))
+                self._idle[asyncio.get_running_loop()].append((worker, address))
             else:
                 address.close()
                 worker.process.kill()
@@ -95,8 +97,9 @@ class Executable:
 
     async def _worker(self, episode: Episode) -> tuple[Worker, connection.Address]:
         """A worker that waits for a line, and its address, which serves the episode."""
-        if self._idle:
-            worker, address = self._idle.pop()
+        idle = self._idle[asyncio.get_running_loop()]
+        if idle:
+            worker, address = idle.pop()
             address.serve(episode)
             return worker, address
         address = connection.door().address()
@@ -134,10 +137,11 @@ class Executable:
 
     def close(self) -> None:
         """End the workers."""
-        while self._idle:
-            worker, address = self._idle.pop()
-            address.close()
-            worker.end()
+        for idle in self._idle.values():
+            while idle:
+                worker, address = idle.pop()
+                address.close()
+                worker.end()
 
 
 async def _started(make: Callable[[Command], Started], command: Command) -> Started:

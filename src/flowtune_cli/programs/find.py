@@ -16,6 +16,7 @@ from ..flow.node import Node
 from ..flow.task import Task
 from ..registry import Registry
 from .loading import FunctionPlace, function_place, is_function
+from .tables import declared_nodes, task_tables
 from .task import ProgramTask
 
 _OF_FUNCTIONS = {"training.episode_timeout": 600.0}
@@ -69,8 +70,8 @@ def find_task(
         UsageError: there is none, or what was said contradicts itself.
     """
     file = config or FILE
-    in_file = _tables([from_file(file)] if config or FILE.is_file() else [])
-    said = _tables([from_environment(environ), from_overrides(overrides)])
+    in_file = task_tables([from_file(file)] if config or FILE.is_file() else [])
+    said = task_tables([from_environment(environ), from_overrides(overrides)])
     tables = {
         key: {**(stored or {}).get(key, {}), **in_file.get(key, {}), **said.get(key, {})}
         for key in {**(stored or {}), **in_file, **said}
@@ -103,7 +104,7 @@ def find_task(
     table = in_file.get(name, {})
     if function is not None or given.program is not None:
         _check_same(name, table, function, given, file)
-    nodes = _node_names(name, in_file, said, stored or {})
+    nodes = declared_nodes(name, in_file, said, stored or {})
     directory = file.parent if table.get("program") else Path()
     defaults: dict[str, Any] = {"directory": str(directory.absolute())}
     if function is not None or tables.get(name, {}).get("function"):
@@ -117,7 +118,7 @@ def programs(file: Path | None, overrides: Sequence[str]) -> list[tuple[str, str
     layers = [*([] if file is None else [from_file(file)]), from_overrides(overrides)]
     return [
         (name, str(table.get("function") or table["program"]))
-        for name, table in _tables(layers).items()
+        for name, table in task_tables(layers).items()
         if isinstance(table, Mapping) and (table.get("function") or table.get("program"))
     ]
 
@@ -176,51 +177,6 @@ def _chat_doc(base: type[Node]) -> str:
         " 'supervised': a template over the\n            example's fields, '{category}', or"
         " FILE.py:FUNCTION of (example, request)."
     )
-
-
-def _tables(layers: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
-    """The tables of tasks as layers set them, by name."""
-    tables: dict[str, Any] = {}
-    for layer in layers:
-        for key, setting in layer.items():
-            if key[0] == "tasks":
-                _put(tables, key[1:], setting.value)
-    return tables
-
-
-def _put(table: dict[str, Any], names: Sequence[str], value: Any) -> None:
-    if not names:
-        for name, inside in value.items() if isinstance(value, Mapping) else ():
-            _put(table, [name], inside)
-        return
-    first, *rest = names
-    if isinstance(value, Mapping) or rest:
-        inner = table.setdefault(first, {})
-        if isinstance(inner, dict):
-            _put(inner, rest, value)
-    else:
-        table[first] = value
-
-
-def _node_names(
-    name: str, in_file: Mapping[str, Any], said: Mapping[str, Any], stored: Mapping[str, Any]
-) -> list[str]:
-    """The nodes that are declared.
-
-    Those that ``--set`` names count only where there are no others: else they are misspelt.
-    """
-    names = dict.fromkeys(
-        node
-        for tables in (stored, in_file)
-        for node, table in _nodes(tables.get(name)).items()
-        if isinstance(table, Mapping)
-    )
-    return list(names or _nodes(said.get(name)))
-
-
-def _nodes(table: Any) -> Mapping[str, Any]:
-    nodes = table.get("nodes") if isinstance(table, Mapping) else None
-    return nodes if isinstance(nodes, Mapping) else {}
 
 
 def _flags(name: str, function: FunctionPlace | None, given: Given) -> dict[str, Any]:

@@ -35,11 +35,6 @@ class Worker:
         threading.Thread(target=self._read_lines, daemon=True).start()
         self._finalizer = weakref.finalize(self, _end, self.process)
 
-    @property
-    def usable(self) -> bool:
-        """Whether it waits for its next line, with nothing printed since its last answer."""
-        return self._lines.empty() and not self._too_many and not self.process.killed
-
     def ask(self, line: bytes) -> bytes:
         """Its answer to a line.
 
