@@ -7,7 +7,6 @@ import sys
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-
 from tools import look_up
 
 model = ChatOpenAI(model="agent", base_url=os.environ["OPENAI_BASE_URL"]).bind_tools([look_up])

@@ -20,6 +20,8 @@ def ask(model: str, text: str) -> str:
 example = json.load(sys.stdin)
 with ThreadPoolExecutor() as threads:
     styles = ("briefly", "kindly")
-    drafts = list(threads.map(lambda how: ask("draft", f"Answer {how}: {example['question']}"), styles))
+    drafts = list(
+        threads.map(lambda how: ask("draft", f"Answer {how}: {example['question']}"), styles)
+    )
 best = ask("agent", f"Which is better, 1 or 2?\n1: {drafts[0]}\n2: {drafts[1]}")
 print(json.dumps({"answer": drafts["2" in best]}))

@@ -12,7 +12,6 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
-
 from tools import look_up
 
 set_tracing_disabled(True)

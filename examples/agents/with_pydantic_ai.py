@@ -7,7 +7,6 @@ import sys
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-
 from tools import look_up
 
 provider = OpenAIProvider(base_url=os.environ["OPENAI_BASE_URL"])

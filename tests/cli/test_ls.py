@@ -116,3 +116,14 @@ def test_models(site: Site, run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_plugin_whose_models_failed_is_noted(site: Site, run: Run) -> None:
     site.install("broken", "1 / 0")
     assert "plugin 'broken' (broken-dist 1.0) has a problem" in run("ls", "models").err
+
+
+def test_the_programs_of_the_settings_file_are_tasks(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "flowtune.toml").write_text(
+        '[tasks.flow]\nfunction = "flow.py:run"\n[tasks.plain.nodes.best]\n'
+        '[tasks.script]\nprogram = "python x.py"\n'
+    )
+    assert run("ls", "tasks").rows[2:] == [
+        ["flow", "flowtune.toml", "", "flow.py:run"],
+        ["script", "flowtune.toml", "", "python x.py"],
+    ]

@@ -12,6 +12,7 @@ from flowtune_cli.config.layers import Origin
 from flowtune_cli.config.paths import is_path, located
 from flowtune_cli.config.resolve import Resolved, resolve
 from flowtune_cli.flow.errors import UsageError
+from flowtune_cli.flow.paths import PathText, place_text
 from flowtune_cli.registry import load_registry
 from support.installed_plugins import MODEL, Site
 
@@ -151,3 +152,20 @@ def test_a_path(name: str) -> None:
 
 def test_a_run_s_own_paths_stay() -> None:
     assert located(Path, "a", Origin("run", "run x")) == "a"
+
+
+def test_a_text_that_begins_with_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said, filed = Origin("command line", "--set"), Origin("file", "/some/where/flowtune.toml")
+    assert located(PathText, "flow.py:run", said) == f"{tmp_path}/flow.py:run"
+    assert located(PathText | None, "flow.py:run", filed) == "/some/where/flow.py:run"
+    assert located(PathText, "flow.py:run", Origin("run", "run a")) == "flow.py:run"
+    assert located(PathText, "hf://owner/name", filed) == "hf://owner/name"
+
+
+def test_the_id_of_a_data_set_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # As an option that is a Path has it.
+    assert place_text(Path("hf://owner/name")) == "hf://owner/name"
+    assert place_text("hf://owner/name") == "hf://owner/name"
+    assert place_text(Path("d.jsonl")) == str(tmp_path / "d.jsonl")

@@ -17,9 +17,16 @@ from .options import (
     RunOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
 from .output import Styled, note, print_json, print_styled
+from .programs import (
+    GoldOption,
+    ProgramOption,
+    ProgramTaskArgument,
+    RewardOption,
+    given,
+    warn_of_tools,
+)
 
 if TYPE_CHECKING:
     from ..flow.deviation import Trace
@@ -35,7 +42,7 @@ _MOST = 160
 
 
 def check(
-    task: TaskArgument,
+    task: ProgramTaskArgument = None,
     data: DataOption = None,
     split: SplitOption = None,
     run: RunOption = None,
@@ -43,22 +50,35 @@ def check(
         int, typer.Option(min=1, metavar="N", help="Play this many of the first examples.")
     ] = 3,
     json: JsonOption = False,
+    program: ProgramOption = None,
+    reward: RewardOption = None,
+    gold: GoldOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
     """Play a few examples as training does, play them again, and say what is wrong with the flow.
 
-    Each finding says what to do. The exit code is 1 if one of them is an error.
+    The nodes of a program are found, and written into flowtune.toml, where none is declared. Each
+    finding says what to do. The exit code is 1 if one of them is an error.
     """
+    from ..config.resolve import FILE
     from ..registry import load_registry
+    from .declare import declare, is_undeclared
     from .examples import first_examples, note_left_out, read_examples
     from .player import load_player
 
-    player = load_player(load_registry(), task, run, config, set_, preset)
+    of_program = given(program, reward, gold)
+    player = load_player(
+        load_registry(), task, run, config, set_, preset, of_program, needs_nodes=False
+    )
     # One more, for other labels.
     pool = first_examples(read_examples(player.task, data, split), limit + 1)
     note_left_out(player.task)
+    if is_undeclared(player.task):
+        declare(player, list(islice(pool, limit)), config or FILE, data)
+        player = load_player(load_registry(), player.task.name, run, config, set_, preset)
+    warn_of_tools(player.task)
     session = player.set_up()
     examples = list(islice(pool, limit))
     traces, findings = check_session(session, examples, pool)
@@ -66,7 +86,7 @@ def check(
     if json:
         print_json(
             {
-                "task": task,
+                "task": player.task.name,
                 "played_by": player.made_by,
                 "examples": [example.id for example in examples],
                 "rollouts": rollouts,

@@ -10,6 +10,7 @@ from ..flow.errors import UsageError
 from . import options, stdout
 from .options import ConfigOption, JsonOption, PresetOption, SetOption
 from .output import print_json, print_rows
+from .programs import find, given
 
 
 def config(
@@ -32,9 +33,13 @@ def config(
     if preset is not None and task is None:
         raise UsageError("--preset needs a TASK, whose preset it is: flowtune config TASK --preset")
     registry = load_registry()
-    task_class = registry.task(task) if task is not None else None
+    found = None if task is None else find(registry, task, given(), config=file, overrides=set_)
     resolved = options.settings(
-        registry, task_class, config=file, overrides=set_, flags={"preset": preset}
+        registry,
+        None if found is None else found.task_class,
+        config=file,
+        overrides=set_,
+        flags={"preset": preset, **({} if found is None else found.flags)},
     )
     values = resolved.settings.model_dump(mode="json")
     if json:

@@ -21,6 +21,7 @@ from .options import (
     TaskArgument,
 )
 from .output import note, print_json, print_rows
+from .programs import GoldOption, RewardOption, find, given
 
 if TYPE_CHECKING:
     from ..flow.example import Example
@@ -40,6 +41,8 @@ def evaluate(
         typer.Option("--reorder", help="Sort the predictions into the data's order first."),
     ] = False,
     json: JsonOption = False,
+    reward: RewardOption = None,
+    gold: GoldOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -49,8 +52,10 @@ def evaluate(
     from .examples import first_examples, note_left_out, read_examples
 
     registry = load_registry()
+    found = find(registry, task, given(reward=reward, gold=gold), config=config, overrides=set_)
+    flags = {"preset": preset, **found.flags}
     resolved = options.settings(
-        registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
+        registry, found.task_class, config=config, overrides=set_, flags=flags
     )
     task_ = resolved.make_task()
     examples = first_examples(read_examples(task_, data, split), limit)

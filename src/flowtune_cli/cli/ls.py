@@ -52,6 +52,8 @@ def ls(
         rows = _runs(found.settings.run.directory)
     else:
         rows = _registered(registry, REGISTERED[kind])
+        if kind == "tasks":
+            rows += _programs(config, set_)
         _note_failed(registry, REGISTERED[kind][0])
     if json:
         print_json(rows)
@@ -78,6 +80,18 @@ def _registered(registry: Registry, kinds: tuple[Kind, ...]) -> Rows:
         }
         for kind in kinds
         for entry in registry.entries(kind).values()
+    ]
+
+
+def _programs(config: Path | None, overrides: list[str] | None) -> Rows:
+    """The programs of the settings file, which no plugin brings."""
+    from ..config.resolve import FILE
+    from ..programs.find import programs
+
+    file = config or FILE
+    return [
+        {"name": name, "plugin": str(file), "distribution": "", "summary": what}
+        for name, what in programs(file if config or FILE.is_file() else None, overrides or ())
     ]
 
 

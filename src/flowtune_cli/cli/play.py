@@ -15,13 +15,13 @@ from .options import (
     RunOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
 from .output import print_json
+from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 
 def play(
-    task: TaskArgument,
+    task: ProgramTaskArgument = None,
     example: Annotated[
         str | None,
         typer.Option(
@@ -44,6 +44,9 @@ def play(
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
     json: JsonOption = False,
+    program: ProgramOption = None,
+    reward: RewardOption = None,
+    gold: GoldOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -59,7 +62,8 @@ def play(
 
     if input_ is not None and (example, data, split) != (None, None, None):
         raise UsageError("--input is the example: leave --example, --data and --split out")
-    player = load_player(load_registry(), task, run, config, set_, preset)
+    of_program = given(program, reward, gold)
+    player = load_player(load_registry(), task, run, config, set_, preset, of_program)
     if input_ is not None:
         chosen = example_of_input(player.task, input_)
     else:

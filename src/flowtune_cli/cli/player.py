@@ -13,10 +13,12 @@ from ..flow.task import Task
 from . import options
 from .checkpoint_names import find_checkpoint
 from .output import note
+from .programs import find, given, ready
 from .run_overrides import RunOverrides
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
+    from ..programs.find import Given
     from ..registry import Registry
     from ..training.session import Session
 
@@ -55,26 +57,37 @@ class Player:
 
 def load_player(
     registry: Registry,
-    task_name: str,
+    task_name: str | None,
     run_name: str | None,
     config: Path | None,
     overrides: Sequence[str] | None,
     preset: str | None = None,
+    program: Given | None = None,
+    *,
+    needs_nodes: bool = True,
 ) -> Player:
     """The task with a run's checkpoint, by default the newest; without a run, untrained.
 
     Settings that now differ from the run's are used, with a note.
+
+    Args:
+        task_name: None where ``program`` or the run says what is meant.
+        needs_nodes: a program without declared nodes is refused.
     """
-    task_class = registry.task(task_name)
-    flags = {"preset": preset}
-    if run_name is None:
+    run = checkpoint = None
+    if run_name is not None:
+        run, checkpoint = find_checkpoint(registry, run_name, config, overrides)
+    found = find(
+        registry, task_name, program or given(), config=config, overrides=overrides, run=run
+    )
+    task_class = found.task_class
+    flags = {"preset": preset, **found.flags}
+    if run is None or checkpoint is None:
         resolved = options.settings(
             registry, task_class, config=config, overrides=overrides, flags=flags
         )
         made_by = f"untrained {resolved.settings.model.name}"
-        checkpoint = None
     else:
-        run, checkpoint = find_checkpoint(registry, run_name, config, overrides)
         settings = RunOverrides(
             registry, task_class, run, config=config, overrides=overrides, flags=flags
         )
@@ -82,8 +95,10 @@ def load_player(
         for difference in settings.differences:
             note(f"differs from the run: {difference}")
         made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
-    made_by += f", settings {_digest(resolved, task_name)}"
-    return Player(registry, resolved, resolved.make_task(), checkpoint, made_by)
+    made_by += f", settings {_digest(resolved, task_class.name)}"
+    task = resolved.make_task()
+    ready(task, resolved, run, needs_nodes=needs_nodes)
+    return Player(registry, resolved, task, checkpoint, made_by)
 
 
 def _digest(resolved: Resolved, task: str) -> str:

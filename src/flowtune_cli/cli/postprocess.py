@@ -21,6 +21,7 @@ from .options import (
     TaskArgument,
 )
 from .output import note
+from .programs import find, given
 
 
 def postprocess(
@@ -54,8 +55,10 @@ def postprocess(
 
     check_output(out, overwrite=overwrite)
     registry = load_registry()
+    found = find(registry, task, given(), config=config, overrides=set_)
+    flags = {"preset": preset, **found.flags}
     resolved = options.settings(
-        registry, registry.task(task), config=config, overrides=set_, flags={"preset": preset}
+        registry, found.task_class, config=config, overrides=set_, flags=flags
     )
     task_ = resolved.make_task()
     processors = selected_postprocessors(context, registry, task_)

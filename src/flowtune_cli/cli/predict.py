@@ -21,9 +21,9 @@ from .options import (
     RunOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
 from .output import note
+from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 if TYPE_CHECKING:
     from ..flow.episode import Episode
@@ -46,8 +46,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def predict(
     context: typer.Context,
-    task: TaskArgument,
     out: OutOption,
+    task: ProgramTaskArgument = None,
     data: DataOption = None,
     split: SplitOption = None,
     run: RunOption = None,
@@ -59,6 +59,9 @@ def predict(
         typer.Option("--scores", help="Add what 'flowtune postprocess' needs."),
     ] = False,
     overwrite: OverwriteOption = False,
+    program: ProgramOption = None,
+    reward: RewardOption = None,
+    gold: GoldOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -77,11 +80,12 @@ def predict(
     from .postprocessors import explorations, selected_postprocessors
 
     check_predictions_path(out, overwrite=overwrite)
-    player = load_player(load_registry(), task, run, config, set_, preset)
+    of_program = given(program, reward, gold)
+    player = load_player(load_registry(), task, run, config, set_, preset, of_program)
     processors = selected_postprocessors(context, player.registry, player.task)
     strategies = explorations(processors, player.task, player.registry)
     if scores and not strategies and type(player.task).scores is Task.scores:
-        note(f"task '{task}' has no scores: --scores adds nothing")
+        note(f"task '{player.task.name}' has no scores: --scores adds nothing")
     examples = first_examples(read_examples(player.task, data, split), limit)
     note_left_out(player.task)
     session = player.set_up()

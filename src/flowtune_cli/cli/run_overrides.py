@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..flow.preset import NO_PRESET
 from ..runs.directory import RunDirectory
 from . import options
 from .stored_model import check_model, is_same_model, is_same_place
-from .stored_settings import stored_settings
+from .stored_settings import settings_file, stored_settings
 
 if TYPE_CHECKING:
     from ..config.layers import Origin
@@ -77,16 +76,16 @@ class RunOverrides:
     ) -> None:
         from ..config.layers import Origin, Setting
         from ..config.resolve import restore
+        from ..programs.settings import MOVABLE
+        from ..programs.task import ProgramTask
 
         self.run = run
         self.stored = stored_settings(run)
         self.task = task_class.name
+        movable = MOVABLE if issubclass(task_class, ProgramTask) else ()
+        self._free = tuple(f"tasks.{self.task}.{name}" for name in movable)
         if run.info.task != self.task:
             raise UsageError(f"run '{run.path.name}' is of task '{run.info.task}', not {self.task}")
-        if config is None and self.stored["config"] is not None:
-            config = Path(self.stored["config"])
-            # What it said is stored. ./flowtune.toml was not read then, and is not now.
-            config = config if config.is_file() else Path(os.devnull)
         self._restore = lambda values: restore(task_class, values, run.path.name, registry)
         self.old = self._restore(self.stored["settings"])
         self.origins = {key: Origin(**origin) for key, origin in self.stored["origins"].items()}
@@ -94,7 +93,7 @@ class RunOverrides:
         self.now = options.settings(
             registry,
             task_class,
-            config=config,
+            config=settings_file(run, config),
             overrides=overrides,
             flags=flags,
             preset=Setting(preset, Origin("run", f"run {run.path.name}")),
@@ -115,7 +114,8 @@ class RunOverrides:
         def allowed(difference: Difference) -> bool:
             if difference.key == "training.limit":
                 return grows and (difference.now == 0 or difference.now > limit)
-            return difference.key.startswith(_FREE) or self._is_moved_model(difference)
+            free = (*_FREE, *self._free)
+            return difference.key.startswith(free) or self._is_moved_model(difference)
 
         name = self.run.path.name
         self._refuse(

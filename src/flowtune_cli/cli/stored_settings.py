@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flow.errors import UsageError
+from ..flow.paths import place_text
 from ..runs.directory import RunDirectory
 from ..runs.example_digests import (
     ExampleDigest,
@@ -34,9 +36,14 @@ def to_store(
         checkpoint: what the run goes on from.
         data: what ``describe`` stores.
     """
+    from ..programs.files import file_digests
+
+    tasks = resolved.settings.tasks
+    values = {} if resolved.task is None else tasks[resolved.task.name]
     return {
         **resolved.stored,
         "config": None if config is None else str(config.absolute()),
+        "program_sha256": file_digests(values),
         "model_sha256": model_digest(resolved.settings.model.name),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
         "data": dict(data),
@@ -67,7 +74,7 @@ def describe(
     order = training_order(examples, training.seed, training.limit, 1)
     digests = example_digests(order, note)
     described = {
-        "path": None if data is None else str(data.absolute()),
+        "path": None if data is None else place_text(data),
         "split": split,
         "examples": len(order) * training.passes,
         "available": len(examples),
@@ -126,6 +133,15 @@ def model_digest(name: str) -> str | None:
 
     path = Path(name)
     return weights_digest(path) if path.is_absolute() and path.exists() else None
+
+
+def settings_file(run: RunDirectory, config: Path | None) -> Path | None:
+    """The settings file that is read with a run: ``config``, or else the run's own."""
+    stored = stored_settings(run)["config"]
+    if config is not None or stored is None:
+        return config
+    # What it said is stored. ./flowtune.toml was not read then, and is not now.
+    return Path(stored) if Path(stored).is_file() else Path(os.devnull)
 
 
 def stored_settings(run: RunDirectory) -> dict[str, Any]:

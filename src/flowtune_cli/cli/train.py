@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..flow.errors import UsageError
+from ..flow.paths import place_text
 from . import options
 from .options import (
     ConfigOption,
@@ -19,17 +20,27 @@ from .options import (
     SetOption,
     SplitOption,
 )
+from .programs import (
+    GoldOption,
+    ProgramOption,
+    ProgramTaskArgument,
+    RewardOption,
+    find,
+    given,
+    ready,
+    warn_of_tools,
+)
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
+    from ..flow.task import Task
+    from ..programs.find import Given
     from ..registry import Registry
     from ..runs.directory import RunDirectory
 
 
 def train(
-    task: Annotated[
-        str | None, typer.Argument(help="The task, see 'flowtune ls tasks'; --resume knows it.")
-    ] = None,
+    task: ProgramTaskArgument = None,
     data: DataOption = None,
     split: SplitOption = None,
     limit: Annotated[
@@ -53,6 +64,9 @@ def train(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
     json: JsonOption = False,
+    program: ProgramOption = None,
+    reward: RewardOption = None,
+    gold: GoldOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -61,12 +75,15 @@ def train(
     from ..registry import load_registry
 
     flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
-    arguments = _Arguments(load_registry(), data, split, json, config, set_ or (), flags)
+    of_program = given(program, reward, gold)
+    arguments = _Arguments(
+        load_registry(), data, split, json, config, set_ or (), of_program, flags
+    )
     if resume is not None:
         if name is not None or from_ is not None:
             raise UsageError("--resume goes on with a run; --name and --from are for a new one")
         return _resume(arguments, task, resume)
-    if task is None:
+    if task is None and program is None and from_ is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
     return _begin(arguments, task, name, from_)
 
@@ -81,6 +98,7 @@ class _Arguments:
     json: bool
     config: Path | None
     overrides: Sequence[str]
+    program: Given
     flags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,8 +106,34 @@ class _Arguments:
         """Where settings come from, as ``options.settings`` takes it."""
         return {"config": self.config, "overrides": self.overrides, "flags": self.flags}
 
+    def found(self, task: str | None, run: RunDirectory | None) -> tuple[type[Task], _Arguments]:
+        """The task that is meant, and the arguments with the settings that they make of it.
 
-def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str | None) -> int:
+        A program's data is one of its settings, so that all later commands have it from the run.
+
+        Args:
+            run: the one that is gone on with.
+        """
+        from ..programs.task import ProgramTask
+
+        found = find(
+            self.registry,
+            task,
+            self.program,
+            config=self.config,
+            overrides=self.overrides,
+            run=run,
+        )
+        flags, data = {**self.flags, **found.flags}, self.data
+        if issubclass(found.task_class, ProgramTask) and data is not None:
+            flags[f"tasks.{found.task_class.name}.data"] = place_text(data)
+            data = None
+        return found.task_class, replace(self, flags=flags, data=data)
+
+
+def _begin(
+    arguments: _Arguments, task_name: str | None, name: str | None, from_: str | None
+) -> int:
     from ..runs.directory import RunDirectory
     from .checkpoint_names import find_checkpoint
     from .examples import chosen_split, read_training_examples
@@ -97,18 +141,21 @@ def _begin(arguments: _Arguments, task_name: str, name: str | None, from_: str |
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun
 
-    task_class = arguments.registry.task(task_name)
-    checkpoint = None
-    if from_ is None:
-        resolved = options.settings(arguments.registry, task_class, **arguments.sources)
-    else:
+    checkpoint = source = None
+    if from_ is not None:
         source, checkpoint = find_checkpoint(
             arguments.registry, from_, arguments.config, arguments.overrides
         )
+    task_class, arguments = arguments.found(task_name, source)
+    if source is None:
+        resolved = options.settings(arguments.registry, task_class, **arguments.sources)
+    else:
         resolved = RunOverrides(
             arguments.registry, task_class, source, **arguments.sources
         ).continued()
     task = resolved.make_task()
+    ready(task, resolved, source)
+    warn_of_tools(task)
     parent = resolved.settings.run.directory
     RunDirectory.check_name(parent, name)
     split = chosen_split(task, arguments.split)
@@ -141,7 +188,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
     with run.lock():
         check_version(run.store_path)  # before anything is changed
-        task_class = arguments.registry.task(task_name or run.info.task)
+        task_class, arguments = arguments.found(task_name, run)
         settings = RunOverrides(arguments.registry, task_class, run, **arguments.sources)
         resolved, stored = settings.resumed(), settings.stored
         grows = resolved.settings.training.limit != settings.old.settings.training.limit
@@ -149,6 +196,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
             return report_finished(run, json=arguments.json)
 
         task = resolved.make_task()
+        ready(task, resolved, run)
         data = arguments.data or (stored["data"]["path"] and Path(stored["data"]["path"]))
         split = arguments.split or stored["data"]["split"]
         examples = read_training_examples(task, data, split)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.task import Task
+from ..programs.task import ProgramTask
 from ..runs.batch import BatchRecord
 
 
@@ -47,8 +48,12 @@ def next_commands(task: Task, run: str, data: Mapping[str, Any]) -> list[str]:
         predict += ["--data", path if Path(path).is_dir() else "FILE"]
     if split != task.splits[0]:
         play += ["--split", split]
-    other = next((name for name in task.splits if name != split), split)
-    predict += ["--split", other, "--out", f"{Path(run).name}-{other}.jsonl"]
+    own = getattr(task.settings, "data", None)
+    if isinstance(task, ProgramTask) and own is not None and Path(own).is_file():
+        predict += ["--data", "FILE", "--out", f"{Path(run).name}.jsonl"]
+    else:
+        other = next((name for name in task.splits if name != split), split)
+        predict += ["--split", other, "--out", f"{Path(run).name}-{other}.jsonl"]
     return [
         shlex.join(["flowtune", "play", *play, "--deviate"]),
         shlex.join(["flowtune", "predict", *predict]),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from ..flow.paths import expanded
+from ..flow.paths import PathText, expanded, is_remote
 from .layers import Origin
 from .schema import without_none
 
@@ -30,6 +30,8 @@ def located(kind: Any, value: Any, origin: Origin) -> Any:
     kind = without_none(kind)
     if kind is Path and isinstance(value, (str, Path)):
         return type(value)(_absolute(Path(value), origin))
+    if kind is PathText:
+        return value if is_remote(value) else str(_absolute(Path(value), origin))
     inner = get_args(kind)
     if isinstance(value, Mapping) and get_origin(kind) in (dict, Mapping):
         return {name: located(inner[1], each, origin) for name, each in value.items()}

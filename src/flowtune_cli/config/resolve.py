@@ -167,7 +167,9 @@ def _resolve(
         installed[task_class.name] = task_class
     checker = Checker(registry)
     entries = checker.split(Settings, (), [entry for layer in layers for entry in layer.items()])
-    task_entries = checker.split(installed, ("tasks",), entries.pop("tasks", ()))
+    of_tasks = entries.pop("tasks", [])
+    known = {**dict.fromkeys(_programs(of_tasks), Any), **installed}
+    task_entries = checker.split(known, ("tasks",), of_tasks)
     settings = _sections(entries, checker)
     if settings is None:
         checker.finish(task_name)
@@ -192,6 +194,16 @@ def _resolve(
     kind = {**(fields_of(Settings) or {}), "tasks": kinds}
     keys = setting_keys(kind, settings.model_dump(mode="json"))
     return Resolved(settings, {".".join(key): checker.origin(key) for key in keys}, task)
+
+
+def _programs(entries: Sequence[Entry]) -> set[str]:
+    """The tasks that are programs, which no plugin brings: their tables say what they run."""
+    flat = [
+        (*names, *more)
+        for names, setting in entries
+        for more in setting_keys(Any, setting.value, ())
+    ]
+    return {key[0] for key in flat if key[1:2] in (("function",), ("program",))}
 
 
 def _sections(entries: Mapping[str, Sequence[Entry]], checker: Checker) -> Settings | None:

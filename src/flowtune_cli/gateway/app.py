@@ -173,7 +173,7 @@ class Gateway:
             raise WireError("the other server's answer is no chat completion", status=502) from None
 
     def _check_model(self, door: Door, name: str) -> None:
-        if name not in door.nodes:
+        if not door.has(name):
             raise no_model(name, door.nodes, list(self.forwarder.models))
 
     def _models(self, door: Door, name: str) -> dict[str, Any]:

@@ -49,6 +49,11 @@ class Door:
         """The names of the nodes that can be asked."""
         return [name for name, node in self.episode.nodes.items() if node.kind == "chat"]
 
+    def has(self, name: str) -> bool:
+        """Whether a node can be asked; while nodes are found out, any name is one."""
+        nodes = self.episode.nodes
+        return name in nodes and nodes[name].kind == "chat"
+
     @property
     def over(self) -> bool:
         """Whether the flow has ended, or nothing of it is needed any more."""

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import sys
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -34,6 +34,8 @@ class FlowRun:
         failure: why it was ended, where that is a failure.
         loop: where it runs; None before.
         context: that of the flow: a task that is made in a copy of it is one of the flow's.
+        on_wait: called with True when the first call waits for a node, and with False when none
+            waits any more.
     """
 
     def __init__(self, limits: EpisodeLimits = NO_LIMITS) -> None:
@@ -44,6 +46,7 @@ class FlowRun:
         self.failure: Exception | None = None
         self.loop: FlowLoop | None = None
         self.context = contextvars.Context()
+        self.on_wait: list[Callable[[bool], None]] = []
         self._main: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._cancelled = 0
@@ -118,6 +121,7 @@ class FlowRun:
             raise Ended
         if not self._waiting_calls:
             self._stop_clock()
+            self._tell(True)
         self._waiting_calls += 1
 
     def end_call(self) -> None:
@@ -125,6 +129,16 @@ class FlowRun:
         self._waiting_calls -= 1
         if not self._waiting_calls and not self.ended:
             self._start_clock()
+            self._tell(False)
+
+    @property
+    def waits_for_nodes(self) -> bool:
+        """Whether a call waits for a node."""
+        return self._waiting_calls > 0
+
+    def _tell(self, waits: bool) -> None:
+        for each in list(self.on_wait):
+            each(waits)
 
     # What is left of its time, while no call waits for a node
 

@@ -139,19 +139,26 @@ def _answer(process: subprocess.Popen[bytes], out: Path) -> dict[str, Found] | s
 def main(work: Path, out: Path, later: bool) -> None:
     """Do the work of such a process."""
     from ...config.resolve import restore
+    from ...programs.find import find_stored
     from ...registry import load_registry
 
     asked: _Work = pickle.loads(work.read_bytes())
     registry = load_registry()
-    task_class = registry.task(asked.task)
+    task_class = find_stored(registry, asked.task, asked.settings["tasks"])
     task = restore(task_class, asked.settings, "that is checked", registry).make_task()
     recorded: list[Recorded] = pickle.loads(asked.recorded)
     answer = {ELSEWHERE: play_again(task, recorded, limits=asked.limits)}
     if later:
-        with shifted_clock(task_class.__module__.partition(".")[0]):
+        with shifted_clock(_package(task)):
             found = play_again(task, recorded, limits=asked.limits)
         answer[LATER] = [_requests(differences) for differences in found]
     out.write_bytes(pickle.dumps(answer))
+
+
+def _package(task: Task) -> str:
+    """The package of the flow's own modules."""
+    module: str = getattr(task, "flow_module", type(task).__module__)
+    return module.partition(".")[0]
 
 
 def _requests(differences: list[Difference] | None) -> list[Difference]:

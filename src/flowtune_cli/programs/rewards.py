@@ -1,0 +1,99 @@
+"""The reward of a program: ``rewards.py:score``, a function of the example and the result."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..flow.episode import Episode
+from ..flow.errors import UsageError
+from ..flow.numbers import real_number
+from .loading import function_place, load_function
+
+Values = Mapping[str, "float | None"]
+"""Each reward by name; None is undefined."""
+
+_AT_ONCE = 32
+
+
+def reward_name(text: str) -> str:
+    """What a reward that is a single number is called: as its function."""
+    return function_place(text).name
+
+
+class Reward:
+    """A function of (example, result) that returns a number or a mapping of numbers.
+
+    A plain function must be quick, as all else waits for it. An ``async`` one may ask the world:
+    it is an effect, so it runs once for equal results, beside all else, and a run that is resumed
+    has its result.
+
+    Raises:
+        UsageError: it cannot be loaded, or does not take two arguments.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.place = function_place(text)
+        self.name = self.place.name
+        self.function = load_function(text)
+        self.is_async = inspect.iscoroutinefunction(self.function)
+        takes(self.function, str(self.place), "example", "result")
+
+    async def report(self, episode: Episode, example: Mapping[str, Any], result: Any) -> None:
+        """Report the rewards of an episode's result.
+
+        Raises:
+            ValueError: one of them is no finite number.
+        """
+        if self.is_async:
+            value = await episode.effect(self.function, dict(example), result)
+        else:
+            value = self.function(dict(example), result)
+        for name, number in self._values(value).items():
+            episode.reward(name, number)
+
+    def of_all(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> list[Values]:
+        """The rewards of results, outside of any episode; a few are asked for at once."""
+        if not self.is_async:
+            return [self._values(self.function(dict(example), result)) for example, result in pairs]
+        return asyncio.run(self._of_all(pairs))
+
+    async def _of_all(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> list[Values]:
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(example: Mapping[str, Any], result: Any) -> Values:
+            async with places:
+                return self._values(await self.function(dict(example), result))
+
+        return await asyncio.gather(*(one(*pair) for pair in pairs))
+
+    def _values(self, value: Any) -> Values:
+        """What the function returned, as numbers by name."""
+        named = value if isinstance(value, Mapping) else {self.name: value}
+        numbers: dict[str, float | None] = {}
+        for name, each in named.items():
+            try:
+                numbers[str(name)] = None if each is None else real_number(each)
+            except ValueError as error:
+                raise ValueError(
+                    f"reward '{name}' of {self.place} {error}, or None where it is undefined"
+                ) from None
+        return numbers
+
+
+def takes(function: Any, name: str, *arguments: str) -> None:
+    """Check that a function can be called with so many arguments.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"{name} cannot be called with ({', '.join(arguments)}): {error}"
+        ) from None
+    except ValueError:  # it has no signature that could be read
+        pass

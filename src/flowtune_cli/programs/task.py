@@ -1,0 +1,191 @@
+"""A task made of a program: its data, its nodes' calls, its reward and its targets."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ..flow.effect import strict_json
+from ..flow.episode import Episode
+from ..flow.errors import DataError, UsageError
+from ..flow.example import Example
+from ..flow.node import Node
+from ..flow.paths import place_text
+from ..flow.task import Task
+from .data import SPLITS, read_data
+from .executable import Executable
+from .function import FunctionProgram
+from .rewards import Reward, reward_name
+from .settings import ProgramSettings
+from .targets import NodeTarget
+
+RESULT = "result"
+"""The field of a prediction that holds what the program returned."""
+
+
+class Program(Protocol):
+    """What plays an example."""
+
+    async def play(self, episode: Episode, example: Mapping[str, Any]) -> Any:
+        """The result, from the example without its gold fields."""
+
+
+class ProgramTask(Task):
+    """The base of the tasks that are programs; ``find.program_class`` makes one of each."""
+
+    summary: ClassVar[str] = "a program on OpenAI's API"
+    Settings: ClassVar[Any] = ProgramSettings
+    splits: ClassVar[Sequence[str]] = SPLITS
+    nodes: Sequence[Node] = ()
+
+    settings: ProgramSettings
+
+    @classmethod
+    def default_nodes(cls, settings: Any) -> Sequence[Node]:
+        """The nodes that are declared, judged by the program's reward unless they say otherwise."""
+        nodes = super().default_nodes(settings)
+        if settings is not None and settings.reward is not None:
+            for node in nodes:
+                node.reward = reward_name(settings.reward)
+        return nodes
+
+    def load(self) -> None:
+        """Load all that this task names, so that what is wrong is told before anything is played.
+
+        Raises:
+            UsageError: something cannot be loaded, or does not fit.
+        """
+        assert self.program is not None
+        assert self.targets is not None
+        _ = self.reward
+
+    @cached_property
+    def program(self) -> Program:
+        """The function or executable."""
+        settings = self.settings
+        if settings.function is not None and settings.program is not None:
+            raise UsageError(
+                f"task '{self.name}' has both a function ({settings.function}) and a program"
+                f" ({settings.program}): it can have one"
+            )
+        if settings.function is not None:
+            return FunctionProgram(settings.function)
+        if settings.program is None:
+            raise UsageError(f"task '{self.name}' has neither a function nor a program")
+        executable = Executable(
+            settings.program,
+            settings.directory,
+            processes=settings.processes,
+            timeout=settings.timeout,
+            persistent=settings.worker,
+        )
+        weakref.finalize(self, executable.close)
+        return executable
+
+    @property
+    def flow_module(self) -> str:
+        """The module of the program, as far as it runs in this process."""
+        program = self.program
+        if isinstance(program, FunctionProgram):
+            return str(program.function.__module__)
+        return type(self).__module__
+
+    @cached_property
+    def reward(self) -> Reward | None:
+        """What judges results."""
+        return None if self.settings.reward is None else Reward(self.settings.reward)
+
+    @cached_property
+    def targets(self) -> Sequence[NodeTarget]:
+        """The targets of the nodes that have one."""
+        found = []
+        for node in self.nodes:
+            text = getattr(node, "target", None)
+            if text is None:
+                continue
+            if node.learn != "supervised":
+                raise UsageError(
+                    f"node '{node.name}' of task '{self.name}' has a target, and learns"
+                    f" {node.learn!r}: set learn = 'supervised', or leave the target out"
+                )
+            found.append(NodeTarget(node.name, text))
+        return found
+
+    def examples(self, source: Path | None, split: str) -> Iterable[Example]:
+        """All records of the data, in their order; nothing is left out."""
+        data = self.settings.data if source is None else place_text(source)
+        if data is None:
+            raise UsageError(
+                f"task '{self.name}' has no data: give --data FILE, or set tasks.{self.name}.data"
+            )
+        return read_data(data, split, self.settings.gold)
+
+    def example_from(self, inputs: Mapping[str, Any]) -> Example:
+        """An example of a user's own inputs, which is not judged."""
+        return Example("input", {k: v for k, v in inputs.items() if k not in self.settings.gold})
+
+    async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
+        """Let the program play, and judge its result where there are labels to judge it by."""
+        shown = json.loads(json.dumps(dict(example.inputs)))
+        result = await self.program.play(episode, shown)
+        # Whatever it was made of is a copy of JSON values from here on.
+        result = json.loads(strict_json(result, "the program's result"))
+        if example.gold is not None:
+            everything = record(example)
+            if self.reward is not None:
+                await self.reward.report(episode, everything, result)
+            for target in self.targets:
+                target.report(episode, everything)
+        return {RESULT: result}
+
+    def evaluate(
+        self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """The mean of each reward over the predictions for which it is defined."""
+        if self.reward is None:
+            raise UsageError(
+                f"task '{self.name}' has no reward to evaluate by: give --reward FILE.py:FUNCTION,"
+                f" or set tasks.{self.name}.reward"
+            )
+        pairs = []
+        for example, prediction in zip(examples, predictions, strict=True):
+            if RESULT not in prediction:
+                raise DataError(f"the prediction of example '{example.id}' has no '{RESULT}'")
+            if example.gold is None:
+                self.leave_out(example.id, f"no {' or '.join(self.settings.gold)}")
+            else:
+                pairs.append((record(example), prediction[RESULT]))
+        values: dict[str, list[float]] = {}
+        for rewards in self.reward.of_all(pairs):
+            for name, value in rewards.items():
+                values.setdefault(name, [])
+                if value is not None:
+                    values[name].append(value)
+        figures: dict[str, Any] = {
+            name: sum(numbers) / len(numbers) if numbers else None
+            for name, numbers in values.items()
+        }
+        figures["examples"] = len(pairs)
+        undefined = {name: len(pairs) - len(numbers) for name, numbers in values.items()}
+        if any(undefined.values()):
+            figures["undefined"] = undefined
+        return figures
+
+    def outcome_text(self, example: Example, result: Mapping[str, Any]) -> str:
+        """The result alone, a text as it is."""
+        value = result[RESULT]
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    def question_text(self, example: Example) -> str:
+        """The field "question", or else the first that is a text."""
+        texts = [v for k, v in example.inputs.items() if isinstance(v, str) and k != "id"]
+        return str(example.inputs.get("question", texts[0] if texts else example.id))
+
+
+def record(example: Example) -> dict[str, Any]:
+    """All fields of an example, the gold ones included."""
+    return {**example.inputs, **(example.gold or {})}
