@@ -45,7 +45,8 @@ def test_a_greedy_answer(respond: Any) -> None:
     engine = writes("two words")
     response = respond(engine, node(max_new_tokens=9, stop=("\n",)), messages=ASK)
     prompt = Prompt((Message("user", (Segment("Why?"),)),), reserve=9)
-    assert asked(engine) == DecodeRequest("c", prompt, 9, ("\n",), GREEDY, (1, "id", 2))
+    expected = DecodeRequest("c", prompt, 9, ("\n",), GREEDY, (1, "id", 2), refusable=True)
+    assert asked(engine) == expected
     (output,) = response.outputs
     assert output.value == ChatAnswer("two words", (), "stop", 11, 2, None)
     assert (output.text, output.tokens, output.truncated) == ("two words", 2, False)

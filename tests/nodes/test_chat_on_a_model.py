@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,33 @@ def test_all_of_it_is_trained(tiny_model_dir: Path, tmp_path: Path) -> None:
     names = {name for batch in metrics for name in batch}
     for node in ("draft", "agent", "label"):
         assert [name for name in names if node in name and "loss" in name], names
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"max_tokens": 10**6}, "leaves no room in the context"),
+        ({"messages": [{"role": "user", "content": "long " * 4000}]}, "leaves no room"),
+        ({"constraint": {"kind": "regex", "value": "(["}}, "regex"),
+    ],
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_the_model_cannot_do_fails_its_episode_alone(
+    tiny_model_dir: Path, asked: dict[str, Any], said: str, waits: bool
+) -> None:
+    async def one(episode: Any, example: Any) -> str:
+        if waits:
+            await asyncio.sleep(0.001)
+        messages = [{"role": "user", "content": example.question}]
+        more = asked if example.id == "e1" else {}
+        answer = await episode.call("draft", **{"messages": messages, **more})
+        return str(answer.text)
+
+    nodes = [Chat(name="draft", reward="end", max_new_tokens=4)]
+    session = TinySession(FlowTask(nodes, one), tiny_model_dir, {"adapter": {"rank": 2}})
+    first, failed, last = session.play(EXAMPLES)
+    assert first.failure is None
+    assert last.failure is None
+    assert failed.failure is not None
+    assert failed.failure.error.startswith("ChatError: node 'draft': ")
+    assert said in failed.failure.error

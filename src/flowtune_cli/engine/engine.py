@@ -18,6 +18,7 @@ from ..flow.request import (
     DecodeRequest,
     Generation,
     Likelihood,
+    Refusal,
     Request,
     Scored,
     ScoreRequest,
@@ -154,9 +155,18 @@ class ModelEngine:
         generations = self._generations[key]
         return Decoded(prompt.text, len(prompt.ids), prompt.dropped, generations, key.version)
 
-    def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Decoded]:
-        found = [self.tokenize(request) for request in requests]
-        keys = [key for _, key in found]
+    def refuse_or_tokenize(self, request: DecodeRequest) -> Refusal | tuple[Encoded, DecodeKey]:
+        """``tokenize``, or why a request that may be refused has to be."""
+        try:
+            return self.tokenize(request)
+        except UsageError as error:
+            if not request.refusable:
+                raise
+            return Refusal(str(error))
+
+    def _decode(self, adapter: str | None, requests: list[DecodeRequest]) -> list[Answer]:
+        found = [self.refuse_or_tokenize(request) for request in requests]
+        keys = [each[1] for each in found if not isinstance(each, Refusal)]
         # The first output of an exploring request answers one that does not explore.
         covered = {key.first for key in keys if key != key.first}
         missing = [
@@ -167,7 +177,7 @@ class ModelEngine:
         outputs = self.decoder.decode(adapter, [key.request for key in missing])
         for key, generations in zip(missing, outputs, strict=True):
             self.remember(key, generations)
-        return [self.decoded(prompt, key) for prompt, key in found]
+        return [each if isinstance(each, Refusal) else self.decoded(*each) for each in found]
 
     def _score(self, adapter: str | None, requests: list[ScoreRequest]) -> list[Scored]:
         version = self.adapters.version(adapter)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..flow.request import Answer, Generation, OnTokens, Request, ScoreRequest
+from ..flow.request import Answer, Generation, OnTokens, Refusal, Request, ScoreRequest
 from ..models.out_of_memory import attempt, out_of_memory, say_once
 from .jobs import Asked, Job, Jobs, give
 from .running_batch import Held, RunningBatch
@@ -83,7 +83,11 @@ class ModelSession:
                 self._scores.append((request, future))
                 continue
             with _failing(future):
-                prompt, key = self.engine.tokenize(request)
+                found = self.engine.refuse_or_tokenize(request)
+            if isinstance(found, Refusal):
+                give(future, found)
+                continue
+            prompt, key = found
             job = self._jobs.ask(Asked(prompt, key, future, on_tokens))
             if job is not None:
                 self._waiting.append(job)

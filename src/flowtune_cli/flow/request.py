@@ -98,6 +98,9 @@ class DecodeRequest:
         seed: samples depend on it alone; pass ``Call.seed``.
         logprobs: report each token's text and log-probability.
         constraint: what the outputs have to be; one that reaches ``max_new_tokens`` may be less.
+        refusable: a program wrote it, so it may be more than the model can do (a chat longer than
+            its context, a schema that is none): it is then answered by a ``Refusal``. Otherwise
+            that is an error which ends the run.
     """
 
     adapter: str | None
@@ -108,6 +111,7 @@ class DecodeRequest:
     seed: tuple[int | str, ...] = ()
     logprobs: bool = False
     constraint: Constraint | None = None
+    refusable: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,14 @@ class Scored:
     head: Mapping[str, float] = field(default_factory=dict)
 
 
-Answer = Union[Decoded, Scored]
+@dataclass(frozen=True)
+class Refusal:
+    """The answer to a ``refusable`` request that the model cannot answer; says why."""
+
+    reason: str
+
+
+Answer = Union[Decoded, Scored, Refusal]
 
 
 OnTokens = Callable[[int, tuple[int, ...]], None]

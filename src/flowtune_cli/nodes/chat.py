@@ -10,9 +10,18 @@ from typing import Any, ClassVar
 
 from ..flow.chat import ChatAnswer, FinishReason
 from ..flow.errors import UsageError
+from ..flow.messages import ChatError
 from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Term, TextDatum
 from ..flow.prompt import ToolCall
-from ..flow.request import GREEDY, Constraint, Decoded, DecodeRequest, Decoding, Generation
+from ..flow.request import (
+    GREEDY,
+    Constraint,
+    Decoded,
+    DecodeRequest,
+    Decoding,
+    Generation,
+    Refusal,
+)
 from .chat_inputs import ChatInputs, parse_inputs
 
 
@@ -67,8 +76,11 @@ class Chat(Node):
                 call.seed if asked.seed is None else (*call.seed, asked.seed),
                 logprobs=asked.logprobs,
                 constraint=asked.constraint,
+                refusable=True,
             )
         )
+        if isinstance(decoded, Refusal):
+            raise ChatError(f"node '{self.name}': {decoded.reason}")
         outputs: dict[object, NodeOutput] = {}
         for generation in decoded.generations:
             answer = _answer(decoded, generation, call.seed)
