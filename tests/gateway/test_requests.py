@@ -41,7 +41,7 @@ def refused(parse: Any, body: Any) -> WireError:
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"store": True}, "store"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"service_tier": "flex"}, "service_tier"),
@@ -69,7 +69,7 @@ def refused(parse: Any, body: Any) -> WireError:
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         (
-            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": "yes"}}]},
             "tools[0].function.strict",
         ),
         (
@@ -155,7 +155,7 @@ def test_a_text_request_is_refused(more: Any, param: str) -> None:
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "function", "name": "f", "strict": True}]}, "tools[0].strict"),
+        ({"tools": [{"type": "function", "name": "f", "strict": "yes"}]}, "tools[0].strict"),
         ({"text": {"format": {"type": "x"}}}, "text.format.type"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"input": 3}, "input"),
@@ -268,3 +268,38 @@ def test_whatever_is_sent_is_understood_or_refused(value: Any) -> None:
     for parse in (chat_request, completion_request, responses_request):
         with pytest.raises(WireError):
             parse(value)
+
+
+STRICT = {"name": "f", "strict": True, "parameters": {"type": "object"}}
+TOLD = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "constraint"),
+    [
+        ({"tools": [{"type": "function", "function": STRICT}]}, "text"),
+        ({"tools": [TOLD], "parallel_tool_calls": False}, "text"),
+        ({"tools": [TOLD], "parallel_tool_calls": True}, None),
+        ({"parallel_tool_calls": False}, None),
+        ({"tools": [{"type": "function", "function": STRICT}], "tool_choice": "required"}, None),
+        (
+            {
+                "tools": [{"type": "function", "function": STRICT}],
+                "response_format": {"type": "json_object"},
+            },
+            "json_object",
+        ),
+    ],
+)
+def test_strict_tools_and_single_calls_are_held_to(
+    asked: dict[str, Any], constraint: str | None
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **asked}
+    inputs = chat_request(body).inputs
+    assert inputs.get("constraint", {}).get("kind") == constraint
+    if "tools" in asked:
+        assert inputs["tools"] == [TOLD]
+    flat = {"type": "function", **STRICT}
+    of_responses = responses_request({"model": "m", "input": "x", "tools": [flat]}).inputs
+    assert of_responses["constraint"]["kind"] == "text"
+    assert of_responses["tools"] == [TOLD]

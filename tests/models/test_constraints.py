@@ -117,6 +117,17 @@ def test_json_may_be_laid_out_but_not_go_on_with_white_space(byte_level: Any) ->
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     for text, fine in ((call, True), (call.replace("1", "  1"), False)):
         assert allowed(text, Constraint("tool_calls", '"add"'), TOOLS) is fine
+    for text, fine in [
+        (call, True),
+        (call.replace(": 1}", ': "x"}'), False),
+        ("no call at all", True),
+        ("1 < 2, <<tool_call and }", True),
+        (f"First this. {call}", False),
+        (f"{call}{call}", False),
+        ("<tool_call>", False),
+    ]:
+        assert allowed(text, Constraint("text"), TOOLS) is fine, text
+    assert allowed("<tool_call>", Constraint("text"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, Union
 
 from .prompt import Prompt, ToolCall
 
-ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "tool_calls"]
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "text", "tool_calls"]
 """What an output has to be."""
 
 
@@ -20,11 +20,12 @@ class Constraint:
     Args:
         kind: ``json_schema``: JSON that fits a schema; ``json_object``: any JSON object; ``regex``:
             a text that a regular expression matches as a whole; ``choice``: one of some texts;
-            ``tool_calls``: a call of a tool of the prompt, in the form of the model's family.
+            ``text``: any text that calls no tool; ``tool_calls``: a call of a tool of the prompt, in the form of the model's family.
         value: the schema as JSON text; the expression; a JSON list of texts; for ``tool_calls``
-            the tool's name, or null for any tool, as JSON text. Empty for ``json_object``.
+            the tool's name, or null for any tool, as JSON text. Empty for the others.
 
-    Where the prompt has tools, an output may be a call of one instead, whatever the kind.
+    Where the prompt has tools, an output may be a call of one instead, whatever the kind, with
+    arguments that fit its schema.
     """
 
     kind: ConstraintKind

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import invalid, unsupported
 from .fields import Fields
 from .messages import chat_messages
-from .tools import chat_constraint, chat_tools, tool_choice
+from .tools import chat_constraint, chat_tools, held, tool_choice
 
 NODE_IS_ONE = "a node gives one answer a call; make further calls for further answers"
 REFUSED: Mapping[str, tuple[Sequence[Any], str]] = {
@@ -27,7 +27,6 @@ CHAT_REFUSED: Mapping[str, tuple[Sequence[Any], str]] = {
     "function_call": ((), "it was replaced by 'tool_choice'"),
     "modalities": ((["text"],), "nodes write text alone"),
     "moderation": ((), "there is no moderation"),
-    "parallel_tool_calls": ((True,), "an answer is not held to a single tool call"),
     "prediction": ((), "there are no predicted outputs"),
     "reasoning_effort": ((), "how long a model thinks cannot be set"),
     "service_tier": (("auto", "default"), "there are no tiers"),
@@ -68,9 +67,10 @@ def chat_request(body: Any) -> Asked:
         raise invalid("messages", "must be an array")
     inputs: dict[str, Any] = {"messages": chat_messages(messages)}
     tools = chat_tools(fields)
+    choice = tool_choice(fields, tools)
+    _put(inputs, "constraint", held(fields, tools, choice, chat_constraint(fields)))
     _put(inputs, "tools", tools or None)
-    _put(inputs, "tool_choice", tool_choice(fields, tools))
-    _put(inputs, "constraint", chat_constraint(fields))
+    _put(inputs, "tool_choice", choice)
     put_sampling(inputs, fields)
     _put(inputs, "max_tokens", _max_tokens(fields))
     if fields.flag("logprobs"):

@@ -8,7 +8,7 @@ from .errors import invalid, unsupported
 from .fields import Fields
 from .messages import chat_messages, text_content
 from .requests import NODE_IS_ONE, Asked, check_labels, put_sampling
-from .tools import flat_constraint, flat_tools, tool_choice
+from .tools import flat_constraint, flat_tools, held, tool_choice
 
 _STATELESS = "nothing is kept between requests: send the whole conversation as 'input'"
 _LOGPROBS = "message.output_text.logprobs"
@@ -22,7 +22,6 @@ _REFUSED = {
     "max_tool_calls": ((), "the program calls the tools"),
     "moderation": ((), "there is no moderation"),
     "n": ((1,), NODE_IS_ONE),
-    "parallel_tool_calls": ((True,), "an answer is not held to a single tool call"),
     "reasoning": (({},), "how long a model thinks cannot be set"),
     "service_tier": (("auto", "default"), "there are no tiers"),
     "top_logprobs": ((0,), "only the log-probabilities of the answer's own tokens are known"),
@@ -51,6 +50,7 @@ def responses_request(body: Any) -> Asked:
         constraint = flat_constraint(form)
         form.nothing_but({"verbosity": ((), "say it in a message")})
         form.end()
+    constraint = held(fields, tools, choice, constraint)
     put_sampling(inputs, fields)
     given = {
         "tools": tools or None,

@@ -10,9 +10,6 @@ from .errors import invalid, unsupported
 from .fields import Fields
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_STRICT = (
-    "the arguments of tool calls are not constrained to their schema; leave it out, and check them"
-)
 
 
 def chat_tools(fields: Fields) -> list[dict[str, Any]]:
@@ -55,9 +52,27 @@ def _tool(function: Fields) -> dict[str, Any]:
         if not isinstance(parameters, dict):
             raise invalid(function.name_of("parameters"), "must be a JSON schema: an object")
         made["parameters"] = parameters
-    function.nothing_but({"strict": ((False,), _STRICT)})
+    if function.flag("strict"):
+        made["strict"] = True
     function.end()
     return {"type": "function", "function": made}
+
+
+def held(
+    fields: Fields, tools: list[dict[str, Any]], choice: Any, constraint: dict[str, str] | None
+) -> dict[str, str] | None:
+    """The constraint with what ``strict`` and ``parallel_tool_calls`` ask for.
+
+    Under any constraint there is one tool call at most, and its arguments fit the schema. What is
+    strict is told to the model no more.
+    """
+    parallel = fields.raw("parallel_tool_calls")
+    if parallel is not None and not isinstance(parallel, bool):
+        raise invalid(fields.name_of("parallel_tool_calls"), "must be true or false")
+    strict = [tool["function"].pop("strict", False) for tool in tools]
+    if constraint is None and choice is None and tools and (any(strict) or parallel is False):
+        return {"kind": "text", "value": ""}
+    return constraint
 
 
 def tool_choice(fields: Fields, tools: list[dict[str, Any]], *, flat: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..flow.errors import FlowtuneError, UsageError, missing_package
 from ..flow.request import Constraint
-from .tool_calls import JSON_LAYOUT, tool_call_grammar
+from .tool_calls import JSON_LAYOUT, opening, tool_call_grammar
 
 _KEPT = 128
 """How many grammars are kept; making one takes milliseconds."""
@@ -155,6 +156,8 @@ class Constraints:
         if constraint.kind == "tool_calls":
             lark = self._tool_calls(json.loads(value), tools)
             return str(matchers.grammar_from_lark(lark))
+        if constraint.kind == "text":
+            return str(matchers.grammar_from_lark(self._text(tools)))
         makers = {
             "json_schema": partial(matchers.grammar_from_json_schema, value, JSON_LAYOUT),
             "json_object": partial(
@@ -170,6 +173,21 @@ class Constraints:
         lark = f"start: @text | called\n{self._tool_calls(None, tools, start='called')}"
         either = [{"name": "either", "lark_grammar": lark}, {**text, "name": "text"}]
         return json.dumps({"grammars": either})
+
+    def _text(self, tools: str) -> str:
+        """Any text, or a call of a tool, as a Lark grammar; a text does not begin a call."""
+        if not tools:
+            return "start: TEXT\nTEXT: /(?s:.*)/"
+        calls = self._tool_calls(None, tools, start="called")
+        mark = opening(self._tokenizer, self._template)
+        if mark is None:
+            raise UsageError(
+                f"'{self._name}' writes tool calls that cannot be told from other text while they"
+                " are written, so they are not held to their schemas: leave 'strict' and"
+                " 'parallel_tool_calls' out, set tool_choice, or take another model"
+            )
+        text = f"~/(?s:.*){re.escape(mark)}(?s:.*)/" if mark else "/(?s:.*)/"
+        return f"start: TEXT | called\nTEXT: {text}\n{calls}"
 
     def _choice(self, matchers: Any, value: str) -> Any:
         # Strings of its own grammars hold no control characters.

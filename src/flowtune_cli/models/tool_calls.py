@@ -216,6 +216,17 @@ def tool_call_grammar(
     return "\n".join([f"{start}: {body}", f"call: {calls}", *rules])
 
 
+def opening(tokenizer: Any, template: str) -> str | None:
+    """The letters that begin a family's tool calls; empty if that is a special token.
+
+    None if a call begins like other text.
+    """
+    begins = {"hermes": "<tool_call>", "mistral": TOOL_CALLS}.get(family_of(template) or "")
+    if begins is None or getattr(tokenizer, "response_template", None):
+        return None
+    return "" if _mark(tokenizer, begins).startswith("<[") else begins
+
+
 def _mark(tokenizer: Any, text: str) -> str:
     """A mark of a family in a grammar: the special token, or else its letters."""
     for index, token in tokenizer.added_tokens_decoder.items():

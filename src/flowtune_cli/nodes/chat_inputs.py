@@ -121,7 +121,7 @@ def _constraint(given: Any) -> Constraint | None:
             f"constraint must be an object whose kind is one of {', '.join(kinds)}; got {given!r}"
         )
     kind, value = given["kind"], given.get("value")
-    if kind == "json_object":
+    if kind in ("json_object", "text"):
         return Constraint(kind)
     if kind == "regex":
         if not isinstance(value, str):
