@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -61,6 +61,12 @@ def without_a_better(evaluations: Sequence[Evaluation]) -> int:
     """How many of the latest evaluations in a row have not become the best one."""
     best = best_of(evaluations)
     return len(evaluations) if best is None else len(evaluations) - 1 - evaluations.index(best)
+
+
+def evaluations_json(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """As JSON values; the best one says so."""
+    best = best_of(evaluations)
+    return [{**asdict(each), "best": each is best} for each in evaluations]
 
 
 def _value(evaluation: Evaluation) -> float:
