@@ -107,6 +107,15 @@ def test_another_model_is_loaded_for_a_run_that_has_one(
     assert [flow["flow"] for flow in found["flows"]] == ["a", "c"]
 
 
+def test_examples_without_labels_are_played_and_written(trained: Run) -> None:
+    Path("new.jsonl").write_text('{"id": "n", "question": "why"}\n')
+    found = figures(trained, "--run=a", "--data=new.jsonl", "--out=out")
+    [flow] = found["flows"]
+    assert flow["figures"]["sum"]["value"] is None
+    assert flow["task_figures"] == {}  # the task's evaluation wants labels
+    assert json.loads(Path("out/a@4.jsonl").read_text())["id"] == "n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

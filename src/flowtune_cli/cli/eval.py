@@ -94,7 +94,8 @@ def eval(
     examples = first_examples(read_examples(first, data, split), limit)
     note_left_out(first)
     _warn_of_trained(found, examples)
-    own = type(first).evaluate is not Task.evaluate
+    labelled = all(example.gold is not None for example in examples)
+    own = labelled and type(first).evaluate is not Task.evaluate
     try:
         all_played, task_figures, gains = _play_all(found, examples, out, own)
     except KeyboardInterrupt:
@@ -141,9 +142,9 @@ def _play_all(
                     len(all_played) * len(examples) + done, _progress_text(each, played), line=last
                 )
             _note_failures(each, examples, played)
-            task_figures.append(_evaluated(task, examples, played) if own else {})
             if out is not None:
                 _write(out / each.file_name, played)
+            task_figures.append(_evaluated(task, examples, played) if own else {})
             played.predictions.clear()
             all_played.append(played)
             if len(all_played) < len(found):

@@ -81,9 +81,10 @@ def early_end_text(evaluations: Sequence[Evaluation]) -> str:
     count = without_a_better(evaluations)
     if best is None:
         return f"ended early: none of {count} evaluations has a figure (training.evaluate.patience)"
+    since = "evaluation" if count == 1 else f"{count} evaluations"
     return (
         f"ended early: {best.metric} was {_number(best.value)} after {best.episodes} episodes, and"
-        f" no better in the {count} evaluations since (training.evaluate.patience)"
+        f" no better in the {since} since (training.evaluate.patience)"
     )
 
 
