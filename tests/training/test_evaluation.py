@@ -11,7 +11,7 @@ import pytest
 
 from flowtune_cli.config.settings import ModelSettings, TrainingSettings
 from flowtune_cli.flow.episode import Episode
-from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.flow.errors import DataError, FlowtuneError, UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.runs.evaluations import Figure
 from flowtune_cli.runs.reader import RunReader
@@ -201,6 +201,29 @@ def test_a_task_that_cannot_evaluate_is_named(make_run: MakeRun) -> None:
     run = evaluated(make_run(count=4, **EVERY_4), letters, Broken)
     with pytest.raises(FlowtuneError, match=r"task 'flow' cannot evaluate(.*\n)+.*ZeroDivision"):
         run.train()
+
+
+def test_a_task_that_wants_all_examples_does_not_stop_training_where_one_failed(
+    make_run: MakeRun,
+) -> None:
+    class Pairs(FlowTask):
+        def evaluate(self, examples: Any, predictions: Any) -> Any:
+            if len(examples) < 5:
+                raise DataError("the other of a pair is missing")
+            return {"pairs": 2}
+
+    whole = evaluated(make_run(count=4, **EVERY_4), letters, Pairs)
+    whole.train()
+    assert stored(whole)[0].figures["pairs"] == Figure(2.0)
+    run = evaluated(make_run(count=4, **EVERY_4), failing, Pairs)
+    run.train()
+    assert [list(each.figures) for each in stored(run)] == [["draft", "end"]] * 2
+    report = next(each for each in run.evaluations if each.evaluation)
+    assert report.problem.endswith("some are missing: the other of a pair is missing")
+    cut = evaluated(make_run(count=4, held_out=4, evaluate={"every": 4}), letters, Pairs)
+    with pytest.raises(DataError, match="the other of a pair"):
+        cut.train()
+    assert selected(cut, "SELECT count(*) FROM batches") == [(0,)]
 
 
 # Training never notices

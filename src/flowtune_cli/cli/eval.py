@@ -200,10 +200,12 @@ def _evaluated(task: Task, examples: Sequence[Example], played: Played) -> dict[
     positions = sorted(played.predictions)
     if not positions:
         return {}
-    figures = task.evaluate(
-        [examples[position] for position in positions],
-        [played.predictions[position] for position in positions],
-    )
+    chosen = [examples[position] for position in positions]
+    try:
+        figures = task.evaluate(chosen, [played.predictions[position] for position in positions])
+    except FlowtuneError as error:
+        note(f"without the task's own figures: {error}")
+        return {}
     return {name: (value, interval) for name, value, interval in each_figure(figures)}
 
 

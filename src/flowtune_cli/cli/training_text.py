@@ -54,6 +54,8 @@ def evaluation_text(report: EvaluationReport) -> str:
             f"{evaluation.failed} of {evaluation.examples} examples failed, the first is"
             f" '{example}': {error}"
         )
+    if report.problem:
+        parts.append(report.problem)
     if report.is_best:
         parts.append(f"the best {evaluation.metric} so far")
     return "; ".join(parts)

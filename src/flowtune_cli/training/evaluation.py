@@ -30,6 +30,7 @@ class EvaluationReport:
         evaluation: when it has ended.
         is_best: it is the best one so far.
         failure: the first example whose flow failed, and how.
+        problem: why the task's own figures are missing, which may need all examples.
     """
 
     episodes: int
@@ -38,6 +39,7 @@ class EvaluationReport:
     evaluation: Evaluation | None = None
     is_best: bool = False
     failure: tuple[str, Failure] | None = None
+    problem: str = ""
 
 
 def is_due(episodes: int, total: int, settings: TrainingSettings) -> bool:
@@ -67,7 +69,7 @@ def evaluate(
     metric: str | None,
     check: Callable[[], None] = lambda: None,
     on_report: Callable[[EvaluationReport], None] = lambda report: None,
-) -> tuple[Evaluation, tuple[str, Failure] | None]:
+) -> EvaluationReport:
     """Play the held-out examples greedily with the present adapters.
 
     The noise is always the same, and not that of training.
@@ -78,11 +80,12 @@ def evaluate(
         check: called between the engine's calls; may raise.
 
     Returns:
-        The evaluation, and the first example whose flow failed, if any.
+        The report of the evaluation that has ended.
 
     Raises:
         UsageError: there are no figures, or not the one of ``training.evaluate.metric``.
-        FlowtuneError: no flow came to its end, or the task could not evaluate the predictions.
+        FlowtuneError: no flow came to its end, or the task could not evaluate the predictions,
+            although none is missing.
     """
     rewards: dict[int, Mapping[str, float | None]] = {}
     predictions: dict[int, Mapping[str, Any]] = {}
@@ -98,20 +101,28 @@ def evaluate(
             if own:
                 predictions[position] = _predicted(task, examples[position], episode.result)
         on_report(EvaluationReport(episodes, len(rewards) + len(failures), len(examples)))
+    problem = ""
     figures = reward_figures([rewards[position] for position in sorted(rewards)])
     if predictions:
         positions = sorted(predictions)
         played = [examples[position] for position in positions]
-        found = task_figures(task, played, [predictions[position] for position in positions])
+        found: Mapping[str, Figure] = {}
+        try:
+            found = task_figures(task, played, [predictions[position] for position in positions])
+        except FlowtuneError as error:
+            if not failures:
+                raise
+            problem = f"without the task's own figures, since some are missing: {error}"
         figures |= {name: figure for name, figure in found.items() if name not in figures}
-    failed = None
+    failure = None
     if failures:
         position = min(failures)
-        failed = examples[position].id, failures[position]
+        failure = examples[position].id, failures[position]
     if metric is None:
-        metric = _metric(session, figures, failed)
-    evaluation = Evaluation(episodes, batch, len(examples), len(failures), metric, figures)
-    return evaluation, failed
+        metric = _metric(session, figures, failure)
+    count = len(examples)
+    evaluation = Evaluation(episodes, batch, count, len(failures), metric, figures)
+    return EvaluationReport(episodes, count, count, evaluation, failure=failure, problem=problem)
 
 
 def reward_figures(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, Figure]:

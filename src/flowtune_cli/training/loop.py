@@ -217,7 +217,7 @@ class Trainer:
         done = any(each.episodes == episodes for each in self.evaluations)
         if done or not is_due(episodes, len(self.order), self.settings):
             return
-        evaluation, failed = evaluate(
+        report = evaluate(
             self.session,
             self.held_out,
             episodes=episodes,
@@ -226,13 +226,13 @@ class Trainer:
             check=self._stop_if_asked,
             on_report=self.on_evaluation,
         )
+        evaluation = report.evaluation
+        assert evaluation is not None
         store.write_evaluation(evaluation)
         self.evaluations.append(evaluation)
         prune(self.run.checkpoints, self.settings.keep_checkpoints, self._best)
         trackers.log_evaluation(evaluation)
-        is_best = self._best == episodes
-        count = evaluation.examples
-        self.on_evaluation(EvaluationReport(episodes, count, count, evaluation, is_best, failed))
+        self.on_evaluation(replace(report, is_best=self._best == episodes))
 
     @property
     def _best(self) -> int | None:
