@@ -47,7 +47,7 @@ def load(
     Args:
         run: its name or path; None is the untrained flow of ``task``.
         task: by default the run's.
-        checkpoint: the number of episodes after which it was made, or "last".
+        checkpoint: the number of episodes after which it was made, "last" or "best".
         config: a settings file other than ``flowtune.toml``.
         overrides: settings, as ``--set`` takes them: ``"model.device=cpu"``.
 

@@ -28,6 +28,9 @@ def test_settings_with_their_origins(
     assert rows["model.revision"] == ['""', "default"]
     assert rows["learning.optimizer"] == ['"cocob"', "default"]
     sections = Settings().model_dump(exclude={"preset", "tasks"})
+    nested = sections["training"].pop("evaluate")
+    run_keys = sections.pop("run")
+    sections |= {"training.evaluate": nested, "run": run_keys}
     assert list(rows) == ["preset", *(f"{s}.{k}" for s, values in sections.items() for k in values)]
 
 

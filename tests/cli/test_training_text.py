@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli import Example, Task
-from flowtune_cli.cli.training_text import batch_text, next_commands
+from flowtune_cli.cli.training_text import (
+    batch_text,
+    best_text,
+    early_end_text,
+    evaluation_text,
+    next_commands,
+)
 from flowtune_cli.flow.deviation import Deviation, Outcome, Trace
 from flowtune_cli.flow.episode import Episode, Failure
 from flowtune_cli.runs.batch import BatchRecord, MetricRecord
+from flowtune_cli.runs.evaluations import Evaluation, Figure
+from flowtune_cli.training.evaluation import EvaluationReport
+from support.evaluated_runs import VALUES, evaluation
 
 
 class Hop(Task):
@@ -68,3 +77,30 @@ def test_figures_tell_failures_and_what_is_undefined() -> None:
         " 1 of 2 episodes and rollouts failed, checkpoint"
     )
     assert batch_text(None) == ""
+
+
+def test_an_evaluation_in_a_line() -> None:
+    assert evaluation_text(EvaluationReport(4, 3, 10)) == "held out: 3/10 examples"
+    found = evaluation(1, 0.75)
+    failure = "e1", Failure("ValueError: no\nsuch", "...")
+    assert evaluation_text(EvaluationReport(3, 10, 10, found, True, failure)) == (
+        "held out: high 0.750, own.exact 0.125; 1 of 10 examples failed, the first is 'e1':"
+        " ValueError: no; the best high so far"
+    )
+    many = Evaluation(0, 0, 1, 0, "f0", {f"f{n}": Figure(float(n)) for n in range(8)})
+    text = evaluation_text(EvaluationReport(0, 1, 1, many))
+    assert text.endswith("f5 5.000 and 2 more")
+
+
+def test_the_best_and_the_end_of_patience() -> None:
+    found = [evaluation(number, value) for number, value in enumerate(VALUES)]
+    assert best_text(found, "a") == (
+        "the best of 4 evaluations is high 0.750, after 3 episodes: a@best"
+    )
+    assert best_text(found[:1], "a").endswith("high 0.250, untrained: a@best")
+    assert best_text([], "a") == best_text([found[2]], "a") == ""
+    assert early_end_text(found) == (
+        "ended early: high was 0.750 after 3 episodes, and no better in the 2 evaluations since"
+        " (training.evaluate.patience)"
+    )
+    assert "none of 1 evaluations has a figure" in early_end_text([found[2]])

@@ -82,7 +82,8 @@ def test_later_layers_win(resolved: Resolve) -> None:
     training = found.settings.training
     assert training.batch_size == 16  # the task says 4
     assert (training.seed, training.limit, training.save_every) == (2, 3, 4)
-    origins = {key: str(found.origins[f"training.{key}"]) for key in type(training).model_fields}
+    keys = set(type(training).model_fields) - {"evaluate"}  # a table
+    origins = {key: str(found.origins[f"training.{key}"]) for key in keys}
     assert origins == {
         "batch_size": "flowtune.toml",
         "seed": "environment FLOWTUNE_TRAINING__SEED",
@@ -732,3 +733,24 @@ def test_sections_that_cannot_be_made_are_a_complaint(
     monkeypatch.setattr(Checker, "make", refuse)
     with pytest.raises(UsageError, match=r"training\.seed does not go with training\.limit"):
         resolved("")
+
+
+def test_a_section_in_a_section_is_set_key_by_key_or_as_a_table(
+    resolved: Resolve, tmp_path: Path
+) -> None:
+    text = '[training]\nevaluate = {every = 100, split = "dev", data = "held/out.jsonl"}\n'
+    found = resolved(
+        text,
+        "training.evaluate.limit=7",
+        environ={"FLOWTUNE_TRAINING__EVALUATE__PATIENCE": "3"},
+    )
+    evaluate = found.settings.training.evaluate
+    assert (evaluate.every, evaluate.split, evaluate.limit, evaluate.patience) == (100, "dev", 7, 3)
+    assert evaluate.data is not None
+    assert evaluate.data.is_absolute()
+    assert str(found.origins["training.evaluate.every"]) == "flowtune.toml"
+    assert str(found.origins["training.evaluate.limit"]) == "--set"
+    with pytest.raises(UsageError, match=r"unknown setting 'training.evaluate.evry'. Did you mean"):
+        resolved("", "training.evaluate.evry=1")
+    with pytest.raises(UsageError, match=r"training.evaluate.every should be greater than or"):
+        resolved("", "training.evaluate.every=-1")

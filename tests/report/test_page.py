@@ -15,6 +15,7 @@ from flowtune_cli.report.summary import RunSummary, summarize_run
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.store import Store
 from report.stored_runs import make_run, preference_batch, sums_run
+from support.evaluated_runs import evaluated_run
 from support.random_batches import Sums, question_of
 
 HOSTILE = (
@@ -216,3 +217,14 @@ def test_nodes_that_learned_nothing_are_named_with_the_reason(tmp_path: Path) ->
         "no reference moves: the flow never reported the gate '<gate>'. It reported: high." in text
     )
     assert "node 'draw'" not in text
+
+
+def test_evaluations_are_plotted_and_listed(tmp_path: Path, sums: RunSummary) -> None:
+    text = Parsed(page(summarize_run(evaluated_run(tmp_path, "evaluated")))).text
+    assert "Held-out examples" in text
+    assert "The best checkpoint is that after 3 episodes, by high." in text
+    assert "episodes high own.exact examples failed" in text
+    assert "3 0.750 0.125 10 1 best" in text
+    assert "6 – 0.250 10 1" in text
+    assert "held-out examples 0.500" in text  # in the legend
+    assert "eld-out" not in Parsed(page(sums)).text

@@ -13,6 +13,7 @@ from flowtune_cli.report.summary import as_json, summarize_run
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from report.stored_runs import sums_run
+from support.evaluated_runs import evaluated_run
 
 
 def test_they_are_those_of_the_store(tmp_path: Path) -> None:
@@ -87,3 +88,15 @@ def test_a_copy_that_nobody_may_write(tmp_path: Path) -> None:
         assert summarize_run(RunDirectory(copied)).episodes == 24
     finally:
         copied.chmod(0o755)
+
+
+def test_evaluations_are_in_the_json(tmp_path: Path) -> None:
+    figures = json.loads(json.dumps(as_json(summarize_run(evaluated_run(tmp_path)))))
+    found = figures["evaluations"]
+    assert [(each["episodes"], each["best"]) for each in found] == [
+        (0, False),
+        (3, True),
+        (6, False),
+        (9, False),
+    ]
+    assert found[1]["figures"]["high"] == {"value": 0.75, "defined": 9}

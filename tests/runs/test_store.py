@@ -75,7 +75,8 @@ def test_truncating_goes_through_every_table(path):
     schema.create(connection)
     query = "SELECT name FROM sqlite_master WHERE type = 'table'"
     tables = {name for (name,) in connection.execute(query)}
-    assert tables == {"meta", "nodes", *schema.BY_BATCH, *schema.BY_EPISODE}
+    by_batch = {*schema.BY_BATCH, *schema.BY_EPISODE, *schema.AFTER_BATCH}
+    assert tables == {"meta", "nodes", *by_batch}
 
 
 def test_truncating_to_more_than_is_stored_says_that_something_is_lost(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flowtune_cli.flow.prompt import Template
 from flowtune_cli.nodes import Judge
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.directory import RunDirectory
+from flowtune_cli.training.evaluation import EvaluationReport
 from flowtune_cli.training.loop import Report, Trainer
 from flowtune_cli.training.session import Session, set_up
 from support.fake_engine import Flow, FlowTask, digest, writer
@@ -101,6 +103,7 @@ class Run:
         nodes: Callable[[], list[Node]] = letters_nodes,
         gate: str | None = "end",
         count: int = 8,
+        held_out: int = 0,
         engine: Mapping[str, Any] | None = None,
         learning: Mapping[str, Any] | None = None,
         adapter: Mapping[str, Any] | None = None,
@@ -118,10 +121,12 @@ class Run:
         )
         self.flow, self.nodes, self.gate = flow, nodes, gate
         self.examples = examples(count)
+        self.held_out = [replace(each, id=f"held-out-{each.id}") for each in examples(held_out)]
         self.directory = RunDirectory.create(
             parent, name, task="flow", model="tiny", settings=self.settings.model_dump(mode="json")
         )
         self.reports: list[Report] = []
+        self.evaluations: list[EvaluationReport] = []
 
     def session(self) -> Session:
         task = FlowTask(self.nodes(), self.flow)
@@ -133,7 +138,12 @@ class Run:
             self.session(),
             self.directory,
             self.examples,
-            **{"on_report": self.reports.append, **more},
+            held_out=self.held_out,
+            **{
+                "on_report": self.reports.append,
+                "on_evaluation": self.evaluations.append,
+                **more,
+            },
         )
         trainer.resume()
         return trainer

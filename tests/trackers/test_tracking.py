@@ -14,6 +14,7 @@ from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.trackers.tracker import TrackedRun, TrackerFactory
 from flowtune_cli.trackers.tracking import Trackers
 from report.stored_runs import sums_run
+from support.evaluated_runs import evaluation
 from support.random_batches import played
 
 SETTINGS = {"training": {"seed": 7}}
@@ -70,6 +71,18 @@ def test_what_a_tracker_is_told(directory: RunDirectory) -> None:
     assert (recorder.run.path, recorder.run.settings) == (directory.path, SETTINGS)
     assert [episodes for episodes, _ in recorder.points] == [3, 6, 9]
     assert recorder.calls == ["start", "log", "log", "log", "close"]
+
+
+def test_evaluations_are_logged_once_beside_batches(directory: RunDirectory) -> None:
+    recorder = Recorder()
+    for _ in range(2):
+        with Trackers(["it"], directory, SETTINGS, lambda name: recorder) as trackers:
+            trackers.log_evaluation(evaluation(0, 0.25))
+            trackers.log(next(played(1)))
+            trackers.log_evaluation(evaluation(1, None))
+    assert [episodes for episodes, _ in recorder.points] == [0, 3, 3]
+    assert recorder.points[0][1] == {"eval/high": 0.25, "eval/own.exact": 0.0, "eval/failed": 0.1}
+    assert recorder.points[2][1] == {"eval/own.exact": 0.125, "eval/failed": 0.1}
 
 
 def test_what_was_logged_before_a_resume_is_not_logged_again(directory: RunDirectory) -> None:

@@ -63,7 +63,7 @@ class State:
         self.progressive.add({"f1": 0.3, "em": None})
         self.nodes[0].likes["red"] += 0.1
 
-    def save(self, directory: Path, episodes: int, keep: int = 2) -> Path:
+    def save(self, directory: Path, episodes: int, keep: int = 2, best: int | None = None) -> Path:
         return save_checkpoint(
             directory,
             position=Position(episodes, 3, 1, 17),
@@ -72,6 +72,7 @@ class State:
             nodes=self.nodes,
             progressive=self.progressive,
             keep=keep,
+            best=best,
         )
 
     def load(self, directory: Path, **more: Any) -> Position:
@@ -253,3 +254,11 @@ def test_a_state_that_json_cannot_express_is_blamed_on_its_node(
     with pytest.raises(FlowtuneError, match="node 'urn', which learns by itself, has a state"):
         trained.save(tmp_path, 4)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_best_is_not_deleted(trained: State, tmp_path: Path) -> None:
+    for episodes in (4, 8, 12, 16):
+        trained.save(tmp_path, episodes, keep=2, best=4)
+    assert [int(path.name) for path in checkpoints(tmp_path)] == [4, 12, 16]
+    trained.save(tmp_path, 20, keep=1, best=20)
+    assert [int(path.name) for path in checkpoints(tmp_path)] == [20]

@@ -19,6 +19,7 @@ from flowtune_cli.nodes import Judge
 from flowtune_cli.training.checkpoint import checkpoints, load_checkpoint
 from flowtune_cli.training.loop import training_order
 from support.fake_engine import digest, writer
+from support.runs_compared import learned
 from support.tiny import same
 from support.tiny_training import Run, adapters_of, examples, selected, written
 
@@ -257,6 +258,29 @@ def test_references_move_when_their_window_was_the_best_so_far(
     assert selected(run, "SELECT * FROM reference_updates ORDER BY batch") == [
         (batch, "draft", moved) for batch, moved in enumerate([1, 0, 1, 0])
     ]
+
+
+def test_a_window_that_the_data_cut_short_moves_no_reference_and_goes_on_if_more_come(
+    make_run: MakeRun,
+) -> None:
+    flow, order = gated([0.5, 0.9, 0.1], size=4)
+    nodes = lambda: [writer("draft", "draft", max_new_tokens=4)]  # noqa: E731
+    run = make_run(flow=flow, nodes=nodes, gate="gate", count=len(order), limit=6)
+    trainer = run.train()
+    moves = "SELECT batch, moved FROM reference_updates ORDER BY batch"
+    assert selected(run, moves) == [(1, 1)]  # 0.9 is better than 0.5, but of 2 episodes of 4
+    assert trainer.progressive.best == 0.5
+    assert [int(path.name) for path in checkpoints(run.directory.checkpoints)] == [4, 6]
+    assert selected(run, "SELECT number FROM batches WHERE checkpoint = 1") == [(1,), (2,)]
+    # Where the limit grows, the window is whole in the end.
+    training = run.settings.training.model_copy(update={"limit": 12})
+    run.settings = run.settings.model_copy(update={"training": training})
+    trainer = run.train()
+    assert selected(run, moves) == [(1, 1), (3, 1), (5, 0)]
+    assert trainer.progressive.best == pytest.approx(0.9)
+    at_once = make_run(flow=flow, nodes=nodes, gate="gate", count=len(order))
+    at_once.train()
+    assert learned(run.directory.path) == learned(at_once.directory.path)
 
 
 def test_with_weight_0_references_never_move(make_run: MakeRun) -> None:

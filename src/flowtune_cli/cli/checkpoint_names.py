@@ -13,14 +13,14 @@ from .run_overrides import find_run
 if TYPE_CHECKING:
     from ..registry import Registry
 
-LAST = "last"
+LAST, BEST = "last", "best"
 
 
 def find_checkpoint(
     registry: Registry, name: str, config: Path | None, overrides: Sequence[str] | None
 ) -> tuple[RunDirectory, Path]:
-    """A run and one of its checkpoints: ``first`` or ``first@last`` is the newest, ``first@800``
-    the one after 800 episodes.
+    """A run and one of its checkpoints: ``first`` or ``first@last`` is the newest, ``first@best``
+    the one with the best figure on held-out examples, ``first@800`` the one after 800 episodes.
 
     Raises:
         UsageError: there is no such run, or it has no such checkpoint; lists those that it has.
@@ -47,7 +47,7 @@ def split_name(
 
 
 def checkpoint_of(run: RunDirectory, wanted: str = LAST) -> Path:
-    """A run's checkpoint by its number of episodes, or the newest one.
+    """A run's checkpoint by its number of episodes, or the newest, or the best one.
 
     Raises:
         UsageError: it has no such checkpoint.
@@ -62,10 +62,35 @@ def checkpoint_of(run: RunDirectory, wanted: str = LAST) -> Path:
         )
     if wanted == LAST:
         return found[max(found)]
+    if wanted == BEST:
+        wanted = str(_best(run))
     if wanted.isdecimal() and int(wanted) in found:
         return found[int(wanted)]
     raise UsageError(
         f"run '{run.path.name}' has no checkpoint '{wanted}': it has"
-        f" {', '.join(map(str, sorted(found)))} (episodes) and '{LAST}'."
-        " training.keep_checkpoints says how many are kept."
+        f" {', '.join(map(str, sorted(found)))} (episodes), '{LAST}' and, where checkpoints are"
+        f" evaluated, '{BEST}'. training.keep_checkpoints says how many are kept."
     )
+
+
+def _best(run: RunDirectory) -> int:
+    """The number of episodes of the best checkpoint.
+
+    Raises:
+        UsageError: no checkpoint was evaluated, or none has a figure.
+    """
+    from ..runs.evaluations import best_of
+    from ..runs.reader import RunReader, has_data
+
+    evaluations = []
+    if has_data(run.store_path):
+        with RunReader(run.store_path) as reader:
+            evaluations = reader.evaluations()
+    best = best_of(evaluations)
+    if best is not None:
+        return best.episodes
+    why = "has no evaluation on held-out examples, so none of its checkpoints is the best: train"
+    why += " with training.evaluate.every"
+    if evaluations:
+        why = f"has no evaluation in which '{evaluations[0].metric}' is defined"
+    raise UsageError(f"run '{run.path.name}' {why}. '@{LAST}' is its newest checkpoint")

@@ -35,6 +35,7 @@ def summary(thing: Any) -> str:
 def options(thing: Any) -> list[Option]:
     """The options of a class, a pydantic model or a function (whose first argument is none)."""
     from ..config import schema as config_schema
+    from ..config import settings as config_settings
     from ..config import template as config_template
 
     def shown(default: Any) -> str:
@@ -44,6 +45,7 @@ def options(thing: Any) -> list[Option]:
         return config_template.toml_value(dataclasses.asdict(default) if record else default)
 
     if hasattr(thing, "model_fields"):
+        tables = config_settings.subsections(thing)
         return [
             Option(
                 name,
@@ -52,6 +54,7 @@ def options(thing: Any) -> list[Option]:
                 field.description or "",
             )
             for name, field in thing.model_fields.items()
+            if name not in tables
         ]
     helps = argument_help(thing)
     if isinstance(thing, type) and dataclasses.is_dataclass(thing):

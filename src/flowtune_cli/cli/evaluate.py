@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..flow.figures import each_figure
 from . import options
 from .options import (
     ConfigOption,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ..flow.example import Example
     from ..flow.task import Task
 
-INTERVALS = "intervals"
-
 
 def evaluate(
     task: TaskArgument,
@@ -47,7 +46,10 @@ def evaluate(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Evaluate predictions with the task's metrics."""
+    """Evaluate a prediction file with the task's metrics.
+
+    'flowtune eval' plays runs and compares them.
+    """
     from ..registry import load_registry
     from .examples import first_examples, note_left_out, read_examples
 
@@ -66,7 +68,14 @@ def evaluate(
         left_out = task_.left_out.as_json()
         print_json({**metrics, **({"left_out": left_out} if left_out else {})})
         return
-    rows = list(_rows(metrics))
+    rows = [
+        {
+            "metric": name,
+            "value": _format(value),
+            "interval": "" if interval is None else " to ".join(map(_format, interval)),
+        }
+        for name, value, interval in each_figure(metrics)
+    ]
     columns = ["metric", "value"]
     if any(row["interval"] for row in rows):
         columns.append("interval")
@@ -90,20 +99,6 @@ def read_lines(
     for text in notes:
         note(text)
     return lines
-
-
-def _rows(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
-    """A row for each metric; the name of a group is a prefix."""
-    intervals = metrics.get(INTERVALS, {})
-    for name, value in metrics.items():
-        if name == INTERVALS:
-            continue
-        if isinstance(value, Mapping):
-            yield from _rows(value, f"{prefix}{name}.")
-            continue
-        interval = intervals.get(name)
-        ends = "" if interval is None else " to ".join(_format(end) for end in interval)
-        yield {"metric": prefix + name, "value": _format(value), "interval": ends}
 
 
 def _format(value: Any) -> str:

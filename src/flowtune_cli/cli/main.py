@@ -23,6 +23,7 @@ from .check import check
 from .command import OwnCommand
 from .config import config
 from .doctor import doctor
+from .eval import eval
 from .evaluate import evaluate
 from .export import export
 from .inspect import inspect
@@ -48,6 +49,7 @@ COMMANDS = (
     predict,
     postprocess,
     evaluate,
+    eval,
     inspect,
     report,
     export,

@@ -66,8 +66,8 @@ RunOption = Annotated[
     typer.Option(
         "--run",
         metavar="RUN",
-        help="Play the flow as of this run's newest checkpoint, or as of RUN@EPISODES; by default,"
-        " untrained.",
+        help="Play the flow as of this run's newest checkpoint, or as of RUN@EPISODES or"
+        " RUN@best; by default, untrained.",
     ),
 ]
 

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 # The adapters' weights mean nothing without these.
 _ADAPTERS = ("model.name", "model.revision", "adapter.")
-# These change no result.
+# These change no result, or only how long training goes on.
 _FREE = (
     "preset",
     "engine.",
     "model.device",
     "model.trust_remote_code",
     "run.trackers",
+    "training.evaluate.data",  # whose content is checked
+    "training.evaluate.patience",
     "training.keep_checkpoints",
     "training.max_failures",
 )

@@ -137,6 +137,7 @@ def _begin(
     from ..runs.directory import RunDirectory
     from .checkpoint_names import find_checkpoint
     from .examples import chosen_split, read_training_examples
+    from .held_out import read_held_out
     from .run_overrides import RunOverrides
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun
@@ -161,6 +162,7 @@ def _begin(
     split = chosen_split(task, arguments.split)
     examples = read_training_examples(task, arguments.data, split)
     described = describe(arguments.data, split, examples, resolved)
+    held_out = read_held_out(task, resolved.settings.training.evaluate, described)
 
     def create(resolved: Resolved) -> RunDirectory:
         """Only when everything else is there, so that no run is left which never began."""
@@ -169,11 +171,21 @@ def _begin(
             name,
             task=task.name,
             model=resolved.settings.model.name,
-            settings=to_store(resolved, arguments.config, checkpoint, described.stored),
+            settings=to_store(
+                resolved, arguments.config, checkpoint, {**described.stored, **held_out.stored}
+            ),
             examples=described.digests,
         )
 
-    training = TrainingRun(arguments.registry, resolved, task, examples, checkpoint, arguments.json)
+    training = TrainingRun(
+        arguments.registry,
+        resolved,
+        task,
+        examples,
+        held_out.examples,
+        checkpoint,
+        arguments.json,
+    )
     return training.begin(create)
 
 
@@ -181,6 +193,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     from ..runs.example_digests import write_digests
     from ..runs.store import check_version
     from .examples import read_training_examples
+    from .held_out import check_held_out, read_held_out
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import check_unchanged, describe, to_store
     from .training_run import TrainingRun, report_finished
@@ -191,8 +204,10 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         task_class, arguments = arguments.found(task_name, run)
         settings = RunOverrides(arguments.registry, task_class, run, **arguments.sources)
         resolved, stored = settings.resumed(), settings.stored
-        grows = resolved.settings.training.limit != settings.old.settings.training.limit
-        if run.info.state == "finished" and not grows:
+        training_now, training_then = resolved.settings.training, settings.old.settings.training
+        grows = training_now.limit != training_then.limit
+        waits = training_now.evaluate.patience != training_then.evaluate.patience
+        if run.info.state == "finished" and not (grows or waits):
             return report_finished(run, json=arguments.json)
 
         task = resolved.make_task()
@@ -204,14 +219,22 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         check_unchanged(run, examples, described)
         if grows:
             described = describe(data, split, examples, resolved)
+        held_out = read_held_out(task, training_now.evaluate, described)
+        check_held_out(run, held_out)
         checkpoint = stored["from"] and Path(stored["from"])
         config = arguments.config or (stored["config"] and Path(stored["config"]))
-        now = to_store(resolved, config, checkpoint, described.stored)
+        now = to_store(resolved, config, checkpoint, {**described.stored, **held_out.stored})
         if now != stored:
             # First: settings.json says which digests are the run's.
             write_digests(run.examples_path, described.digests)
             run.change_settings(now)
         training = TrainingRun(
-            arguments.registry, resolved, task, examples, checkpoint, arguments.json
+            arguments.registry,
+            resolved,
+            task,
+            examples,
+            held_out.examples,
+            checkpoint,
+            arguments.json,
         )
         return training.resume(run, name)

@@ -18,6 +18,7 @@ from ..flow.example import Example
 from ..flow.task import Task
 from ..registry import Registry
 from ..runs.directory import RunDirectory
+from ..runs.evaluations import evaluations_json, without_a_better
 from ..runs.reader import RunReader
 from ..training.admission.examine import Refused
 from ..training.admission.finding import Finding
@@ -27,7 +28,13 @@ from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows, warn
 from .progress import progress
-from .training_text import batch_text, next_commands
+from .training_text import (
+    batch_text,
+    best_text,
+    early_end_text,
+    evaluation_text,
+    next_commands,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class TrainingRun:
     """Everything that training a run needs.
 
     Args:
+        held_out: the examples that checkpoints are evaluated on, if any.
         source: the checkpoint of another run to start from, if any.
         json: print the final metrics as JSON.
     """
@@ -43,6 +51,7 @@ class TrainingRun:
     resolved: Resolved
     task: Task
     examples: list[Example]
+    held_out: Sequence[Example]
     source: Path | None
     json: bool
 
@@ -76,7 +85,7 @@ class TrainingRun:
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)
         try:
-            trainer = Trainer(session, run, self.examples)
+            trainer = Trainer(session, run, self.examples, held_out=self.held_out)
             if checkpoints(run.checkpoints):
                 trainer.resume()
                 note(f"resuming after {trainer.position.episodes} of {len(trainer.order)} episodes")
@@ -88,6 +97,9 @@ class TrainingRun:
             with display, StopRequest(display.stopping) as stop:
                 trainer.on_report = lambda report: display.show(
                     report.episodes, batch_text(report.record), line=report.record is not None
+                )
+                trainer.on_evaluation = lambda report: display.show(
+                    report.episodes, evaluation_text(report), line=report.evaluation is not None
                 )
                 trainer.should_stop = lambda: stop.requested
                 trainer.on_findings = _warn_of
@@ -113,6 +125,7 @@ class TrainingRun:
             raise
         _print_metrics(run, json=self.json)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
+        _note_evaluations(run)
         typer.echo("Next, try:", err=True)
         for command in next_commands(self.task, reference, run.settings["data"]):
             typer.echo(f"  {command}", err=True)
@@ -135,7 +148,19 @@ def report_finished(run: RunDirectory, *, json: bool) -> int:
     """Print the metrics of a run that is already finished."""
     _print_metrics(run, json=json)
     note(f"run '{run.path.name}' is finished: there is nothing left to train")
+    _note_evaluations(run)
     return 0
+
+
+def _note_evaluations(run: RunDirectory) -> None:
+    """Say which checkpoint is the best, and whether patience has ended the run."""
+    with RunReader(run.store_path) as reader:
+        evaluations = reader.evaluations()
+    patience = run.settings["settings"]["training"].get("evaluate", {}).get("patience", 0)
+    if 0 < patience <= without_a_better(evaluations):
+        note(early_end_text(evaluations))
+    if text := best_text(evaluations, run.path.name):
+        note(text)
 
 
 def _print_metrics(run: RunDirectory, *, json: bool) -> None:
@@ -144,6 +169,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
         last = {name: points[-1].metric for name, points in reader.metrics().items()}
         counts = reader.counts()
         warnings = reader.learning_warnings()
+        evaluations = reader.evaluations()
     if json:
         counts_json: dict[str, Any] = dataclasses.asdict(counts)
         counts_json["rollouts"] = {outcome.value: n for outcome, n in counts.rollouts.items()}
@@ -157,6 +183,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
                 "path": run.path,
                 "metrics": metrics,
                 "counts": counts_json,
+                "evaluations": evaluations_json(evaluations),
                 "warnings": [dataclasses.asdict(warning) for warning in warnings],
             }
         )

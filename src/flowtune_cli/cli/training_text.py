@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..flow.task import Task
 from ..programs.task import ProgramTask
 from ..runs.batch import BatchRecord
+from ..runs.evaluations import Evaluation, best_of, without_a_better
+
+if TYPE_CHECKING:
+    from ..training.evaluation import EvaluationReport
+
+_MOST_FIGURES = 6
+"""In a line of progress; the store has all."""
 
 
 def batch_text(record: BatchRecord | None) -> str:
@@ -30,6 +37,58 @@ def batch_text(record: BatchRecord | None) -> str:
     if record.checkpoint:
         parts.append("checkpoint")
     return ", ".join(parts)
+
+
+def evaluation_text(report: EvaluationReport) -> str:
+    """The figures of an evaluation that has ended; how far it is within one."""
+    evaluation = report.evaluation
+    if evaluation is None:
+        return f"held out: {report.played}/{report.examples} examples"
+    figures = [f"{name} {_number(figure.value)}" for name, figure in evaluation.figures.items()]
+    parts = [f"held out: {', '.join(figures[:_MOST_FIGURES])}"]
+    if len(figures) > _MOST_FIGURES:
+        parts[0] += f" and {len(figures) - _MOST_FIGURES} more"
+    if report.failure is not None:
+        example, failure = report.failure
+        error = failure.error.partition("\n")[0]
+        parts.append(
+            f"{evaluation.failed} of {evaluation.examples} examples failed, the first is"
+            f" '{example}': {error}"
+        )
+    if report.problem:
+        parts.append(report.problem)
+    if report.is_best:
+        parts.append(f"the best {evaluation.metric} so far")
+    return "; ".join(parts)
+
+
+def best_text(evaluations: Sequence[Evaluation], run: str) -> str:
+    """Which checkpoint is the best one; empty without any.
+
+    Args:
+        run: its name or path.
+    """
+    best = best_of(evaluations)
+    if best is None:
+        return ""
+    after = "untrained" if not best.episodes else f"after {best.episodes} episodes"
+    return (
+        f"the best of {len(evaluations)} evaluations is {best.metric} {_number(best.value)},"
+        f" {after}: {run}@best"
+    )
+
+
+def early_end_text(evaluations: Sequence[Evaluation]) -> str:
+    """Why training ended although there were examples left."""
+    best = best_of(evaluations)
+    count = without_a_better(evaluations)
+    if best is None:
+        return f"ended early: none of {count} evaluations has a figure (training.evaluate.patience)"
+    since = "evaluation" if count == 1 else f"{count} evaluations"
+    return (
+        f"ended early: {best.metric} was {_number(best.value)} after {best.episodes} episodes, and"
+        f" no better in the {since} since (training.evaluate.patience)"
+    )
 
 
 def next_commands(task: Task, run: str, data: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +122,36 @@ class EngineSettings(Section):
     )
 
 
+class EvaluateSettings(Section):
+    """Greedy figures on held-out examples, before training and at its checkpoints."""
+
+    every: int = Field(
+        0,
+        ge=0,
+        description="Episodes from one evaluation to the next: each is made at the first regular"
+        " checkpoint (training.save_every) from then on, and one at the end. 0 is never.",
+    )
+    split: str | None = Field(
+        None, description="The split; by default the task's first one that is not trained on."
+    )
+    data: Path | None = Field(
+        None, description="A file or folder of the task's data; by default that of training."
+    )
+    limit: int = Field(0, ge=0, description="Only the first so many examples; 0 is all.")
+    metric: str | None = Field(
+        None,
+        description="The figure whose highest value makes a checkpoint the best one, which is"
+        " kept: a reward's name, or one of the task's own evaluation. By default the task's gate,"
+        " or else its first figure.",
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="Training ends after so many evaluations in a row without a better figure; 0:"
+        " it does not.",
+    )
+
+
 class TrainingSettings(Section):
     """The online loop."""
 
@@ -131,7 +162,11 @@ class TrainingSettings(Section):
     save_every: int = Field(
         100, ge=1, description="Episodes between checkpoints; also the gate's window."
     )
-    keep_checkpoints: int = Field(2, ge=1, description="Older checkpoints are deleted.")
+    keep_checkpoints: int = Field(
+        2,
+        ge=1,
+        description="Older checkpoints are deleted, but for the best (see [training.evaluate]).",
+    )
     max_failures: float = Field(
         0.1, ge=0, le=1, description="Stop when a larger share of episodes or rollouts fails."
     )
@@ -156,6 +191,7 @@ class TrainingSettings(Section):
         description="An episode fails that waits for other things than its nodes (tools, sockets)"
         " longer than so many seconds in all; 0 is no limit.",
     )
+    evaluate: EvaluateSettings = EvaluateSettings()
 
 
 class RunSettings(Section):
@@ -187,8 +223,20 @@ class Settings(Section):
     )
 
 
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in Settings.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
+def subsections(table: type[BaseModel]) -> dict[str, type[Section]]:
+    """The fields of a section that are sections of their own."""
+    return {
+        name: field.annotation
+        for name, field in table.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _sections(table: type[BaseModel], above: str = "") -> Iterator[tuple[str, type[Section]]]:
+    for name, section in subsections(table).items():
+        yield above + name, section
+        yield from _sections(section, f"{above}{name}.")
+
+
+SECTIONS: dict[str, type[Section]] = dict(_sections(Settings))
+"""By name, as in flowtune.toml: "training", "training.evaluate"."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from .settings import SECTIONS, Settings
+from .settings import SECTIONS, Settings, subsections
 
 _HEAD = """\
 # The settings of flowtune, all of them, each with its default.
@@ -42,6 +42,8 @@ def template() -> str:
     for name, section in SECTIONS.items():
         lines = [*_comment(section.__doc__ or ""), f"[{name}]"]
         for key, field in section.model_fields.items():
+            if key in subsections(section):
+                continue
             lines += ["", *_setting(key, field)]
         parts.append("\n".join(lines) + "\n")
     about = Settings.model_fields["tasks"].description or ""

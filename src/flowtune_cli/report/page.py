@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from ..runs.evaluations import best_of
 from ..runs.preference_reader import PreferenceWithPrompt
 from .plots import DASHES, Line, Plot, draw
 from .summary import RunSummary
@@ -25,6 +26,8 @@ _MAX_MARKS = 24
 """Marks in one plot."""
 _MAX_WINDOWS = 12
 """Rows in the table of reference updates."""
+_MAX_EVALUATIONS = 24
+"""Rows in the table of evaluations."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ def _run(run: RunSummary, number: int) -> dict[str, Any]:
         "anchor": f"run-{number}",
         "curves": list(_curves(run, number)),
         "learning": list(_learning(run, number)),
+        "evaluations": run.evaluations[-_MAX_EVALUATIONS:],
+        "best": best_of(run.evaluations),
+        "held_out": list(dict.fromkeys(n for each in run.evaluations for n in each.figures)),
         "sample": {
             node: [_marked(preference) for preference in preferences]
             for node, preferences in run.sample.items()
@@ -118,15 +124,24 @@ def _curves(run: RunSummary, run_number: int) -> Iterator[Figure]:
         lines = [Line(overall, 0), Line(window, 1, window_ends, thin=True)]
         last = points[-1].metric
         undefined = f", undefined for {last.undefined:,}" if last.undefined else ""
+        legend = [
+            Legend("all episodes so far", 0, _dash(0), _number(last.overall)),
+            Legend("the window", 1, _dash(1), _number(last.window)),
+        ]
+        held_out = [
+            (float(each.episodes), each.figures[name].value)
+            for each in run.evaluations
+            if name in each.figures
+        ]
+        if held_out:
+            lines.append(Line(held_out, 2, frozenset(episodes for episodes, _ in held_out)))
+            legend.append(Legend("held-out examples", 2, _dash(2), _number(held_out[-1][1])))
         plot = Plot(lines, unit=_within_unit(lines), events=moves)
         yield Figure(
             name,
             f"over {last.defined:,} episodes{undefined}",
             "" if plot.empty else draw(plot, f"r{run_number}m{number}"),
-            [
-                Legend("all episodes so far", 0, _dash(0), _number(last.overall)),
-                Legend("the window", 1, _dash(1), _number(last.window)),
-            ],
+            legend,
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..flow.errors import FlowtuneError
 from ..runs.directory import RunDirectory, RunInfo
+from ..runs.evaluations import Evaluation, evaluations_json
 from ..runs.learning_warnings import LearningWarning
 from ..runs.preference_reader import PreferenceWithPrompt, sample_preferences
 from ..runs.reader import RunReader, has_data
@@ -29,6 +30,7 @@ class RunSummary:
         seconds: by phase.
         warnings: nodes that were to learn and have not, and why.
         sample: by node, some of its preferences, from its first to its last.
+        evaluations: on held-out examples.
     """
 
     info: RunInfo
@@ -42,6 +44,7 @@ class RunSummary:
     seconds: Mapping[str, float]
     warnings: list[LearningWarning]
     sample: Mapping[str, list[PreferenceWithPrompt]]
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
     def episodes(self) -> int:
@@ -91,6 +94,7 @@ def summarize_run(run: RunDirectory, points: int | None = None, samples: int = 4
                 for node in nodes
                 if node.preferences
             },
+            reader.evaluations(),
         )
 
 
@@ -117,6 +121,7 @@ def as_json(run: RunSummary) -> dict[str, Any]:
             }
             for name, points in run.metrics.items()
         },
+        "evaluations": evaluations_json(run.evaluations),
         "reference_updates": [
             {"episodes": episodes, "moved": dict(moved)} for episodes, moved in run.references
         ],

@@ -16,6 +16,7 @@ from . import schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_filter import filter_sql, order_sql
 from .episode_reader import from_row, read_episode, reward_means
+from .evaluations import Evaluation, read_evaluations
 from .learning_warnings import LearningWarning, learning_warnings
 from .node_summary import LAST_BATCH, summarize_nodes
 from .read_only import connect_read_only
@@ -178,6 +179,11 @@ class RunReader:
             intervals = zip([-1, *ends], ends, strict=False)
             found = [connection.execute(query, interval).fetchone() for interval in intervals]
         return [row[0] for row in found if row is not None]
+
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations on held-out examples, in the order of training."""
+        with self.snapshot() as connection:
+            return read_evaluations(connection)
 
     def timings(self) -> dict[str, float]:
         """Total seconds by phase."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..flow.errors import UsageError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -239,6 +239,25 @@ CREATE TABLE reference_updates (
 );
 CREATE INDEX references_moved ON reference_updates (batch) WHERE moved = 1;
 
+-- Evaluations on held-out examples, each of a checkpoint.
+CREATE TABLE evaluations (
+    episodes INTEGER PRIMARY KEY,       -- trained on before it
+    batch INTEGER NOT NULL,             -- how many batches that were
+    examples INTEGER NOT NULL,          -- played
+    failed INTEGER NOT NULL,            -- of these; no figure counts them
+    metric TEXT NOT NULL                -- the figure that says which checkpoint is the best
+);
+
+CREATE TABLE evaluation_figures (
+    episodes INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- from 0
+    name TEXT NOT NULL,
+    value REAL,                         -- NULL: undefined
+    defined INTEGER,                    -- examples; NULL: the task has computed it from all
+    batch INTEGER NOT NULL,
+    PRIMARY KEY (episodes, number)
+);
+
 -- The only rows that differ between two runs of the same seed.
 CREATE TABLE timings (
     batch INTEGER NOT NULL,
@@ -262,6 +281,8 @@ BY_BATCH = {
     "timings": "batch",
     "node_totals": "batch",
 }
+# These have how many batches were before them.
+AFTER_BATCH = ("evaluations", "evaluation_figures")
 BY_EPISODE = (
     "rewards",
     "steps",

@@ -20,6 +20,7 @@ from ..flow.node import Node
 from ..flow.surrogates import escaped
 from . import running_totals, schema
 from .batch import BatchRecord, MetricRecord, Row, UpdateRecord, batch_rows
+from .evaluations import Evaluation, evaluation_rows, read_evaluations
 from .read_only import connect_read_only
 from .sqlite_errors import translate_errors
 
@@ -128,6 +129,25 @@ class Store:
             for table, row in self._rows(record):
                 self._insert(table, row)
 
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Store an evaluation of the checkpoint after the last batch, all of it or nothing.
+
+        Raises:
+            FlowtuneError: the file cannot be written, or a figure is NaN.
+            ValueError: it is not of the last batch.
+        """
+        with translate_errors(self.path, "write an evaluation to"), self._transaction(durable=True):
+            stored = self.batches
+            if evaluation.batch != stored:
+                raise ValueError(f"{self.path}: evaluated batch {evaluation.batch}, not {stored}")
+            for table, row in evaluation_rows(evaluation):
+                self._insert(table, row)
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, in the order of training."""
+        with translate_errors(self.path, "read"):
+            return read_evaluations(self._connection)
+
     def truncate(self, batches: int) -> None:
         """Delete all but the first ``batches`` batches, as if no others had been written.
 
@@ -144,6 +164,8 @@ class Store:
         with translate_errors(self.path, "write"), self._transaction():
             first = "SELECT coalesce(min(first_episode), 0) FROM batches WHERE number >= ?"
             episode = self._one(first, batches)
+            for table in schema.AFTER_BATCH:
+                self._connection.execute(f"DELETE FROM {table} WHERE batch > ?", (batches,))
             if stored > batches:
                 for table in schema.BY_EPISODE:
                     self._connection.execute(f"DELETE FROM {table} WHERE episode >= ?", (episode,))

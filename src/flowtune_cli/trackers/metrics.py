@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from ..runs.batch import BatchRecord
+from ..runs.evaluations import Evaluation
 
 _UPDATE_METRICS = ("data", "loss", "margin", "accuracy", "gradient_norm", "reference_drift")
 
@@ -34,6 +36,17 @@ def batch_metrics(record: BatchRecord) -> dict[str, float]:
         metrics["episode/preferences"] = preferences / count
         metrics["episode/failed"] = sum(e.failure is not None for e in episodes) / count
         metrics["episode/truncated"] = truncated / count
+    return _finite(metrics)
+
+
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """``eval/NAME`` for each figure, and ``eval/failed``, the share of failed examples."""
+    metrics = {f"eval/{name}": figure.value for name, figure in evaluation.figures.items()}
+    metrics["eval/failed"] = evaluation.failed / evaluation.examples
+    return _finite(metrics)
+
+
+def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in metrics.items()

@@ -34,7 +34,7 @@ class Tracker(Protocol):
     """
 
     def log(self, episodes: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of one mini-batch. A resumed run logs no mini-batch twice.
+        """Log the metrics of a mini-batch or an evaluation. A resumed run logs none twice.
 
         Args:
             episodes: how many episodes of the run have been played so far.
@@ -42,7 +42,8 @@ class Tracker(Protocol):
                 (progressive validation), ``node/NAME/loss``, ``.../margin``, ``.../accuracy``,
                 ``.../gradient_norm``, ``.../reference_drift``, ``.../data`` and
                 ``.../reference_moved``, ``episode/preferences``, ``episode/failed`` and
-                ``episode/truncated`` (each per episode of the mini-batch).
+                ``episode/truncated`` (each per episode of the mini-batch); ``eval/NAME`` and
+                ``eval/failed`` (share) of an evaluation on held-out examples.
         """
 
     def close(self) -> None:

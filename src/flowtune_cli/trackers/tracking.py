@@ -19,7 +19,8 @@ from ..flow.errors import FlowtuneError
 from ..runs.atomic import read_json, write_json
 from ..runs.batch import BatchRecord
 from ..runs.directory import RunDirectory
-from .metrics import batch_metrics
+from ..runs.evaluations import Evaluation
+from .metrics import batch_metrics, evaluation_metrics
 from .tracker import TrackedRun, Tracker, TrackerFactory
 
 FILE = "trackers.json"
@@ -63,16 +64,22 @@ class Trackers:
 
     def log(self, record: BatchRecord) -> None:
         """Log a finished mini-batch, unless it was logged before the run was resumed."""
-        if not self._active:
-            return
-        episodes = record.position + len(record.traces)
+        if self._active:
+            self._log(record.position + len(record.traces), batch_metrics(record))
+
+    def log_evaluation(self, evaluation: Evaluation) -> None:
+        """Log an evaluation on held-out examples, unless it was logged before."""
+        if self._active:
+            self._log(evaluation.episodes, evaluation_metrics(evaluation), " eval")
+
+    def _log(self, episodes: int, metrics: Mapping[str, float], kind: str = "") -> None:
         for name, tracker in list(self._active.items()):
-            if episodes > self._logged.get(name, 0):
+            if episodes > self._logged.get(name + kind, -1):
                 # Recorded first: a crash in between loses a point instead of logging it twice.
-                self._logged[name] = episodes
+                self._logged[name + kind] = episodes
                 with self._guarded(name):
                     write_json(self._file, self._logged)
-                    tracker.log(episodes, batch_metrics(record))
+                    tracker.log(episodes, metrics)
 
     @contextlib.contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
@@ -103,7 +110,7 @@ def _tracked_run(run: RunDirectory, settings: Mapping[str, Any]) -> TrackedRun:
 
 
 def _read(file: Path) -> dict[str, int]:
-    """By tracker, the number of episodes when it was last logged to."""
+    """By tracker, the number of episodes when it was last logged to; " eval": an evaluation."""
     if not file.is_file():
         return {}
     try:

@@ -37,8 +37,9 @@ def save_checkpoint(
     nodes: Sequence[Node],
     progressive: Progressive,
     keep: int,
+    best: int | None = None,
 ) -> Path:
-    """Write ``directory/EPISODES/`` atomically, and delete all but the newest ``keep``.
+    """Write ``directory/EPISODES/`` atomically, and delete older ones: see ``prune``.
 
     Raises:
         FlowtuneError: it could not be written (a full disk, say); older ones are untouched.
@@ -73,9 +74,15 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in checkpoints(directory)[:-keep]:
-        shutil.rmtree(old)
+    prune(directory, keep, best)
     return target
+
+
+def prune(directory: Path, keep: int, best: int | None) -> None:
+    """Delete all checkpoints but the newest ``keep``, and the one after ``best`` episodes."""
+    for old in checkpoints(directory)[:-keep]:
+        if int(old.name) != best:
+            shutil.rmtree(old)
 
 
 def _json(state: Mapping[str, Any]) -> str:

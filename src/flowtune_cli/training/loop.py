@@ -24,14 +24,23 @@ from ..flow.numbers import real_number
 from ..learning.learner import Learner
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
+from ..runs.evaluations import Evaluation, best_of, without_a_better
 from ..runs.journal import Journal
 from ..runs.store import Store
 from ..runtime.effects import Effects
 from ..trackers.tracking import Trackers
 from .admission.examine import admit
 from .admission.finding import Finding
-from .checkpoint import Position, checkpoints, load_checkpoint, optimizer_names, save_checkpoint
+from .checkpoint import (
+    Position,
+    checkpoints,
+    load_checkpoint,
+    optimizer_names,
+    prune,
+    save_checkpoint,
+)
 from .data import NodeData, collect
+from .evaluation import EvaluationReport, evaluate, is_due
 from .progressive import Progressive
 from .session import Play, Session
 
@@ -86,6 +95,11 @@ class Trainer:
         on_report: called as training goes on.
         should_stop: asked between engine calls; True checkpoints and raises ``Stopped``.
         on_findings: called with what the run's first mini-batch shows to be wrong with the flow.
+        held_out: the examples that checkpoints are evaluated on, if training.evaluate says so.
+        on_evaluation: called as an evaluation goes on.
+
+    Attributes:
+        evaluations: those of the run so far.
 
     Raises:
         UsageError: there is nothing to train on, or an example has no gold.
@@ -100,6 +114,8 @@ class Trainer:
         on_report: Callable[[Report], None] = lambda report: None,
         should_stop: Callable[[], bool] = lambda: False,
         on_findings: Callable[[Sequence[Finding]], None] = lambda findings: None,
+        held_out: Sequence[Example] = (),
+        on_evaluation: Callable[[EvaluationReport], None] = lambda report: None,
     ) -> None:
         self.session = session
         self.run = run
@@ -110,6 +126,11 @@ class Trainer:
         self.on_report = on_report
         self.should_stop = should_stop
         self.on_findings = on_findings
+        self.held_out = held_out
+        self.on_evaluation = on_evaluation
+        self.evaluations: list[Evaluation] = []
+        if self.settings.evaluate.every and not held_out:
+            raise UsageError("there is nothing to evaluate on: the data has no held-out examples")
         self.learner: Learner = session.learner()
         self.position = Position()
         self.progressive = Progressive(gate=session.task.gate)
@@ -165,19 +186,59 @@ class Trainer:
             Store(self.run.store_path, task.question_text) as store,
             closing(Journal(self.run.journal_path, self.position.episodes)) as self._journal,
         ):
-            if any(node.start for node in task.nodes) and not checkpoints(self.run.checkpoints):
-                self._checkpoint()  # so that what they start from is not needed again
+            # Nodes' starts are then not needed again, and the untrained flow may be the best.
+            begins = any(node.start for node in task.nodes) or bool(self.settings.evaluate.every)
+            if begins and not checkpoints(self.run.checkpoints):
+                self._checkpoint()
             store.truncate(self.position.batches)
             store.write_task(task.nodes, task.gate)
+            self.evaluations = store.evaluations()
             try:
-                while self.position.episodes < len(self.order):
+                self._evaluate(store, trackers)  # where it stopped before that was done
+                while self.position.episodes < len(self.order) and not self.ended_early:
                     self._stop_if_asked()  # a flow may ask the engine for nothing
                     self._batch(store, trackers)
+                    self._evaluate(store, trackers)
             except Stopped:
                 self._checkpoint()
                 raise
         self._check_failures(final=True)
         return self.progressive
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the latest evaluations were no better, for as long as there is patience."""
+        patience = self.settings.evaluate.patience
+        return 0 < patience <= without_a_better(self.evaluations)
+
+    def _evaluate(self, store: Store, trackers: Trackers) -> None:
+        """Evaluate the present checkpoint, if that is due and was not done yet."""
+        episodes = self.position.episodes
+        done = any(each.episodes == episodes for each in self.evaluations)
+        if done or not is_due(episodes, len(self.order), self.settings):
+            return
+        report = evaluate(
+            self.session,
+            self.held_out,
+            episodes=episodes,
+            batch=self.position.batches,
+            metric=self.evaluations[0].metric if self.evaluations else None,
+            check=self._stop_if_asked,
+            on_report=self.on_evaluation,
+        )
+        evaluation = report.evaluation
+        assert evaluation is not None
+        store.write_evaluation(evaluation)
+        self.evaluations.append(evaluation)
+        prune(self.run.checkpoints, self.settings.keep_checkpoints, self._best)
+        trackers.log_evaluation(evaluation)
+        self.on_evaluation(replace(report, is_best=self._best == episodes))
+
+    @property
+    def _best(self) -> int | None:
+        """The number of episodes of the best checkpoint."""
+        best = best_of(self.evaluations)
+        return None if best is None else best.episodes
 
     def _batch(self, store: Store, trackers: Trackers) -> None:
         clock = _Clock()
@@ -199,8 +260,11 @@ class Trainer:
         metrics = self._metrics()
         with clock.phase("learn"):
             updates = self._learn(collected)
-        ends_window = self._ends_window(begin + len(batch))
+        end = begin + len(batch)
+        # A window that the end of the data cuts short proves nothing; it goes on if more come.
+        ends_window = end % self.settings.save_every == 0
         moved = self._end_window() if ends_window else None
+        checkpoint = ends_window or end == len(self.order)
 
         record = BatchRecord(
             batch=self.position.batches,
@@ -210,14 +274,12 @@ class Trainer:
             updates=updates,
             metrics=metrics,
             reference_update=moved,
-            checkpoint=ends_window,
+            checkpoint=checkpoint,
             timings=clock.seconds,
         )
         store.write_batch(record)
-        self.position = replace(
-            self.position, episodes=begin + len(batch), batches=self.position.batches + 1
-        )
-        if ends_window:
+        self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
+        if checkpoint:
             self._checkpoint()
         self.run.update(episodes=self.position.episodes)
         trackers.log(record)
@@ -316,9 +378,6 @@ class Trainer:
         left_in_window = self.settings.save_every - begin % self.settings.save_every
         return min(self.settings.batch_size, left_in_window)
 
-    def _ends_window(self, episodes: int) -> bool:
-        return episodes % self.settings.save_every == 0 or episodes == len(self.order)
-
     def _checkpoint(self) -> None:
         save_checkpoint(
             self.run.checkpoints,
@@ -328,6 +387,7 @@ class Trainer:
             nodes=self.session.task.nodes,
             progressive=self.progressive,
             keep=self.settings.keep_checkpoints,
+            best=self._best,
         )
         if self._journal is not None:
             self._journal.clear()

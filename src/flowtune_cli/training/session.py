@@ -45,6 +45,9 @@ from ..runtime.scheduler import Scheduler
 from .admission.learning import nothing_to_learn
 from .checkpoint import has_adapter
 
+EXAMPLES_REMEMBERED = 64
+"""Examples that are played before the engine's caches are cleared, which bounds its memory."""
+
 
 @dataclass(frozen=True)
 class Play:
@@ -169,6 +172,29 @@ class Session:
         """Play examples greedily; yields (position, episode) as each is done."""
         seed = self.settings.training.seed
         return self.scheduler(before_batch).stream(play(self.task, e, seed=seed) for e in examples)
+
+    def play_all(
+        self,
+        examples: Sequence[Example],
+        before_batch: Callable[[], None] = lambda: None,
+        *,
+        seed: Seed,
+    ) -> Iterator[tuple[int, Episode]]:
+        """As ``play``, for however many examples, with this noise, and with no trace of it left.
+
+        The engine forgets what it knew before, now and then, and at the end.
+        """
+        try:
+            for start in range(0, len(examples), EXAMPLES_REMEMBERED):
+                self.engine.forget()
+                chunk = examples[start : start + EXAMPLES_REMEMBERED]
+                played = self.scheduler(before_batch).stream(
+                    play(self.task, example, seed=seed) for example in chunk
+                )
+                for position, episode in played:
+                    yield start + position, episode
+        finally:
+            self.engine.forget()
 
 
 @dataclass(frozen=True)

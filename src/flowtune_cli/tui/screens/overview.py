@@ -11,13 +11,14 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
+from ...runs.evaluations import Evaluation, best_of, evaluations_json
 from ...runs.records import Counts, Filter, NodeSummary
 from ..findings import completeness, findings
 from ..formatting import UNKNOWN, number, percent, plural, sparkline
 from ..open_run import OpenRun
 from ..screen_export import ScreenExport, table
 from ..widgets.lazy_table import Column, LazyTable, Row
-from ..widgets.metric_plot import MOVED, Line, MetricPlot
+from ..widgets.metric_plot import MOVED, Line, MetricPlot, Points
 from ..widgets.title_bar import TitleBar
 from .base import COMMON_BINDINGS, InspectScreen
 
@@ -117,6 +118,11 @@ class OverviewScreen(InspectScreen):
             parts.append(plural(counts.targets, "target"))
         moves = max((node.reference_moves for node in self.nodes), default=0)
         parts.append(f"{MOVED} references moved {moves}×")
+        best = best_of(self.run.reader.evaluations()) if self.run.reader else None
+        if best is not None:
+            parts.append(
+                f"best held-out {best.metric} {number(best.value)} at {best.episodes:,} episodes"
+            )
         if seconds:
             parts.append(f"{counts.episodes / seconds * 60:.1f} episodes/min")
         if info.engine:
@@ -127,7 +133,8 @@ class OverviewScreen(InspectScreen):
         assert self.run.reader is not None
         series = self.run.reader.metrics(_POINTS)
         moves = self.run.reader.reference_moves(20)
-        names = sorted(series)
+        held_out = _points(self.run.reader.evaluations())
+        names = [*sorted(series), *sorted(held_out.keys() - series.keys())]
         shift = self.shift % len(names) if names else 0
         names = (names[shift:] + names[:shift])[: max(1, self.size.width // _PLOT)]
         holder = self.query_one("#plots")
@@ -136,9 +143,14 @@ class OverviewScreen(InspectScreen):
             self._change_plots(len(names) - len(plots), plots)
             return
         for name, plot in zip(names, plots, strict=True):
-            window = [(point.episodes, point.metric.window) for point in series[name]]
-            overall = [(point.episodes, point.metric.overall) for point in series[name]]
-            plot.show(name, [Line("window", window, thick=True), Line("run", overall)], moves)
+            lines = []
+            if name in series:
+                window = [(point.episodes, point.metric.window) for point in series[name]]
+                overall = [(point.episodes, point.metric.overall) for point in series[name]]
+                lines = [Line("window", window, thick=True), Line("run", overall)]
+            if name in held_out:
+                lines.append(Line("held out", held_out[name], marks=True))
+            plot.show(name, lines, moves)
 
     def _change_plots(self, more: int, plots: Sequence[MetricPlot]) -> None:
         async def change() -> None:
@@ -197,6 +209,7 @@ class OverviewScreen(InspectScreen):
         counts, nodes, timings = reader.counts(), reader.node_summary(), reader.timings()
         warnings = reader.learning_warnings()
         metrics, seconds = reader.metrics(), sum(timings.values())
+        evaluations = reader.evaluations()
 
         def markdown() -> str:
             heads = ["metric", "window", "run", "defined", "undefined"]
@@ -210,9 +223,37 @@ class OverviewScreen(InspectScreen):
             texts = [completeness(counts), *findings(counts, nodes, warnings)]
             found = "".join(f"- {text}\n" for text in texts)
             tables = f"{table(heads, rows)}\n{table(named, node_rows)}"
+            if evaluations:
+                tables += f"\n{_evaluation_table(evaluations)}"
             return f"# {self.run.name}\n\n{found}\n{tables}"
 
         records = [{"counts": counts, "timings": timings}, *({"node": node} for node in nodes)]
         records += [{"metric": name, "points": points} for name, points in metrics.items()]
+        records += [{"evaluation": each} for each in evaluations_json(evaluations)]
         records += [{"warning": warning} for warning in warnings]
         return ScreenExport(self.run.name, "the overview", lambda: records, markdown)
+
+
+def _points(evaluations: Sequence[Evaluation]) -> dict[str, Points]:
+    """Each figure on held-out examples, over the run."""
+    names = dict.fromkeys(name for each in evaluations for name in each.figures)
+    return {
+        name: [
+            (each.episodes, each.figures[name].value)
+            for each in evaluations
+            if name in each.figures
+        ]
+        for name in names
+    }
+
+
+def _evaluation_table(evaluations: Sequence[Evaluation]) -> str:
+    best = best_of(evaluations)
+    names = list(_points(evaluations))
+    rows = []
+    for each in evaluations:
+        values = [each.figures[name].value if name in each.figures else None for name in names]
+        mark = "best" if each is best else ""
+        failed = f"{each.failed} of {each.examples}"
+        rows.append([f"{each.episodes}", *map(number, values), failed, mark])
+    return table(["held out, after episodes", *names, "failed", ""], rows)

@@ -21,14 +21,18 @@ Points = Sequence[tuple[int, float | None]]
 MOVED = "◆"
 """Marks reference moves below a plot."""
 
+MARK = "●"
+"""One of a line's single points."""
+
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot. ``thick`` lines are drawn with blocks, others with dots."""
+    """One line of a plot: drawn with blocks if ``thick``, else with dots; or single ``marks``."""
 
     name: str
     points: Points
     thick: bool = False
+    marks: bool = False
 
     @property
     def last(self) -> float | None:
@@ -75,7 +79,7 @@ class MetricPlot(Vertical):
         styles = {True: colors["accent"], False: colors["foreground"]}
         parts = [Content.assemble((title, "bold"))]
         for line in lines:
-            sign = "▄" if line.thick else "⠤"
+            sign = MARK if line.marks else "▄" if line.thick else "⠤"
             parts.append(
                 Content.assemble(
                     " ", (sign, styles[line.thick]), f"{line.name} ", (number(line.last), "bold")
@@ -91,7 +95,9 @@ class MetricPlot(Vertical):
                 continue
             xs, ys = zip(*points, strict=True)
             mode = HiResMode.QUADRANT if line.thick else HiResMode.BRAILLE
-            if len(points) == 1:  # a line needs two points
+            if line.marks:
+                plot.scatter(xs, ys, MARK, styles[line.thick])
+            elif len(points) == 1:  # a line needs two points
                 plot.scatter(xs, ys, "■" if line.thick else "•", styles[line.thick])
             else:
                 plot.plot(xs, ys, styles[line.thick], mode)

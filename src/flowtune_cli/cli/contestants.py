@@ -1,0 +1,218 @@
+"""Flows that are compared: the runs' checkpoints and the untrained flow, played one by one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..flow.episode import Episode, Failure
+from ..flow.errors import UsageError
+from ..flow.example import Example
+from ..flow.task import Task
+from .output import note
+from .player import Player, load_player
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+    from ..training.session import Session
+
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A flow to play.
+
+    Args:
+        name: as the user gave it, or "untrained".
+    """
+
+    name: str
+    player: Player
+
+    @property
+    def file_name(self) -> str:
+        """Of its predictions."""
+        checkpoint = self.player.checkpoint
+        if checkpoint is None:
+            return f"{UNTRAINED}.jsonl"
+        return f"{checkpoint.parent.parent.name}@{int(checkpoint.name)}.jsonl"
+
+
+@dataclass
+class Played:
+    """What a flow did, by the number of the example; only what is compared is kept.
+
+    Attributes:
+        rewards: of the examples whose flow came to its end.
+        results: those of the flow, for an evaluator; empty if there is none.
+        predictions: as ``flowtune predict`` writes them, if they are needed.
+        failures: of the other examples.
+    """
+
+    rewards: dict[int, Mapping[str, float | None]] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
+    predictions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+
+
+class Outcome(Episode):
+    """How an episode ended: its result and failure. An evaluator that asks for more is told."""
+
+    @property
+    def steps(self) -> Any:
+        raise UsageError(
+            "the evaluator looks at an episode's steps, which 'flowtune eval' does not keep: it"
+            " can compare results alone"
+        )
+
+    @steps.setter
+    def steps(self, steps: Any) -> None:
+        pass
+
+
+def contestants(
+    registry: Registry,
+    task: str,
+    runs: Sequence[str],
+    *,
+    baseline: bool,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    preset: str | None,
+) -> list[Contestant]:
+    """The flows to compare; the untrained one, if it is wanted, is the first.
+
+    It has the settings of the first run.
+
+    Raises:
+        UsageError: there are none, one is named twice, or there is no such run or checkpoint.
+    """
+    found = [
+        Contestant(run, load_player(registry, task, run, config, overrides, preset)) for run in runs
+    ]
+    if baseline or not found:
+        if not baseline:
+            raise UsageError("say which runs to play, by --run, or the untrained flow, --baseline")
+        player = found[0].player if found else None
+        if player is None:
+            player = load_player(registry, task, None, config, overrides, preset)
+        untrained = replace(player, task=player.resolved.make_task(), checkpoint=None)
+        found.insert(0, Contestant(UNTRAINED, untrained))
+    checkpoints = [each.player.checkpoint for each in found]
+    for number, each in enumerate(found):
+        if each.player.checkpoint in checkpoints[:number]:
+            same = found[checkpoints.index(each.player.checkpoint)].name
+            raise UsageError(f"'{each.name}' and '{same}' are the same checkpoint")
+        if each.file_name in [other.file_name for other in found[:number]]:
+            raise UsageError(f"two runs have the name '{each.file_name[:-6]}'")
+    return found
+
+
+def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]]:
+    """Each flow with its session; the model is loaded again only where it is another one."""
+    from ..training.checkpoint import has_adapter, load_checkpoint
+
+    session: Session | None = None
+    loaded: Player | None = None
+    for each in found:
+        player, checkpoint = each.player, each.player.checkpoint
+        for node in player.task.nodes:
+            node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
+        if session is not None and loaded is not None and _same_model(loaded, player):
+            model, adapter = session.settings.model, session.settings.adapter
+            own = {"model": model, "adapter": adapter}
+            settings = player.resolved.settings.model_copy(update=own)
+            session = replace(session, task=player.task, settings=settings)
+            assert checkpoint is not None
+            load_checkpoint(
+                checkpoint, adapters=session.adapters, learner=None, nodes=player.task.nodes
+            )
+        else:
+            session = loaded = None
+            gc.collect()  # two models may not fit into memory
+            session, loaded = player.set_up(), player
+        yield each, session
+
+
+def _same_model(one: Player, other: Player) -> bool:
+    """Whether a flow can be played with a model and adapters that were set up for another."""
+
+    def needs(player: Player) -> tuple[Any, ...]:
+        settings = player.resolved.settings
+        heads = {n.name: n.initial_head() for n in player.task.nodes if n.adapter is not None}
+        return settings.model, settings.adapter, settings.engine, heads
+
+    return other.checkpoint is not None and needs(one) == needs(other)
+
+
+def play_examples(
+    session: Session,
+    examples: Sequence[Example],
+    *,
+    results: bool,
+    predictions: bool,
+    seed: Any,
+) -> Iterator[Played]:
+    """Play the examples greedily; yields what there is so far, after each.
+
+    Args:
+        results, predictions: whether these are kept.
+        seed: of the noise.
+    """
+    played, task = Played(), session.task
+    for position, episode in session.play_all(examples, seed=seed):
+        if episode.failure is not None:
+            played.failures[position] = episode.failure
+        else:
+            played.rewards[position] = episode.reward_means()
+            if results:
+                played.results[position] = episode.result
+            if predictions:
+                played.predictions[position] = task.prediction(examples[position], episode.result)
+        yield played
+
+
+def judge(
+    session: Session,
+    evaluator: Any,
+    examples: Sequence[Example],
+    first: Played,
+    other: Played,
+) -> list[float | None]:
+    """By how much the other flow ended better than the first, by example; None: unknown."""
+    from ..runtime.effects import Effects
+    from ..runtime.judging import compare
+
+    task = session.task
+    gains: list[float | None] = [None] * len(examples)
+    both = [n for n in range(len(examples)) if n in first.results and n in other.results]
+    asked = (
+        compare(
+            evaluator,
+            task,
+            _outcome(task, examples[number], first.results[number]),
+            _outcome(task, examples[number], other.results[number]),
+            effects=Effects(),
+            key=("eval",),
+        )
+        for number in both
+    )
+    failures: list[Failure] = []
+    for position, comparison in session.scheduler().stream(asked):
+        gains[both[position]] = comparison.gain
+        if comparison.failure is not None:
+            failures.append(comparison.failure)
+    session.engine.forget()
+    if failures:
+        note(f"the evaluator failed for {len(failures)} examples: {failures[0].error}")
+    return gains
+
+
+def _outcome(task: Task, example: Example, result: Any) -> Outcome:
+    outcome = Outcome(example, task.nodes_by_name)
+    outcome.result = result
+    return outcome

@@ -1,0 +1,353 @@
+"""``flowtune eval``: plays runs on the same examples, and says which is better, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..flow.errors import FlowtuneError
+from .options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+    TaskArgument,
+)
+from .output import note, print_json, print_rows, warn
+
+if TYPE_CHECKING:
+    from ..flow.example import Example
+    from ..flow.task import Task
+    from ..training.session import Session
+    from .contestants import Contestant, Played
+    from .paired_bootstrap import Interval, Paired, Wins
+
+_COLUMNS = ["figure", "flow", "value", "95 %", "difference", "95 % of it", "wins"]
+Found = dict[str, dict[str, Any]]
+
+
+def eval(
+    task: TaskArgument,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="A run to play: RUN, RUN@best or RUN@EPISODES; may be repeated.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option("--baseline", help="Also the untrained flow; the others are compared to it."),
+    ] = False,
+    data: DataOption = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="NAME", help="The split; by default the task's second."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N examples.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write each flow's predictions there."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write to DIR though it is not empty.")
+    ] = False,
+    json: JsonOption = False,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> int:
+    """Play runs greedily on the same examples, and compare their figures.
+
+    'flowtune evaluate' is for prediction files, this for runs. Differences and wins are those to
+    the first flow. Intervals are of the paired bootstrap. Where the flow reports no reward, the
+    evaluator of its nodes says which flow ended better.
+    """
+    from ..flow.task import Task
+    from ..registry import load_registry
+    from ..runs.output_path import check_output
+    from .contestants import contestants
+    from .examples import first_examples, note_left_out, read_examples
+
+    registry = load_registry()
+    if out is not None:
+        check_output(out, overwrite=overwrite, directory=True)
+    found = contestants(
+        registry,
+        task,
+        run or [],
+        baseline=baseline,
+        config=config,
+        overrides=set_,
+        preset=preset,
+    )
+    first = found[0].player.task
+    split = split or first.splits[min(1, len(first.splits) - 1)]
+    examples = first_examples(read_examples(first, data, split), limit)
+    note_left_out(first)
+    _warn_of_trained(found, examples)
+    labelled = all(example.gold is not None for example in examples)
+    own = labelled and type(first).evaluate is not Task.evaluate
+    try:
+        all_played, task_figures, gains = _play_all(found, examples, out, own)
+    except KeyboardInterrupt:
+        return 130
+    figures = _compared(all_played, len(examples))
+    if json:
+        print_json(_as_json(found, examples, split, all_played, figures, task_figures, gains))
+        return 0
+    rows = [*_rows(found, figures), *_task_rows(found, task_figures, figures)]
+    rows += _judged_rows(found, gains)
+    if not rows:
+        note("there are no figures: the flow reports no reward, and no node has an evaluator")
+    else:
+        print_rows(_COLUMNS, rows)
+    return 0
+
+
+def _play_all(
+    found: Sequence[Contestant], examples: Sequence[Example], out: Path | None, own: bool
+) -> tuple[list[Played], list[dict[str, Any]], dict[str, list[Wins | None]]]:
+    """What each flow did, the figures of the task's own evaluation, and the evaluators' wins."""
+    from .contestants import judge, play_examples, sessions
+    from .paired_bootstrap import Wins
+    from .progress import progress
+
+    all_played: list[Played] = []
+    task_figures: list[dict[str, Any]] = []
+    evaluators = _evaluators(found[0])
+    session: Session | None = None
+    seed = found[0].player.resolved.settings.training.seed
+    with progress(0, len(found) * len(examples)) as display:
+        for each, session in sessions(found):
+            task = each.player.task
+            for played in play_examples(
+                session,
+                examples,
+                results=bool(evaluators),
+                predictions=own or out is not None,
+                seed=seed,
+            ):
+                done = len(played.rewards) + len(played.failures)
+                last = done == len(examples)
+                display.show(
+                    len(all_played) * len(examples) + done, _progress_text(each, played), line=last
+                )
+            _note_failures(each, examples, played)
+            if out is not None:
+                _write(out / each.file_name, played)
+            task_figures.append(_evaluated(task, examples, played) if own else {})
+            played.predictions.clear()
+            all_played.append(played)
+            if len(all_played) < len(found):
+                session = None  # the next flow may have another model
+    gains: dict[str, list[Wins | None]] = {}
+    if not any(rewards for played in all_played for rewards in played.rewards.values()):
+        assert session is not None
+        for name, evaluator in evaluators.items():
+            judged = [judge(session, evaluator, examples, all_played[0], p) for p in all_played[1:]]
+            gains[name] = [None, *(Wins.of(of_flow) for of_flow in judged)]
+    return all_played, task_figures, gains
+
+
+def _evaluators(contestant: Contestant) -> dict[str, Any]:
+    """The evaluators of the task's nodes, by name; one that several nodes share once."""
+    registry = contestant.player.registry
+    found: dict[str, Any] = {}
+    for node in contestant.player.task.nodes:
+        if node.evaluator is not None:
+            evaluator = registry.make_evaluator(node.evaluator)
+            same = any(evaluator == other for other in found.values())
+            if not same:
+                taken = evaluator.name in found
+                found[f"{evaluator.name} of {node.name}" if taken else evaluator.name] = evaluator
+    return found
+
+
+def _compared(all_played: Sequence[Played], count: int) -> dict[str, list[Paired]]:
+    """Each reward, compared over the flows."""
+    from .paired_bootstrap import paired
+
+    names = dict.fromkeys(
+        name
+        for played in all_played
+        for _, rewards in sorted(played.rewards.items())
+        for name in rewards
+    )
+    return {
+        name: paired(
+            [
+                [played.rewards.get(position, {}).get(name) for position in range(count)]
+                for played in all_played
+            ]
+        )
+        for name in names
+    }
+
+
+def _evaluated(task: Task, examples: Sequence[Example], played: Played) -> dict[str, Any]:
+    """The task's own figures of the examples whose flow came to its end: value and interval."""
+    from ..flow.figures import each_figure
+
+    positions = sorted(played.predictions)
+    if not positions:
+        return {}
+    chosen = [examples[position] for position in positions]
+    try:
+        figures = task.evaluate(chosen, [played.predictions[position] for position in positions])
+    except FlowtuneError as error:
+        note(f"without the task's own figures: {error}")
+        return {}
+    return {name: (value, interval) for name, value, interval in each_figure(figures)}
+
+
+def _write(path: Path, played: Played) -> None:
+    from ..runs.prediction_writer import write_lines
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowtuneError(f"cannot make {path.parent}: {error.strerror or error}") from error
+    write_lines(path, (line for _, line in sorted(played.predictions.items())))
+    note(f"wrote {len(played.predictions)} predictions to {path}")
+
+
+def _warn_of_trained(found: Sequence[Contestant], examples: Sequence[Example]) -> None:
+    """Say so if examples are among those that a run has learned from."""
+    from ..flow.errors import UsageError
+    from ..runs.example_digests import example_digests, read_digests
+
+    now = {digest[1:] for digest in example_digests(examples, lambda text: None)}
+    for each in found:
+        checkpoint = each.player.checkpoint
+        if checkpoint is None:
+            continue
+        try:
+            trained = read_digests(checkpoint.parent.parent / "examples.jsonl")
+        except UsageError:  # it is not needed to play
+            continue
+        both = len(now & {digest[1:] for digest in trained})
+        if both:
+            warn(f"'{each.name}' was trained on {both} of the {len(examples)} examples")
+
+
+def _note_failures(each: Contestant, examples: Sequence[Example], played: Played) -> None:
+    if played.failures:
+        position = min(played.failures)
+        note(
+            f"'{each.name}' failed for {len(played.failures)} of {len(examples)} examples, which no"
+            f" figure counts. The first one is '{examples[position].id}':"
+            f" {played.failures[position].error}"
+        )
+
+
+def _progress_text(each: Contestant, played: Played) -> str:
+    failed = f", {len(played.failures)} failed" if played.failures else ""
+    return f"{each.name}{failed}"
+
+
+def _rows(
+    found: Sequence[Contestant], figures: Mapping[str, list[Paired]]
+) -> Iterator[dict[str, str]]:
+    for name, of_flows in figures.items():
+        for each, figure in zip(found, of_flows, strict=True):
+            yield {
+                "figure": name,
+                "flow": each.name,
+                "value": _number(figure.value),
+                "95 %": _interval(figure.interval),
+                "difference": "" if figure.wins is None else _number(figure.difference, "+"),
+                "95 % of it": _interval(figure.difference_interval, "+"),
+                "wins": _wins(figure.wins),
+            }
+
+
+def _task_rows(
+    found: Sequence[Contestant],
+    task_figures: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Any],
+) -> Iterator[dict[str, str]]:
+    """Those of the task's own evaluation that are no rewards."""
+    names = dict.fromkeys(name for of_flow in task_figures for name in of_flow)
+    for name in names:
+        if name in figures:
+            continue
+        for each, of_flow in zip(found, task_figures, strict=True):
+            value, interval = of_flow.get(name, (None, None))
+            yield {
+                **dict.fromkeys(_COLUMNS, ""),
+                "figure": name,
+                "flow": each.name,
+                "value": _number(value) if value is None or isinstance(value, float) else value,
+                "95 %": _interval(interval),
+            }
+
+
+def _judged_rows(
+    found: Sequence[Contestant], gains: Mapping[str, Sequence[Wins | None]]
+) -> Iterator[dict[str, str]]:
+    for name, of_flows in gains.items():
+        for each, wins in zip(found, of_flows, strict=True):
+            if wins is not None:
+                row = {"figure": name, "flow": each.name, "wins": _wins(wins)}
+                yield {**dict.fromkeys(_COLUMNS, ""), **row}
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "undefined" if value is None else f"{value:{sign}.3f}"
+
+
+def _interval(ends: Interval | Sequence[float] | None, sign: str = "") -> str:
+    return "" if ends is None else f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}"
+
+
+def _wins(wins: Wins | None) -> str:
+    if wins is None:
+        return ""
+    if not wins.compared:
+        return "nothing to compare"
+    shares = [
+        f"{getattr(wins, what) / wins.compared:.0%} {word}"
+        for what, word in (("better", "better"), ("worse", "worse"), ("ties", "alike"))
+    ]
+    return f"{', '.join(shares)} of {wins.compared}"
+
+
+def _as_json(
+    found: Sequence[Contestant],
+    examples: Sequence[Example],
+    split: str,
+    all_played: Sequence[Played],
+    figures: Mapping[str, list[Paired]],
+    task_figures: Sequence[Mapping[str, Any]],
+    gains: Mapping[str, Sequence[Wins | None]],
+) -> dict[str, Any]:
+    flows = []
+    for number, (each, played) in enumerate(zip(found, all_played, strict=True)):
+        checkpoint = each.player.checkpoint
+        flows.append(
+            {
+                "flow": each.name,
+                "checkpoint": checkpoint,
+                "failed": len(played.failures),
+                "figures": {name: asdict(of_flows[number]) for name, of_flows in figures.items()},
+                "task_figures": {
+                    name: {"value": value, "interval": interval}
+                    for name, (value, interval) in task_figures[number].items()
+                },
+                "judged": {
+                    name: asdict(wins)
+                    for name, of_flows in gains.items()
+                    if (wins := of_flows[number]) is not None
+                },
+            }
+        )
+    return {"split": split, "examples": len(examples), "flows": flows}

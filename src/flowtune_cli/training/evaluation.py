@@ -1,0 +1,207 @@
+"""Greedy figures on held-out examples, at a run's checkpoints; they change nothing of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.settings import TrainingSettings
+from ..flow.episode import Failure
+from ..flow.errors import FlowtuneError, UsageError, unknown_name
+from ..flow.example import Example
+from ..flow.figures import each_figure
+from ..flow.left_out import LeftOut
+from ..flow.numbers import is_bool, real_number
+from ..flow.task import Task
+from ..runs.evaluations import Evaluation, Figure
+from .progressive import Average
+from .session import Session
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Progress of an evaluation.
+
+    Args:
+        episodes: trained on before it.
+        played, examples: of the held-out examples, so far and in all.
+        evaluation: when it has ended.
+        is_best: it is the best one so far.
+        failure: the first example whose flow failed, and how.
+        problem: why the task's own figures are missing, which may need all examples.
+    """
+
+    episodes: int
+    played: int
+    examples: int
+    evaluation: Evaluation | None = None
+    is_best: bool = False
+    failure: tuple[str, Failure] | None = None
+    problem: str = ""
+
+
+def is_due(episodes: int, total: int, settings: TrainingSettings) -> bool:
+    """Whether the checkpoint after so many episodes is evaluated.
+
+    It depends on the settings alone, not on where a run was stopped: a checkpoint that is made
+    because of that is not evaluated.
+
+    Args:
+        total: the run's episodes.
+    """
+    every, window = settings.evaluate.every, settings.save_every
+    if not every:
+        return False
+    if episodes in (0, total):
+        return True
+    before = (episodes - 1) // window * window
+    return episodes % window == 0 and episodes // every > before // every
+
+
+def evaluate(
+    session: Session,
+    examples: Sequence[Example],
+    *,
+    episodes: int,
+    batch: int,
+    metric: str | None,
+    check: Callable[[], None] = lambda: None,
+    on_report: Callable[[EvaluationReport], None] = lambda report: None,
+) -> EvaluationReport:
+    """Play the held-out examples greedily with the present adapters.
+
+    The noise is always the same, and not that of training.
+
+    Args:
+        episodes, batch: of training before it.
+        metric: that of the run's first evaluation; None if this is the first.
+        check: called between the engine's calls; may raise.
+
+    Returns:
+        The report of the evaluation that has ended.
+
+    Raises:
+        UsageError: there are no figures, or not the one of ``training.evaluate.metric``.
+        FlowtuneError: no flow came to its end, or the task could not evaluate the predictions,
+            although none is missing.
+    """
+    rewards: dict[int, Mapping[str, float | None]] = {}
+    predictions: dict[int, Mapping[str, Any]] = {}
+    failures: dict[int, Failure] = {}
+    task = session.task
+    own = type(task).evaluate is not Task.evaluate
+    seed = f"{session.settings.training.seed}/evaluate"
+    for position, episode in session.play_all(examples, check, seed=seed):
+        if episode.failure is not None:
+            failures[position] = episode.failure
+        else:
+            rewards[position] = episode.reward_means()
+            if own:
+                predictions[position] = _predicted(task, examples[position], episode.result)
+        on_report(EvaluationReport(episodes, len(rewards) + len(failures), len(examples)))
+    problem = ""
+    figures = reward_figures([rewards[position] for position in sorted(rewards)])
+    if predictions:
+        positions = sorted(predictions)
+        played = [examples[position] for position in positions]
+        found: Mapping[str, Figure] = {}
+        try:
+            found = task_figures(task, played, [predictions[position] for position in positions])
+        except FlowtuneError as error:
+            if not failures:
+                raise
+            problem = f"without the task's own figures, since some are missing: {error}"
+        figures |= {name: figure for name, figure in found.items() if name not in figures}
+    failure = None
+    if failures:
+        position = min(failures)
+        failure = examples[position].id, failures[position]
+    if metric is None:
+        metric = _metric(session, figures, failure)
+    count = len(examples)
+    evaluation = Evaluation(episodes, batch, count, len(failures), metric, figures)
+    return EvaluationReport(episodes, count, count, evaluation, failure=failure, problem=problem)
+
+
+def reward_figures(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, Figure]:
+    """Each reward's mean over the examples where it is defined.
+
+    Args:
+        rewards: those of each example.
+    """
+    means: dict[str, Average] = {}
+    for of_example in rewards:
+        for name, value in of_example.items():
+            means.setdefault(name, Average()).add(value)
+    return {name: Figure(average.mean, average.defined) for name, average in means.items()}
+
+
+def task_figures(
+    task: Task, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, Figure]:
+    """The figures of the task's own evaluation that are finite numbers.
+
+    Raises:
+        FlowtuneError: the task raised an exception.
+    """
+    task.left_out = LeftOut()
+    with _naming(task):
+        found = {
+            name: value for name, value, _ in each_figure(task.evaluate(examples, predictions))
+        }
+    figures = {}
+    for name, value in found.items():
+        with suppress(ValueError):
+            if not is_bool(value):
+                figures[name] = Figure(real_number(value))
+    return figures
+
+
+def _predicted(task: Task, example: Example, result: Any) -> Mapping[str, Any]:
+    with _naming(task):
+        return task.prediction(example, result)
+
+
+@contextmanager
+def _naming(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except FlowtuneError:
+        raise
+    except Exception as error:
+        raise FlowtuneError(
+            f"task '{task.name}' cannot evaluate what its flow has predicted for held-out"
+            f" examples:\n{Failure.of(error).traceback}"
+        ) from error
+
+
+def _metric(
+    session: Session, figures: Mapping[str, Figure], failed: tuple[str, Failure] | None
+) -> str:
+    """The figure that says which checkpoint is the best.
+
+    Raises:
+        UsageError: there is none.
+        FlowtuneError: there are none because no flow came to its end.
+    """
+    task, wanted = session.task, session.settings.training.evaluate.metric
+    if not figures and failed is not None:
+        raise FlowtuneError(
+            f"the flow failed for every held-out example. The first one is '{failed[0]}':\n"
+            f"{failed[1].traceback}"
+        )
+    if not figures:
+        raise UsageError(
+            f"nothing can be evaluated: the flow of task '{task.name}' reports no reward for"
+            " held-out examples, and the task has no evaluation of its own. Set"
+            " training.evaluate.every = 0"
+        )
+    if wanted is None:
+        gate = task.gate
+        return gate if gate is not None and gate in figures else next(iter(figures))
+    if wanted not in figures:
+        error = unknown_name("figure", wanted, list(figures))
+        raise UsageError(f"training.evaluate.metric: {error}")
+    return wanted
