@@ -23,6 +23,7 @@ from .body import MOST_BYTES, MOST_SECONDS, json_body
 from .callers import SCOPE, Caller, caller_of
 from .door import Answered, Door
 from .doors import Doors
+from .effects import Effect, End
 from .errors import WireError, no_model, unsupported
 from .fields import Fields
 from .parked import KEPT_SECONDS, ClientGone
@@ -118,7 +119,7 @@ class Gateway:
         if path == "/models" or path.startswith("/models/"):
             _check_method(request, "GET")
             return _json(self._models(caller.door, path[len("/models/") :]))
-        if path not in _FORWARDED:
+        if path not in _FORWARDED and not _is_effect(path):
             raise _unknown(request)
         _check_method(request, "POST")
         body = await json_body(
@@ -128,6 +129,8 @@ class Gateway:
         )
         if not isinstance(body, dict):
             raise WireError("the body must be an object", code="invalid_type")
+        if _is_effect(path):
+            return _json(await self._effect(caller, path, body))
         name = body.get("model")
         if isinstance(name, str) and name in self.forwarder.models:
             return await self._forwarded(caller, path, name, body)
@@ -145,6 +148,16 @@ class Gateway:
         )
         made = endpoint.build(asked, answered)
         return _event_stream(endpoint.stream(asked, made)) if asked.stream else _json(made)
+
+    async def _effect(self, caller: Caller, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        effects, run = caller.door.outside_effects, path[len("/effects/") :]
+        made = (
+            partial(effects.end, run, End.of(body))
+            if run
+            else partial(effects.begin, Effect.of(body))
+        )
+        answer: dict[str, Any] = await caller.result(_digest(path, body), made)
+        return answer
 
     async def _forwarded(
         self, caller: Caller, path: str, name: str, body: dict[str, Any]
@@ -224,3 +237,7 @@ def _unknown(request: Request) -> WireError:
         status=404,
         close=True,
     )
+
+
+def _is_effect(path: str) -> bool:
+    return path == "/effects" or path.startswith("/effects/")

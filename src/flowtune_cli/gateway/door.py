@@ -14,6 +14,7 @@ from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError, UsageError
 from ..runtime.flow_run import Ended
 from ..runtime.replay import Replay
+from .effects import OutsideEffects
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Door:
             raise UsageError("a client was made for an episode whose flow does not run")
         self.episode = episode
         self.loop = runner.run.loop
+        self.outside_effects = OutsideEffects(episode)
         self._run = runner.run
 
     @property
