@@ -49,9 +49,12 @@ def training(site: Site, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_killed_at_any_moment_it_goes_on_as_if_never_killed(letters: Site, run: Run) -> None:
-    assert run("train", "letters", "--name", "whole", *LONG).code == 0
-    with training(letters) as process:
+@pytest.mark.parametrize("more", [(), ("--set", "training.evaluate.every=4")])
+def test_killed_at_any_moment_it_goes_on_as_if_never_killed(
+    letters: Site, run: Run, more: tuple[str, ...]
+) -> None:
+    assert run("train", "letters", "--name", "whole", *LONG, *more).code == 0
+    with training(letters, *more) as process:
         delay = random.uniform(0, 1.2)
         time.sleep(delay)
         process.kill()

@@ -59,19 +59,22 @@ class Played:
     failures: dict[int, Failure] = field(default_factory=dict)
 
 
-class Outcome(Episode):
-    """How an episode ended: its result and failure. An evaluator that asks for more is told."""
-
-    @property
-    def steps(self) -> Any:
+def _not_kept(what: str) -> Any:
+    def refuse(episode: Episode) -> Any:
         raise UsageError(
-            "the evaluator looks at an episode's steps, which 'flowtune eval' does not keep: it"
+            f"the evaluator looks at an episode's {what}, which 'flowtune eval' does not keep: it"
             " can compare results alone"
         )
 
-    @steps.setter
-    def steps(self, steps: Any) -> None:
-        pass
+    return property(refuse, lambda episode, value: None)
+
+
+class Outcome(Episode):
+    """How an episode ended: its result. An evaluator that asks for more is told."""
+
+    steps: Any = _not_kept("steps")
+    effects: Any = _not_kept("effects")
+    targets: Any = _not_kept("targets")
 
 
 def contestants(
