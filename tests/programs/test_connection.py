@@ -59,4 +59,4 @@ def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("gateway", "gateway.app", "gateway.client", "gateway.server"):
         monkeypatch.setitem(sys.modules, f"flowtune_cli.{module}", None)
     with pytest.raises(UsageError, match="a program as a task needs the package"):
-        connection.open_door(None)  # type: ignore[arg-type]
+        connection.open_door({})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowtune_cli.config.resolve import resolve
+from flowtune_cli.config.template import toml_value
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import DataError, UsageError
 from flowtune_cli.flow.example import Example
@@ -48,7 +51,7 @@ def task(folder: Path, returned: str = "answer.choices[0].message.content", **mo
     (folder / "flow.py").write_text(FLOW.replace("RETURNED", returned))
     values = {"reward": "rewards.py:score", "gold": ["gold"], "nodes.a.alternatives": 1, **more}
     overrides = [
-        f"tasks.flow.{key}={json.dumps(value)}" for key, value in values.items() if value != ""
+        f"tasks.flow.{key}={toml_value(value)}" for key, value in values.items() if value != ""
     ]
     registry = load_registry()
     found = find_task(registry, "flow.py:run", config=None, environ={}, overrides=overrides)
@@ -173,3 +176,55 @@ def test_a_command_is_called_after_its_file(words: str, name: str, folder: Path)
     found = find_task(load_registry(), None, Given(program=words), config=None, environ={})
     assert found.task_class.name == name
     assert found.flags[f"tasks.{name}.directory"] == str(folder)
+
+
+def test_models_of_other_servers_are_passed_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    answer = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "big",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "from afar"},
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append((self.headers["authorization"], body["model"]))
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *of: Any) -> None:
+            pass
+
+    monkeypatch.setenv("BIG_KEY", "secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        declared = {"a": {"base_url": url, "model": "big", "api_key_env": "BIG_KEY"}}
+        episode = played(task(folder, models=declared, **{"nodes.a.alternatives": ""}), example())
+        server.shutdown()
+    assert episode.result == {"result": "from afar"}
+    assert episode.steps == []
+    assert asked == [("Bearer secret", "big")]
+    assert len(episode.effects) == 1
+    assert "secret" not in repr(episode.effects)
+
+
+def test_a_model_of_another_server_that_is_not_declared_rightly(folder: Path) -> None:
+    made = task(folder, models={"b": {"base_url": "example.org"}})
+    with pytest.raises(UsageError, match="base_url must begin with http"):
+        run_play(FakeEngine(write), made, example=example())

@@ -135,5 +135,6 @@ def warn_of_tools(task: Task) -> None:
     if isinstance(task, ProgramTask) and isinstance(task.program, Executable):
         warn(
             f"'{task.settings.program}' plays again in every rollout, with all its tools: these"
-            " must be harmless to run several times, and give the same each time"
+            " must be harmless to run several times and give the same each time, or be remembered"
+            " by POST /effects (docs/gateway.md)"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..flow.episode import Episode
@@ -48,45 +49,56 @@ class Door(Protocol):
         """A new address. Its URL and key are known when it has served an episode."""
 
 
-_doors: weakref.WeakKeyDictionary[FlowLoop, Door] = weakref.WeakKeyDictionary()
+Models = Mapping[str, Mapping[str, str]]
+"""Models of other servers, by name: ``base_url``, and maybe ``model`` and ``api_key_env``."""
+
+NO_MODELS: Models = {}
+
+_doors: weakref.WeakKeyDictionary[FlowLoop, dict[str, Door]] = weakref.WeakKeyDictionary()
 
 
-def door() -> Door:
+def door(models: Models = NO_MODELS) -> Door:
     """The door of the event loop that runs.
 
+    Args:
+        models: that are passed through to other servers.
+
     Raises:
-        UsageError: a package is not installed that it needs.
+        UsageError: a package is not installed that it needs, or a model is not declared rightly.
     """
-    loop = running_loop()
-    if loop not in _doors:
-        _doors[loop] = open_door(loop)
-    return _doors[loop]
+    doors = _doors.setdefault(running_loop(), {})
+    key = json.dumps(models, sort_keys=True)
+    if key not in doors:
+        doors[key] = open_door(models)
+    return doors[key]
 
 
-def open_door(loop: FlowLoop) -> Door:
+def open_door(models: Models) -> Door:
     """The gateway's door."""
     try:
         from ..gateway import app, client, server
     except ImportError as error:
         raise missing_package("a program as a task", str(error.name), "gateway") from error
-    return _Gateway(client, lambda: server.Server(app.Gateway()))
+    gateway = app.Gateway(models)
+    return _Gateway(client, gateway, lambda: server.Server(gateway))
 
 
 class _Gateway:
     """The gateway as a ``Door``: its clients in this process, and its server on the loopback."""
 
-    def __init__(self, client: Any, serve: Callable[[], Any]) -> None:
+    def __init__(self, client: Any, gateway: Any, serve: Callable[[], Any]) -> None:
         self._client = client
+        self._gateway = gateway
         self._serve = serve
         self._server: Any = None
 
     def async_client(self, episode: Episode) -> Any:
         """See ``Door``."""
-        return self._client.async_client(episode)
+        return self._client.async_client(episode, self._gateway)
 
     def client(self, episode: Episode) -> Any:
         """See ``Door``."""
-        return self._client.client(episode)
+        return self._client.client(episode, self._gateway)
 
     def address(self) -> Address:
         """See ``Door``. The server is started for the first one."""

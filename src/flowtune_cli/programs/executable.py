@@ -32,14 +32,23 @@ class Executable:
         processes: how many run at once.
         timeout: seconds of one example, without what it waits for its nodes; 0 is no limit.
         persistent: it stays, and reads a line an example.
+        models: of other servers, which it may ask, too.
 
     Raises:
         UsageError: there is no such command.
     """
 
     def __init__(
-        self, command: str, directory: Path, *, processes: int, timeout: float, persistent: bool
+        self,
+        command: str,
+        directory: Path,
+        *,
+        processes: int,
+        timeout: float,
+        persistent: bool,
+        models: connection.Models = connection.NO_MODELS,
     ) -> None:
+        self.models = models
         if os.name != "posix":
             raise UsageError("programs are started on Linux, macOS and other POSIX systems only")
         self.directory = directory
@@ -68,7 +77,7 @@ class Executable:
             return _parsed(await one(episode, asked))
 
     async def _run_once(self, episode: Episode, asked: bytes) -> bytes:
-        address = connection.door().address()
+        address = connection.door(self.models).address()
         process: Process | None = None
         try:
             address.serve(episode)
@@ -102,7 +111,7 @@ class Executable:
             worker, address = idle.pop()
             address.serve(episode)
             return worker, address
-        address = connection.door().address()
+        address = connection.door(self.models).address()
         address.serve(episode)
         try:
             return await _started(Worker, self._command(address)), address

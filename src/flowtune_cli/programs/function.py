@@ -22,11 +22,15 @@ class FunctionProgram:
     ``openai.AsyncOpenAI`` (for a plain function, which runs in a thread, an ``openai.OpenAI``), or
     ``base_url`` and ``api_key`` of an address to make a client for.
 
+    Args:
+        models: of other servers, which it may ask, too.
+
     Raises:
         UsageError: the function cannot be loaded, or has other parameters.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, models: connection.Models = connection.NO_MODELS) -> None:
+        self.models = models
         self.place = function_place(text)
         self.function = load_function(text)
         self.is_async = inspect.iscoroutinefunction(self.function)
@@ -35,7 +39,7 @@ class FunctionProgram:
     async def play(self, episode: Episode, example: Mapping[str, Any]) -> Any:
         """What the function returns."""
         if not {"base_url", "api_key"}.isdisjoint(self.given):
-            address = connection.door().address()
+            address = connection.door(self.models).address()
             address.serve(episode)
             try:
                 return await self._called(episode, example, address)
@@ -48,7 +52,7 @@ class FunctionProgram:
     ) -> Any:
         arguments: dict[str, Any] = {}
         if "client" in self.given:
-            door = connection.door()
+            door = connection.door(self.models)
             make = door.async_client if self.is_async else door.client
             arguments["client"] = make(episode)
         for name in ("base_url", "api_key"):

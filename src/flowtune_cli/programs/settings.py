@@ -54,6 +54,12 @@ class ProgramSettings(BaseModel):
         (),
         description="Fields that the program is not shown; rewards and targets see them.",
     )
+    models: dict[str, dict[str, str]] = Field(
+        {},
+        description="Models of other servers that the program asks, too, embeddings included:"
+        " {NAME = {base_url = ..., model = ..., api_key_env = ...}}. They are asked once for an"
+        " episode and its rollouts, and learn nothing; keys come from the environment.",
+    )
     processes: int = Field(8, ge=1, description="Executables that run at once.")
     timeout: float = Field(
         600.0,

@@ -73,7 +73,7 @@ class ProgramTask(Task):
                 f" ({settings.program}): it can have one"
             )
         if settings.function is not None:
-            return FunctionProgram(settings.function)
+            return FunctionProgram(settings.function, settings.models)
         if settings.program is None:
             raise UsageError(f"task '{self.name}' has neither a function nor a program")
         executable = Executable(
@@ -82,6 +82,7 @@ class ProgramTask(Task):
             processes=settings.processes,
             timeout=settings.timeout,
             persistent=settings.worker,
+            models=settings.models,
         )
         weakref.finalize(self, executable.close)
         return executable
