@@ -238,7 +238,7 @@ def test_a_run_is_played_as_of_any_of_its_checkpoints(play: Run, run: Run) -> No
     assert "checkpoint 0000004" in found["a@4"]["played_by"]
     versions = [found[name]["steps"][0]["adapter_version"] for name in ("a@4", "a")]
     assert versions[0] < versions[1]
-    for name in ("a@3", "a@best", "a@"):
+    for name in ("a@3", "a@beast", "a@"):
         done = play("--run", name)
         assert done.code == 2
         assert "has no checkpoint" in done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_the_best_checkpoint_is_named_wherever_a_run_is(train: Run, run: Run) ->
         assert flow.run(question="why")["text"]
 
 
+def test_a_best_checkpoint_that_somebody_has_deleted(train: Run, run: Run) -> None:
+    # 'count' is the same each time, so the first is the best.
+    assert train("--name", "a", EVERY_4, "--set=training.evaluate.metric=count").code == 0
+    shutil.rmtree("runs/a/checkpoints/0000000")
+    done = run("play", "letters", "--run", "a@best")
+    assert done.code == 2
+    assert "the best checkpoint of run 'a', that after 0 episodes, is no longer in" in done.err
+
+
 def test_best_of_a_run_that_has_none(train: Run, run: Run) -> None:
     assert train("--name", "a", "--limit=2").code == 0
     done = run("play", "letters", "--run", "a@best")
@@ -89,8 +99,7 @@ def test_best_of_a_run_that_has_none(train: Run, run: Run) -> None:
     with pytest.raises(UsageError, match="none of its checkpoints is the best"):
         flowtune_cli.load("runs/a", checkpoint="best")
     assert (
-        "and, where checkpoints are evaluated, 'best'"
-        in run("play", "letters", "--run", "a@bst").err
+        "'last', and 'best' if some were evaluated" in run("play", "letters", "--run", "a@bst").err
     )
 
 

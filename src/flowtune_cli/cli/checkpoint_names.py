@@ -63,13 +63,19 @@ def checkpoint_of(run: RunDirectory, wanted: str = LAST) -> Path:
     if wanted == LAST:
         return found[max(found)]
     if wanted == BEST:
-        wanted = str(_best(run))
+        best = _best(run)
+        if best not in found:
+            raise UsageError(
+                f"the best checkpoint of run '{run.path.name}', that after {best} episodes, is no"
+                f" longer in {run.checkpoints}"
+            )
+        return found[best]
     if wanted.isdecimal() and int(wanted) in found:
         return found[int(wanted)]
     raise UsageError(
         f"run '{run.path.name}' has no checkpoint '{wanted}': it has"
-        f" {', '.join(map(str, sorted(found)))} (episodes), '{LAST}' and, where checkpoints are"
-        f" evaluated, '{BEST}'. training.keep_checkpoints says how many are kept."
+        f" {', '.join(map(str, sorted(found)))} (episodes) and '{LAST}', and '{BEST}' if some were"
+        " evaluated. training.keep_checkpoints says how many are kept."
     )
 
 
