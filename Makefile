@@ -4,6 +4,7 @@
 #   make setup GPU=1      for an NVIDIA GPU
 #   make setup PYTHON=python3.12
 #   make test-lowest        with the oldest versions of what flowtune needs, in .venv-lowest
+#   make test-agents        agents of other frameworks, whose packages go into .venv-agents
 #   make gpu-bundle         what a machine with a GPU and no network lacks, see docs/gpu.md
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
 STAMP := $(VENV)/.set-up$(if $(GPU),-gpu)
 
-.PHONY: setup demo test test-lowest gpu-bundle lint clean
+.PHONY: setup demo test test-lowest test-agents gpu-bundle lint clean
 
 setup: $(STAMP)
 
@@ -42,6 +43,13 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install -c constraints-lowest.txt -e '.[dev]' -e plugins/musique -e plugins/smollm2 -e plugins/toyqa
 	$(LOWEST)/bin/python -m pytest $(TEST_FLAGS) -m 'not model' tests/engine tests/learning tests/models tests/training plugins/musique/tests
 
+AGENTS := .venv-agents
+
+test-agents: setup
+	test -x $(AGENTS)/bin/python || $(PYTHON) -m venv $(AGENTS)
+	$(AGENTS)/bin/python -m pip install -r examples/agents/requirements.txt
+	FLOWTUNE_AGENTS_PYTHON=$(CURDIR)/$(AGENTS)/bin/python $(BIN)/python -m pytest tests/examples
+
 # DATA=FOLDER takes along the files of a folder, such as MuSiQue's.
 gpu-bundle: setup
 	$(BIN)/python -m benchmarks.gpu bundle build/gpu $(if $(DATA),--data $(DATA))
@@ -53,6 +61,6 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) $(AGENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +

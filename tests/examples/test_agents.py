@@ -1,7 +1,7 @@
 """Agents in other frameworks, which know nothing of flowtune, played as programs.
 
-They need packages that flowtune does not: make an environment with those in
-examples/agents/requirements.txt, and name its Python in FLOWTUNE_AGENTS_PYTHON.
+They need packages that flowtune does not: ``make test-agents`` installs them into an environment of
+their own, whose Python FLOWTUNE_AGENTS_PYTHON names.
 """
 
 from __future__ import annotations
