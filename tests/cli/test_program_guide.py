@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from flowtune_cli.config.layers import tomllib
 from flowtune_cli.programs.settings import ProgramSettings
@@ -23,7 +27,12 @@ rank = 2
 """
 
 
-def test_the_guide_works(letters: Site, tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_the_guide_works(
+    letters: Site, tmp_path: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where flowtune's environment is active: its python is the one that has openai.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", path)
     for block in blocks(GUIDE, "python"):
         name = block.partition("\n")[0].removeprefix("# ")
         (tmp_path / name).write_text(block, encoding="utf-8")

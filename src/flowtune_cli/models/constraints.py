@@ -186,8 +186,8 @@ class Constraints:
                 " are written, so they are not held to their schemas: leave 'strict' and"
                 " 'parallel_tool_calls' out, set tool_choice, or take another model"
             )
-        text = f"~/(?s:.*){re.escape(mark)}(?s:.*)/" if mark else "/(?s:.*)/"
-        return f"start: TEXT | called\nTEXT: {text}\n{calls}"
+        without = f"/(?s:.*)/ & ~/(?s:.*){re.escape(mark)}(?s:.*)/"
+        return f"start: TEXT | called\nTEXT: {without}\n{calls}"
 
     def _choice(self, matchers: Any, value: str) -> Any:
         # Strings of its own grammars hold no control characters.

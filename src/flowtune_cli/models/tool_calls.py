@@ -217,14 +217,10 @@ def tool_call_grammar(
 
 
 def opening(tokenizer: Any, template: str) -> str | None:
-    """The letters that begin a family's tool calls; empty if that is a special token.
-
-    None if a call begins like other text.
-    """
-    begins = {"hermes": "<tool_call>", "mistral": TOOL_CALLS}.get(family_of(template) or "")
-    if begins is None or getattr(tokenizer, "response_template", None):
+    """The letters that begin a family's tool calls; None if a call begins like other text."""
+    if getattr(tokenizer, "response_template", None):
         return None
-    return "" if _mark(tokenizer, begins).startswith("<[") else begins
+    return {"hermes": "<tool_call>", "mistral": TOOL_CALLS}.get(family_of(template) or "")
 
 
 def _mark(tokenizer: Any, text: str) -> str:
