@@ -60,7 +60,9 @@ def test_it_exists_while_there_is_something_in_it(tmp_path: Path, opened: Opened
     assert not path.exists()
     journal = written(opened(path))
     assert path.exists()
-    journal.clear()
+    journal.forget(4)  # episode 4 has begun
+    assert opened(path).episode(4).ends.keys() == {KEY}
+    journal.forget(5)
     assert not path.exists()
     journal.episode(6).end(KEY, EffectEnd("2"))
     assert opened(path, 0).episode(6).ends[KEY].value() == 2

@@ -14,6 +14,7 @@ from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.registry.manager import Registry
+from flowtune_cli.training.loop import Stopped
 from support.fake_engine import digest, writer
 from support.tiny_training import Run, selected
 
@@ -117,9 +118,9 @@ def make(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool],
     return made
 
 
-@pytest.mark.parametrize("judged", [False, True])
-def test_a_run_that_died_goes_on_with_the_same_answers(
-    make: Callable[[bool], Run], judged: bool
+@pytest.mark.parametrize(("judged", "killed"), [(False, True), (False, False), (True, True)])
+def test_a_run_that_ended_half_way_goes_on_with_the_same_answers(
+    make: Callable[[bool], Run], judged: bool, killed: bool
 ) -> None:
     whole = make(judged)
     asked = itertools.count()
@@ -137,12 +138,14 @@ def test_a_run_that_died_goes_on_with_the_same_answers(
 
         def die(asked: Any = asked, moment: int = moment) -> bool:
             if next(asked) == moment:
-                raise Died
+                if killed:
+                    raise Died
+                return True
             return False
 
         try:
             run.train(should_stop=die)
-        except Died:
+        except (Died, Stopped):
             died += 1
             run.train()
         assert played(run) == expected, f"died at call {moment} of {calls}"

@@ -71,6 +71,7 @@ class Journal:
         self.path = path
         self._file: TextIO | None = None
         self._episodes: dict[int, EpisodeJournal] = {}
+        self._last = -1
         try:
             self._read(begin)
         except OSError as error:
@@ -86,6 +87,7 @@ class Journal:
         Raises:
             FlowtuneError: it cannot be written.
         """
+        self._last = max(self._last, entry[0])
         try:
             if self._file is None:
                 self._file = self.path.open("a", encoding="ascii")
@@ -94,8 +96,14 @@ class Journal:
         except OSError as error:
             raise self._not_written(error) from None
 
-    def clear(self) -> None:
-        """Forget everything: a checkpoint has what came of it."""
+    def forget(self, begin: int) -> None:
+        """Forget the episodes before ``begin``: a checkpoint has what came of them.
+
+        A mini-batch that was stopped half-way is played again behind it; what is kept of that one
+        stays, and the others until the file is opened again.
+        """
+        if self._last >= begin:
+            return
         self.close()
         self._episodes.clear()
         try:
@@ -134,6 +142,7 @@ class Journal:
             write_bytes(self.path, kept)
 
     def _add(self, number: int, kind: str, name: Iterable[Any], value: Any) -> None:
+        self._last = max(self._last, number)
         episode = self._episodes.setdefault(number, EpisodeJournal(number, self))
         if kind == "order":
             group = tuple(tuple(key) for key in value)

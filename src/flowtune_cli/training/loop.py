@@ -390,7 +390,7 @@ class Trainer:
             best=self._best,
         )
         if self._journal is not None:
-            self._journal.clear()
+            self._journal.forget(self.position.episodes)
 
     def _metrics(self) -> Mapping[str, MetricRecord]:
         return {
