@@ -34,6 +34,7 @@ _FREE = (
     "training.evaluate.patience",
     "training.keep_checkpoints",
     "training.max_failures",
+    "training.rank_timeout",
 )
 
 

@@ -191,6 +191,12 @@ class TrainingSettings(Section):
         description="An episode fails that waits for other things than its nodes (tools, sockets)"
         " longer than so many seconds in all; 0 is no limit.",
     )
+    rank_timeout: float = Field(
+        1800.0,
+        gt=0,
+        description="Seconds that the processes of a run wait for one of them; it must be longer"
+        " than a mini-batch, a checkpoint or the loading of the model ever takes.",
+    )
     evaluate: EvaluateSettings = EvaluateSettings()
 
 

@@ -134,6 +134,10 @@ class Episode:
         self.runner = runner
         self._not_awaited: dict[int, FlowCall] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The record alone: nodes, and what a flow runs in, belong to their process."""
+        return {**vars(self), "nodes": {}, "runner": None, "_not_awaited": {}}
+
     # For flows
 
     def call(self, node: str, **inputs: Any) -> FlowCall:

@@ -27,8 +27,10 @@ from ..flow.prompt import Prompt
 from ..models.constraints import Grammar
 from ..models.out_of_memory import OutOfMemory, attempt, say_once
 from ..models.tokens import Tokens
+from .gradient_sum import GradientSum
 from .losses import choice_loss, dpo_loss, text_loss
 from .node_optimizers import NodeOptimizers
+from .peers import ALONE, Peers, share
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,13 @@ class Learner:
             if completion.frozen_length
         }
 
-    def update(self, node: str, data: Sequence[Datum]) -> Update:
+    def update(self, node: str, data: Sequence[Datum], peers: Peers = ALONE) -> Update:
         """Learn from a node's data of one mini-batch: one step per datum, or one for all of them.
 
         Each loss is weighted by its datum's weight over the number of data.
+
+        Args:
+            peers: share out the work of each step; all make the same update, of the same data.
 
         Raises:
             FlowtuneError: a loss or gradient is not finite; the weights are as before that step.
@@ -113,7 +118,7 @@ class Learner:
         margins: list[float] = []
         norms: list[float] = []
         for group in groups:
-            found = self._gradients(node, group, len(data))
+            found = self._gradients(node, group, len(data), peers)
             losses += found.losses
             margins += found.margins
             # The gradients of an adapter and of its head differ in size.
@@ -133,34 +138,75 @@ class Learner:
             gradient_norm=sum(norms) / len(norms),
         )
 
-    def _gradients(self, node: str, group: Sequence[Datum], total: int) -> _Figures:
+    def _gradients(self, node: str, group: Sequence[Datum], total: int, peers: Peers) -> _Figures:
         """Put the gradients of a group's losses into the parameters.
 
-        Where memory is short, all of the group begins again in smaller parts.
+        The group is cut into parts by its data alone, whatever the number of processes. Each
+        process computes the gradients of some, and their sum does not depend on the order.
         """
-        budget = float(self.tokens_per_batch)
+        parts = self._parts(group, float(self.tokens_per_batch))
+        own = share([self._tokens(part) for part in parts], peers) if peers.size > 1 else None
+        places = range(len(parts)) if own is None else own
+        gradients = GradientSum(self.adapters.parameters(node), len(parts))
+
+        def work() -> tuple[dict[int, _Figures], list[bool]]:
+            budget = float(self.tokens_per_batch)
+            found = {}
+            try:
+                for place in places:
+                    found[place], budget = self._gradients_of_part(
+                        node, parts[place], total, budget
+                    )
+                    gradients.add()
+                    peers.check()
+            except BaseException:
+                self.optimizers[node].zero_grad(set_to_none=True)
+                raise
+            return found, gradients.present
+
+        each = peers.each(work)
+        gradients.put([present for _, present in each], peers)
+        by_place = {place: found for of_one, _ in each for place, found in of_one.items()}
+        figures = _Figures([], [])
+        for place in range(len(parts)):
+            figures.losses.extend(by_place[place].losses)
+            figures.margins.extend(by_place[place].margins)
+        return figures
+
+    def _gradients_of_part(
+        self, node: str, part: Sequence[Datum], total: int, budget: float
+    ) -> tuple[_Figures, float]:
+        """Put the gradients of a part's losses into the parameters.
+
+        Where memory is short, all of the part begins again in smaller pieces.
+
+        Args:
+            budget: tokens of a piece.
+
+        Returns:
+            Its figures, and the tokens of a piece that there was memory for.
+        """
         freed = False
         while True:
-            parts = self._parts(group, budget)
-            reason, found = attempt(partial(self._gradients_of, node, parts, total, budget))
+            pieces = self._parts(part, budget)
+            reason, found = attempt(partial(self._gradients_of, node, pieces, total, budget))
             if found is not None:
-                return found
+                return found, budget
             if self.prefixes.free() and not freed:
                 freed = True
                 continue
             say_once("learning")
             # What a smaller budget leaves as it is need not be tried again.
-            plan = self._plan(parts, budget)
-            while self._plan(self._parts(group, budget), budget) == plan:
+            plan = self._plan(pieces, budget)
+            while self._plan(self._parts(part, budget), budget) == plan:
                 if budget == 0:
-                    self.optimizers[node].zero_grad(set_to_none=True)
                     raise OutOfMemory(f"memory ran out while learning from one datum: {reason}.")
                 budget = budget / 2 if budget > _LEAST_BUDGET else 0.0
 
     def _gradients_of(
         self, node: str, parts: Sequence[Sequence[Datum]], total: int, budget: float
     ) -> _Figures:
-        """See ``_gradients``; begins with none, so that it may be called again after an error."""
+        """See ``_gradients_of_part``; begins with none, so it may be called again."""
         self.optimizers[node].zero_grad(set_to_none=True)
         figures = _Figures([], [])
         for part in parts:
@@ -190,12 +236,33 @@ class Learner:
 
     def _plan(self, parts: Sequence[Sequence[Datum]], budget: float) -> list[tuple[int, bool]]:
         """Of each part: how many data it has, and whether its layers are computed twice."""
-        plan = []
-        for part in parts:
-            completions = [c for datum in part for c in self._completions(datum)]
-            tokens = graph_tokens(pack_completions(self.prefixes, completions))
-            plan.append((len(part), tokens > budget))
-        return plan
+        return [(len(part), self._tokens(part) > budget) for part in parts]
+
+    def _tokens(self, part: Sequence[Datum]) -> float:
+        """What reading a part with gradients keeps in memory, in tokens."""
+        completions = [c for datum in part for c in self._completions(datum)]
+        return graph_tokens(pack_completions(self.prefixes, completions))
+
+    def cost(self, data: Sequence[Datum]) -> float:
+        """About what learning from data costs, a step each, in tokens."""
+        return sum(self._tokens([datum]) for datum in data)
+
+    def state(self, node: str) -> dict[str, Any]:
+        """All that updates change of a node, on the CPU: it can be pickled, see ``set_state``."""
+        weights = [p.detach().cpu() for p in self.adapters.parameters(node)]
+        return {
+            "weights": weights,
+            "optimizer": self.optimizers.state(node),
+            "version": self.adapters.version(node),
+        }
+
+    @torch.no_grad()
+    def set_state(self, node: str, state: Mapping[str, Any]) -> None:
+        """Make a node's adapter, head and optimizer what they were in another process."""
+        for own, other in zip(self.adapters.parameters(node), state["weights"], strict=True):
+            own.copy_(other)
+        self.optimizers.set_state(node, state["optimizer"])
+        self.adapters.versions[node] = state["version"]
 
     def _parts(self, data: Sequence[Datum], budget: float) -> list[list[Datum]]:
         """Groups of data whose graphs hold no more tokens; shared prefixes side by side."""

@@ -16,7 +16,13 @@ from ..config.settings import LearningSettings
 from ..engine.adapters import Adapters
 from ..flow.errors import UsageError
 from ..flow.node import Node
-from .optimizer_state import group_options, load_optimizer_state, load_state, save_state
+from .optimizer_state import (
+    group_options,
+    load_optimizer_state,
+    load_state,
+    on_cpu,
+    save_state,
+)
 from .optimizer_state import optimizer_state as changed_state
 from .optimizer_trial import check_resumes
 
@@ -74,6 +80,15 @@ class NodeOptimizers:
 
     def __getitem__(self, node: str) -> torch.optim.Optimizer:
         return self._optimizers[node]
+
+    def state(self, node: str) -> dict[str, Any]:
+        """What steps have changed in a node's optimizer, with tensors on the CPU."""
+        state: dict[str, Any] = on_cpu(changed_state(self[node], self._at_first[node]))
+        return state
+
+    def set_state(self, node: str, state: Mapping[str, Any]) -> None:
+        """Make a node's optimizer what it was where ``state`` was called."""
+        load_optimizer_state(self[node], state)
 
     def save(self, directory: Path) -> None:
         """Write every optimizer's state: ``directory/NODE.safetensors``."""

@@ -124,6 +124,17 @@ def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     ]
 
 
+def on_cpu(state: Any) -> Any:
+    """A state whose tensors are on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu()
+    if isinstance(state, Mapping):
+        return {key: on_cpu(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(on_cpu(value) for value in state)
+    return state
+
+
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         both = isinstance(one, Tensor) and isinstance(other, Tensor)

@@ -62,18 +62,20 @@ class Journal:
         path: of the file.
         begin: the first episode that is played from here on; what is kept of earlier ones is
             forgotten.
+        own: the file to write to, if another process writes the other one; see
+            ``rank_journals``.
 
     Raises:
         FlowtuneError: it cannot be read or written; names the line.
     """
 
-    def __init__(self, path: Path, begin: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, begin: int, own: Path | None = None) -> None:
+        self.path = own or path
         self._file: TextIO | None = None
         self._episodes: dict[int, EpisodeJournal] = {}
         self._last = -1
         try:
-            self._read(begin)
+            self._read(path, begin)
         except OSError as error:
             raise FlowtuneError(f"{path} cannot be read: {error}") from None
 
@@ -121,10 +123,10 @@ class Journal:
     def _not_written(self, error: OSError) -> FlowtuneError:
         return FlowtuneError(f"{self.path} cannot be written: {error.strerror or error}")
 
-    def _read(self, begin: int) -> None:
-        if not os.path.lexists(self.path):
+    def _read(self, path: Path, begin: int) -> None:
+        if not os.path.lexists(path):
             return
-        lines = self.path.read_bytes().split(b"\n")
+        lines = path.read_bytes().split(b"\n")
         # Text after the last line's end is what a killed process had begun to write.
         kept = []
         for number, line in enumerate(lines[:-1], 1):
@@ -135,11 +137,11 @@ class Journal:
                     kept.append(line + b"\n")
             except (ValueError, TypeError, KeyError) as error:
                 raise FlowtuneError(
-                    f"{self.path}, line {number} is damaged ({error}). Delete the file to resume"
+                    f"{path}, line {number} is damaged ({error}). Delete the file to resume"
                     " without it: effects since the newest checkpoint then run again."
                 ) from None
-        if len(kept) < len(lines) - 1 or lines[-1]:
-            write_bytes(self.path, kept)
+        if path == self.path and (len(kept) < len(lines) - 1 or lines[-1]):
+            write_bytes(path, kept)
 
     def _add(self, number: int, kind: str, name: Iterable[Any], value: Any) -> None:
         self._last = max(self._last, number)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..config.settings import TrainingSettings
@@ -15,6 +16,7 @@ from ..flow.figures import each_figure
 from ..flow.left_out import LeftOut
 from ..flow.numbers import is_bool, real_number
 from ..flow.task import Task
+from ..learning.peers import ALONE, Peers
 from ..runs.evaluations import Evaluation, Figure
 from .progressive import Average
 from .session import Session
@@ -69,6 +71,7 @@ def evaluate(
     metric: str | None,
     check: Callable[[], None] = lambda: None,
     on_report: Callable[[EvaluationReport], None] = lambda report: None,
+    peers: Peers = ALONE,
 ) -> EvaluationReport:
     """Play the held-out examples greedily with the present adapters.
 
@@ -78,6 +81,7 @@ def evaluate(
         episodes, batch: of training before it.
         metric: that of the run's first evaluation; None if this is the first.
         check: called between the engine's calls; may raise.
+        peers: each plays its share, and all get the report.
 
     Returns:
         The report of the evaluation that has ended.
@@ -87,28 +91,76 @@ def evaluate(
         FlowtuneError: no flow came to its end, or the task could not evaluate the predictions,
             although none is missing.
     """
-    rewards: dict[int, Mapping[str, float | None]] = {}
-    predictions: dict[int, Mapping[str, Any]] = {}
-    failures: dict[int, Failure] = {}
+    played = _Played()
+    for of_one in peers.each(
+        lambda: _play_share(session, examples, peers, check, episodes, on_report)
+    ):
+        played.add(of_one)
+    evaluated = partial(_evaluated, session, examples, played, episodes, batch, metric)
+    return peers.first(evaluated)
+
+
+@dataclass
+class _Played:
+    """What playing examples gave, by their places."""
+
+    rewards: dict[int, Mapping[str, float | None]] = field(default_factory=dict)
+    predictions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+
+    def add(self, other: _Played) -> None:
+        self.rewards |= other.rewards
+        self.predictions |= other.predictions
+        self.failures |= other.failures
+
+
+def _play_share(
+    session: Session,
+    examples: Sequence[Example],
+    peers: Peers,
+    check: Callable[[], None],
+    episodes: int,
+    on_report: Callable[[EvaluationReport], None],
+) -> _Played:
+    """Play this process's share of the examples."""
+    found = _Played()
     task = session.task
     own = type(task).evaluate is not Task.evaluate
+    places = range(peers.rank, len(examples), peers.size)
+    share = [examples[place] for place in places]
     seed = f"{session.settings.training.seed}/evaluate"
-    for position, episode in session.play_all(examples, check, seed=seed):
+    for number, episode in session.play_all(share, check, seed=seed):
+        place = places[number]
         if episode.failure is not None:
-            failures[position] = episode.failure
+            found.failures[place] = episode.failure
         else:
-            rewards[position] = episode.reward_means()
+            found.rewards[place] = episode.reward_means()
             if own:
-                predictions[position] = _predicted(task, examples[position], episode.result)
-        on_report(EvaluationReport(episodes, len(rewards) + len(failures), len(examples)))
+                found.predictions[place] = _predicted(task, examples[place], episode.result)
+        done = len(found.rewards) + len(found.failures)
+        on_report(EvaluationReport(episodes, done, len(examples)))
+    return found
+
+
+def _evaluated(
+    session: Session,
+    examples: Sequence[Example],
+    played: _Played,
+    episodes: int,
+    batch: int,
+    metric: str | None,
+) -> EvaluationReport:
+    """The report of an evaluation whose examples were all played; see ``evaluate``."""
+    task = session.task
+    rewards, predictions, failures = played.rewards, played.predictions, played.failures
     problem = ""
     figures = reward_figures([rewards[position] for position in sorted(rewards)])
     if predictions:
         positions = sorted(predictions)
-        played = [examples[position] for position in positions]
+        asked = [examples[position] for position in positions]
         found: Mapping[str, Figure] = {}
         try:
-            found = task_figures(task, played, [predictions[position] for position in positions])
+            found = task_figures(task, asked, [predictions[position] for position in positions])
         except FlowtuneError as error:
             if not failures:
                 raise

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..engine.adapters import reference_of
 from ..flow.deviation import Trace
@@ -22,13 +24,14 @@ from ..flow.example import Example
 from ..flow.node import Node, SelfLearning
 from ..flow.numbers import real_number
 from ..learning.learner import Learner
+from ..learning.peers import ALONE, Peers, Stop, share
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
 from ..runs.journal import Journal
-from ..runs.store import Store
+from ..runs.rank_journals import merge_journals, rank_journal
 from ..runtime.effects import Effects
-from ..trackers.tracking import Trackers
+from ..runtime.second_play import Recorded
 from .admission.examine import admit
 from .admission.finding import Finding
 from .checkpoint import (
@@ -36,16 +39,17 @@ from .checkpoint import (
     checkpoints,
     load_checkpoint,
     optimizer_names,
-    prune,
     save_checkpoint,
 )
 from .data import NodeData, collect
 from .evaluation import EvaluationReport, evaluate, is_due
+from .exchange import get_state, set_state
+from .outputs import NoOutputs, Outputs
 from .progressive import Progressive
 from .session import Play, Session
 
 
-class Stopped(Exception):
+class Stopped(Stop):
     """Training was asked to stop; everything before ``position`` is in a checkpoint."""
 
     def __init__(self, position: Position) -> None:
@@ -97,6 +101,7 @@ class Trainer:
         on_findings: called with what the run's first mini-batch shows to be wrong with the flow.
         held_out: the examples that checkpoints are evaluated on, if training.evaluate says so.
         on_evaluation: called as an evaluation goes on.
+        peers: the processes that train the run together; rank 0 writes it.
 
     Attributes:
         evaluations: those of the run so far.
@@ -116,8 +121,10 @@ class Trainer:
         on_findings: Callable[[Sequence[Finding]], None] = lambda findings: None,
         held_out: Sequence[Example] = (),
         on_evaluation: Callable[[EvaluationReport], None] = lambda report: None,
+        peers: Peers = ALONE,
     ) -> None:
         self.session = session
+        self.peers = peers
         self.run = run
         self.settings = session.settings.training
         self.order = training_order(
@@ -180,28 +187,29 @@ class Trainer:
         """
         task = self.session.task
         settings = self.session.settings
-        trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
-        with (
-            trackers,
-            Store(self.run.store_path, task.question_text) as store,
-            closing(Journal(self.run.journal_path, self.position.episodes)) as self._journal,
-        ):
+        outputs = NoOutputs()
+        if self.peers.rank == 0:
+            values = settings.model_dump(mode="json")
+            outputs = Outputs(self.run, task, values, settings.run.trackers)
+        with outputs, closing(self._open_journal()) as self._journal:
+            # How a step is summed must not depend on who has how much memory.
+            tokens = self.peers.each(lambda: self.learner.tokens_per_batch)
+            self.learner.tokens_per_batch = min(tokens)
             # Nodes' starts are then not needed again, and the untrained flow may be the best.
             begins = any(node.start for node in task.nodes) or bool(self.settings.evaluate.every)
-            if begins and not checkpoints(self.run.checkpoints):
+            if begins and not self.peers.first(lambda: bool(checkpoints(self.run.checkpoints))):
                 self._checkpoint()
-            store.truncate(self.position.batches)
-            store.write_task(task.nodes, task.gate)
-            self.evaluations = store.evaluations()
+            self.evaluations = self.peers.first(
+                lambda: outputs.begin(self.position.batches, task.nodes, task.gate)
+            )
             try:
-                self._evaluate(store, trackers)  # where it stopped before that was done
+                self._evaluate(outputs)  # where it stopped before that was done
                 while self.position.episodes < len(self.order) and not self.ended_early:
-                    self._stop_if_asked()  # a flow may ask the engine for nothing
-                    self._batch(store, trackers)
-                    self._evaluate(store, trackers)
-            except Stopped:
+                    self._batch(outputs)
+                    self._evaluate(outputs)
+            except Stop:
                 self._checkpoint()
-                raise
+                raise Stopped(self.position) from None
         self._check_failures(final=True)
         return self.progressive
 
@@ -211,7 +219,7 @@ class Trainer:
         patience = self.settings.evaluate.patience
         return 0 < patience <= without_a_better(self.evaluations)
 
-    def _evaluate(self, store: Store, trackers: Trackers) -> None:
+    def _evaluate(self, outputs: NoOutputs) -> None:
         """Evaluate the present checkpoint, if that is due and was not done yet."""
         episodes = self.position.episodes
         done = any(each.episodes == episodes for each in self.evaluations)
@@ -223,15 +231,15 @@ class Trainer:
             episodes=episodes,
             batch=self.position.batches,
             metric=self.evaluations[0].metric if self.evaluations else None,
-            check=self._stop_if_asked,
+            check=self._check,
             on_report=self.on_evaluation,
+            peers=self.peers,
         )
         evaluation = report.evaluation
         assert evaluation is not None
-        store.write_evaluation(evaluation)
+        outputs.evaluation(evaluation)
         self.evaluations.append(evaluation)
-        prune(self.run.checkpoints, self.settings.keep_checkpoints, self._best)
-        trackers.log_evaluation(evaluation)
+        outputs.evaluation_is_safe(evaluation, self.settings.keep_checkpoints, self._best)
         self.on_evaluation(replace(report, is_best=self._best == episodes))
 
     @property
@@ -240,7 +248,7 @@ class Trainer:
         best = best_of(self.evaluations)
         return None if best is None else best.episodes
 
-    def _batch(self, store: Store, trackers: Trackers) -> None:
+    def _batch(self, outputs: NoOutputs) -> None:
         clock = _Clock()
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
@@ -250,11 +258,11 @@ class Trainer:
 
         with clock.phase("play and deviate"):
             self.session.engine.forget()
-            traces = self._deviate(batch)
+            traces, recorded = self._deviate(batch)
         collected = collect(self.session.task.nodes, traces)
         self._count_failures(traces)
         if not self.position.batches:
-            self._admit(traces)
+            self.peers.first(partial(self._admit, traces, recorded))
         for trace in traces:
             self.progressive.add(trace.episode.reward_means())
         metrics = self._metrics()
@@ -277,26 +285,45 @@ class Trainer:
             checkpoint=checkpoint,
             timings=clock.seconds,
         )
-        store.write_batch(record)
+        outputs.batch(record)
         self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
         if checkpoint:
             self._checkpoint()
-        self.run.update(episodes=self.position.episodes)
-        trackers.log(record)
+        outputs.batch_is_safe(record, end)
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
 
-    def _deviate(self, batch: Sequence[Example]) -> list[Trace]:
-        """Play the batch and deviate from it; traces in the order of the examples."""
-        traces: dict[int, Trace] = {}
+    def _deviate(self, batch: Sequence[Example]) -> tuple[list[Trace], list[Recorded]]:
+        """Play the batch and deviate from it; traces in the order of the examples.
+
+        Returns:
+            Of a run's first batch, also what its admission plays again.
+        """
+        found: dict[int, tuple[Trace, Recorded | None]] = {}
+        for share_of_one in self.peers.each(partial(self._deviate_share, batch)):
+            found |= share_of_one
+        ordered = [found[place] for place in range(len(batch))]
+        for trace, _ in ordered:
+            for run in trace.runs:
+                run.nodes = self.session.task.nodes_by_name
+        recorded = [again for _, again in ordered if again is not None]
+        return [trace for trace, _ in ordered], recorded
+
+    def _deviate_share(self, batch: Sequence[Example]) -> dict[int, tuple[Trace, Recorded | None]]:
+        """This process's share of the batch, by the places of its examples."""
+        self._check()  # a flow may ask the engine for nothing
+        found: dict[int, tuple[Trace, Recorded | None]] = {}
         begin = self.position.episodes
-        plays = [self._play(begin + number, example) for number, example in enumerate(batch)]
-        for position, trace in self.session.deviate_plays(plays, self._stop_if_asked):
-            traces[position] = trace
-            done = self.position.episodes + len(traces)
-            if len(traces) < len(batch):
+        places = range(self.peers.rank, len(batch), self.peers.size)
+        plays = [self._play(begin + place, batch[place]) for place in places]
+        for number, trace in self.session.deviate_plays(plays, self._check):
+            failed = trace.episode.failure is not None
+            recorded = None if failed or self.position.batches else Recorded.of(trace.episode)
+            found[places[number]] = trace, recorded
+            if len(found) < len(batch):
+                done = begin + len(found)
                 self.on_report(Report(done, len(self.order), None, self.progressive))
-        return [traces[position] for position in range(len(batch))]
+        return found
 
     def _play(self, number: int, example: Example) -> Play:
         """An episode, with what is known of its effects since the newest checkpoint."""
@@ -306,29 +333,65 @@ class Trainer:
         effects = Effects(kept.ends, kept.orders, kept)
         return Play(example, effects, number // examples_a_pass)
 
-    def _admit(self, traces: Sequence[Trace]) -> None:
+    def _admit(self, traces: Sequence[Trace], recorded: Sequence[Recorded]) -> None:
         """Look at the run's first mini-batch before anything is learned from it.
 
         Raises:
             Refused: the flow would learn nothing, or something wrong.
         """
         session = self.session
+        limits = session.limits
         self.on_findings(
-            admit(session.task, traces, limits=session.limits, check=self._stop_if_asked)
+            admit(session.task, traces, limits=limits, check=self._check, recorded=recorded)
         )
 
-    def _stop_if_asked(self) -> None:
+    def _check(self) -> None:
+        """Called now and then during work; raises where that has to end."""
         if self.should_stop():
             raise Stopped(self.position)
+        self.peers.check()
+
+    def _open_journal(self) -> Journal:
+        """The journal, with what any process has written before, however many there were."""
+        path = self.run.journal_path
+        self.peers.first(partial(merge_journals, path))
+        journal = Journal(path, self.position.episodes, rank_journal(path, self.peers.rank))
+        self.peers.each(lambda: None)  # nobody writes before all have read
+        return journal
 
     def _learn(self, collected: Mapping[str, NodeData]) -> list[UpdateRecord]:
         """Update every node that has data; the others stay bit-identical."""
         data = [datum for node_data in collected.values() for datum in node_data.data]
         # Frees memory for learning.
         self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
-        return [self._update(name, collected[name]) for name in collected]
+        updates: dict[str, UpdateRecord] = {}
+        together = self.session.settings.learning.step_per == "batch"
+        nodes = [self.session.task.node(name) for name in collected]
+        # Steps that follow one another cannot be shared out, but nodes can.
+        apart = [n.name for n in nodes if isinstance(n, SelfLearning) or not together]
+        own = share([self._cost(collected[name]) for name in apart], self.peers)
+        each = self.peers.each(lambda: [self._updated(apart[n], collected) for n in own])
+        for rank, of_one in enumerate(each):
+            for record, state in of_one:
+                updates[record.node] = record
+                if rank != self.peers.rank:
+                    set_state(self.session.task.node(record.node), self.learner, state)
+        for name in collected:
+            if name not in updates:
+                updates[name] = self._update(name, collected[name], self.peers)
+        return [updates[name] for name in collected]
 
-    def _update(self, name: str, node_data: NodeData) -> UpdateRecord:
+    def _cost(self, node_data: NodeData) -> float:
+        """About what learning from data takes; nothing is gained from knowing it if alone."""
+        return self.learner.cost(node_data.data) if self.peers.size > 1 else 0.0
+
+    def _updated(self, name: str, collected: Mapping[str, NodeData]) -> tuple[UpdateRecord, Any]:
+        """The update of a node by this process, and the node's state for the others."""
+        record = self._update(name, collected[name])
+        alone = self.peers.size == 1
+        return record, None if alone else get_state(self.session.task.node(name), self.learner)
+
+    def _update(self, name: str, node_data: NodeData, peers: Peers = ALONE) -> UpdateRecord:
         node = self.session.task.node(name)
         preferences, targets = len(node_data.preferences), len(node_data.targets)
         if isinstance(node, SelfLearning):
@@ -345,7 +408,7 @@ class Trainer:
         before = self.session.adapters.version(name)
         if not node_data.data:
             return UpdateRecord(name, before, before, 0, preferences, targets)
-        update = self.session.update(self.learner, name, node_data.data)
+        update = self.session.update(self.learner, name, node_data.data, peers)
         return UpdateRecord(
             node=name,
             version_before=before,
@@ -379,6 +442,11 @@ class Trainer:
         return min(self.settings.batch_size, left_in_window)
 
     def _checkpoint(self) -> None:
+        self.peers.first(self._save_checkpoint)
+        if self._journal is not None:
+            self._journal.forget(self.position.episodes)
+
+    def _save_checkpoint(self) -> None:
         save_checkpoint(
             self.run.checkpoints,
             position=self.position,
@@ -389,8 +457,6 @@ class Trainer:
             keep=self.settings.keep_checkpoints,
             best=self._best,
         )
-        if self._journal is not None:
-            self._journal.forget(self.position.episodes)
 
     def _metrics(self) -> Mapping[str, MetricRecord]:
         return {

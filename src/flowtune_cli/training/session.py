@@ -28,6 +28,7 @@ from ..flow.request import Answer, Engine, EngineSession, OnTokens, Request
 from ..flow.task import Task
 from ..learning.learner import Learner, Update
 from ..learning.node_optimizers import NodeOptimizers, check_optimizers
+from ..learning.peers import ALONE, Peers
 from ..models.chat_template import TextOptions
 from ..models.determinism import fix_arithmetic, naming_the_setting
 from ..models.devices import dtype_name
@@ -87,14 +88,16 @@ class Session:
         engine = self.engine
         return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
-    def update(self, learner: Learner, node: str, data: Sequence[Datum]) -> Update:
+    def update(
+        self, learner: Learner, node: str, data: Sequence[Datum], peers: Peers = ALONE
+    ) -> Update:
         """Let a node learn from its data, see ``Learner.update``.
 
         Raises:
             OutOfMemory: says which settings to lower.
         """
         with advising(self._memory_advice), naming_the_setting():
-            return learner.update(node, data)
+            return learner.update(node, data, peers)
 
     def _memory_advice(self) -> str:
         """What takes less memory, with the present values; batches were made smaller already."""

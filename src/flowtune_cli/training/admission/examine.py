@@ -39,6 +39,7 @@ def examine(
     *,
     limits: EpisodeLimits,
     check: Callable[[], None] = lambda: None,
+    recorded: Sequence[Recorded] | None = None,
 ) -> list[Finding]:
     """Everything that can be told in this process without a model, the worst first.
 
@@ -47,8 +48,9 @@ def examine(
         pool: examples whose labels may be tried in place of theirs.
         limits: of an episode that is played again.
         check: called now and then; may raise, which ends it.
+        recorded: what can be played again, if the traces come from other processes.
     """
-    recorded = recordings(traces)
+    recorded = recordings(traces) if recorded is None else recorded
     again = play_again(task, recorded, limits=limits, check=check)
     swapped = other_golds(recorded, pool)
     with_swapped = play_again(task, swapped, limits=limits, check=check)
@@ -85,10 +87,14 @@ def admit(
     *,
     limits: EpisodeLimits,
     check: Callable[[], None] = lambda: None,
+    recorded: Sequence[Recorded] | None = None,
 ) -> list[Finding]:
     """The quick part of the check, on the first mini-batch that a run has played.
 
     It asks nothing of a model and changes nothing of the run.
+
+    Args:
+        recorded: see ``examine``.
 
     Returns:
         What the user should know at once.
@@ -97,7 +103,9 @@ def admit(
         Refused: the flow would learn nothing, or something wrong; lists why.
     """
     pool = [trace.example for trace in traces]
-    found = examine(task, traces[:_MOST_EPISODES], pool, limits=limits, check=check)
+    traces = traces[:_MOST_EPISODES]
+    recorded = None if recorded is None else recorded[:_MOST_EPISODES]
+    found = examine(task, traces, pool, limits=limits, check=check, recorded=recorded)
     refused = [each for each in found if each.code in _REFUSED and each.severity == "error"]
     if refused:
         raise Refused(

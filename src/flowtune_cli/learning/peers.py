@@ -1,0 +1,89 @@
+"""The processes that train one run together, as the loop and the learner see them.
+
+With one process they are ``ALONE``; ``training.ranks`` has those that meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+class Stop(Exception):
+    """Some process was asked to stop, so all do; raised by work, and then by all that meet."""
+
+
+class Peers(Protocol):
+    """Processes that do the same things in the same order, each with its share of the data.
+
+    Attributes:
+        rank: this one's number, from 0.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    def each(self, work: Callable[[], Value]) -> list[Value]:
+        """What the work of each process gave, in the order of ranks, on all of them.
+
+        Args:
+            work: may differ by rank; what it gives is pickled. Long work calls ``check``.
+
+        Raises:
+            Stop: if it was raised by some work, on all.
+            FlowtuneError: some work failed, or a process is lost; names it, on all.
+        """
+
+    def first(self, work: Callable[[], Value]) -> Value:
+        """What the work of rank 0 gave, on all; the others wait. Raises as ``each``."""
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of the tensors of all processes, of one shape and dtype; on its device."""
+
+    def check(self) -> None:
+        """Called now and then during work: raises if it is for nothing, as another has failed."""
+
+
+class Alone:
+    """A process without others."""
+
+    rank = 0
+    size = 1
+
+    def each(self, work: Callable[[], Value]) -> list[Value]:
+        """See ``Peers``."""
+        return [work()]
+
+    def first(self, work: Callable[[], Value]) -> Value:
+        """See ``Peers``."""
+        return work()
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """See ``Peers``."""
+        return tensor
+
+    def check(self) -> None:
+        """See ``Peers``."""
+
+
+ALONE = Alone()
+
+
+def share(costs: list[float], peers: Peers) -> list[int]:
+    """The places of the items that are this process's, of items with these costs.
+
+    The dearest go first, each to who has least to do so far; all processes find the same.
+    """
+    loads = [0.0] * peers.size
+    own = []
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        owner = min(range(peers.size), key=lambda rank: loads[rank])
+        loads[owner] += costs[place]
+        if owner == peers.rank:
+            own.append(place)
+    return sorted(own)

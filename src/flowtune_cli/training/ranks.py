@@ -1,0 +1,406 @@
+"""The processes that train one run: this file alone knows of torch.distributed.
+
+They meet on a store of the launcher's or of rank 0, where each says how its work has ended; so a
+process that waits can be interrupted, and can tell who is late, has failed, or is gone. Only when
+all are there do data go round, by gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..flow.episode import Failure
+from ..flow.errors import FlowtuneError
+from ..learning.peers import Stop
+from .place import Place
+
+Value = TypeVar("Value")
+
+_BEAT_SECONDS = 1.0
+_SILENCE_SECONDS = 30.0
+"""Who has not been heard of for so long is lost: killed, stopped, or cut off."""
+_SILENCE_WHEN_STOPPING_SECONDS = 6.0
+"""The same when the launcher has asked to stop, as it does when a process has died. It kills what
+is still there half a minute later."""
+_LOOK_SECONDS = 0.02
+_CHECK_SECONDS = 0.5
+_GOODBYE_SECONDS = 15.0
+
+
+class RankFailed(FlowtuneError):
+    """A process has failed or is lost; the message names it.
+
+    Attributes:
+        rank: of the process.
+    """
+
+    def __init__(self, message: str, rank: int, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.exit_code = exit_code
+
+
+class _Abandoned(Exception):
+    """This process's work is for nothing, as another has failed or was asked to stop."""
+
+
+@dataclass(frozen=True)
+class _Status:
+    """How the work of a process has ended: ``done``, ``stopped``, ``abandoned`` or ``failed``."""
+
+    ended: str
+    message: str = ""
+    exit_code: int = 1
+
+
+class Ranks:
+    """Several processes, see ``learning.peers.Peers``.
+
+    Args:
+        place: of this process among them.
+        patience: seconds to wait for a process that lives but does not come.
+        stopping: whether this process was asked to stop.
+
+    Raises:
+        FlowtuneError: not all came within ``patience``.
+    """
+
+    def __init__(
+        self, place: Place, patience: float, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.rank, self.size = place.rank, place.size
+        self.patience = patience
+        self.stopping = stopping
+        self.bytes_sent = 0
+        self._meetings = 0
+        self._checked = 0.0
+        self._stuck = False
+        self._lost: set[int] = set()
+        self._heard: dict[int, tuple[bytes, float]] = {}
+        self._listened = 0.0
+        self._left = threading.Event()
+        os.environ.update(place.variables)
+        timeout = timedelta(seconds=patience)
+        try:
+            self._store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+            self._store.set(self._key("name"), _own_name())
+            self._beat(self._store)
+            names = [self._key("name", rank) for rank in range(self.size)]
+            self._store.wait(names, timeout)
+            self._names = [self._store.get(name).decode() for name in names]
+            dist.init_process_group(
+                "gloo",
+                store=dist.PrefixStore("gloo", self._store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timeout,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise FlowtuneError(
+                f"process {self.rank} of {self.size} could not meet the others at {where}"
+                f" (MASTER_ADDR, MASTER_PORT): {_first_line(error)}"
+            ) from error
+        self._own_store = self._store.clone()
+        self._thread = threading.Thread(target=self._live, name="flowtune ranks", daemon=True)
+        self._thread.start()
+
+    def name(self, rank: int) -> str:
+        """How errors name a process."""
+        return f"rank {rank} ({self._names[rank]})"
+
+    # What processes do together
+
+    def each(self, work: Callable[[], Value]) -> list[Value]:
+        """See ``Peers``."""
+        error: BaseException | None = None
+        data = b""
+        try:
+            data = _pickled(work())
+            status = _Status("done")
+        except _Abandoned:
+            status = _Status("abandoned")
+        except Stop as stop:
+            error, status = stop, _Status("stopped")
+        except Exception as failure:
+            error, status = failure, _failed(failure)
+        self._meet(status, error)
+        return [pickle.loads(each) for each in self._gather(data)]
+
+    def first(self, work: Callable[[], Value]) -> Value:
+        """See ``Peers``."""
+        mine: Callable[[], Any] = work if self.rank == 0 else lambda: None
+        found: Value = self.each(mine)[0]
+        return found
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """See ``Peers``."""
+        total = tensor.to("cpu", copy=True).contiguous()
+        self.bytes_sent += total.numel() * total.element_size()
+        self._wait(partial(dist.all_reduce, total, async_op=True))
+        return total.to(tensor.device)
+
+    def check(self) -> None:
+        """See ``Peers``; looks at most twice a second."""
+        now = time.monotonic()
+        if now - self._checked < _CHECK_SECONDS:
+            return
+        self._checked = now
+        with self._reaching_the_store():
+            if self._store.check([f"{self._meetings}/alarm"]):
+                raise _Abandoned
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Part from the others; after an error they are told of it.
+
+        Whoever keeps the store waits for the others, and they for it to have heard of the error.
+        """
+        if self._left.is_set():
+            return
+        try:
+            if error is not None and not isinstance(error, (RankFailed, Stop)):
+                self._say(_failed(error))
+            self._store.set(self._key("left"), b"")
+            others = set(range(self.size)) - self._lost - {self.rank}
+            waited_for = others if self.rank == 0 else others & {0}
+            keys = [self._key("left", rank) for rank in sorted(waited_for)]
+            end = time.monotonic() + _GOODBYE_SECONDS
+            while keys and time.monotonic() < end and not self._store.check(keys):
+                self._listen(waited_for)
+                time.sleep(0.05)
+        except (RuntimeError, RankFailed):
+            pass  # the store, or someone, is gone already
+        self._left.set()
+        self._thread.join(_BEAT_SECONDS)
+        if not self._stuck:
+            dist.destroy_process_group()
+
+    @property
+    def must_exit_at_once(self) -> bool:
+        """Whether a thread of gloo waits for a process that is lost, and would hold up the end."""
+        return self._stuck
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that tells the user of an error: the first that lives."""
+        return self.rank == min(set(range(self.size)) - self._lost)
+
+    # Meeting
+
+    def _key(self, what: str, rank: int | None = None) -> str:
+        return f"{what}/{self.rank if rank is None else rank}"
+
+    def _say(self, status: _Status) -> None:
+        """Tell how this process comes to the next meeting."""
+        self._store.set(self._key(str(self._meetings)), pickle.dumps(status))
+        if status.ended != "done":
+            self._store.set(f"{self._meetings}/alarm", b"")
+
+    def _meet(self, status: _Status, error: BaseException | None) -> None:
+        """Wait until all have ended their work.
+
+        Raises:
+            Stop: some process was asked to stop.
+            RankFailed: one has failed, or is lost.
+        """
+        with self._reaching_the_store():
+            self._say(status)
+            if status.ended == "failed":
+                assert error is not None
+                raise error
+            statuses = self._statuses()
+        if self._meetings:
+            self._store.delete_key(f"{self._meetings - 1}/{self.rank}")
+        self._meetings += 1
+        if any(other.ended != "done" for other in statuses.values()):
+            raise error if isinstance(error, Stop) else Stop()
+
+    def _statuses(self) -> dict[int, _Status]:
+        """Those of all; raises as soon as one has failed."""
+        number = str(self._meetings)
+        found: dict[int, _Status] = {}
+        begin = listened = time.monotonic()
+        pause = 5e-4
+        while True:
+            for rank in range(self.size):
+                key = self._key(number, rank)
+                if rank not in found and self._store.check([key]):
+                    found[rank] = pickle.loads(self._store.get(key))
+                    if found[rank].ended == "failed":
+                        raise self._failure(rank, found[rank])
+            missing = [rank for rank in range(self.size) if rank not in found]
+            if not missing:
+                return found
+            # The store's own waiting would log each time that it was in vain.
+            time.sleep(pause)
+            pause = min(pause * 1.2, _LOOK_SECONDS)
+            now = time.monotonic()
+            if now - listened > _BEAT_SECONDS:
+                listened = now
+                self._listen(set(missing))
+            if now - begin > self.patience:
+                late = ", ".join(self.name(rank) for rank in missing)
+                raise RankFailed(
+                    f"{late} did not come within training.rank_timeout = {self.patience:g} seconds"
+                    " of the others: it hangs, or has much more to do than they.",
+                    missing[0],
+                )
+
+    def _failure(self, rank: int, status: _Status) -> RankFailed:
+        return RankFailed(f"{self.name(rank)}: {status.message}", rank, status.exit_code)
+
+    # Who lives
+
+    def _beat(self, store: Any) -> None:
+        store.set(self._key("alive"), str(time.time()))
+
+    def _live(self) -> None:
+        """Tell the others every second that this process lives."""
+        try:
+            while not self._left.wait(_BEAT_SECONDS):
+                self._beat(self._own_store)
+        except RuntimeError:
+            pass  # the store is gone, which the main thread will find, too
+
+    def _listen(self, ranks: set[int]) -> None:
+        """Raise if one of these processes is lost."""
+        limit = _SILENCE_WHEN_STOPPING_SECONDS if self.stopping() else _SILENCE_SECONDS
+        now = time.monotonic()
+        if now - self._listened > 5 * _BEAT_SECONDS:
+            # Silence counts from now, as this process itself may have been stopped meanwhile.
+            self._heard.clear()
+        self._listened = now
+        for rank in sorted(ranks):
+            beat = self._store.get(self._key("alive", rank))
+            last, since = self._heard.get(rank, (b"", now))
+            if beat != last:
+                self._heard[rank] = beat, now
+            elif now - since > limit:
+                raise self._is_lost(rank, f"nothing was heard of it for {now - since:.0f} seconds")
+
+    def _is_lost(self, rank: int, why: str) -> RankFailed:
+        self._lost.add(rank)
+        return RankFailed(
+            f"{self.name(rank)} is lost: {why}. It was killed (by the system, if memory ran out),"
+            " or its machine or network is gone.",
+            rank,
+        )
+
+    @contextmanager
+    def _reaching_the_store(self) -> Iterator[None]:
+        try:
+            yield
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            if self.rank == 0:
+                raise RankFailed(
+                    f"the launcher's store is gone: {_first_line(error)}", 0
+                ) from error
+            raise self._is_lost(0, "its store no longer answers") from error
+
+    # Data
+
+    def _gather(self, data: bytes) -> list[bytes]:
+        """The bytes of all."""
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+        own_size = torch.tensor([len(data)])
+        self._wait(partial(dist.all_gather, sizes, own_size, async_op=True))
+        lengths = [int(size) for size in sizes]
+        if not max(lengths):
+            return [b""] * self.size
+        self.bytes_sent += len(data)
+        # As gloo gathers like sizes alone, each in turn sends what it has.
+        found = []
+        for rank, length in enumerate(lengths):
+            if rank == self.rank:
+                tensor = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            else:
+                tensor = torch.empty(length, dtype=torch.uint8)
+            if length:
+                self._wait(partial(dist.broadcast, tensor, rank, async_op=True))
+            found.append(tensor.numpy().tobytes())
+        return found
+
+    def _wait(self, begin: Callable[[], Any]) -> None:
+        """Let data go round, to which all have come.
+
+        Raises:
+            RankFailed: a process is lost meanwhile.
+        """
+        others = set(range(self.size)) - {self.rank}
+        try:
+            work = begin()
+            pause = 1e-5
+            listened = time.monotonic()
+            while not work.is_completed():
+                time.sleep(pause)
+                pause = min(pause * 1.2, 0.01)
+                if time.monotonic() - listened > _BEAT_SECONDS:
+                    listened = time.monotonic()
+                    try:
+                        with self._reaching_the_store():
+                            self._listen(others)
+                    except RankFailed:
+                        self._stuck = True
+                        raise
+            work.wait()
+        except RuntimeError as error:
+            if isinstance(error, FlowtuneError):
+                raise
+            raise self._who_is_lost(error) from error
+
+    def _who_is_lost(self, error: RuntimeError) -> RankFailed:
+        """A connection broke: who is silent, if anyone is."""
+        others = set(range(self.size)) - {self.rank}
+        end = time.monotonic() + _SILENCE_WHEN_STOPPING_SECONDS + 3 * _BEAT_SECONDS
+        stopping, self.stopping = self.stopping, lambda: True
+        try:
+            with self._reaching_the_store():
+                while time.monotonic() < end:
+                    self._listen(others)
+                    time.sleep(_BEAT_SECONDS / 4)
+        except RankFailed as lost:
+            return lost
+        finally:
+            self.stopping = stopping
+        return RankFailed(f"the processes lost touch: {_first_line(error)}", self.rank)
+
+
+def _pickled(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise FlowtuneError(
+            f"what this process made cannot be sent to the others ({_first_line(error)}). What"
+            " flows return, and the values of nodes, must be such as pickle takes."
+        ) from error
+
+
+def _failed(error: BaseException) -> _Status:
+    if isinstance(error, FlowtuneError):
+        return _Status("failed", str(error), error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return _Status("failed", "interrupted at once", 130)
+    message = Failure.of(error).traceback if isinstance(error, Exception) else repr(error)
+    return _Status("failed", f"failed unexpectedly:\n{message}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
