@@ -371,7 +371,7 @@ def test_of_what_was_played_the_frozen_prefixes_of_the_data_alone_are_left_to_le
     update = trainer.learner.update
     left: list[list[Any]] = []
 
-    def noted(node: str, data: Any) -> Any:
+    def noted(node: str, data: Any, *more: Any) -> Any:
         left.append(sorted((key.namespace.adapter, key.ids) for key in prefixes._entries))
         return update(node, data)
 

@@ -136,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = get_command(app)
     try:
         with stdout.reserved():
-            result = command.main(arguments, prog_name="flowtune", standalone_mode=False)
+            given = sys.argv[1:] if arguments is None else list(arguments)
+            result = command.main(given, prog_name="flowtune", standalone_mode=False, obj=given)
     except FlowtuneError as error:
         typer.echo(f"flowtune: error: {error}", err=True)
         return error.exit_code

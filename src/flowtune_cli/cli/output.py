@@ -56,14 +56,28 @@ def print_styled(lines: Iterable[Styled]) -> None:
         console.print(Text(line, style), soft_wrap=True)
 
 
+_silent = False
+
+
+def be_silent(silent: bool = True) -> None:
+    """Whether notes and warnings are left out: of several processes, one speaks."""
+    global _silent
+    _silent = silent
+
+
 def note(text: str) -> None:
     """Print a message to stderr."""
-    typer.echo(f"flowtune: note: {text}", err=True)
+    _tell(f"flowtune: note: {text}")
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr."""
-    typer.echo(f"flowtune: warning: {text}", err=True)
+    _tell(f"flowtune: warning: {text}")
+
+
+def _tell(line: str) -> None:
+    if not _silent:
+        typer.echo(line, err=True)
 
 
 def _one_line(value: Any) -> str:

@@ -65,6 +65,22 @@ class Clock:
         return time.monotonic() - self._start
 
 
+class NoProgress:
+    """Shows nothing: of several processes, one speaks."""
+
+    def __enter__(self) -> NoProgress:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def show(self, done: int, text: str = "", *, line: bool = False) -> None:
+        pass
+
+    def stopping(self) -> None:
+        pass
+
+
 class Lines:
     """Plain lines, for a file or a pipe."""
 

@@ -12,6 +12,7 @@ import typer
 from ..flow.errors import UsageError
 from ..flow.paths import place_text
 from . import options
+from .launch import launch as launch_processes
 from .options import (
     ConfigOption,
     DataOption,
@@ -20,6 +21,7 @@ from .options import (
     SetOption,
     SplitOption,
 )
+from .output import note
 from .programs import (
     GoldOption,
     ProgramOption,
@@ -30,16 +32,19 @@ from .programs import (
     ready,
     warn_of_tools,
 )
+from .together import own_place, together
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
     from ..flow.task import Task
+    from ..learning.peers import Peers
     from ..programs.find import Given
     from ..registry import Registry
     from ..runs.directory import RunDirectory
 
 
 def train(
+    context: typer.Context,
     task: ProgramTaskArgument = None,
     data: DataOption = None,
     split: SplitOption = None,
@@ -62,6 +67,16 @@ def train(
             "--from", metavar="RUN", help="Begin a new run with what this one has learned."
         ),
     ] = None,
+    or_resume: Annotated[
+        bool,
+        typer.Option("--or-resume", help="If the run of --name is there, go on with it."),
+    ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Train on so many processes of this machine, one for a GPU."
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
     json: JsonOption = False,
     program: ProgramOption = None,
@@ -72,20 +87,62 @@ def train(
     set_: SetOption = None,
 ) -> int:
     """Train all nodes of a task's flow, online."""
-    from ..registry import load_registry
-
-    flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
-    of_program = given(program, reward, gold)
-    arguments = _Arguments(
-        load_registry(), data, split, json, config, set_ or (), of_program, flags
-    )
-    if resume is not None:
-        if name is not None or from_ is not None:
-            raise UsageError("--resume goes on with a run; --name and --from are for a new one")
-        return _resume(arguments, task, resume)
-    if task is None and program is None and from_ is None:
+    place = own_place()
+    if processes is not None and place.size == 1:
+        if processes > 1:
+            return launch_processes(processes, context.obj)
+    elif processes is not None and processes != place.size:
+        raise UsageError(
+            f"--processes is {processes}, but the launcher has started {place.size}: leave it out"
+        )
+    if or_resume and name is None:
+        raise UsageError("--or-resume goes on with the run of --name, which is not given")
+    if resume is not None and (name is not None or from_ is not None):
+        raise UsageError("--resume goes on with a run; --name and --from are for a new one")
+    if resume is None and task is None and program is None and from_ is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
-    return _begin(arguments, task, name, from_)
+    flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
+    with together(place) as peers:
+        from ..registry import load_registry
+
+        arguments = _Arguments(
+            load_registry(),
+            data,
+            split,
+            json,
+            config,
+            set_ or (),
+            given(program, reward, gold),
+            peers,
+            flags,
+        )
+        if resume is not None:
+            return _resume(arguments, task, resume)
+        begun = _Begun(name if or_resume else None, place.launch if place.restarts else "")
+        return _begin(arguments, task, name, from_, begun, place.launch)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """By what a command that begins a run knows one that it has begun before.
+
+    Args:
+        name: the run's, if it may be gone on with.
+        launch: of the processes, if they were started again.
+    """
+
+    name: str | None
+    launch: str
+
+    def find(self, parent: Path) -> Path | None:
+        """The run's directory, if there is one."""
+        from ..runs.directory import RunDirectory
+
+        if self.name is not None:
+            path = parent / self.name
+            return path if (path / "run.json").is_file() else None
+        run = RunDirectory.of_launch(parent, self.launch)
+        return None if run is None else run.path
 
 
 @dataclass(frozen=True)
@@ -99,6 +156,7 @@ class _Arguments:
     config: Path | None
     overrides: Sequence[str]
     program: Given
+    peers: Peers
     flags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,7 +190,12 @@ class _Arguments:
 
 
 def _begin(
-    arguments: _Arguments, task_name: str | None, name: str | None, from_: str | None
+    arguments: _Arguments,
+    task_name: str | None,
+    name: str | None,
+    from_: str | None,
+    begun: _Begun,
+    launch: str,
 ) -> int:
     from ..runs.directory import RunDirectory
     from .checkpoint_names import find_checkpoint
@@ -142,6 +205,7 @@ def _begin(
     from .stored_settings import describe, to_store
     from .training_run import TrainingRun
 
+    given_arguments = arguments
     checkpoint = source = None
     if from_ is not None:
         source, checkpoint = find_checkpoint(
@@ -158,7 +222,13 @@ def _begin(
     ready(task, resolved, source)
     warn_of_tools(task)
     parent = resolved.settings.run.directory
-    RunDirectory.check_name(parent, name)
+    peers = arguments.peers
+    peers.patience = resolved.settings.training.rank_timeout
+    before = peers.first(lambda: begun.find(parent))
+    if before is not None:
+        note(f"going on with run '{before.name}', which this command has begun before")
+        return _resume(given_arguments, task_name, str(before))
+    peers.first(lambda: RunDirectory.check_name(parent, name))
     split = chosen_split(task, arguments.split)
     examples = read_training_examples(task, arguments.data, split)
     described = describe(arguments.data, split, examples, resolved)
@@ -175,6 +245,7 @@ def _begin(
                 resolved, arguments.config, checkpoint, {**described.stored, **held_out.stored}
             ),
             examples=described.digests,
+            launch=launch,
         )
 
     training = TrainingRun(
@@ -185,6 +256,7 @@ def _begin(
         held_out.examples,
         checkpoint,
         arguments.json,
+        peers,
     )
     return training.begin(create)
 
@@ -196,19 +268,21 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     from .held_out import check_held_out, read_held_out
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import check_unchanged, describe, to_store
-    from .training_run import TrainingRun, report_finished
+    from .training_run import TrainingRun, locked, report_finished
 
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
-    with run.lock():
+    peers = arguments.peers
+    with locked(run, peers):
         check_version(run.store_path)  # before anything is changed
         task_class, arguments = arguments.found(task_name, run)
         settings = RunOverrides(arguments.registry, task_class, run, **arguments.sources)
         resolved, stored = settings.resumed(), settings.stored
+        peers.patience = resolved.settings.training.rank_timeout
         training_now, training_then = resolved.settings.training, settings.old.settings.training
         grows = training_now.limit != training_then.limit
         waits = training_now.evaluate.patience != training_then.evaluate.patience
         if run.info.state == "finished" and not (grows or waits):
-            return report_finished(run, json=arguments.json)
+            return report_finished(run, json=arguments.json, peers=peers)
 
         task = resolved.make_task()
         ready(task, resolved, run)
@@ -224,7 +298,8 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         checkpoint = stored["from"] and Path(stored["from"])
         config = arguments.config or (stored["config"] and Path(stored["config"]))
         now = to_store(resolved, config, checkpoint, {**described.stored, **held_out.stored})
-        if now != stored:
+        peers.each(lambda: None)  # all have read what is changed now
+        if now != stored and peers.rank == 0:
             # First: settings.json says which digests are the run's.
             write_digests(run.examples_path, described.digests)
             run.change_settings(now)
@@ -236,5 +311,6 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
             held_out.examples,
             checkpoint,
             arguments.json,
+            peers,
         )
         return training.resume(run, name)

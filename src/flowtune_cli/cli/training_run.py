@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from typing import Any
 import typer
 
 from ..config.resolve import FILE, Resolved
-from ..flow.errors import FlowtuneError
+from ..config.settings import ModelSettings, Settings
+from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
 from ..flow.task import Task
+from ..learning.peers import ALONE, Peers
 from ..registry import Registry
-from ..runs.directory import RunDirectory
+from ..runs.directory import RunDirectory, State
 from ..runs.evaluations import evaluations_json, without_a_better
 from ..runs.reader import RunReader
 from ..training.admission.examine import Refused
@@ -27,7 +31,7 @@ from ..training.loop import Stopped, Trainer
 from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows, warn
-from .progress import progress
+from .progress import NoProgress, Progress, progress
 from .training_text import (
     batch_text,
     best_text,
@@ -45,6 +49,7 @@ class TrainingRun:
         held_out: the examples that checkpoints are evaluated on, if any.
         source: the checkpoint of another run to start from, if any.
         json: print the final metrics as JSON.
+        peers: the processes that train it together; rank 0 writes it, and tells of it.
     """
 
     registry: Registry
@@ -54,6 +59,7 @@ class TrainingRun:
     held_out: Sequence[Example]
     source: Path | None
     json: bool
+    peers: Peers = ALONE
 
     def begin(self, create: Callable[[Resolved], RunDirectory]) -> int:
         """Train a new run, which ``create`` makes; returns the exit code.
@@ -61,8 +67,9 @@ class TrainingRun:
         The run stores the dtype that "auto" chose, since a resume needs the same one.
         """
         session = self._set_up(self.source)
-        run = create(dataclasses.replace(self.resolved, settings=session.settings))
-        with run.lock():
+        resolved = dataclasses.replace(self.resolved, settings=session.settings)
+        run = RunDirectory(self.peers.first(lambda: create(resolved).path))
+        with locked(run, self.peers):
             note(f"training run '{run.path.name}' in {run.path}")
             try:
                 return self._train(session, run, self._reference(run))
@@ -78,23 +85,59 @@ class TrainingRun:
         return self._train(session, run, reference)
 
     def _set_up(self, checkpoint: Path | None) -> Session:
-        check_learning(self.task, self.resolved.settings, self.registry)
-        note(f"loading {self.resolved.settings.model.name}")
-        return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
+        settings = self.resolved.settings
+        check_learning(self.task, settings, self.registry)
+        note(f"loading {settings.model.name}")
+        self._check_alike(settings)
+        found: list[Session] = []
+
+        def load(settings: Settings) -> None:
+            found[:] = []
+            found.append(set_up(self.task, settings, self.registry, checkpoint))
+
+        def load_again(chosen: ModelSettings) -> None:
+            chosen = chosen.model_copy(update={"device": settings.model.device})
+            if found[0].settings.model != chosen:
+                load(settings.model_copy(update={"model": chosen}))
+
+        self.peers.each(lambda: load(settings))
+        # What "auto" is depends on the machine, and all are to compute in the same way.
+        chosen = self.peers.first(lambda: found[0].settings.model)
+        self.peers.each(lambda: load_again(chosen))
+        return found[0]
+
+    def _check_alike(self, settings: Settings) -> None:
+        """Check that all processes are to do the same, each on a device of its own.
+
+        Raises:
+            UsageError: they have read other settings or data.
+        """
+        values = settings.model_dump(mode="json", exclude={"model": {"device"}, "engine": True})
+        ids = [example.id for example in (*self.examples, *self.held_out)]
+        what = {"settings": json.dumps(values, sort_keys=True), "data": json.dumps(ids)}
+        each = self.peers.each(lambda: what)
+        for rank, of_rank in enumerate(each):
+            for name in what:
+                if of_rank[name] != each[0][name]:
+                    raise UsageError(
+                        f"rank {rank} has read other {name} than rank 0: start all processes in"
+                        " the same directory, with the same files, options and environment"
+                    )
 
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)
         try:
-            trainer = Trainer(session, run, self.examples, held_out=self.held_out)
-            if checkpoints(run.checkpoints):
+            trainer = Trainer(session, run, self.examples, held_out=self.held_out, peers=self.peers)
+            if self.peers.first(lambda: bool(checkpoints(run.checkpoints))):
                 trainer.resume()
                 note(f"resuming after {trainer.position.episodes} of {len(trainer.order)} episodes")
             elif self.source is not None and not trainer.start_from(self.source):
                 note("the optimizer state starts fresh: the checkpoint is of another optimizer")
             engine = session.engine.prefixes.paths.text
-            run.update(state="training", episodes=trainer.position.episodes, engine=engine)
-            display = progress(trainer.position.episodes, len(trainer.order))
+            self._update(run, "training", episodes=trainer.position.episodes, engine=engine)
+            display = self._progress(trainer.position.episodes, len(trainer.order))
             with display, StopRequest(display.stopping) as stop:
+                self.peers.stopping = lambda: stop.requested
                 trainer.on_report = lambda report: display.show(
                     report.episodes, batch_text(report.record), line=report.record is not None
                 )
@@ -104,25 +147,29 @@ class TrainingRun:
                 trainer.should_stop = lambda: stop.requested
                 trainer.on_findings = _warn_of
                 trainer.train()
-            run.update(state="finished", episodes=trainer.position.episodes)
+            self._update(run, "finished", episodes=trainer.position.episodes)
         except Stopped as stopped:
-            run.update(state="stopped", episodes=stopped.position.episodes)
+            self._update(run, "stopped", episodes=stopped.position.episodes)
             note(f"stopped after {stopped.position.episodes} of {len(trainer.order)} episodes")
-            typer.echo(f"Resume with:\n  {resume}", err=True)
+            if self.peers.rank == 0:
+                typer.echo(f"Resume with:\n  {resume}", err=True)
             return 130
         except KeyboardInterrupt:
             note(f"interrupted. {_resume_hint(run)}\n  {resume}")
             raise
         except Refused:
-            _mark_failed(run)
+            self._mark_failed(run)
             raise
         except FlowtuneError as error:
-            _mark_failed(run)
-            raise type(error)(f"{error}\n{_resume_hint(run)}\n  {resume}") from error
+            self._mark_failed(run)
+            error.args = (f"{error}\n{_resume_hint(run)}\n  {resume}",)
+            raise
         except Exception:
-            _mark_failed(run)
+            self._mark_failed(run)
             note(f"run '{run.path.name}' failed. {_resume_hint(run)}\n  {resume}")
             raise
+        if self.peers.rank:
+            return 0
         _print_metrics(run, json=self.json)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
@@ -130,6 +177,18 @@ class TrainingRun:
         for command in next_commands(self.task, reference, run.settings["data"]):
             typer.echo(f"  {command}", err=True)
         return 0
+
+    def _update(self, run: RunDirectory, state: State, **more: Any) -> None:
+        if self.peers.rank == 0:
+            run.update(state=state, **more)
+
+    def _mark_failed(self, run: RunDirectory) -> None:
+        # On a full disk this fails too; the first error is the one to report.
+        with suppress(FlowtuneError):
+            self._update(run, "failed")
+
+    def _progress(self, done: int, total: int) -> Progress:
+        return progress(done, total) if self.peers.rank == 0 else NoProgress()
 
     def _reference(self, run: RunDirectory) -> str:
         """How later commands refer to the run: by its name, if they look in the same directory."""
@@ -144,8 +203,26 @@ class TrainingRun:
         return command
 
 
-def report_finished(run: RunDirectory, *, json: bool) -> int:
+@contextmanager
+def locked(run: RunDirectory, peers: Peers) -> Iterator[None]:
+    """Lock a run for the processes that train it, which must all see its directory."""
+
+    def check_seen() -> None:
+        if not run.checkpoints.is_dir():
+            raise FlowtuneError(
+                f"{run.path} is not there on {socket.gethostname()}: all processes of a run need"
+                " its directory. Set run.directory to a place that all machines share."
+            )
+
+    with run.lock() if peers.rank == 0 else nullcontext():
+        peers.each(check_seen)
+        yield
+
+
+def report_finished(run: RunDirectory, *, json: bool, peers: Peers = ALONE) -> int:
     """Print the metrics of a run that is already finished."""
+    if peers.rank:
+        return 0
     _print_metrics(run, json=json)
     note(f"run '{run.path.name}' is finished: there is nothing left to train")
     _note_evaluations(run)
@@ -222,9 +299,3 @@ def _resume_hint(run: RunDirectory) -> str:
     if not found:
         return "There is no checkpoint yet. Start the run again with:"
     return f"The newest checkpoint is after {int(found[-1].name)} episodes. Resume from it with:"
-
-
-def _mark_failed(run: RunDirectory) -> None:
-    # On a full disk this fails too; the first error is the one to report.
-    with suppress(FlowtuneError):
-        run.update(state="failed")

@@ -6,9 +6,10 @@ With one process they are ``ALONE``; ``training.ranks`` has those that meet.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -23,10 +24,14 @@ class Peers(Protocol):
     Attributes:
         rank: this one's number, from 0.
         size: how many there are.
+        patience: seconds to wait for a process that lives but does not come.
+        stopping: tells whether this process was asked to stop.
     """
 
     rank: int
     size: int
+    patience: float
+    stopping: Callable[[], bool]
 
     def each(self, work: Callable[[], Value]) -> list[Value]:
         """What the work of each process gave, in the order of ranks, on all of them.
@@ -54,6 +59,10 @@ class Alone:
 
     rank = 0
     size = 1
+
+    def __init__(self) -> None:
+        self.patience = 0.0
+        self.stopping: Callable[[], bool] = lambda: False
 
     def each(self, work: Callable[[], Value]) -> list[Value]:
         """See ``Peers``."""

@@ -75,6 +75,7 @@ class RunDirectory:
         model: str,
         settings: Mapping[str, Any],
         examples: Sequence[ExampleDigest] = (),
+        launch: str = "",
     ) -> RunDirectory:
         """Create a new run, atomically, and never over another one.
 
@@ -83,6 +84,7 @@ class RunDirectory:
             name: the run's name; None counts up: TASK-001, TASK-002 ...
             settings: the content of settings.json, as JSON values.
             examples: the digests of those that are trained on.
+            launch: names the launch of processes that begins it, see ``of_launch``.
 
         Raises:
             UsageError: a run of that name exists, or the name is not allowed.
@@ -106,6 +108,7 @@ class RunDirectory:
                     "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     "versions": package_versions(),
                     "resume": f"flowtune train --resume {shlex.quote(str(path.absolute()))}",
+                    **({"launch": launch} if launch else {}),
                 }
                 write_json(building / "run.json", info)
                 if not path.exists() and _rename(building, path):
@@ -157,6 +160,17 @@ class RunDirectory:
                 raise UsageError(f"{path} is not a run: it has no run.json")
         names = [run.name for run in list_runs(parent)]
         raise UsageError(f"{unknown_name('run', str(path_or_name), names)} Runs are in {parent}.")
+
+    @classmethod
+    def of_launch(cls, parent: Path, launch: str) -> RunDirectory | None:
+        """The newest run that this launch of processes has begun in ``parent``, if any."""
+        found = []
+        for file in parent.glob("[!.]*/run.json"):
+            with suppress(FlowtuneError):
+                info = read_json(file)
+                if isinstance(info, dict) and info.get("launch") == launch:
+                    found.append((str(info.get("created")), file.parent.name, file.parent))
+        return cls(max(found)[-1]) if launch and found else None
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run for training. The lock ends with the process.

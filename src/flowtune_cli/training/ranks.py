@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import threading
 import time
@@ -42,15 +43,10 @@ _GOODBYE_SECONDS = 15.0
 
 
 class RankFailed(FlowtuneError):
-    """A process has failed or is lost; the message names it.
+    """A process has failed or is lost; the message names it."""
 
-    Attributes:
-        rank: of the process.
-    """
-
-    def __init__(self, message: str, rank: int, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
-        self.rank = rank
         self.exit_code = exit_code
 
 
@@ -72,19 +68,18 @@ class Ranks:
 
     Args:
         place: of this process among them.
-        patience: seconds to wait for a process that lives but does not come.
-        stopping: whether this process was asked to stop.
+        patience: see there; also seconds until all have come for the first time.
+        launcher: the process without which this one is to stop, if any.
 
     Raises:
-        FlowtuneError: not all came within ``patience``.
+        FlowtuneError: not all have come.
     """
 
-    def __init__(
-        self, place: Place, patience: float, stopping: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, place: Place, patience: float = 600.0, launcher: int | None = None) -> None:
         self.rank, self.size = place.rank, place.size
         self.patience = patience
-        self.stopping = stopping
+        self.stopping: Callable[[], bool] = lambda: False
+        self._launcher = launcher
         self.bytes_sent = 0
         self._meetings = 0
         self._checked = 0.0
@@ -100,14 +95,19 @@ class Ranks:
             self._store.set(self._key("name"), _own_name())
             self._beat(self._store)
             names = [self._key("name", rank) for rank in range(self.size)]
-            self._store.wait(names, timeout)
+            end = time.monotonic() + patience
+            while not self._store.check(names):
+                if time.monotonic() > end:
+                    missing = [name for name in names if not self._store.check([name])]
+                    raise RuntimeError(f"{len(missing)} of them did not come ({missing[0]})")
+                time.sleep(_LOOK_SECONDS)
             self._names = [self._store.get(name).decode() for name in names]
             dist.init_process_group(
                 "gloo",
                 store=dist.PrefixStore("gloo", self._store),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=timeout,
+                timeout=timedelta(days=7),  # who waits looks to it by itself, see _wait
             )
         except (RuntimeError, ValueError, OSError) as error:
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -256,12 +256,11 @@ class Ranks:
                 late = ", ".join(self.name(rank) for rank in missing)
                 raise RankFailed(
                     f"{late} did not come within training.rank_timeout = {self.patience:g} seconds"
-                    " of the others: it hangs, or has much more to do than they.",
-                    missing[0],
+                    " of the others: it hangs, or has much more to do than they."
                 )
 
     def _failure(self, rank: int, status: _Status) -> RankFailed:
-        return RankFailed(f"{self.name(rank)}: {status.message}", rank, status.exit_code)
+        return RankFailed(f"{self.name(rank)}: {status.message}", status.exit_code)
 
     # Who lives
 
@@ -273,6 +272,9 @@ class Ranks:
         try:
             while not self._left.wait(_BEAT_SECONDS):
                 self._beat(self._own_store)
+                if self._launcher is not None and os.getppid() != self._launcher:
+                    self._launcher = None
+                    signal.raise_signal(signal.SIGTERM)
         except RuntimeError:
             pass  # the store is gone, which the main thread will find, too
 
@@ -296,8 +298,7 @@ class Ranks:
         self._lost.add(rank)
         return RankFailed(
             f"{self.name(rank)} is lost: {why}. It was killed (by the system, if memory ran out),"
-            " or its machine or network is gone.",
-            rank,
+            " or its machine or network is gone."
         )
 
     @contextmanager
@@ -344,18 +345,23 @@ class Ranks:
         try:
             work = begin()
             pause = 1e-5
-            listened = time.monotonic()
+            begun = listened = time.monotonic()
             while not work.is_completed():
                 time.sleep(pause)
                 pause = min(pause * 1.2, 0.01)
-                if time.monotonic() - listened > _BEAT_SECONDS:
-                    listened = time.monotonic()
-                    try:
-                        with self._reaching_the_store():
-                            self._listen(others)
-                    except RankFailed:
-                        self._stuck = True
-                        raise
+                now = time.monotonic()
+                if now - listened < _BEAT_SECONDS:
+                    continue
+                listened = now
+                self._stuck = True
+                with self._reaching_the_store():
+                    self._listen(others)
+                if now - begun > self.patience:
+                    raise RankFailed(
+                        "data did not go round within training.rank_timeout ="
+                        f" {self.patience:g} seconds: a process hangs, or the network is too slow"
+                    )
+                self._stuck = False
             work.wait()
         except RuntimeError as error:
             if isinstance(error, FlowtuneError):
@@ -376,7 +382,7 @@ class Ranks:
             return lost
         finally:
             self.stopping = stopping
-        return RankFailed(f"the processes lost touch: {_first_line(error)}", self.rank)
+        return RankFailed(f"the processes lost touch: {_first_line(error)}")
 
 
 def _pickled(value: Any) -> bytes:

@@ -1,0 +1,79 @@
+"""A command that several processes run together: rank 0 speaks for all, unless it is lost."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from . import output
+from .launch import LAUNCHER
+
+if TYPE_CHECKING:
+    from ..learning.peers import Peers
+    from ..training.place import Place
+
+
+def own_place() -> Place:
+    """The place of this process among those that were started for one run.
+
+    Raises:
+        UsageError: the launcher's variables make no sense.
+    """
+    from ..training.place import Place
+
+    return Place.of(os.environ, os.getppid())
+
+
+@contextmanager
+def together(place: Place) -> Iterator[Peers]:
+    """In this block, this process is one of those that its launcher has started.
+
+    An error of one ends all: rank 0 raises it, naming the rank, and the others end in silence.
+    """
+    if place.size == 1:
+        from ..learning.peers import ALONE
+
+        yield ALONE
+        return
+    from ..training.ranks import Ranks
+
+    if place.rank:
+        output.be_silent()
+    launcher = os.environ.get(LAUNCHER)
+    ranks = Ranks(place, launcher=None if launcher is None else int(launcher))
+    # Registered before all else, so that it runs after all else.
+    end = _End()
+    atexit.register(end)
+    try:
+        yield ranks
+    except BaseException as error:
+        code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+        # A launcher ends the others as soon as one has failed; the error is to be told first.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ranks.leave(error)
+        if ranks.must_exit_at_once:
+            end.code = code
+        if ranks.speaks:
+            output.be_silent(False)
+            raise
+        raise typer.Exit(code) from None
+    ranks.leave()
+
+
+class _End:
+    """Ends the process where threads of a library would hold up its end."""
+
+    code: int | None = None
+
+    def __call__(self) -> None:
+        if self.code is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
