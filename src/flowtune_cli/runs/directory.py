@@ -54,7 +54,8 @@ class RunDirectory:
     """One run's directory.
 
     It has ``run.json``, ``settings.json``, ``examples.jsonl`` (the digests of its examples),
-    ``store.sqlite``, ``checkpoints/``, and while it trains on flows with effects ``journal.jsonl``.
+    ``store.sqlite``, ``checkpoints/``, while it trains on flows with effects ``journal.jsonl``, and
+    ``untrained.json`` where its evaluations compare results with those before training.
     Make one with ``create`` or ``open``.
     """
 
@@ -63,6 +64,7 @@ class RunDirectory:
         self.store_path = path / "store.sqlite"
         self.examples_path = path / "examples.jsonl"
         self.journal_path = path / "journal.jsonl"
+        self.untrained_path = path / "untrained.json"
         self.checkpoints = path / "checkpoints"
 
     @classmethod

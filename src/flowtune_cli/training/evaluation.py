@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config.settings import TrainingSettings
+from ..flow.deviation import win, wins_name
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..flow.example import Example
@@ -16,6 +17,8 @@ from ..flow.left_out import LeftOut
 from ..flow.numbers import is_bool, real_number
 from ..flow.task import Task
 from ..runs.evaluations import Evaluation, Figure
+from ..runs.untrained_results import UntrainedResults
+from .judged import evaluators_by_name, judge
 from .progressive import Average
 from .session import Session
 
@@ -67,6 +70,7 @@ def evaluate(
     episodes: int,
     batch: int,
     metric: str | None,
+    untrained: UntrainedResults,
     check: Callable[[], None] = lambda: None,
     on_report: Callable[[EvaluationReport], None] = lambda report: None,
 ) -> EvaluationReport:
@@ -77,6 +81,8 @@ def evaluate(
     Args:
         episodes, batch: of training before it.
         metric: that of the run's first evaluation; None if this is the first.
+        untrained: those of the first evaluation, which writes them. Where the flow reports no
+            reward, the evaluators of its nodes compare with them.
         check: called between the engine's calls; may raise.
 
     Returns:
@@ -89,6 +95,7 @@ def evaluate(
     """
     rewards: dict[int, Mapping[str, float | None]] = {}
     predictions: dict[int, Mapping[str, Any]] = {}
+    results: dict[int, Any] = {}
     failures: dict[int, Failure] = {}
     task = session.task
     own = type(task).evaluate is not Task.evaluate
@@ -98,11 +105,15 @@ def evaluate(
             failures[position] = episode.failure
         else:
             rewards[position] = episode.reward_means()
+            if session.evaluators:
+                results[position] = episode.result
             if own:
                 predictions[position] = _predicted(task, examples[position], episode.result)
         on_report(EvaluationReport(episodes, len(rewards) + len(failures), len(examples)))
     problem = ""
     figures = reward_figures([rewards[position] for position in sorted(rewards)])
+    if results and not figures:
+        figures, problem = _wins(session, examples, results, untrained, metric is None, check)
     if predictions:
         positions = sorted(predictions)
         played = [examples[position] for position in positions]
@@ -112,7 +123,8 @@ def evaluate(
         except FlowtuneError as error:
             if not failures:
                 raise
-            problem = f"without the task's own figures, since some are missing: {error}"
+            own_problem = f"without the task's own figures, since some are missing: {error}"
+            problem = f"{problem}; {own_problem}" if problem else own_problem
         figures |= {name: figure for name, figure in found.items() if name not in figures}
     failure = None
     if failures:
@@ -136,6 +148,44 @@ def reward_figures(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, F
         for name, value in of_example.items():
             means.setdefault(name, Average()).add(value)
     return {name: Figure(average.mean, average.defined) for name, average in means.items()}
+
+
+def _wins(
+    session: Session,
+    examples: Sequence[Example],
+    results: Mapping[int, Any],
+    untrained: UntrainedResults,
+    is_first: bool,
+    check: Callable[[], None],
+) -> tuple[dict[str, Figure], str]:
+    """How often the flow ended better than before training, as evaluators judge; and a problem.
+
+    Ties count half.
+
+    Args:
+        results: of the flow now, by the number of the example.
+        is_first: nothing is trained yet.
+    """
+    evaluators = evaluators_by_name(session.evaluators.items())
+    if is_first:
+        untrained.write(results)
+        return {wins_name(name): Figure(0.5, len(results)) for name in evaluators}, ""
+    before = untrained.read()
+    if before is None:
+        return {}, f"there is nothing to compare with: {untrained.path} is missing"
+    figures, problems = {}, []
+    for name, evaluator in evaluators.items():
+        gains, failed = judge(session, evaluator, examples, before, results, check)
+        average = Average()
+        for gain in gains.values():
+            average.add(win(gain))
+        figures[wins_name(name)] = Figure(average.mean, average.defined)
+        if failed:
+            problems.append(
+                f"evaluator '{name}' failed for {len(failed)} of {len(results)} examples:"
+                f" {failed[0].error}"
+            )
+    return figures, "; ".join(problems)
 
 
 def task_figures(
@@ -195,8 +245,8 @@ def _metric(
     if not figures:
         raise UsageError(
             f"nothing can be evaluated: the flow of task '{task.name}' reports no reward for"
-            " held-out examples, and the task has no evaluation of its own. Set"
-            " training.evaluate.every = 0"
+            " held-out examples, no node that deviates has an evaluator, and the task has no"
+            " evaluation of its own. Set training.evaluate.every = 0"
         )
     if wanted is None:
         gate = task.gate

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..engine.adapters import reference_of
-from ..flow.deviation import Trace
+from ..flow.deviation import Trace, greedy_wins
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
@@ -27,6 +27,7 @@ from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
 from ..runs.journal import Journal
 from ..runs.store import Store
+from ..runs.untrained_results import UntrainedResults
 from ..runtime.effects import Effects
 from ..trackers.tracking import Trackers
 from .admission.examine import admit
@@ -223,6 +224,7 @@ class Trainer:
             episodes=episodes,
             batch=self.position.batches,
             metric=self.evaluations[0].metric if self.evaluations else None,
+            untrained=UntrainedResults(self.run.untrained_path),
             check=self._stop_if_asked,
             on_report=self.on_evaluation,
         )
@@ -256,7 +258,8 @@ class Trainer:
         if not self.position.batches:
             self._admit(traces)
         for trace in traces:
-            self.progressive.add(trace.episode.reward_means())
+            wins = greedy_wins(self.session.task, trace)
+            self.progressive.add({**wins, **trace.episode.reward_means()})
         metrics = self._metrics()
         with clock.phase("learn"):
             updates = self._learn(collected)
