@@ -63,6 +63,12 @@ def train(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what a new run is going to take, from a few episodes; make none."
+        ),
+    ] = False,
     json: JsonOption = False,
     program: ProgramOption = None,
     reward: RewardOption = None,
@@ -82,10 +88,12 @@ def train(
     if resume is not None:
         if name is not None or from_ is not None:
             raise UsageError("--resume goes on with a run; --name and --from are for a new one")
+        if dry_run:
+            raise UsageError("--dry-run is for a new run: leave --resume out")
         return _resume(arguments, task, resume)
     if task is None and program is None and from_ is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
-    return _begin(arguments, task, name, from_)
+    return _begin(arguments, task, name, from_, dry_run=dry_run)
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,12 @@ class _Arguments:
 
 
 def _begin(
-    arguments: _Arguments, task_name: str | None, name: str | None, from_: str | None
+    arguments: _Arguments,
+    task_name: str | None,
+    name: str | None,
+    from_: str | None,
+    *,
+    dry_run: bool,
 ) -> int:
     from ..runs.directory import RunDirectory
     from .checkpoint_names import find_checkpoint
@@ -186,7 +199,7 @@ def _begin(
         checkpoint,
         arguments.json,
     )
-    return training.begin(create)
+    return training.expect() if dry_run else training.begin(create)
 
 
 def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:

@@ -42,6 +42,7 @@ from .checkpoint import (
 )
 from .data import NodeData, collect
 from .evaluation import EvaluationReport, evaluate, is_due
+from .meter import used_so_far
 from .progressive import Progressive
 from .session import Play, Session
 
@@ -137,6 +138,7 @@ class Trainer:
         self.progressive = Progressive(gate=session.task.gate)
         self.last_failure: tuple[str, Failure] | None = None
         self._journal: Journal | None = None
+        self._used_before = run.info.usage
 
     def resume(self) -> None:
         """Resume from the newest checkpoint; ``train`` first removes what was stored after it."""
@@ -284,7 +286,9 @@ class Trainer:
         self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
         if checkpoint:
             self._checkpoint()
-        self.run.update(episodes=self.position.episodes)
+        self.run.update(
+            episodes=self.position.episodes, usage=self._used_before.then(used_so_far())
+        )
         trackers.log(record)
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
