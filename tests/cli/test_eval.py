@@ -195,4 +195,4 @@ def test_an_evaluator_that_looks_at_steps_is_told_that_there_are_none(unrewarded
     ]
     done = unrewarded("eval", "judged", "--run=a", "--baseline", *look)
     assert done.code == 2
-    assert "looks at an episode's steps, which 'flowtune eval' does not keep" in done.err
+    assert "looks at an episode's steps, which are not kept where whole flows" in done.err

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..flow.episode import Episode, Failure
+from ..flow.episode import Failure
 from ..flow.errors import UsageError
 from ..flow.example import Example
-from ..flow.task import Task
-from .output import note
 from .player import Player, load_player
 
 if TYPE_CHECKING:
@@ -57,24 +55,6 @@ class Played:
     results: dict[int, Any] = field(default_factory=dict)
     predictions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
-
-
-def _not_kept(what: str) -> Any:
-    def refuse(episode: Episode) -> Any:
-        raise UsageError(
-            f"the evaluator looks at an episode's {what}, which 'flowtune eval' does not keep: it"
-            " can compare results alone"
-        )
-
-    return property(refuse, lambda episode, value: None)
-
-
-class Outcome(Episode):
-    """How an episode ended: its result. An evaluator that asks for more is told."""
-
-    steps: Any = _not_kept("steps")
-    effects: Any = _not_kept("effects")
-    targets: Any = _not_kept("targets")
 
 
 def contestants(
@@ -177,45 +157,3 @@ def play_examples(
             if predictions:
                 played.predictions[position] = task.prediction(examples[position], episode.result)
         yield played
-
-
-def judge(
-    session: Session,
-    evaluator: Any,
-    examples: Sequence[Example],
-    first: Played,
-    other: Played,
-) -> list[float | None]:
-    """By how much the other flow ended better than the first, by example; None: unknown."""
-    from ..runtime.effects import Effects
-    from ..runtime.judging import compare
-
-    task = session.task
-    gains: list[float | None] = [None] * len(examples)
-    both = [n for n in range(len(examples)) if n in first.results and n in other.results]
-    asked = (
-        compare(
-            evaluator,
-            task,
-            _outcome(task, examples[number], first.results[number]),
-            _outcome(task, examples[number], other.results[number]),
-            effects=Effects(),
-            key=("eval",),
-        )
-        for number in both
-    )
-    failures: list[Failure] = []
-    for position, comparison in session.scheduler().stream(asked):
-        gains[both[position]] = comparison.gain
-        if comparison.failure is not None:
-            failures.append(comparison.failure)
-    session.engine.forget()
-    if failures:
-        note(f"the evaluator failed for {len(failures)} examples: {failures[0].error}")
-    return gains
-
-
-def _outcome(task: Task, example: Example, result: Any) -> Outcome:
-    outcome = Outcome(example, task.nodes_by_name)
-    outcome.result = result
-    return outcome

@@ -117,7 +117,8 @@ def _play_all(
     found: Sequence[Contestant], examples: Sequence[Example], out: Path | None, own: bool
 ) -> tuple[list[Played], list[dict[str, Any]], dict[str, list[Wins | None]]]:
     """What each flow did, the figures of the task's own evaluation, and the evaluators' wins."""
-    from .contestants import judge, play_examples, sessions
+    from ..training.judged import judge
+    from .contestants import play_examples, sessions
     from .paired_bootstrap import Wins
     from .progress import progress
 
@@ -152,24 +153,30 @@ def _play_all(
     gains: dict[str, list[Wins | None]] = {}
     if not any(rewards for played in all_played for rewards in played.rewards.values()):
         assert session is not None
+        first, *others = all_played
         for name, evaluator in evaluators.items():
-            judged = [judge(session, evaluator, examples, all_played[0], p) for p in all_played[1:]]
-            gains[name] = [None, *(Wins.of(of_flow) for of_flow in judged)]
+            gains[name] = [None]
+            for other in others:
+                judged, failures = judge(session, evaluator, examples, first.results, other.results)
+                gains[name].append(Wins.of([judged.get(n) for n in range(len(examples))]))
+                if failures:
+                    note(
+                        f"evaluator '{name}' failed for {len(failures)} examples:"
+                        f" {failures[0].error}"
+                    )
     return all_played, task_figures, gains
 
 
 def _evaluators(contestant: Contestant) -> dict[str, Any]:
     """The evaluators of the task's nodes, by name; one that several nodes share once."""
-    registry = contestant.player.registry
-    found: dict[str, Any] = {}
-    for node in contestant.player.task.nodes:
-        if node.evaluator is not None:
-            evaluator = registry.make_evaluator(node.evaluator)
-            same = any(evaluator == other for other in found.values())
-            if not same:
-                taken = evaluator.name in found
-                found[f"{evaluator.name} of {node.name}" if taken else evaluator.name] = evaluator
-    return found
+    from ..training.judged import evaluators_by_name
+
+    player = contestant.player
+    return evaluators_by_name(
+        (node.name, player.registry.make_evaluator(node.evaluator))
+        for node in player.task.nodes
+        if node.evaluator is not None
+    )
 
 
 def _compared(all_played: Sequence[Played], count: int) -> dict[str, list[Paired]]:

@@ -78,6 +78,12 @@ def train(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what a new run is going to take, from a few episodes; make none."
+        ),
+    ] = False,
     json: JsonOption = False,
     program: ProgramOption = None,
     reward: RewardOption = None,
@@ -88,6 +94,11 @@ def train(
 ) -> int:
     """Train all nodes of a task's flow, online."""
     place = own_place()
+    if dry_run and (resume is not None or or_resume or place.size > 1 or (processes or 1) > 1):
+        raise UsageError(
+            "--dry-run is for a new run, on one process: leave --resume, --or-resume, --processes"
+            " and launchers out"
+        )
     if processes is not None and place.size == 1:
         if processes > 1:
             return launch_processes(processes, context.obj)
@@ -119,7 +130,7 @@ def train(
         if resume is not None:
             return _resume(arguments, task, resume)
         begun = _Begun(name if or_resume else None, place.launch if place.restarts else "")
-        return _begin(arguments, task, name, from_, begun, place.launch)
+        return _begin(arguments, task, name, from_, begun, place.launch, dry_run=dry_run)
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,8 @@ def _begin(
     from_: str | None,
     begun: _Begun,
     launch: str,
+    *,
+    dry_run: bool,
 ) -> int:
     from ..runs.directory import RunDirectory
     from .checkpoint_names import find_checkpoint
@@ -258,7 +271,7 @@ def _begin(
         arguments.json,
         peers,
     )
-    return training.begin(create)
+    return training.expect() if dry_run else training.begin(create)
 
 
 def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:

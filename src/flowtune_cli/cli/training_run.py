@@ -24,11 +24,14 @@ from ..registry import Registry
 from ..runs.directory import RunDirectory, State
 from ..runs.evaluations import evaluations_json, without_a_better
 from ..runs.reader import RunReader
+from ..runs.usage import used_text
 from ..training.admission.examine import Refused
 from ..training.admission.finding import Finding
-from ..training.checkpoint import checkpoints
+from ..training.checkpoint import checkpoints, load_checkpoint
+from ..training.dry_run import expect
 from ..training.loop import Stopped, Trainer
 from ..training.session import Session, check_learning, set_up
+from .dry_run_text import print_expectation
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows, warn
 from .progress import NoProgress, Progress, progress
@@ -77,6 +80,26 @@ class TrainingRun:
                 # Its settings or its flow have to be others, and its name may be wanted for that.
                 run.discard()
                 raise
+
+    def expect(self) -> int:
+        """Say what a new run is going to take, and make none; returns the exit code."""
+        session = self._set_up(self.source)
+        if self.source is not None:
+            load_checkpoint(
+                self.source, adapters=session.adapters, learner=None, nodes=self.task.nodes
+            )
+        settings = session.settings.training
+        note(f"playing and learning from the first {settings.batch_size} examples or fewer")
+        found = expect(session, self.examples, len(self.held_out))
+        if self.json:
+            print_json(dataclasses.asdict(found))
+        else:
+            print_expectation(found, settings.passes)
+        note(
+            f"expected from {found.tried} of {found.episodes} episodes, and roughly: outputs grow"
+            " longer or shorter as the flow learns. Nothing was kept"
+        )
+        return 0
 
     def resume(self, run: RunDirectory, reference: str) -> int:
         """Resume a run that the caller has locked; returns the exit code."""
@@ -244,7 +267,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
     """Print a run's progressive validation: each reward's mean over all episodes."""
     with RunReader(run.store_path) as reader:
         last = {name: points[-1].metric for name, points in reader.metrics().items()}
-        counts = reader.counts()
+        counts, nodes = reader.counts(), reader.node_summary()
         warnings = reader.learning_warnings()
         evaluations = reader.evaluations()
     if json:
@@ -262,6 +285,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
                 "counts": counts_json,
                 "evaluations": evaluations_json(evaluations),
                 "warnings": [dataclasses.asdict(warning) for warning in warnings],
+                "usage": run.info.usage.to_json(),
             }
         )
     else:
@@ -286,6 +310,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
     ):
         if number:
             note(f"{number} of {counts.episodes} episodes {what}")
+    note(f"it took {used_text(run.info.usage, nodes)}")
 
 
 def _warn_of(findings: Sequence[Finding]) -> None:

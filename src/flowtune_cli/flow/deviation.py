@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from .episode import Episode, Failure
 from .example import Example
+from .named import name_and_options
 from .node import Ask, NodeOutput
 from .task import Task
 
@@ -142,6 +143,34 @@ class Trace:
         """What failed: the flow or the evaluator, at most once for each of ``runs``."""
         found = [run.failure for run in self.runs] + [d.failure for d in self.deviations]
         return [failure for failure in found if failure is not None]
+
+
+def wins_name(evaluator: str) -> str:
+    """The name of the figure that says how often an evaluator judges in a flow's favour."""
+    return f"{evaluator} wins"
+
+
+def win(gain: float) -> float:
+    """What a comparison counts for one side, given its gain over the other: 1, 1/2 or 0."""
+    return 0.5 if not gain else float(gain > 0)
+
+
+def greedy_wins(task: Task, trace: Trace) -> Mapping[str, float | None]:
+    """How often an episode ended better than the alternatives to its outputs; ties count half.
+
+    Where there is no reward, this shows whether a flow learns.
+
+    Returns:
+        By figure, one for each evaluator whose nodes deviated here; None if it could never tell.
+    """
+    wins: dict[str, list[float]] = {}
+    for deviation in trace.deviations:
+        evaluator = task.node(deviation.node).evaluator
+        if evaluator is not None and deviation.outcome is not Outcome.SKIPPED:
+            of_evaluator = wins.setdefault(wins_name(name_and_options(evaluator)[0]), [])
+            if deviation.gain is not None:
+                of_evaluator.append(win(-deviation.gain))
+    return {name: sum(found) / len(found) if found else None for name, found in wins.items()}
 
 
 def prefer(task: Task, episode: Episode, deviations: list[Deviation]) -> list[Preference]:

@@ -107,3 +107,10 @@ def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.is_cuda:
         torch.cuda.synchronize(a.device)
     return time.perf_counter() - start
+
+
+def peak_gpu_memory() -> int:
+    """The bytes that torch has held on this machine's GPUs at most; 0 without any."""
+    if not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.max_memory_reserved(n) for n in range(torch.cuda.device_count()))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..runs.evaluations import best_of
 from ..runs.preference_reader import PreferenceWithPrompt
+from ..runs.usage import used_text
 from .plots import DASHES, Line, Plot, draw
 from .summary import RunSummary
 from .word_diff import Piece, mark_differences
@@ -93,6 +94,7 @@ def _run(run: RunSummary, number: int) -> dict[str, Any]:
     return {
         "summary": run,
         "anchor": f"run-{number}",
+        "used": used_text(run.info.usage, run.nodes),
         "curves": list(_curves(run, number)),
         "learning": list(_learning(run, number)),
         "evaluations": run.evaluations[-_MAX_EVALUATIONS:],

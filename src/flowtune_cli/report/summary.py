@@ -138,4 +138,5 @@ def as_json(run: RunSummary) -> dict[str, Any]:
         ],
         "warnings": [asdict(warning) for warning in run.warnings],
         "seconds": dict(run.seconds),
+        "usage": info.usage.to_json(),
     }

@@ -18,6 +18,7 @@ from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from .atomic import read_json, write_json
 from .example_digests import ExampleDigest, write_digests
 from .lock import exclusive_lock, is_locked
+from .usage import Usage
 from .versions import package_versions
 
 State = Literal["training", "finished", "stopped", "failed"]
@@ -35,6 +36,7 @@ class RunInfo:
         versions: of Python, of the packages that results depend on, and of the plugins.
         resume: the command that resumes the run.
         engine: how its model was last run, such as "cascade, learning packed"; empty before.
+        usage: what it has taken so far.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class RunInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     resume: str = ""
     engine: str = ""
+    usage: Usage = field(default_factory=Usage)
     problem: str = ""
 
 
@@ -54,7 +57,8 @@ class RunDirectory:
     """One run's directory.
 
     It has ``run.json``, ``settings.json``, ``examples.jsonl`` (the digests of its examples),
-    ``store.sqlite``, ``checkpoints/``, and while it trains on flows with effects ``journal.jsonl``.
+    ``store.sqlite``, ``checkpoints/``, while it trains on flows with effects ``journal.jsonl``, and
+    ``untrained.json`` where its evaluations compare results with those before training.
     Make one with ``create`` or ``open``.
     """
 
@@ -63,6 +67,7 @@ class RunDirectory:
         self.store_path = path / "store.sqlite"
         self.examples_path = path / "examples.jsonl"
         self.journal_path = path / "journal.jsonl"
+        self.untrained_path = path / "untrained.json"
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -209,6 +214,7 @@ class RunDirectory:
             versions=info["versions"],
             resume=info["resume"],
             engine=info.get("engine", ""),
+            usage=Usage.from_json(info.get("usage", {})),
         )
 
     def update(
@@ -217,6 +223,7 @@ class RunDirectory:
         state: State | None = None,
         episodes: int | None = None,
         engine: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         """Update run.json. Only for the process that has locked the run."""
         if state is not None and state not in get_args(State):
@@ -228,6 +235,8 @@ class RunDirectory:
             info["episodes"] = episodes
         if engine is not None:
             info["engine"] = engine
+        if usage is not None:
+            info["usage"] = usage.to_json()
         write_json(self.path / "run.json", info)
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..flow.deviation import Outcome
+from ..flow.deviation import Outcome, wins_name
 from ..flow.errors import UsageError
 from . import schema
 from .batch import MetricRecord, UpdateRecord
@@ -144,6 +144,14 @@ class RunReader:
             series.setdefault(row["name"], []).append(point)
         return series
 
+    def rewards(self) -> list[str]:
+        """The names of all rewards that the flow has reported.
+
+        ``metrics`` has these, and the wins of evaluators, see ``flow.deviation.greedy_wins``.
+        """
+        with self.snapshot() as connection:
+            return _rewards(connection)
+
     def updates(self, points: int | None = None) -> dict[str, list[UpdatePoint]]:
         """Each node's series of updates over the batches; ``points`` as for ``metrics``."""
         series: dict[str, list[UpdatePoint]] = {}
@@ -224,8 +232,7 @@ class RunReader:
         """Which nodes were to learn and have not, and why."""
         with self.snapshot() as connection:
             nodes = summarize_nodes(connection)
-            names = f"SELECT name FROM metrics WHERE {LAST_BATCH} ORDER BY name"
-            rewards = [row[0] for row in connection.execute(names)]
+            rewards = _rewards(connection)
             gate = connection.execute("SELECT value FROM meta WHERE key = 'gate'").fetchone()
             episodes = "SELECT coalesce(max(first_episode + episodes), 0) FROM batches"
             [played] = connection.execute(episodes).fetchone()
@@ -272,6 +279,13 @@ def has_data(path: Path) -> bool:
 
 def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> EpisodeSummary:
     return EpisodeSummary(rewards=reward_means(connection, row["number"]), **dict(row))
+
+
+def _rewards(connection: sqlite3.Connection) -> list[str]:
+    names = f"SELECT name FROM metrics WHERE {LAST_BATCH} ORDER BY name"
+    evaluators = connection.execute("SELECT evaluator FROM nodes WHERE evaluator IS NOT NULL")
+    wins = {wins_name(row[0]) for row in evaluators}
+    return [row[0] for row in connection.execute(names) if row[0] not in wins]
 
 
 def _batches(connection: sqlite3.Connection) -> int:

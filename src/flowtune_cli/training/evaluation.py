@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..config.settings import TrainingSettings
+from ..flow.deviation import win, wins_name
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from ..flow.example import Example
@@ -18,6 +19,8 @@ from ..flow.numbers import is_bool, real_number
 from ..flow.task import Task
 from ..learning.peers import ALONE, Peers
 from ..runs.evaluations import Evaluation, Figure
+from ..runs.untrained_results import UntrainedResults
+from .judged import evaluators_by_name, judge
 from .progressive import Average
 from .session import Session
 
@@ -69,6 +72,7 @@ def evaluate(
     episodes: int,
     batch: int,
     metric: str | None,
+    untrained: UntrainedResults,
     check: Callable[[], None] = lambda: None,
     on_report: Callable[[EvaluationReport], None] = lambda report: None,
     peers: Peers = ALONE,
@@ -80,6 +84,8 @@ def evaluate(
     Args:
         episodes, batch: of training before it.
         metric: that of the run's first evaluation; None if this is the first.
+        untrained: those of the first evaluation, which writes them. Where the flow reports no
+            reward, the evaluators of its nodes compare with them.
         check: called between the engine's calls; may raise.
         peers: each plays its share, and all get the report.
 
@@ -96,7 +102,9 @@ def evaluate(
         lambda: _play_share(session, examples, peers, check, episodes, on_report)
     ):
         played.add(of_one)
-    evaluated = partial(_evaluated, session, examples, played, episodes, batch, metric)
+    evaluated = partial(
+        _evaluated, session, examples, played, episodes, batch, metric, untrained, check
+    )
     return peers.first(evaluated)
 
 
@@ -106,11 +114,13 @@ class _Played:
 
     rewards: dict[int, Mapping[str, float | None]] = field(default_factory=dict)
     predictions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
 
     def add(self, other: _Played) -> None:
         self.rewards |= other.rewards
         self.predictions |= other.predictions
+        self.results |= other.results
         self.failures |= other.failures
 
 
@@ -135,6 +145,8 @@ def _play_share(
             found.failures[place] = episode.failure
         else:
             found.rewards[place] = episode.reward_means()
+            if session.evaluators:
+                found.results[place] = episode.result
             if own:
                 found.predictions[place] = _predicted(task, examples[place], episode.result)
         done = len(found.rewards) + len(found.failures)
@@ -149,12 +161,17 @@ def _evaluated(
     episodes: int,
     batch: int,
     metric: str | None,
+    untrained: UntrainedResults,
+    check: Callable[[], None],
 ) -> EvaluationReport:
     """The report of an evaluation whose examples were all played; see ``evaluate``."""
     task = session.task
     rewards, predictions, failures = played.rewards, played.predictions, played.failures
     problem = ""
     figures = reward_figures([rewards[position] for position in sorted(rewards)])
+    if played.results and not figures:
+        is_first = metric is None
+        figures, problem = _wins(session, examples, played.results, untrained, is_first, check)
     if predictions:
         positions = sorted(predictions)
         asked = [examples[position] for position in positions]
@@ -164,7 +181,8 @@ def _evaluated(
         except FlowtuneError as error:
             if not failures:
                 raise
-            problem = f"without the task's own figures, since some are missing: {error}"
+            own_problem = f"without the task's own figures, since some are missing: {error}"
+            problem = f"{problem}; {own_problem}" if problem else own_problem
         figures |= {name: figure for name, figure in found.items() if name not in figures}
     failure = None
     if failures:
@@ -188,6 +206,44 @@ def reward_figures(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, F
         for name, value in of_example.items():
             means.setdefault(name, Average()).add(value)
     return {name: Figure(average.mean, average.defined) for name, average in means.items()}
+
+
+def _wins(
+    session: Session,
+    examples: Sequence[Example],
+    results: Mapping[int, Any],
+    untrained: UntrainedResults,
+    is_first: bool,
+    check: Callable[[], None],
+) -> tuple[dict[str, Figure], str]:
+    """How often the flow ended better than before training, as evaluators judge; and a problem.
+
+    Ties count half.
+
+    Args:
+        results: of the flow now, by the number of the example.
+        is_first: nothing is trained yet.
+    """
+    evaluators = evaluators_by_name(session.evaluators.items())
+    if is_first:
+        untrained.write(results)
+        return {wins_name(name): Figure(0.5, len(results)) for name in evaluators}, ""
+    before = untrained.read()
+    if before is None:
+        return {}, f"there is nothing to compare with: {untrained.path} is missing"
+    figures, problems = {}, []
+    for name, evaluator in evaluators.items():
+        gains, failed = judge(session, evaluator, examples, before, results, check)
+        average = Average()
+        for gain in gains.values():
+            average.add(win(gain))
+        figures[wins_name(name)] = Figure(average.mean, average.defined)
+        if failed:
+            problems.append(
+                f"evaluator '{name}' failed for {len(failed)} of {len(results)} examples:"
+                f" {failed[0].error}"
+            )
+    return figures, "; ".join(problems)
 
 
 def task_figures(
@@ -247,8 +303,8 @@ def _metric(
     if not figures:
         raise UsageError(
             f"nothing can be evaluated: the flow of task '{task.name}' reports no reward for"
-            " held-out examples, and the task has no evaluation of its own. Set"
-            " training.evaluate.every = 0"
+            " held-out examples, no node that deviates has an evaluator, and the task has no"
+            " evaluation of its own. Set training.evaluate.every = 0"
         )
     if wanted is None:
         gate = task.gate

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.adapters import reference_of
-from ..flow.deviation import Trace
+from ..flow.deviation import Trace, greedy_wins
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
@@ -30,6 +30,8 @@ from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
 from ..runs.journal import Journal
 from ..runs.rank_journals import merge_journals, rank_journal
+from ..runs.untrained_results import UntrainedResults
+from ..runs.usage import together
 from ..runtime.effects import Effects
 from ..runtime.second_play import Recorded
 from .admission.examine import admit
@@ -44,6 +46,7 @@ from .checkpoint import (
 from .data import NodeData, collect
 from .evaluation import EvaluationReport, evaluate, is_due
 from .exchange import get_state, set_state
+from .meter import used_so_far
 from .outputs import NoOutputs, Outputs
 from .progressive import Progressive
 from .session import Play, Session
@@ -143,6 +146,7 @@ class Trainer:
         self.progressive = Progressive(gate=session.task.gate)
         self.last_failure: tuple[str, Failure] | None = None
         self._journal: Journal | None = None
+        self._used_before = peers.first(lambda: run.info.usage)
 
     def resume(self) -> None:
         """Resume from the newest checkpoint; ``train`` first removes what was stored after it."""
@@ -232,6 +236,7 @@ class Trainer:
             batch=self.position.batches,
             metric=self.evaluations[0].metric if self.evaluations else None,
             check=self._check,
+            untrained=UntrainedResults(self.run.untrained_path),
             on_report=self.on_evaluation,
             peers=self.peers,
         )
@@ -264,7 +269,8 @@ class Trainer:
         if not self.position.batches:
             self.peers.first(partial(self._admit, traces, recorded))
         for trace in traces:
-            self.progressive.add(trace.episode.reward_means())
+            wins = greedy_wins(self.session.task, trace)
+            self.progressive.add({**wins, **trace.episode.reward_means()})
         metrics = self._metrics()
         with clock.phase("learn"):
             updates = self._learn(collected)
@@ -289,7 +295,8 @@ class Trainer:
         self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
         if checkpoint:
             self._checkpoint()
-        outputs.batch_is_safe(record, end)
+        used = together(self.peers.each(used_so_far))
+        outputs.batch_is_safe(record, end, self._used_before.then(used))
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
 

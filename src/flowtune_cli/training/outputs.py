@@ -12,6 +12,7 @@ from ..runs.batch import BatchRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation
 from ..runs.store import Store
+from ..runs.usage import Usage
 from ..trackers.tracking import Trackers
 from .checkpoint import prune
 
@@ -32,8 +33,8 @@ class NoOutputs:
     def batch(self, record: BatchRecord) -> None:
         """Store a mini-batch."""
 
-    def batch_is_safe(self, record: BatchRecord, episodes: int) -> None:
-        """The batch is stored, and in a checkpoint if one was due."""
+    def batch_is_safe(self, record: BatchRecord, episodes: int, usage: Usage) -> None:
+        """The batch is stored, and in a checkpoint if one was due; with what the run has taken."""
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Store an evaluation."""
@@ -80,9 +81,9 @@ class Outputs(NoOutputs):
         """See ``NoOutputs``."""
         self._store.write_batch(record)
 
-    def batch_is_safe(self, record: BatchRecord, episodes: int) -> None:
+    def batch_is_safe(self, record: BatchRecord, episodes: int, usage: Usage) -> None:
         """See ``NoOutputs``."""
-        self._run.update(episodes=episodes)
+        self._run.update(episodes=episodes, usage=usage)
         self._trackers.log(record)
 
     def evaluation(self, evaluation: Evaluation) -> None:

@@ -73,7 +73,7 @@ class EpisodesScreen(InspectScreen):
         self.query_one(TitleBar).show(where, self.run.info, following=self.inspector.following)
         if self.run.reader is not None:
             self.count = self.run.reader.counts().episodes
-            self.rewards = list(self.run.reader.metrics(1))
+            self.rewards = self.run.reader.rewards()
             warnings = self.run.reader.learning_warnings()
             self.warnings = {warning.node: f"{warning.text}." for warning in warnings}
         if self.selection.is_default:

@@ -13,6 +13,7 @@ from textual.widgets import Static
 
 from ...runs.evaluations import Evaluation, best_of, evaluations_json
 from ...runs.records import Counts, Filter, NodeSummary
+from ...runs.usage import used_text
 from ..findings import completeness, findings
 from ..formatting import UNKNOWN, number, percent, plural, sparkline
 from ..open_run import OpenRun
@@ -125,6 +126,7 @@ class OverviewScreen(InspectScreen):
             )
         if seconds:
             parts.append(f"{counts.episodes / seconds * 60:.1f} episodes/min")
+        parts.append(used_text(info.usage, self.nodes))
         if info.engine:
             parts.append(f"engine: {info.engine}")
         self.query_one("#about", Static).update(Content(" · ".join(filter(None, parts))))
