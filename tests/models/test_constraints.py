@@ -122,12 +122,62 @@ def test_json_may_be_laid_out_but_not_go_on_with_white_space(byte_level: Any) ->
         (call.replace(": 1}", ': "x"}'), False),
         ("no call at all", True),
         ("1 < 2, <<tool_call and }", True),
-        (f"First this. {call}", False),
+        (f"First this. {call}", True),
+        (f"First this, <tool_call. {call}", True),
+        (f"First this. {call} Then that.", False),
+        (f"First this. {call.replace(': 1}', ': 3}')}", False),
         (f"{call}{call}", False),
         ("<tool_call>", False),
     ]:
         assert allowed(text, Constraint("text"), TOOLS) is fine, text
     assert allowed("<tool_call>", Constraint("text"))
+
+
+def test_where_calls_begin_like_text_a_text_does_not_begin_so(byte_level: Any) -> None:
+    constraints = Constraints(byte_level, "<|python_tag|>", "org/name")
+    grammar = constraints.grammar(Constraint("text"), byte_level.eos_token_id, TOOLS)
+    call = '{"name": "add", "parameters": {"a": 1}}'
+    for text, fine in [
+        (call, True),
+        (call.replace("1", "3"), False),
+        ("It is so, {and} so.", True),
+        ("[1]", True),
+        ("", True),
+        (" \n{", False),
+        ("{so it is}", False),
+        (f"First this. {call}", True),  # which is a text
+        (f"<|python_tag|>{call}", False),
+    ]:
+        ids = (*byte_level(text, add_special_tokens=False)["input_ids"], grammar.end)
+        try:
+            grammar.allowed(ids, len(byte_level))
+        except FlowtuneError:
+            assert not fine, text
+        else:
+            assert fine, text
+            found = FAMILIES["llama3"](text, {"add": {}, "no": {}})
+            assert (found is not None) == (text == call)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_call_may_stand_behind_a_text(special: bool) -> None:
+    tokenizer = make_tokenizer("byte level")
+    if special:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]", "[ARGS]"]})
+    constraints = Constraints(tokenizer, "[TOOL_CALLS][ARGS]", "org/name")
+    grammar = constraints.grammar(Constraint("text"), tokenizer.eos_token_id, TOOLS)
+    for text, fine in [
+        ('Well.[TOOL_CALLS]add[ARGS]{"a": 1}', True),
+        ('Well.[TOOL_CALLS]add[ARGS]{"a": 3}', False),
+        ('Well.[TOOL_CALLS]add[ARGS]{"a": 1} So.', False),
+        ("Well. [TOOL", True),
+    ]:
+        ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], grammar.end)
+        if fine:
+            assert grammar.allowed(ids, len(tokenizer)).any(1).all()
+        else:
+            with pytest.raises(FlowtuneError, match="could not be kept"):
+                grammar.allowed(ids, len(tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +226,7 @@ def test_a_call_that_is_asked_for_is_parsed(template: str, family: Any, special:
         ids = draw(grammar, len(tokenizer), chance)
         if ids[-1] != grammar.end:
             continue
-        parsed = FAMILIES[family](tokenizer.decode(ids[:-1]), ["add", "no"])
+        parsed = FAMILIES[family](tokenizer.decode(ids[:-1]), {"add": {}, "no": {}})
         assert parsed is not None
         assert parsed.text == ""
         (call,) = parsed.calls

@@ -20,6 +20,7 @@ from flowtune_cli.models.tool_calls import (
 )
 
 TOOLS = json.dumps([{"type": "function", "function": {"name": "add"}}])
+SCHEMAS: Any = {"add": {}}
 ADD = ToolCall("", "add", '{"a": 1}')
 SUB = ToolCall("", "sub", "{}")
 
@@ -31,8 +32,9 @@ SUB = ToolCall("", "sub", "{}")
         ("{{ '<|python_tag|>' }}", "llama3"),
         ('"Environment: ipython" ... {"name": function name, "parameters": ...}', "llama3"),
         ("[AVAILABLE_TOOLS] [TOOL_CALLS]", "mistral"),
-        ("<tool_call><function=x><parameter=y>", None),
-        ("<tool_call>{name}<arg_key>", None),
+        ("<tool_call><function=x><parameter=y>", "qwen3-coder"),
+        ("<tool_call>{name}<arg_key>", "glm"),
+        ("{{ '<｜tool▁calls▁begin｜>' }}", "deepseek"),
         ("<|im_start|>", None),
         ("", None),
     ],
@@ -81,7 +83,7 @@ def test_the_template_tells_the_family(template: str, family: Family | None) -> 
     ],
 )
 def test_calls_of_each_family(family: Family, text: str, expected: Parsed) -> None:
-    assert FAMILIES[family](text, ["add"]) == expected
+    assert FAMILIES[family](text, SCHEMAS) == expected
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_calls_of_each_family(family: Family, text: str, expected: Parsed) -> No
     ],
 )
 def test_what_is_not_well_formed_is_a_text(family: Family, text: str) -> None:
-    assert FAMILIES[family](text, ["add"]) is None
+    assert FAMILIES[family](text, SCHEMAS) is None
 
 
 arguments = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=9)))
@@ -126,7 +128,7 @@ def test_arguments_come_through_as_they_are(values: dict[str, Any], family: Fami
     }[family]
     if any(mark in shown for mark in ("tool_call", "TOOL_CALLS", "ARGS")):
         return
-    parsed = FAMILIES[family](text, ["add"])
+    parsed = FAMILIES[family](text, SCHEMAS)
     assert parsed is not None
     assert json.loads(parsed.calls[0].arguments) == values
 
@@ -134,8 +136,8 @@ def test_arguments_come_through_as_they_are(values: dict[str, Any], family: Fami
 @given(st.text(alphabet='<tool_call>/{"name: ,}[]TOOL_CALLS;\n', max_size=60))
 def test_nothing_fails(text: str) -> None:
     for parse in FAMILIES.values():
-        parse(text, ["add"])
-        parse(f"<tool_call>{text}</tool_call>[TOOL_CALLS]{text}", ["add"])
+        parse(text, SCHEMAS)
+        parse(f"<tool_call>{text}</tool_call>[TOOL_CALLS]{text}", SCHEMAS)
 
 
 def test_a_tokenizers_own_response_template_goes_first(tiny_model: LoadedModel) -> None:

@@ -117,3 +117,25 @@ def test_over_predictions(tmp_path: Path) -> None:
 def test_what_cannot_be_called(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be called with \(example, result\)"):
         reward(tmp_path, "def score(result): ...")
+
+
+def test_a_plain_one_is_kept_too_and_what_it_raises(tmp_path: Path) -> None:
+    made = reward(
+        tmp_path,
+        "asked = []\n"
+        "def score(example, result):\n"
+        "    asked.append(result)\n"
+        "    if result == 'bad': raise LookupError(f'for the {len(asked)}. time')\n"
+        "    return {'f1': len(asked)}",
+    )
+    effects = Effects()
+    assert reported(made, "x", effects).reward_means() == {"f1": 1.0}
+    failed = reported(made, "bad", effects).failure
+    assert failed is not None
+    resumed = Effects(dict(effects.ends))
+    assert reported(made, "x", resumed).reward_means() == {"f1": 1.0}
+    again = reported(made, "bad", resumed).failure
+    assert again is not None
+    assert again.error == failed.error == "LookupError: for the 2. time"
+    assert made.function.__globals__["asked"] == ["x", "bad"]
+    assert reported(made, "other", resumed).reward_means() == {"f1": 3.0}

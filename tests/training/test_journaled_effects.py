@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ import pytest
 from flowtune_cli.flow.deviation import Outcome
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
+from flowtune_cli.programs.rewards import Reward
 from flowtune_cli.registry.manager import Registry
 from flowtune_cli.training.loop import Stopped
 from support.fake_engine import digest, writer
+from support.program_files import forget_modules
 from support.tiny_training import Run, selected
 
 MakeRun = Callable[..., Run]
@@ -151,3 +155,66 @@ def test_a_run_that_ended_half_way_goes_on_with_the_same_answers(
         assert played(run) == expected, f"died at call {moment} of {calls}"
         assert not run.directory.journal_path.exists()
     assert died > 4
+
+
+FICKLE = """
+from collections import Counter
+from zlib import crc32
+answered = Counter()
+def score(example, result):
+    answered[str((example, result))] += 1
+    if crc32(str(result).encode()) % 9 == 0:
+        raise LookupError(f"{result}, for the {answered[str((example, result))]}. time")
+    return crc32(str((result, answered[str((example, result))])).encode()) % 5 / 4
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_plain_reward_that_answers_otherwise_later_is_not_asked_again(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    made = itertools.count()
+
+    def make() -> Run:
+        folder = tmp_path / f"program{next(made)}"
+        folder.mkdir()
+        (folder / "fickle.py").write_text(FICKLE)
+        reward = Reward(f"{folder / 'fickle.py'}:score")
+        forget_modules(folder)
+
+        async def flow(episode: Episode, example: Example) -> Any:
+            draft = await episode.call("draft", x=example.question)
+            await reward.report(episode, {"id": example.id}, draft)
+            return draft
+
+        def nodes() -> list[Any]:
+            return [writer("draft", "score", max_new_tokens=2, alternatives=2)]
+
+        return make_run(flow=flow, nodes=nodes, gate=None, count=4, max_failures=1.0)
+
+    whole = make()
+    asked = itertools.count()
+    whole.train(should_stop=lambda: next(asked) < 0)
+    calls = next(asked)
+    expected = played(whole)
+    assert expected[2]
+    died = 0
+    for moment in range(1, calls, max(1, calls // 7)):
+        run = make()
+        asked = itertools.count()
+
+        def die(asked: Any = asked, moment: int = moment) -> bool:
+            if next(asked) == moment:
+                if killed:
+                    raise Died
+                return True
+            return False
+
+        try:
+            run.train(should_stop=die)
+        except (Died, Stopped):
+            died += 1
+            run.train()
+        assert played(run) == expected, f"died at call {moment} of {calls}"
+    assert died > 2

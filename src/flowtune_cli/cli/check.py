@@ -115,6 +115,7 @@ def check_session(
     from ..training.admission.examine import examine, recordings
     from ..training.admission.finding import Finding, in_order
     from ..training.admission.other_processes import elsewhere_findings
+    from ..training.admission.sampling import sampling_findings
 
     note(f"playing {_count(len(examples), 'example')}")
     found: dict[int, Trace] = {}
@@ -139,7 +140,8 @@ def check_session(
     settings = session.settings.model_dump(mode="json")
     recorded = recordings(traces)
     elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
-    return traces, in_order([*stopped, *findings, *elsewhere])
+    sampling = sampling_findings(traces, session.settings.training.rollouts)
+    return traces, in_order([*stopped, *findings, *elsewhere, *sampling])
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[Styled]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..flow.deviation import Deviation, Trace
 from ..flow.effect import EffectRecord
-from ..flow.episode import Failure, Step
+from ..flow.episode import Episode, Failure, Step
 from ..flow.node import NodeOutput
 from ..flow.task import Task
 from ..runs.serialization import from_json, to_json
@@ -78,18 +78,20 @@ def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
         "step": deviation.step,
         "node": deviation.node,
         "alternative": deviation.alternative,
+        "ending": deviation.ending,
         "outcome": deviation.outcome.value,
         "greedy_reward": deviation.greedy_reward,
         "alternative_reward": deviation.alternative_reward,
         "gain": deviation.gain,
         "reason": deviation.reason,
-        "steps": [_step(task, s) for s in rollout.steps[deviation.step :]] if rollout else [],
-        "effects": [_effect(e) for e in rollout.effects if e.steps > deviation.step]
-        if rollout
-        else [],
-        "stopped_early": rollout is not None and rollout.stopped_early,
-        "result": _json_values(rollout.result) if rollout else None,
+        **_ended(task, deviation, rollout),
         "failure": _failure(deviation.failure or (rollout.failure if rollout else None)),
+        "baseline": None
+        if deviation.baseline is None
+        else {
+            **_ended(task, deviation, deviation.baseline),
+            "failure": _failure(deviation.baseline.failure),
+        },
         "evaluator_calls": [
             {
                 "prompt": call.prompt,
@@ -98,6 +100,18 @@ def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
             }
             for call in deviation.evaluator_calls
         ],
+    }
+
+
+def _ended(task: Task, deviation: Deviation, run: Episode | None) -> dict[str, Any]:
+    """What followed a deviation."""
+    steps = run.steps[deviation.step :] if run else []
+    effects = [effect for effect in run.effects if effect.steps > deviation.step] if run else []
+    return {
+        "steps": [_step(task, step) for step in steps],
+        "effects": [_effect(effect) for effect in effects],
+        "stopped_early": run is not None and run.stopped_early,
+        "result": _json_values(run.result) if run else None,
     }
 
 

@@ -105,8 +105,12 @@ class _View:
 
     def _deviation(self, step: Step, deviation: Deviation) -> Iterator[Styled]:
         output = step.response.outputs[deviation.alternative]
-        yield from self._output(f"  alternative {deviation.alternative}: ", output, "")
-        text = deviation.outcome.value
+        if not deviation.ending:
+            yield from self._output(f"  alternative {deviation.alternative}: ", output, "")
+        endings = [d for d in self.trace.deviations if d.step == step.index]
+        endings = [d for d in endings if d.alternative == deviation.alternative]
+        text = f"ending {deviation.ending}: " if len(endings) > 1 else ""
+        text += deviation.outcome.value
         if deviation.outcome in (Outcome.FAILED, Outcome.EVALUATOR_FAILED):
             text = text.replace("failed", "FAILED")
         if deviation.gain is not None:
@@ -127,13 +131,20 @@ class _View:
             yield from self._evaluator_call(call)
         if deviation.failure is not None:
             yield from self._text("    ", deviation.failure.traceback.rstrip(), "red", whole=True)
+        if deviation is endings[-1]:
+            yield from self._preference(step, deviation.alternative, len(endings))
+
+    def _preference(self, step: Step, alternative: int, endings: int) -> Iterator[Styled]:
+        """The preference of an alternative, behind its last ending."""
+        mean = f", the mean gain of {endings} endings" if endings > 1 else ""
         for preference in self.trace.preferences:
-            if (preference.step, preference.alternative) == (step.index, deviation.alternative):
-                names = [f"alternative {deviation.alternative}", "the greedy output"]
-                chosen, rejected = names if preference.chosen is output else reversed(names)
+            if (preference.step, preference.alternative) == (step.index, alternative):
+                names = [f"alternative {alternative}", "the greedy output"]
+                other = step.response.outputs[alternative]
+                chosen, rejected = names if preference.chosen is other else reversed(names)
                 yield (
                     f"    preference: chosen {chosen}, rejected {rejected},"
-                    f" margin {preference.margin:.3f}",
+                    f" margin {preference.margin:.3f}{mean}",
                     "magenta",
                 )
 

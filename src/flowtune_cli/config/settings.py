@@ -176,6 +176,13 @@ class TrainingSettings(Section):
         description="At how many steps of an episode alternatives are tried, drawn by the seed; 0"
         " is at all. A node's own 'deviations' limits its steps before.",
     )
+    rollouts: int = Field(
+        1,
+        ge=1,
+        description="To how many endings each alternative is played, and the episode's side with"
+        " the same noise; their mean difference is what is learned from. For flows that sample:"
+        " where nothing behind a step is drawn, one is played, as all would be the same.",
+    )
     max_steps: int = Field(
         1000, ge=0, description="An episode that calls its nodes more often fails; 0 is no limit."
     )

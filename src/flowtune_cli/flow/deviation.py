@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -87,16 +87,22 @@ class Outcome(str, Enum):
 class Deviation:
     """One alternative output at one step, and how it ended.
 
+    Where flows sample, one alternative may be played to several endings, each with noise of its
+    own, which the episode's side is played with, too: that makes a deviation each.
+
     Args:
         step: index of the step in the episode.
         alternative: index of the output in the step's response (1 is the first alternative).
-        rollout: the replayed episode with the alternative substituted; None when skipped.
+        rollout: the replayed episode with the alternative substituted; None when skipped. Endings
+            that do not depend on noise share one.
         outcome: how it compared.
         greedy_reward, alternative_reward: what was compared, where there is a reward.
         gain: alternative minus greedy; None if there is none to learn from.
         reason: why there is no gain.
         failure: of the evaluator; that of the flow is the rollout's.
         evaluator_calls: what the evaluator asked the model.
+        ending: which one, from 0; that one has the episode's own noise.
+        baseline: the episode's side of this ending; None is the episode itself.
     """
 
     step: int
@@ -110,11 +116,16 @@ class Deviation:
     reason: str = ""
     failure: Failure | None = None
     evaluator_calls: tuple[EvaluatorCall, ...] = ()
+    ending: int = 0
+    baseline: Episode | None = None
 
 
 @dataclass(frozen=True)
 class Preference:
-    """A preference between two outputs of one node for the same input, weighted by the margin."""
+    """A preference between two outputs of one node for the same input, weighted by the margin.
+
+    The margin is the mean gain of the endings that could be compared, without its sign.
+    """
 
     step: int
     node: str
@@ -135,8 +146,13 @@ class Trace:
 
     @property
     def runs(self) -> list[Episode]:
-        """The episode and the rollouts that were played."""
-        return [self.episode, *(d.rollout for d in self.deviations if d.rollout is not None)]
+        """The episode and the rollouts that were played, each once."""
+        found = {id(self.episode): self.episode}
+        for deviation in self.deviations:
+            for run in (deviation.rollout, deviation.baseline):
+                if run is not None:
+                    found[id(run)] = run
+        return list(found.values())
 
     @property
     def failures(self) -> list[Failure]:
@@ -173,29 +189,40 @@ def greedy_wins(task: Task, trace: Trace) -> Mapping[str, float | None]:
     return {name: sum(found) / len(found) if found else None for name, found in wins.items()}
 
 
-def prefer(task: Task, episode: Episode, deviations: list[Deviation]) -> list[Preference]:
-    """The preferences between node outputs that deviations imply.
+def mean_gains(deviations: Sequence[Deviation]) -> dict[tuple[int, int], float]:
+    """Each alternative's mean gain over its endings that could be compared.
 
-    Each gain other than zero makes a preference, weighted by its size. With ``pairs="best"`` only
-    a step's best alternative is compared with the greedy output.
+    Returns:
+        By step and alternative, in the order of the deviations; those without any gain are missing.
     """
-    by_step: dict[int, list[Deviation]] = {}
+    gains: dict[tuple[int, int], list[float]] = {}
     for deviation in deviations:
         if deviation.gain is not None:
-            by_step.setdefault(deviation.step, []).append(deviation)
+            gains.setdefault((deviation.step, deviation.alternative), []).append(deviation.gain)
+    return {key: sum(found) / len(found) for key, found in gains.items()}
+
+
+def prefer(task: Task, episode: Episode, deviations: Sequence[Deviation]) -> list[Preference]:
+    """The preferences between node outputs that deviations imply.
+
+    Each mean gain other than zero makes a preference, weighted by its size. With ``pairs="best"``
+    only a step's best alternative is compared with the greedy output.
+    """
+    by_step: dict[int, dict[int, float]] = {}
+    for (index, alternative), gain in mean_gains(deviations).items():
+        by_step.setdefault(index, {})[alternative] = gain
     preferences = []
-    for index, candidates in sorted(by_step.items()):
+    for index, gains in sorted(by_step.items()):
         step = episode.steps[index]
         if task.node(step.node).pairs == "best":
-            candidates = [max(candidates, key=lambda d: (d.gain or 0.0, -d.alternative))]
-        for deviation in candidates:
-            gain = deviation.gain
+            best = max(gains, key=lambda alternative: (gains[alternative], -alternative))
+            gains = {best: gains[best]}
+        for alternative, gain in gains.items():
             if not gain:
                 continue
-            greedy = step.response.outputs[0]
-            other = step.response.outputs[deviation.alternative]
+            greedy, other = step.response.outputs[0], step.response.outputs[alternative]
             chosen, rejected = (other, greedy) if gain > 0 else (greedy, other)
             preferences.append(
-                Preference(index, step.node, deviation.alternative, chosen, rejected, abs(gain))
+                Preference(index, step.node, alternative, chosen, rejected, abs(gain))
             )
     return preferences

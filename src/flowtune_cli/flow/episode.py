@@ -28,6 +28,7 @@ class Step:
         substituted: ``output`` is an alternative that a rollout put in place of the greedy output.
         concurrent: the flow waited for another call at the same time.
         recorded: it is a rollout's, answered from memory as in the episode.
+        sampled: other noise might have given the flow another output.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Step:
     substituted: bool = False
     concurrent: bool = False
     recorded: bool = False
+    sampled: bool = False
 
 
 @dataclass(frozen=True)

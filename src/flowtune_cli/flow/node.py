@@ -116,6 +116,8 @@ class Response:
         adapter_version: updates of the node's adapter when it answered.
         prompt_tokens: tokens of the prompts; ``dropped_tokens`` were truncated to fit.
         detail: figures worth storing (JSON values), such as every candidate's score.
+        sampled: the node itself drew the flow's output from ``Call.seed``. Where the engine draws,
+            it is known without this.
     """
 
     prompt: str
@@ -125,6 +127,7 @@ class Response:
     prompt_tokens: int = 0
     dropped_tokens: int = 0
     detail: Mapping[str, Any] = field(default_factory=dict)
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ class Call:
         inputs: the keyword arguments of ``episode.call``.
         ask: awaits the engine.
         exploration: how to decode alternatives; None when none are wanted.
-        seed: (seed, example id, node, n-th call of it), which alone determines its randomness.
+        seed: (seed, example id, node, n-th call of it), which alone determines its randomness. A
+            rollout that is played again with other noise has one more part.
     """
 
     inputs: Mapping[str, Any]

@@ -20,13 +20,13 @@ class Constraint:
     Args:
         kind: ``json_schema``: JSON that fits a schema; ``json_object``: any JSON object; ``regex``:
             a text that a regular expression matches as a whole; ``choice``: one of some texts;
-            ``text``: any text that calls no tool; ``tool_calls``: a call of a tool of the prompt,
+            ``text``: any text; ``tool_calls``: a call of a tool of the prompt,
             in the form of the model's family.
         value: the schema as JSON text; the expression; a JSON list of texts; for ``tool_calls``
             the tool's name, or null for any tool, as JSON text. Empty for the others.
 
     Where the prompt has tools, an output may be a call of one instead, whatever the kind, with
-    arguments that fit its schema.
+    arguments that fit its schema; with ``text``, it may also be behind the text.
     """
 
     kind: ConstraintKind

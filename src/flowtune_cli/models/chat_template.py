@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +148,8 @@ class ChatTemplate:
             raise UsageError(self._cannot("show tools", self._loses_tools))
         if called and self._loses_tool_calls:
             raise UsageError(self._cannot("show calls of tools", self._loses_tool_calls))
+        if called and self._arguments_are_texts:
+            chat = [_with_texts(message) for message in chat]
         return self._render(self._with_system(chat), tools, answer)
 
     def _with_system(self, chat: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -192,14 +195,23 @@ class ChatTemplate:
         )
 
     @cached_property
+    def _arguments_are_texts(self) -> bool:
+        """Whether arguments of calls are to be JSON texts: some templates do not write JSON."""
+        return bool(self._loses_calls({})) and not self._loses_calls("{}")
+
+    @cached_property
     def _loses_tool_calls(self) -> str:
         """Why calls of tools and their answers cannot be shown; empty if they can."""
-        call = {"type": "function", "id": _ID, "function": {"name": _SIGN, "arguments": {}}}
+        return "" if self._arguments_are_texts else self._loses_calls({})
+
+    def _loses_calls(self, arguments: Any) -> str:
+        function = {"name": _SIGN, "arguments": arguments}
+        call = {"type": "function", "id": _ID, "function": function}
         asked = {"role": "user", "content": "x"}
         calling = {"role": "assistant", "content": "", "tool_calls": [call]}
         answer = {"role": "tool", "content": "x", "tool_call_id": _ID, "name": "x"}
         answered = {**answer, "content": _SIGN}
-        silent = {**calling, "tool_calls": [{**call, "function": {"name": "x", "arguments": {}}}]}
+        silent = {**calling, "tool_calls": [{**call, "function": {**function, "name": "x"}}]}
         return self._loses([asked, calling, answer]) or self._loses([asked, silent, answered])
 
     def _loses(self, chat: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
@@ -265,6 +277,17 @@ class ChatTemplate:
             return "abcd" in self._render(chat)
         except UsageError:
             return False
+
+
+def _with_texts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message whose calls have their arguments as JSON texts."""
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**message, "tool_calls": calls}
 
 
 def _clock(date: Date) -> list[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ..flow.errors import FlowtuneError, UsageError, missing_package
 from ..flow.request import Constraint
-from .tool_calls import JSON_LAYOUT, opening, tool_call_grammar
+from .grammar_text import JSON_LAYOUT, escaped, without
+from .tool_calls import PYTHON_TAG, CallGrammar, tool_call_grammar
 
 _KEPT = 128
 """How many grammars are kept; making one takes milliseconds."""
@@ -154,8 +154,8 @@ class Constraints:
         """A constraint in the form of llguidance."""
         value = constraint.value
         if constraint.kind == "tool_calls":
-            lark = self._tool_calls(json.loads(value), tools)
-            return str(matchers.grammar_from_lark(lark))
+            called = self._tool_calls(json.loads(value), tools)
+            return str(matchers.grammar_from_lark(f"start: call\n{called.rules}"))
         if constraint.kind == "text":
             return str(matchers.grammar_from_lark(self._text(tools)))
         makers = {
@@ -170,34 +170,41 @@ class Constraints:
         if not tools:
             return source
         (text,) = json.loads(source)["grammars"]
-        lark = f"start: @text | called\n{self._tool_calls(None, tools, start='called')}"
+        lark = f"start: @text | call\n{self._tool_calls(None, tools).rules}"
         either = [{"name": "either", "lark_grammar": lark}, {**text, "name": "text"}]
         return json.dumps({"grammars": either})
 
     def _text(self, tools: str) -> str:
-        """Any text, or a call of a tool, as a Lark grammar; a text does not begin a call."""
+        """Any text, and maybe a call of a tool behind it, as a Lark grammar.
+
+        A text does not spell out what calls begin with. Where they begin like other text, with
+        JSON, a text does not begin so, and there is no call behind one.
+        """
         if not tools:
             return "start: TEXT\nTEXT: /(?s:.*)/"
-        calls = self._tool_calls(None, tools, start="called")
-        mark = opening(self._tokenizer, self._template)
-        if mark is None:
-            raise UsageError(
-                f"'{self._name}' writes tool calls that cannot be told from other text while they"
-                " are written, so they are not held to their schemas: leave 'strict' and"
-                " 'parallel_tool_calls' out, set tool_choice, or take another model"
-            )
-        without = f"/(?s:.*)/ & ~/(?s:.*){re.escape(mark)}(?s:.*)/"
-        return f"start: TEXT | called\nTEXT: {without}\n{calls}"
+        called = self._tool_calls(None, tools)
+        mark = called.opening
+        if not mark:
+            start = "start: TEXT | call"
+            text = rf"TEXT: /\s*([^\s{{](?s:.*))?/ & {without(PYTHON_TAG)}"
+        elif called.special:
+            start = "start: TEXT | TEXT call | call"
+            text = f"TEXT: {without(mark)}"
+        else:
+            # One terminal up to the end of the mark: its first letters may be those of a text.
+            start = "start: TEXT | call | BEFORE behind"
+            text = f"TEXT: {without(mark)}\nBEFORE: ({without(mark)}) /{escaped(mark)}/"
+        return f"{start}\n{text}\n{called.rules}"
 
     def _choice(self, matchers: Any, value: str) -> Any:
         # Strings of its own grammars hold no control characters.
         return matchers.grammar_from_regex("|".join(map(_literally, json.loads(value))))
 
-    def _tool_calls(self, wanted: str | None, tools: str, start: str = "start") -> str:
-        """A call of a tool, or of any one, as a Lark grammar."""
+    def _tool_calls(self, wanted: str | None, tools: str) -> CallGrammar:
+        """A call of a tool, or of any one."""
         functions = [tool["function"] for tool in json.loads(tools or "[]")]
         chosen = [f for f in functions if wanted is None or f["name"] == wanted]
-        grammar = tool_call_grammar(self._tokenizer, self._template, chosen, start)
+        grammar = tool_call_grammar(self._tokenizer, self._template, chosen)
         if grammar is None:
             raise UsageError(
                 f"how '{self._name}' writes tool calls is not known, so none can be allowed under a"

@@ -6,6 +6,8 @@ chat template:
 - Hermes (Qwen, SmolLM and more): ``<tool_call>{"name": ..., "arguments": ...}</tool_call>``
 - Llama 3: ``{"name": ..., "parameters": ...}`` alone, maybe behind ``<|python_tag|>``
 - Mistral: ``[TOOL_CALLS][{"name": ..., "arguments": ...}]``, or ``[TOOL_CALLS]name[ARGS]{...}``
+- Qwen3-Coder and GLM: arguments between tags, see ``xml_tool_calls``
+- DeepSeek: between special tokens, see ``deepseek_tool_calls``
 """
 
 from __future__ import annotations
@@ -13,19 +15,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from ..flow.prompt import ToolCall
+from . import deepseek_tool_calls as deepseek
+from .grammar_text import Literals, json_rule
+from .xml_tool_calls import CLOSE, OPEN, XmlFamily, parse_xml, xml_grammar
 
-Family = Literal["hermes", "llama3", "mistral"]
+Family = Literal["hermes", "llama3", "mistral", "qwen3-coder", "glm", "deepseek"]
+Tools = Mapping[str, Mapping[str, Any]]
+"""The JSON schema of each tool's parameters, by the tool's name."""
 
 PYTHON_TAG, TOOL_CALLS, ARGS = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"
 _HERMES = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-
-
-JSON_LAYOUT = {"whitespace_pattern": r" |\n {0,24}"}
-"""Between the parts of constrained JSON: a space, or a line break with an indent. Where any white
-space is allowed, a weak model writes it to no end."""
 
 
 class Parsed(NamedTuple):
@@ -44,9 +48,12 @@ def family_of(template: str) -> Family | None:
     """The family whose form of tool calls a chat template writes; None if it is none of these."""
     if TOOL_CALLS in template:
         return "mistral"
-    # Others that write so put XML, not JSON, inside.
-    if "<tool_call>" in template and "<function=" not in template and "<arg_key>" not in template:
-        return "hermes"
+    if deepseek.CALLS_BEGIN in template:
+        return "deepseek"
+    if OPEN in template:
+        if "<function=" in template:
+            return "qwen3-coder"
+        return "glm" if "<arg_key>" in template else "hermes"
     if PYTHON_TAG in template or ("ipython" in template and "parameters" in template):
         return "llama3"
     return None
@@ -77,7 +84,7 @@ class ToolCallParser:
             return self._own(text, json.loads(tools), prompt())
         if self.family is None:
             return None
-        return FAMILIES[self.family](text, [tool["function"]["name"] for tool in json.loads(tools)])
+        return FAMILIES[self.family](text, schemas(json.loads(tools)))
 
     def _own(self, text: str, tools: list[Any], prompt: str) -> Parsed | None:
         try:
@@ -88,7 +95,7 @@ class ToolCallParser:
         return _parsed(str(found.get("content") or ""), calls)
 
 
-def parse_hermes(text: str, names: Sequence[str]) -> Parsed | None:
+def parse_hermes(text: str, tools: Tools) -> Parsed | None:
     """Each object between the tags; a list of objects is taken, too."""
     found = [list(_json_values(body.strip())) for body in _HERMES.findall(text)]
     if not all(len(values) == 1 for values in found):
@@ -100,17 +107,17 @@ def parse_hermes(text: str, names: Sequence[str]) -> Parsed | None:
     return None if "<tool_call>" in rest else _parsed(rest.strip(), map(_call, values))
 
 
-def parse_llama3(text: str, names: Sequence[str]) -> Parsed | None:
+def parse_llama3(text: str, tools: Tools) -> Parsed | None:
     """A text that is nothing but calls, with semicolons between; untagged, of known tools."""
     before, tag, written = text.rpartition(PYTHON_TAG)
     values = list(_json_values(written.strip(), separator=";"))
     calls = [_call(value) for value in values]
-    if not tag and not all(call is not None and call.name in names for call in calls):
+    if not tag and not all(call is not None and call.name in tools for call in calls):
         return None
     return _parsed(before.strip(), calls)
 
 
-def parse_mistral(text: str, names: Sequence[str]) -> Parsed | None:
+def parse_mistral(text: str, tools: Tools) -> Parsed | None:
     """A list of calls behind the token, or each call behind one of its own."""
     before, *parts = text.split(TOOL_CALLS)
     values: list[Any] = []
@@ -127,10 +134,32 @@ def parse_mistral(text: str, names: Sequence[str]) -> Parsed | None:
     return _parsed(before.strip(), map(_call, values))
 
 
-FAMILIES: dict[Family, Callable[[str, Sequence[str]], Parsed | None]] = {
+def schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The schema of each tool's parameters, by the tool's name."""
+    functions = (tool["function"] for tool in tools)
+    return {function["name"]: function.get("parameters") or {} for function in functions}
+
+
+def _parse_xml(family: XmlFamily, text: str, tools: Tools) -> Parsed | None:
+    found = parse_xml(family, text, tools)
+    return found and _parsed(*found)
+
+
+def _parse_deepseek(text: str, tools: Tools) -> Parsed | None:
+    found = deepseek.parse_deepseek(text)
+    if found is None:
+        return None
+    before, calls = found
+    return _parsed(before, (_call({"name": n, "arguments": value}) for n, value in calls))
+
+
+FAMILIES: dict[Family, Callable[[str, Tools], Parsed | None]] = {
     "hermes": parse_hermes,
     "llama3": parse_llama3,
     "mistral": parse_mistral,
+    "qwen3-coder": partial(_parse_xml, "qwen3-coder"),
+    "glm": partial(_parse_xml, "glm"),
+    "deepseek": _parse_deepseek,
 }
 
 
@@ -172,60 +201,76 @@ def _json_values(text: str, separator: str = "") -> Iterator[Any]:
     yield from values
 
 
-def tool_call_grammar(
-    tokenizer: Any, template: str, functions: Sequence[Mapping[str, Any]], start: str
-) -> str | None:
-    """What a family writes for a call of one of these functions, as a Lark grammar.
+@dataclass(frozen=True)
+class CallGrammar:
+    """What a family writes for a call, as rules of a Lark grammar.
 
     Args:
-        start: the name of the rule of all of it.
+        opening: the letters that every call begins with; empty if it begins like other text.
+        special: they are a special token.
+        rules: ``call`` is all of it, and ``behind`` what follows the opening.
+    """
 
-    Returns:
-        None if the family is not known.
+    opening: str
+    special: bool
+    rules: str
+
+
+def tool_call_grammar(
+    tokenizer: Any, template: str, functions: Sequence[Mapping[str, Any]]
+) -> CallGrammar | None:
+    """What a family writes for a call of one of these functions; None if it is not known.
+
+    Raises:
+        UsageError: the family cannot hold to the schema of one of them.
     """
     family = None if getattr(tokenizer, "response_template", None) else family_of(template)
     if family is None:
         return None
-    named = family == "mistral" and ARGS in template
-    key = "parameters" if family == "llama3" else "arguments"
-    rules = []
+    literals = Literals(tokenizer)
+    rules: list[str] = []
     for number, function in enumerate(functions):
-        arguments = function.get("parameters") or {"type": "object"}
-        if named:
-            name = json.dumps(function["name"], ensure_ascii=False)
-            rules.append(f"c{number}: {name} {_mark(tokenizer, ARGS)} a{number}")
-            rules.append(f"a{number}: %json {json.dumps({**arguments, 'x-guidance': JSON_LAYOUT})}")
-            continue
+        rules += _call_rules(family, template, function, f"c{number}", literals)
+    calls = " | ".join(f"c{number}" for number in range(len(functions)))
+    opening, before, after = _around(family, template)
+    behind = [f"({calls})", literals.text(after)]
+    if opening:
+        behind.insert(0, literals.text(before))
+    begin = literals.text(opening)
+    rules = [f"call: {begin} behind", f"behind: {' '.join(filter(None, behind))}", *rules]
+    return CallGrammar(opening, literals.is_special(opening), "\n".join(rules))
+
+
+def _around(family: Family, template: str) -> tuple[str, str, str]:
+    """What every call begins with, what follows that, and what is behind the call."""
+    if family == "hermes":
+        return OPEN, "\n", f"\n{CLOSE}"
+    if family == "mistral":
+        return (TOOL_CALLS, "", "") if ARGS in template else (TOOL_CALLS, "[", "]")
+    if family == "deepseek":
+        return deepseek.CALLS_BEGIN, "", deepseek.CALLS_END
+    return ("", "", "") if family == "llama3" else (OPEN, "", CLOSE)
+
+
+def _call_rules(
+    family: Family, template: str, function: Mapping[str, Any], rule: str, literals: Literals
+) -> list[str]:
+    """The rules of one function's calls, without what is around every call."""
+    arguments = function.get("parameters") or {"type": "object"}
+    if family == "qwen3-coder" or family == "glm":
+        return xml_grammar(family, function, rule, literals)
+    if family == "deepseek":
+        before, after = deepseek.deepseek_call(template, function["name"])
+    elif family == "mistral" and ARGS in template:
+        before, after = f"{function['name']}{ARGS}", ""
+    else:
+        key = "parameters" if family == "llama3" else "arguments"
         call = {
             "type": "object",
             "properties": {"name": {"const": function["name"]}, key: arguments},
             "required": ["name", key],
             "additionalProperties": False,
-            "x-guidance": JSON_LAYOUT,
         }
-        rules.append(f"c{number}: %json {json.dumps(call)}")
-    calls = " | ".join(f"c{number}" for number in range(len(functions)))
-    opening = _mark(tokenizer, TOOL_CALLS)
-    body = {
-        "hermes": r'"<tool_call>" "\n" call "\n" "</tool_call>"',
-        "llama3": "call",
-        "mistral": f"{opening} call" if named else f'{opening} "[" call "]"',
-    }[family]
-    for text in ("<tool_call>", "</tool_call>"):
-        body = body.replace(f'"{text}"', _mark(tokenizer, text))
-    return "\n".join([f"{start}: {body}", f"call: {calls}", *rules])
-
-
-def opening(tokenizer: Any, template: str) -> str | None:
-    """The letters that begin a family's tool calls; None if a call begins like other text."""
-    if getattr(tokenizer, "response_template", None):
-        return None
-    return {"hermes": "<tool_call>", "mistral": TOOL_CALLS}.get(family_of(template) or "")
-
-
-def _mark(tokenizer: Any, text: str) -> str:
-    """A mark of a family in a grammar: the special token, or else its letters."""
-    for index, token in tokenizer.added_tokens_decoder.items():
-        if token.content == text and token.special:
-            return f"<[{index}]>"
-    return json.dumps(text)
+        return [json_rule(rule, call)]
+    parts = [literals.text(before), f"{rule}_a", literals.text(after)]
+    return [f"{rule}: {' '.join(filter(None, parts))}", json_rule(f"{rule}_a", arguments)]

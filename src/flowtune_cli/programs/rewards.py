@@ -7,9 +7,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..flow.effect import strict_json
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
 from ..flow.numbers import real_number
+from ..runtime.effects import REWARD
+from ..runtime.recording import text_digest
+from ..runtime.replay import Replay
 from .loading import function_place, load_function
 
 Values = Mapping[str, "float | None"]
@@ -26,9 +30,9 @@ def reward_name(text: str) -> str:
 class Reward:
     """A function of (example, result) that returns a number or a mapping of numbers.
 
-    A plain function must be quick, as all else waits for it. An ``async`` one may ask the world:
-    it is an effect, so it runs once for equal results, beside all else, and a run that is resumed
-    has its result.
+    A plain function must be quick, as all else waits for it. An ``async`` one may take its time: it
+    is an effect, so it runs beside all else. Either is called once for equal results of an episode
+    and its rollouts, and a run that is resumed has what it returned.
 
     Raises:
         UsageError: it cannot be loaded, or does not take two arguments.
@@ -48,11 +52,21 @@ class Reward:
             ValueError: one of them is no finite number.
         """
         if self.is_async:
-            value = await episode.effect(self.function, dict(example), result)
+            values = self._values(await episode.effect(self.function, dict(example), result))
         else:
-            value = self.function(dict(example), result)
-        for name, number in self._values(value).items():
+            values = self._remembered(episode, dict(example), result)
+        for name, number in values.items():
             episode.reward(name, number)
+
+    def _remembered(self, episode: Episode, example: dict[str, Any], result: Any) -> Values:
+        """The rewards of a plain function."""
+        assert isinstance(episode.runner, Replay)
+        judged = strict_json([example, result], f"what {self.place} is given", sort_keys=True)
+        values: Values = episode.runner.effects.remembered(
+            (REWARD, self.name, text_digest(judged)),
+            lambda: self._values(self.function(example, result)),
+        )
+        return values
 
     def of_all(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> list[Values]:
         """The rewards of results, outside of any episode; a few are asked for at once."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..flow.deviation import Deviation, Trace
+from ..flow.deviation import Deviation, Trace, mean_gains
 from ..flow.effect import EffectRecord
 from ..flow.episode import Step
 from ..flow.example import Example
@@ -146,9 +146,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
             "dropped_tokens": sum(step.response.dropped_tokens for step in episode.steps),
             "rollouts": len(trace.deviations),
             "preferences": len(trace.preferences),
-            "best_gain": max(
-                (d.gain for d in trace.deviations if d.gain is not None), default=None
-            ),
+            "best_gain": max(mean_gains(trace.deviations).values(), default=None),
         },
     )
     key = {"episode": number}
@@ -236,6 +234,7 @@ def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Ite
             "step": deviation.step,
             "node": deviation.node,
             "alternative": deviation.alternative,
+            "ending": deviation.ending,
             "outcome": deviation.outcome.value,
             "greedy_reward": deviation.greedy_reward,
             "alternative_reward": deviation.alternative_reward,

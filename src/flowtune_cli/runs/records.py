@@ -59,7 +59,8 @@ class EpisodeSummary:
         truncated: the number of steps with a truncated output.
         dropped_tokens: prompt tokens that were dropped to fit the context.
         error: why the flow failed; None if it did not.
-        best_gain: the highest gain of a rollout over the greedy output; None without rollouts.
+        best_gain: the highest mean gain of an alternative's rollouts over the greedy output; None
+            without rollouts.
     """
 
     number: int
@@ -137,7 +138,7 @@ class RolloutRecord:
     """A rollout from an alternative: the fields of ``flow.deviation.Deviation``.
 
     ``steps`` starts with the substituted one; earlier steps are the episode's, and so are earlier
-    effects. A skipped rollout has none.
+    effects. A skipped rollout has none. Rollouts of one alternative differ by their ``ending``.
     """
 
     number: int
@@ -155,6 +156,7 @@ class RolloutRecord:
     steps: tuple[StepRecord, ...]
     evaluator_calls: tuple[EvaluatorCallRecord, ...] = ()
     effects: tuple[EffectRecord, ...] = ()
+    ending: int = 0
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ def _add_trace(totals: Totals, trace: Trace) -> None:
         reward = _reward(episode, deviation.node)
         if deviation.outcome is Outcome.SKIPPED and reward is not None:
             sums["unreported"] += int(episode.reward_of(reward, deviation.step) is None)
-        for step in deviation.rollout.steps[deviation.step :] if deviation.rollout else ():
+    for run in trace.runs[1:]:
+        for step in run.steps:  # what is replayed is no call
             _add_call(totals, step)
     for preference in trace.preferences:
         sums = _sums(totals, preference.node)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..flow.errors import UsageError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -89,7 +89,7 @@ CREATE TABLE episodes (
     dropped_tokens INTEGER NOT NULL,    -- prompt tokens that were cut to fit
     rollouts INTEGER NOT NULL,
     preferences INTEGER NOT NULL,
-    best_gain REAL                      -- the highest gain of its rollouts
+    best_gain REAL                      -- the highest mean gain of an alternative's rollouts
 );
 CREATE INDEX episodes_by_example ON episodes (example_id);
 CREATE INDEX episodes_failed ON episodes (number) WHERE error IS NOT NULL;
@@ -144,6 +144,7 @@ CREATE TABLE rollouts (
     step INTEGER NOT NULL,
     node TEXT NOT NULL,
     alternative INTEGER NOT NULL,
+    ending INTEGER NOT NULL,            -- from 0, of the same alternative: each has its own noise
     outcome TEXT NOT NULL,
     greedy_reward REAL,
     alternative_reward REAL,

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ..flow.deviation import Deviation, Evaluator, Outcome, Trace, prefer
-from ..flow.episode import Episode, Step
+from ..flow.episode import Episode, RewardEvent, Step
 from ..flow.errors import UsageError
 from ..flow.example import Example
-from ..flow.node import Exploration
+from ..flow.node import Exploration, Node
 from ..flow.task import Task
 from .effects import Effects
+from .endings import Endings
 from .judging import compare
-from .play import alternatives, play, roll_out
+from .play import alternatives, play
 from .replay import Plan, Seed
 from .scheduler import gather
 
@@ -32,6 +33,7 @@ async def deviate(
     evaluators: Mapping[str, Evaluator],
     seed: Seed = 0,
     deviations: int = 0,
+    rollouts: int = 1,
     effects: Effects | None = None,
 ) -> Trace:
     """Play an example, try every alternative output at each step, and compare the endings.
@@ -40,6 +42,7 @@ async def deviate(
         explorations: the exploration strategy of each node that deviates, by node name.
         evaluators: that of each node that has one, by node name.
         deviations: at how many steps alternatives are tried, drawn by the seed; 0 is at all.
+        rollouts: to how many endings each is played, where these depend on noise.
         effects: what is known of them already; None is nothing.
     """
     effects = Effects() if effects is None else effects
@@ -49,11 +52,13 @@ async def deviate(
     if episode.failure is None:
         deviating = {node.name for node in task.nodes if node.deviates}
         chosen = _chosen(task, episode, deviating, seed, deviations)
-        trace.deviations = await gather(
-            _deviate_once(task, episode, step, alternative, evaluators, seed, effects)
+        endings = Endings(task, episode, seed, effects)
+        found = await gather(
+            _deviate_once(endings, step, alternative, evaluators, rollouts)
             for step, alternative in alternatives(episode, deviating)
             if step.index in chosen
         )
+        trace.deviations = [deviation for each in found for deviation in each]
         trace.preferences = prefer(task, episode, trace.deviations)
     return trace
 
@@ -78,77 +83,150 @@ def _draw(steps: Sequence[int], most: int, seed: str) -> Sequence[int]:
     return random.Random(f"{seed}/deviations").sample(steps, most)
 
 
+@dataclass(frozen=True)
+class _Deviating:
+    """One alternative of an episode's step, with all that it takes to play and judge it.
+
+    Args:
+        greedy: the reward of the episode, where one judges the node.
+        at_end: it is the reward's value over the whole episode.
+    """
+
+    endings: Endings
+    step: Step
+    alternative: int
+    evaluator: Evaluator | None
+    greedy: float | None
+    at_end: bool
+
+    @property
+    def node(self) -> Node:
+        node: Node = self.endings.task.node(self.step.node)
+        return node
+
+    @property
+    def until(self) -> str | None:
+        """The reward whose report ends a rollout."""
+        return self.node.reward if self.evaluator is None and not self.at_end else None
+
+    async def play(self, most: int) -> list[Deviation]:
+        """The first ending, and the further ones if their noise can make a difference."""
+        rollout = await self.endings.of_alternative(self.step, self.alternative, self.until)
+        first = await self._judged(0, None, rollout)
+        if most == 1:
+            return [first]
+        own = self.endings.draws(self.endings.episode, self.step, self.until)
+        other = self.endings.draws(rollout, self.step, self.until)
+        if not own and not other:
+            return [first]
+        further = await gather(
+            self._ending(number, rollout, own=own, other=other) for number in range(1, most)
+        )
+        return [first, *further]
+
+    async def _ending(self, number: int, first: Episode, *, own: bool, other: bool) -> Deviation:
+        """A further ending; a side that draws nothing ends as it did the first time."""
+        baseline, rollout = None, first
+        if own:
+            baseline = await self.endings.of_episode(self.step, self.until, number)
+        if other:
+            rollout = await self.endings.of_alternative(
+                self.step, self.alternative, self.until, number
+            )
+        return await self._judged(number, baseline, rollout)
+
+    async def _judged(self, number: int, baseline: Episode | None, rollout: Episode) -> Deviation:
+        """Compare how a rollout ended with the episode's side."""
+        side = self.endings.episode if baseline is None else baseline
+        found = Deviation(
+            self.step.index,
+            self.step.node,
+            self.alternative,
+            rollout,
+            Outcome.FAILED,
+            greedy_reward=self.greedy if baseline is None else None,
+            ending=number,
+            baseline=baseline,
+        )
+        if rollout.failure is not None:
+            return replace(found, reason=rollout.failure.error)
+        if side.failure is not None:
+            return replace(found, reason=f"the episode's own side failed: {side.failure.error}")
+        if self.evaluator is not None:
+            return await self._evaluated(self.evaluator, found, side, rollout)
+        if baseline is not None:
+            found = replace(found, greedy_reward=self._reward(baseline))
+        value = self._reward(rollout)
+        found = replace(found, alternative_reward=value)
+        if value is None or found.greedy_reward is None:
+            run, where = rollout, "in the rollout"
+            if value is not None:
+                run, where = side, "on the episode's side of this ending"
+            what = "not reported" if self._report(run) is None else "undefined"
+            reason = f"{self.node.reward} is {what} {where}"
+            return replace(found, outcome=Outcome.UNDEFINED, reason=reason)
+        return _compared(found, value - found.greedy_reward)
+
+    async def _evaluated(
+        self, evaluator: Evaluator, found: Deviation, first: Episode, second: Episode
+    ) -> Deviation:
+        ending = (str(found.ending),) if found.ending else ()
+        comparison = await compare(
+            evaluator,
+            self.endings.task,
+            first,
+            second,
+            effects=self.endings.effects,
+            key=("evaluator", found.node, str(found.step), str(found.alternative), *ending),
+        )
+        found = replace(found, evaluator_calls=comparison.calls, failure=comparison.failure)
+        if comparison.failure is not None:
+            reason = f"{evaluator.name}: {comparison.failure.error}"
+            return replace(found, outcome=Outcome.EVALUATOR_FAILED, reason=reason)
+        if comparison.gain is None:
+            reason = f"{evaluator.name} cannot tell"
+            return replace(found, outcome=Outcome.UNDEFINED, reason=reason)
+        return _compared(found, comparison.gain)
+
+    def _report(self, run: Episode) -> RewardEvent | None:
+        assert self.node.reward is not None
+        deviated = next((s.index for s in run.steps if s.substituted), self.step.index)
+        return run.judgement(self.node.reward, deviated, at_end=self.at_end)
+
+    def _reward(self, run: Episode) -> float | None:
+        report = self._report(run)
+        return report.value if report else None
+
+
 async def _deviate_once(
-    task: Task,
-    episode: Episode,
+    endings: Endings,
     step: Step,
     alternative: int,
     evaluators: Mapping[str, Evaluator],
-    seed: Seed,
-    effects: Effects,
-) -> Deviation:
+    rollouts: int,
+) -> list[Deviation]:
     """Roll out one alternative, and compare how it ended with the episode."""
-    node = task.node(step.node)
-    evaluator: Evaluator | None = None
-    greedy: float | None = None
-    at_end = False
-
-    def deviation(outcome: Outcome, rollout: Episode | None, **more: Any) -> Deviation:
-        return Deviation(
-            step.index, step.node, alternative, rollout, outcome, greedy_reward=greedy, **more
-        )
-
+    node, episode = endings.task.node(step.node), endings.episode
     if node.evaluator is not None:
         if node.name not in evaluators:
             raise UsageError(f"node '{node.name}' was given no evaluator: {node.evaluator!r}")
         evaluator = evaluators[node.name]
-    else:
-        assert node.reward is not None
-        at_end = episode.judged_at_end(node.reward, step.index)
-        reward = episode.judgement(node.reward, step.index, at_end=at_end)
-        if reward is None or reward.value is None:
-            what = "not reported" if reward is None else "undefined"
-            return deviation(Outcome.SKIPPED, None, reason=f"{node.reward} is {what} here")
-        greedy = reward.value
+        return await _Deviating(endings, step, alternative, evaluator, None, False).play(rollouts)
+    assert node.reward is not None
+    at_end = episode.judged_at_end(node.reward, step.index)
+    reward = episode.judgement(node.reward, step.index, at_end=at_end)
+    if reward is None or reward.value is None:
+        what = "not reported" if reward is None else "undefined"
+        reason = f"{node.reward} is {what} here"
+        return [Deviation(step.index, step.node, alternative, None, Outcome.SKIPPED, reason=reason)]
+    deviating = _Deviating(endings, step, alternative, None, reward.value, at_end)
+    return await deviating.play(rollouts)
 
-    until = node.reward if evaluator is None and not at_end else None
-    rollout = await roll_out(
-        task, episode, step, alternative, until=until, seed=seed, effects=effects
-    )
-    if rollout.failure is not None:
-        return deviation(Outcome.FAILED, rollout, reason=rollout.failure.error)
 
-    value: float | None = None
-    gain: float | None
-    judged: dict[str, Any] = {}
-    if evaluator is not None:
-        comparison = await compare(
-            evaluator,
-            task,
-            episode,
-            rollout,
-            effects=effects,
-            key=("evaluator", node.name, str(step.index), str(alternative)),
-        )
-        judged = {"evaluator_calls": comparison.calls, "failure": comparison.failure}
-        if comparison.failure is not None:
-            reason = f"{evaluator.name}: {comparison.failure.error}"
-            return deviation(Outcome.EVALUATOR_FAILED, rollout, reason=reason, **judged)
-        gain = comparison.gain
-        reason = f"{evaluator.name} cannot tell"
-    else:
-        assert node.reward is not None
-        assert greedy is not None
-        deviated = next((s.index for s in rollout.steps if s.substituted), step.index)
-        reward = rollout.judgement(node.reward, deviated, at_end=at_end)
-        value = reward.value if reward else None
-        gain = None if value is None else value - greedy
-        reason = f"{node.reward} is {'undefined' if reward else 'not reported'} in the rollout"
-    if gain is None:
-        return deviation(Outcome.UNDEFINED, rollout, reason=reason, **judged)
+def _compared(found: Deviation, gain: float) -> Deviation:
     outcome = Outcome.TIE
     if gain > 0:
         outcome = Outcome.ALTERNATIVE_BETTER
     elif gain < 0:
         outcome = Outcome.GREEDY_BETTER
-    return deviation(outcome, rollout, alternative_reward=value, gain=gain, **judged)
+    return replace(found, outcome=outcome, gain=gain)

@@ -16,6 +16,9 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 
 
+REWARD = "reward"
+"""What the key of a plain reward begins with; see ``Effects.remembered``."""
+
 RunName = tuple[int, ...]
 """Which run of an example's flow: a rollout's step and alternative, or ``GREEDY``."""
 GREEDY: RunName = ()
@@ -66,6 +69,23 @@ class Effects:
         """Note how an effect has ended."""
         self.journal.end(key, end)
         self.ends[key] = end
+
+    def remembered(self, key: Key, compute: Callable[[], Any]) -> Any:
+        """What a plain function returned or raised, called at once unless it is known.
+
+        The flow waits for it, so there is no order in which it comes.
+
+        Raises:
+            TypeError: it returned no JSON value.
+        """
+        end = self.ends.get(key)
+        if end is None:
+            try:
+                end = EffectEnd(strict_json(compute(), f"the value of {key[1]}"))
+            except Exception as error:
+                end = EffectEnd(error=error)
+            self.end(key, end)
+        return end.value()
 
     def order_of(self, run: RunName) -> Sequence[Group]:
         """The order of a run that was interrupted, as far as it came."""

@@ -85,19 +85,22 @@ async def roll_out(
     until: str | None = None,
     seed: Seed = 0,
     effects: Effects,
+    ending: int = 0,
 ) -> Episode:
     """Reset the flow to a step, substitute an alternative output, and play on greedily.
 
     Args:
-        alternative: index into the step's ``response.outputs``.
+        alternative: index into the step's ``response.outputs``; 0 is its own output.
         until: the reward whose report after the step, or for it, ends the rollout; None plays to
             the end.
         effects: those of ``episode``.
+        ending: whose noise is drawn; 0 is the episode's.
     """
     plan = Plan(
         recording=recording_of(episode),
         substitute=(step, alternative),
         until=until,
+        ending=ending,
     )
     return await play(task, episode.example, plan=plan, seed=seed, effects=effects)
 

@@ -23,7 +23,7 @@ from ..flow.episode import Episode, Failure, Step
 from ..flow.errors import ReplayError, unknown_name
 from ..flow.flow_call import FlowCall
 from ..flow.node import Call, Exploration
-from ..flow.request import Request
+from ..flow.request import DecodeRequest, Request
 from .delivery import Deliveries, Pending
 from .effects import GREEDY, Effects
 from .flow_run import Ended, FlowRun
@@ -48,6 +48,8 @@ class Plan:
             Without it, all have to be made again.
         until: the reward whose first report after the substituted step, or for it, ends the run.
         skip_undefined: find no alternatives for nodes whose reward is announced as undefined.
+        ending: whose noise is drawn behind the substituted step; 0 is that of the recording. What
+            was sampled there is not answered from the recording by any other.
     """
 
     explorations: Mapping[str, Exploration] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Plan:
     substitute: tuple[Step, int] | None = None
     until: str | None = None
     skip_undefined: bool = False
+    ending: int = 0
 
 
 class Replay:
@@ -83,7 +86,7 @@ class Replay:
             step, alternative = plan.substitute
             self._substitute = plan.recording.key_of(step.index)
             again = plan.recording.until(self._substitute)
-            name = (step.index, alternative)
+            name = (step.index, alternative, *([plan.ending] if plan.ending else []))
         order = effects.order_of(name)
         self._deliveries = Deliveries(run, again, order, partial(effects.deliver, name))
         self.recording.deliveries = self._deliveries.made
@@ -117,10 +120,7 @@ class Replay:
             recorded = self._recorded(key, index, node, prompt_text, digest)
             pending = self._deliveries.issue(key, is_call=True)
             if recorded is None:
-                seed = (self.seed, episode.example.id, node, number)
-                asked = Call(inputs, self._ask, self._exploration(episode, node), seed)
-                response = checked(node, await episode.nodes[node].respond(asked))
-                step = Step(index, node, prompt_text, response, response.outputs[0])
+                step = await self._respond(episode, index, node, inputs, prompt_text, number)
             else:
                 step = replace(recorded, index=index)
 
@@ -140,6 +140,34 @@ class Replay:
         assert call.step is not None
         return call.step
 
+    async def _respond(
+        self,
+        episode: Episode,
+        index: int,
+        node: str,
+        inputs: Mapping[str, Any],
+        prompt_text: str,
+        number: int,
+    ) -> Step:
+        """Have a node answer its call of that number."""
+        exploration = self._exploration(episode, node)
+        explored = exploration and exploration.decoding(episode.nodes[node].alternatives)
+        sampled = False
+
+        async def asking(request: Request) -> Any:
+            nonlocal sampled
+            if isinstance(request, DecodeRequest) and request.decoding != explored:
+                sampled = sampled or request.decoding.draws
+            return await self._ask(request)
+
+        # A text, as a program's own seed, a number, may stand behind it.
+        ending = (f"ending {self.plan.ending}",) if self.plan.ending else ()
+        seed = (self.seed, episode.example.id, node, number, *ending)
+        asked = Call(inputs, asking, exploration, seed)
+        response = checked(node, await episode.nodes[node].respond(asked))
+        sampled = sampled or response.sampled
+        return Step(index, node, prompt_text, response, response.outputs[0], sampled=sampled)
+
     def _recorded(
         self, key: Key, index: int, node: str, prompt_text: str, digest: str | None
     ) -> Step | None:
@@ -155,7 +183,10 @@ class Replay:
         if again is None and self._deliveries.replaying:
             self._mismatch = _other_call(self._missing, node, prompt_text)
             raise self._mismatch
-        if found is None or (again is None and (digest is None or digest != found.inputs)):
+        same = found is not None and digest is not None and digest == found.inputs
+        if found is not None and self.plan.ending and found.step.sampled:
+            same = False
+        if found is None or (again is None and not same):
             self._added = self._added or (node, prompt_text)
             return None
         step = found.step

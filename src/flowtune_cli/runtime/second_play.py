@@ -14,7 +14,7 @@ from ..flow.example import Example
 from ..flow.request import Answer, Request
 from ..flow.task import Task
 from ..flow.value_digest import NoDigest, value_digest
-from .effects import Effects
+from .effects import REWARD, Effects
 from .event_loop import NO_LIMITS, EpisodeLimits
 from .play import play
 from .recording import Recording
@@ -48,7 +48,9 @@ class Recorded:
     def of(cls, episode: Episode) -> Recorded:
         """What was recorded of an episode that was played."""
         assert isinstance(episode.runner, Replay)
-        effects = dict(episode.runner.effects.ends)
+        # Plain rewards are computed anew: whether they come out the same is a fact, too.
+        ends = episode.runner.effects.ends.items()
+        effects = {key: end for key, end in ends if key[0] != REWARD}
         return cls(episode.example, episode.runner.recording, effects, _facts(episode))
 
     def with_gold(self, gold: Any) -> Recorded:

@@ -169,7 +169,7 @@ def _scorer(scores: Mapping[str, Mapping[str, float]]) -> Score:
 def _tool_calls(text: str) -> Parsed | None:
     from ..models.tool_calls import parse_hermes
 
-    return parse_hermes(text, ())
+    return parse_hermes(text, {})
 
 
 def _missing(what: str, node: str, script: Mapping[str, object]) -> str:

@@ -38,6 +38,7 @@ def deviate(
     *,
     explorations: Mapping[str, Exploration] | None = None,
     evaluators: Mapping[str, Evaluator] | None = None,
+    rollouts: int = 1,
     seed: int = 0,
 ) -> Trace:
     """Play an example, try the alternatives of each node that learns from preferences, and compare.
@@ -47,6 +48,7 @@ def deviate(
             setting ``exploration`` names among the installed plugins.
         evaluators: the evaluator of each such node that has one, by node name; by default the
             one that its setting ``evaluator`` names among the installed plugins.
+        rollouts: to how many endings each is played, where these depend on noise.
     """
     if explorations is None:
         explorations = explorations_of(node for node in task.nodes if node.deviates)
@@ -59,7 +61,12 @@ def deviate(
             if registry is not None
         }
     coroutine = deviation.deviate(
-        task, example, explorations=explorations, evaluators=evaluators, seed=seed
+        task,
+        example,
+        explorations=explorations,
+        evaluators=evaluators,
+        seed=seed,
+        rollouts=rollouts,
     )
     return run(engine, coroutine)
 

@@ -159,6 +159,7 @@ class Session:
                 evaluators=self.evaluators,
                 seed=self._seed(play.number),
                 deviations=self.settings.training.deviations,
+                rollouts=self.settings.training.rollouts,
                 effects=play.effects,
             )
             for play in plays

@@ -15,14 +15,30 @@ def preference_of(episode: EpisodeRecord, rollout: RolloutRecord) -> PreferenceR
     return None
 
 
+def mean_gain(episode: EpisodeRecord, rollout: RolloutRecord) -> float | None:
+    """The mean gain of all endings of a rollout's alternative; None if none has one."""
+    gains = [each.gain for each in endings_of(episode, rollout) if each.gain is not None]
+    return sum(gains) / len(gains) if gains else None
+
+
+def endings_of(episode: EpisodeRecord, rollout: RolloutRecord) -> list[RolloutRecord]:
+    """The rollouts of the same alternative, each with noise of its own."""
+    alternative = rollout.step, rollout.alternative
+    return [each for each in episode.rollouts if (each.step, each.alternative) == alternative]
+
+
 def explain_rollout(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     """Why this rollout made a preference or made none."""
     preference = preference_of(episode, rollout)
+    mean, endings = mean_gain(episode, rollout), len(endings_of(episode, rollout))
     if preference is not None:
-        better = rollout.outcome is Outcome.ALTERNATIVE_BETTER
         sides = [f"alternative {rollout.alternative}", "the greedy output"]
-        chosen, rejected = sides if better else sides[::-1]
-        return f"chosen {chosen}, rejected {rejected}, margin {number(preference.margin)}"
+        chosen, rejected = sides if (mean or 0.0) > 0 else sides[::-1]
+        of_several = f", the mean gain of {endings} endings" if endings > 1 else ""
+        margin = f"margin {number(preference.margin)}{of_several}"
+        return f"chosen {chosen}, rejected {rejected}, {margin}"
+    if endings > 1 and mean == 0:
+        return f"none, because its {endings} endings made no difference on average"
     if rollout.outcome is Outcome.TIE:
         reward = number(rollout.greedy_reward)
         at = "" if rollout.greedy_reward is None else f": both ended with {reward}"
@@ -45,7 +61,8 @@ def explain_step(episode: EpisodeRecord, step: StepRecord) -> str:
     rollouts = [rollout for rollout in episode.rollouts if rollout.step == step.index]
     if rollouts:
         made = sum(preference.step == step.index for preference in episode.preferences)
-        return f"{len(rollouts)} alternative(s) tried, {made} preference(s) made"
+        tried = len({rollout.alternative for rollout in rollouts})
+        return f"{tried} alternative(s) tried, {made} preference(s) made"
     if targets:
         return "a target (supervised)"
     if episode.error is not None:

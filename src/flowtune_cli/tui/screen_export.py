@@ -12,7 +12,7 @@ from ..flow.errors import UsageError
 from ..runs.atomic import write_bytes
 from ..runs.records import EpisodeRecord, RolloutRecord, StepRecord
 from ..runs.serialization import to_json
-from .explanations import explain_rollout, explain_step, preference_of
+from .explanations import endings_of, explain_rollout, explain_step, preference_of
 from .formatting import number, signed
 
 ENDINGS = (".md", ".jsonl")
@@ -107,8 +107,10 @@ def step_markdown(episode: EpisodeRecord, step: StepRecord) -> str:
 def rollout_markdown(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     """An alternative, its outcome, and its preference."""
     text = alternative_text(episode, rollout)
+    ending = f", ending {rollout.ending}" if len(endings_of(episode, rollout)) > 1 else ""
     parts = [
-        f"### Alternative {rollout.alternative} of step {rollout.step}: {rollout.outcome.value},"
+        f"### Alternative {rollout.alternative} of step {rollout.step}{ending}:"
+        f" {rollout.outcome.value},"
         f" gain {signed(rollout.gain)}\n",
         fenced(text),
         f"Preference: {explain_rollout(episode, rollout)}.\n",

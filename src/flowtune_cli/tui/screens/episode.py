@@ -14,7 +14,7 @@ from textual.widgets import Static
 from ...flow.errors import FlowtuneError
 from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
 from ...runs.serialization import to_json, visible
-from ..explanations import preference_of
+from ..explanations import endings_of, preference_of
 from ..formatting import number, one_line
 from ..open_run import OpenRun
 from ..screen_export import (
@@ -105,8 +105,9 @@ class EpisodeScreen(InspectScreen):
             return [what, cut + Content(one_line(entry.output) or "(nothing)")]
         star = PREFERENCE.symbol if preference_of(self.episode, entry) else " "
         mark = (star, PREFERENCE.style)
+        ending = f".{entry.ending}" if len(endings_of(self.episode, entry)) > 1 else ""
         return [
-            Content.assemble(f" └{entry.alternative} ", mark, outcome_label(entry)),
+            Content.assemble(f" └{entry.alternative}{ending} ", mark, outcome_label(entry)),
             Content.assemble(
                 (one_line(alternative_text(self.episode, entry)) or "(nothing)", "$text-muted")
             ),

@@ -9,7 +9,7 @@ from textual.content import Content
 from ...flow.effect import EffectRecord
 from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
 from ...runs.serialization import to_json, visible
-from ..explanations import explain_rollout, explain_step, preference_of
+from ..explanations import endings_of, explain_rollout, explain_step, preference_of
 from ..formatting import number, one_line, signed
 from ..screen_export import alternative_text, effects_at
 from ..step_alignment import AlignedSteps, align_steps
@@ -42,11 +42,11 @@ def step_detail(episode: EpisodeRecord, step: StepRecord) -> Content:
             lines += _quoted(to_json(target.gold) or "null", "")
     if step.alternatives:
         lines += _heading("alternatives", "")
-    rollouts = {r.alternative: r for r in episode.rollouts if r.step == step.index}
+    tried = [rollout for rollout in episode.rollouts if rollout.step == step.index]
     for alternative in step.alternatives:
-        rollout = rollouts.get(alternative.number)
-        how = Content("not tried") if rollout is None else _outcome(episode, rollout)
-        lines.append(Content.assemble(f"{alternative.number} ", how))
+        how = [_outcome(episode, r) for r in tried if r.alternative == alternative.number]
+        for each in how or [Content("not tried")]:
+            lines.append(Content.assemble(f"{alternative.number} ", each))
         lines += _quoted(alternative.text, "", indent="    ")
     lines += _heading("training data", "")
     lines.append(Content(explain_step(episode, step)))
@@ -115,6 +115,8 @@ def _effects(title: str, effects: Iterable[EffectRecord]) -> Lines:
 def _outcome(episode: EpisodeRecord, rollout: RolloutRecord) -> Content:
     badge = OUTCOMES[rollout.outcome]
     parts = [badge.content]
+    if len(endings_of(episode, rollout)) > 1:
+        parts.insert(0, Content(f"ending {rollout.ending}"))
     if rollout.gain is not None:
         parts.append(Content(f"gain {signed(rollout.gain)}"))
     if rollout.greedy_reward is not None and rollout.alternative_reward is not None:
