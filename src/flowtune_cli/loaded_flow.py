@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .flow.errors import FlowFailed, FlowtuneError, UsageError
-from .flow.example import Example
+from .flow.errors import UsageError
 
 if TYPE_CHECKING:
     from .training.session import Session
 
-MOST_AT_ONCE = 256
-"""How many calls are played side by side; the others wait."""
-
-_MOST_REMEMBERED = 4096
+MOST_REMEMBERED = 4096
 """How many answers of nodes are remembered, for calls that ask the same."""
-
-_FOREVER = 1e9
-"""Seconds. While a clock runs, calls that come late join the engine's decoding."""
 
 
 def load(
@@ -73,10 +64,14 @@ def load(
     return LoadedFlow(player.set_up())
 
 
-@dataclass(eq=False)
-class _Call:
-    example: Example
-    result: Future[Any] = field(default_factory=Future)
+def forgetting(engine: Any, most: int = MOST_REMEMBERED) -> Callable[[], None]:
+    """What is to be called between an engine's steps, so that it remembers so many answers."""
+
+    def between() -> None:
+        if engine.answers_held > most:
+            engine.forget()
+
+    return between
 
 
 class LoadedFlow:
@@ -88,14 +83,12 @@ class LoadedFlow:
     """
 
     def __init__(self, session: Session) -> None:
+        from .runtime.called_flow import CalledFlow
+
         self.task = session.task
-        self._session = session
-        self._lock = threading.Lock()
-        self._closed = False
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: asyncio.Queue[_Call | None] | None = None
-        self._open: set[_Call] = set()
+        self._seed = session.settings.training.seed
+        between = forgetting(session.engine)
+        self._flow = CalledFlow(session.task, partial(session.scheduler, between))
 
     async def __call__(self, /, **inputs: Any) -> Any:
         """The flow's result for these inputs.
@@ -112,25 +105,11 @@ class LoadedFlow:
 
     def submit(self, /, **inputs: Any) -> Future[Any]:
         """As a call; the result may be waited for, or cancelled, by any thread."""
-        call = _Call(self.task.example_from(inputs))
-        with self._lock:
-            if self._closed:
-                raise UsageError("the flow is closed: load it again")
-            self._open.add(call)
-            loop, queue = self._running()
-            loop.call_soon_threadsafe(queue.put_nowait, call)
-        return call.result
+        return self._flow.submit(self.task.example_from(inputs), self._seed)
 
     def close(self) -> None:
         """End the thread and let the model go; calls that have no result are cancelled."""
-        with self._lock:
-            self._closed = True
-            thread, self._thread = self._thread, None
-            if thread is not None and self._loop is not None and self._queue is not None:
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, None)
-        if thread is not None:
-            thread.join()
-        del self._session
+        self._flow.close()
 
     def __enter__(self) -> LoadedFlow:
         return self
@@ -143,97 +122,3 @@ class LoadedFlow:
 
     async def __aexit__(self, *exception: object) -> None:
         await asyncio.to_thread(self.close)
-
-    # The thread
-
-    def _running(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Queue[_Call | None]]:
-        if self._thread is None:
-            started = threading.Event()
-            self._thread = threading.Thread(
-                target=self._work, args=(self._session, started), name="flow", daemon=True
-            )
-            self._thread.start()
-            started.wait()
-        assert self._loop is not None
-        assert self._queue is not None
-        return self._loop, self._queue
-
-    def _work(self, session: Session, started: threading.Event) -> None:
-        engine = session.engine
-
-        def between() -> None:
-            if engine.answers_held > _MOST_REMEMBERED:
-                engine.forget()
-
-        failure: BaseException | None = None
-        try:
-            for _ in session.scheduler(between).stream([self._play_all(session, started)]):
-                pass
-        except BaseException as error:  # of the engine: it concerns all that it was answering
-            failure = error
-        started.set()
-        with self._lock:
-            if self._thread is threading.current_thread():
-                self._thread = None  # the next call starts another one
-            left, self._open = self._open, set()
-        for call in left:
-            if failure is None:
-                call.result.cancel()
-            else:
-                _end(call, partial(call.result.set_exception, failure))
-
-    async def _play_all(self, session: Session, started: threading.Event) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[_Call | None] = asyncio.Queue()
-        self._queue = queue
-        started.set()
-        clock = loop.call_later(_FOREVER, _nothing)
-        at_once = asyncio.Semaphore(MOST_AT_ONCE)
-        tasks: set[asyncio.Task[None]] = set()
-        try:
-            while (call := await queue.get()) is not None:
-                task = loop.create_task(self._play(session, call, at_once))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                call.result.add_done_callback(partial(_cancel_too, loop, task))
-        finally:
-            clock.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _play(self, session: Session, call: _Call, at_once: asyncio.Semaphore) -> None:
-        from .runtime.play import play
-
-        try:
-            async with at_once:
-                seed = session.settings.training.seed
-                episode = await play(session.task, call.example, seed=seed)
-        except FlowtuneError as error:
-            _end(call, partial(call.result.set_exception, error))
-        else:
-            if episode.failure is None:
-                _end(call, partial(call.result.set_result, episode.result))
-            else:
-                failed = FlowFailed(episode.failure.error, episode.failure.traceback)
-                _end(call, partial(call.result.set_exception, failed))
-        # Else the thread is ending, which says how.
-        with self._lock:
-            self._open.discard(call)
-
-
-def _end(call: _Call, end: Callable[[], None]) -> None:
-    """Give a call its end, unless the caller has cancelled it."""
-    if call.result.set_running_or_notify_cancel():
-        end()
-
-
-def _cancel_too(
-    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], result: Future[Any]
-) -> None:
-    if result.cancelled():
-        loop.call_soon_threadsafe(task.cancel)
-
-
-def _nothing() -> None:
-    """The clock's end, which nobody will see."""

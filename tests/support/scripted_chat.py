@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from flowtune_cli.flow.chat import ChatAnswer, ToolCall
 from flowtune_cli.flow.errors import UsageError
-from flowtune_cli.flow.node import Call, Datum, Node, NodeOutput, Response, Score, Term
+from flowtune_cli.flow.node import Call, Datum, Node, NodeOutput, Response, Score, Serves, Term
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import GREEDY, DecodeRequest, Generation
 from support.fake_engine import digest
@@ -23,6 +23,7 @@ class ScriptedChat(Node):
     """
 
     kind: ClassVar[str] = "chat"
+    serves: ClassVar[Serves | None] = "chat"
 
     max_new_tokens: int = 50
 

@@ -14,12 +14,20 @@ class StopRequest:
 
     Args:
         on_request: called once, from the signal handler.
+
+    Attributes:
+        signal: the first one; None before.
     """
 
     def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
-        self.requested = False
+        self.signal: int | None = None
         self._on_request = on_request
         self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether there was a signal."""
+        return self.signal is not None
 
     def __enter__(self) -> StopRequest:
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
@@ -34,5 +42,5 @@ class StopRequest:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
-        self.requested = True
+        self.signal = number
         self._on_request()

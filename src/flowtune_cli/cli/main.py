@@ -37,6 +37,7 @@ from .postprocess import postprocess
 from .postprocessors import PostProcessorFlags
 from .predict import predict
 from .report import report
+from .serve import serve
 from .show import show
 from .strict_warnings import leave_libraries_out
 from .threads import spin_briefly
@@ -47,6 +48,7 @@ COMMANDS = (
     check,
     play,
     predict,
+    serve,
     postprocess,
     evaluate,
     eval,

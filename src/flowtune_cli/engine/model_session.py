@@ -58,6 +58,11 @@ class ModelSession:
     def busy(self) -> bool:
         return bool(self._added or self._scores or self._waiting or self._batches)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room, or for the next step."""
+        return len(self._added) + len(self._scores) + len(self._waiting)
+
     def add(self, request: Request, on_tokens: OnTokens | None = None) -> Future[Answer]:
         future: Future[Answer] = Future()
         self._added.append((request, on_tokens, future))

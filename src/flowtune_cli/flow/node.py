@@ -208,9 +208,21 @@ Learn = Literal["preferences", "supervised", "nothing"]
 """What a node learns from."""
 
 
+Serves = Literal["chat", "written", "text"]
+"""What a node answers to a program that is served, see ``Node``."""
+
+
 @dataclass(kw_only=True)
 class Node(ABC):
     """The base of all node types. Every field but the name can be set in the settings.
+
+    Class attributes:
+        kind: by which settings and messages call the type.
+        uses_adapter: whether its requests are answered with an adapter of its own.
+        serves: how ``flowtune serve`` answers for it. ``"chat"``: a call takes messages, and its
+            value is a ``ChatAnswer``. ``"text"``: its value is a text, such as a label.
+            ``"written"``: a text, too, and what the model writes to the call's one request but for
+            white space around it, so that it can be streamed. None: not at all.
 
     Args:
         name: what the flow calls it by; also the name of its adapter.
@@ -237,6 +249,7 @@ class Node(ABC):
 
     kind: ClassVar[str]
     uses_adapter: ClassVar[bool] = True
+    serves: ClassVar[Serves | None] = None
 
     name: str
     reward: str | None = None
@@ -280,6 +293,11 @@ class Node(ABC):
         Raises:
             UsageError: this type of node cannot learn from such a target.
         """
+
+    @property
+    def input_names(self) -> frozenset[str]:
+        """The inputs that a call has to give, as far as that is known."""
+        return frozenset()
 
     def initial_head(self) -> Mapping[str, float]:
         """The parameters learned beside the adapter, by name, and where they start; see ``Score``.

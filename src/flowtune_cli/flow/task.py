@@ -6,6 +6,7 @@ import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from .example import Example, labelled_inputs
 from .left_out import LeftOut
 from .node import Node
 from .preset import Preset
+from .served_inputs import inputs_of_text, last_user_text
 
 
 class Task(ABC):
@@ -76,6 +78,41 @@ class Task(ABC):
         JSON values, and raise a DataError that says what is missing.
         """
         return Example("input", dict(inputs))
+
+    def example_from_messages(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+        """An example of a chat: ``flowtune serve``, where the whole flow is asked as a model.
+
+        By default the last message is a user's, and holds the inputs of ``example_from`` as a JSON
+        object, or as the text that it is, if ``text_input`` says which input that is. What came
+        before is not looked at.
+
+        Args:
+            messages: as OpenAI's API has them: ``role``, and ``content``, a text or text parts.
+
+        Raises:
+            DataError: says what a message has to be.
+        """
+        names = () if self.text_input is None else (self.text_input,)
+        text = last_user_text(messages)
+        return self.example_from(inputs_of_text(text, names, f"the flow '{self.name}'"))
+
+    @cached_property
+    def text_input(self) -> str | None:
+        """The input that a plain text is, in a chat with the flow; None where it has to be JSON.
+
+        By default it is found in the first example of the task's own data, where that can be read:
+        the only input, if that is a text.
+        """
+        try:
+            first = next(iter(self.examples(None, self.splits[0])), None)
+        except Exception:  # whatever keeps the data from being read here
+            return None
+        found = {} if first is None else {k: v for k, v in first.inputs.items() if k != "id"}
+        return next(iter(found)) if [type(v) for v in found.values()] == [str] else None
+
+    def text_of(self, result: Any) -> str:
+        """The answer of a chat with the flow: by default a text as it is, and all else as JSON."""
+        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
     def leave_out(self, example_id: str, reason: str) -> None:
         """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
 from ..flow.chat import ChatAnswer
 from .door import Answered
-from .ids import created, tool_call_id, wire_id
+from .ids import tool_call_id, wire_id
 from .requests import Asked
 
 _WORDS = re.compile(r"\S+\s*|\s+")
@@ -39,41 +39,68 @@ def chat_completion(asked: Asked, answered: Answered) -> dict[str, Any]:
     return {
         "id": wire_id("chatcmpl-", answered.key),
         "object": "chat.completion",
-        "created": created(answered.key),
+        "created": answered.created,
         "model": asked.model,
         "choices": [choice],
         "usage": usage(answer),
     }
 
 
-def chat_chunks(completion: dict[str, Any], include_usage: bool) -> Iterator[dict[str, Any]]:
-    """The chunks of an answer that ``chat_completion``, or another server, has made."""
-    head = {
-        **{name: completion[name] for name in ("id", "created", "model")},
-        "object": "chat.completion.chunk",
-    }
-    if include_usage:
-        head["usage"] = None
+class ChatChunks:
+    """Makes the chunks of an answer that ``chat_completion``, or another server, makes.
 
-    def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+    Args:
+        completion: has the ``id``, ``created`` and ``model``.
+        include_usage: the last chunk has the usage.
+    """
+
+    def __init__(self, completion: Mapping[str, Any], include_usage: bool) -> None:
+        self._head = {
+            **{name: completion[name] for name in ("id", "created", "model")},
+            "object": "chat.completion.chunk",
+        }
+        self._include_usage = include_usage
+        if include_usage:
+            self._head["usage"] = None
+
+    def _chunk(self, index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
-        return {**head, "choices": [choice]}
+        return {**self._head, "choices": [choice]}
 
-    for choice in completion["choices"]:
-        index, message = choice["index"], choice["message"]
-        # All log-probabilities come first, as tokens do not end where words do.
-        first = {"role": "assistant", "content": ""}
-        yield chunk(index, first, logprobs=choice.get("logprobs"))
-        for word in words(message.get("content") or ""):
-            yield chunk(index, {"content": word})
-        for number, call in enumerate(message.get("tool_calls") or ()):
+    def begin(self, index: int = 0, logprobs: Any = None) -> dict[str, Any]:
+        """The first chunk, with all log-probabilities, as tokens do not end where words do."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, logprobs=logprobs)
+
+    def text(self, text: str, index: int = 0) -> dict[str, Any]:
+        """A piece of the text."""
+        return self._chunk(index, {"content": text})
+
+    def end(self, choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What comes behind the text of a choice."""
+        index = choice["index"]
+        for number, call in enumerate(choice["message"].get("tool_calls") or ()):
             begun = {**call["function"], "arguments": ""}
-            yield chunk(index, {"tool_calls": [{**call, "index": number, "function": begun}]})
+            yield self._chunk(index, {"tool_calls": [{**call, "index": number, "function": begun}]})
             rest = {"index": number, "function": {"arguments": call["function"]["arguments"]}}
-            yield chunk(index, {"tool_calls": [rest]})
-        yield chunk(index, {}, finish_reason=choice["finish_reason"])
-    if include_usage:
-        yield {**head, "choices": [], "usage": completion.get("usage")}
+            yield self._chunk(index, {"tool_calls": [rest]})
+        yield self._chunk(index, {}, finish_reason=choice["finish_reason"])
+
+    def usage(self, completion: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The usage, if it was asked for."""
+        if self._include_usage:
+            yield {**self._head, "choices": [], "usage": completion.get("usage")}
+
+
+def chat_chunks(completion: Mapping[str, Any], include_usage: bool) -> Iterator[dict[str, Any]]:
+    """The chunks of an answer that is there."""
+    made = ChatChunks(completion, include_usage)
+    for choice in completion["choices"]:
+        index = choice["index"]
+        yield made.begin(index, choice.get("logprobs"))
+        for word in words(choice["message"].get("content") or ""):
+            yield made.text(word, index)
+        yield from made.end(choice)
+    yield from made.usage(completion)
 
 
 def text_completion(asked: Asked, answered: Answered) -> dict[str, Any]:
@@ -88,34 +115,61 @@ def text_completion(asked: Asked, answered: Answered) -> dict[str, Any]:
     return {
         "id": wire_id("cmpl-", answered.key),
         "object": "text_completion",
-        "created": created(answered.key),
+        "created": answered.created,
         "model": asked.model,
         "choices": [choice],
         "usage": usage(answer),
     }
 
 
-def text_chunks(completion: dict[str, Any], include_usage: bool) -> Iterator[dict[str, Any]]:
-    """The chunks of an answer that ``text_completion`` has made."""
-    head = {**completion}
-    del head["usage"]
-    if include_usage:
-        head["usage"] = None
+class TextChunks:
+    """Makes the chunks of an answer that ``text_completion`` makes; see ``ChatChunks``."""
+
+    def __init__(self, completion: Mapping[str, Any], include_usage: bool) -> None:
+        self._head = {k: v for k, v in completion.items() if k not in ("usage", "choices")}
+        self._include_usage = include_usage
+        if include_usage:
+            self._head["usage"] = None
+
+    def text(self, text: str, logprobs: Any = None) -> dict[str, Any]:
+        """A piece of the text; the first one has all log-probabilities."""
+        return self._chunk({"text": text, "logprobs": logprobs, "finish_reason": None})
+
+    def end(self, choice: Mapping[str, Any], logprobs: Any = None) -> dict[str, Any]:
+        """What comes behind the text."""
+        return self._chunk(
+            {"text": "", "logprobs": logprobs, "finish_reason": choice["finish_reason"]}
+        )
+
+    def usage(self, completion: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The usage, if it was asked for."""
+        if self._include_usage:
+            yield {**self._head, "choices": [], "usage": completion["usage"]}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head, "choices": [{"index": 0, **choice}]}
+
+
+def text_chunks(completion: Mapping[str, Any], include_usage: bool) -> Iterator[dict[str, Any]]:
+    """The chunks of an answer that is there."""
+    made = TextChunks(completion, include_usage)
     (choice,) = completion["choices"]
     logprobs = choice["logprobs"]
     for word in words(choice["text"]):
-        part = {"index": 0, "text": word, "logprobs": logprobs, "finish_reason": None}
-        yield {**head, "choices": [part]}
+        yield made.text(word, logprobs)
         logprobs = None
-    last = {"text": "", "logprobs": logprobs, "finish_reason": choice["finish_reason"]}
-    yield {**head, "choices": [{"index": 0, **last}]}
-    if include_usage:
-        yield {**head, "choices": [], "usage": completion["usage"]}
+    yield made.end(choice, logprobs)
+    yield from made.usage(completion)
 
 
 def events(chunks: Iterable[dict[str, Any]]) -> str:
-    """Chunks as server-sent events."""
-    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + DONE
+    """All chunks of an answer as server-sent events."""
+    return "".join(map(event, chunks)) + DONE
+
+
+def event(chunk: Mapping[str, Any]) -> str:
+    """A chunk as a server-sent event."""
+    return f"data: {json.dumps(chunk)}\n\n"
 
 
 def words(text: str) -> list[str]:

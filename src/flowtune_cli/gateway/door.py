@@ -15,16 +15,23 @@ from ..flow.errors import FlowtuneError, UsageError
 from ..runtime.flow_run import Ended
 from ..runtime.replay import Replay
 from .effects import OutsideEffects
+from .ids import created
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A chat node's answer, and the key of the call."""
+    """A chat node's answer.
+
+    Args:
+        key: of the call, from which ids are made.
+        created: the time that is shown, in seconds.
+    """
 
     key: Key
     answer: ChatAnswer
+    created: int
 
 
 class Door:
@@ -94,7 +101,7 @@ class Door:
         if not isinstance(answer, ChatAnswer):
             self.fail(TypeError(f"node '{node}' answered with {answer!r} in place of a ChatAnswer"))
         assert call.key is not None
-        return Answered(call.key, answer)
+        return Answered(call.key, answer, created(call.key))
 
     async def effect(self, function: Callable[..., Awaitable[T]], *args: Any, place: str) -> T:
         """Await an effect of the episode, on the flow's own loop.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.responses import Response
 
@@ -17,6 +18,7 @@ class WireError(Exception):
         param: the field that is wrong, such as "messages[0].content".
         code: for programs.
         close: the connection cannot be used again, as the body was not read.
+        retry_after: in how many seconds it may be asked again; None: that is of no use.
     """
 
     def __init__(
@@ -27,23 +29,33 @@ class WireError(Exception):
         code: str | None = None,
         status: int = 400,
         close: bool = False,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
         self.status = status
         self.close = close
+        self.retry_after = retry_after
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The error object."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        return {"message": str(self), "type": kind, "param": self.param, "code": self.code}
 
     def response(self) -> Response:
-        """The answer; it says that trying again is of no use."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        """The answer; it says whether trying again is of use."""
         headers = {"x-should-retry": "false"}
+        if self.retry_after is not None:
+            headers = {"x-should-retry": "true", "retry-after": str(self.retry_after)}
         if self.close:
             headers["connection"] = "close"
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        body = json.dumps({"error": error})
+        body = json.dumps({"error": self.content})
         return Response(body, self.status, headers, "application/json")
 
 

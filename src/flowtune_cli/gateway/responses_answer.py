@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .answers import token_logprobs, tool_calls, words
 from .door import Answered
-from .ids import created, wire_id
+from .ids import wire_id
 from .requests import Asked
 
 
@@ -47,7 +47,7 @@ def response(asked: Asked, answered: Answered) -> dict[str, Any]:
     return {
         "id": wire_id("resp_", key),
         "object": "response",
-        "created_at": created(key),
+        "created_at": answered.created,
         "status": status,
         "error": None,
         "incomplete_details": None if complete else {"reason": "max_output_tokens"},
@@ -69,16 +69,33 @@ def response(asked: Asked, answered: Answered) -> dict[str, Any]:
     }
 
 
-def response_events(made: dict[str, Any]) -> str:
-    """The answer as server-sent events."""
-    parts = []
-    for number, event in enumerate(_events(made)):
-        data = json.dumps({**event, "sequence_number": number})
-        parts.append(f"event: {event['type']}\ndata: {data}\n\n")
-    return "".join(parts)
+def response_events(made: Mapping[str, Any]) -> str:
+    """An answer that is there, as server-sent events."""
+    write = EventWriter()
+    parts = [write(event) for event in begin_events(made)]
+    for index, item in enumerate(made["output"]):
+        if item["type"] == "message":
+            parts += [write(event) for event in _message_events(index, item)]
+        else:
+            parts += [write(event) for event in _call_events(index, item)]
+    return "".join([*parts, write(end_event(made))])
 
 
-def _events(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+class EventWriter:
+    """Writes the events of one answer, which are numbered."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def __call__(self, event: Mapping[str, Any]) -> str:
+        """An event as a server-sent event."""
+        data = json.dumps({**event, "sequence_number": self._number})
+        self._number += 1
+        return f"event: {event['type']}\ndata: {data}\n\n"
+
+
+def begin_events(made: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What comes before the output of an answer."""
     begun = {
         **made,
         "status": "in_progress",
@@ -88,33 +105,60 @@ def _events(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
     }
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
-    for index, item in enumerate(made["output"]):
-        if item["type"] == "message":
-            yield from _message_events(index, item)
-        else:
-            yield from _call_events(index, item)
-    yield {"type": f"response.{made['status']}", "response": made}
 
 
-def _message_events(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def end_event(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What comes behind the output."""
+    return {"type": f"response.{made['status']}", "response": made}
+
+
+def _message_events(index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     (part,) = item["content"]
-    text, logprobs = part["text"], part["logprobs"]
-    at = {"item_id": item["id"], "output_index": index, "content_index": 0}
+    yield from begin_message(index, item)
+    # All log-probabilities come first, as tokens do not end where words do.
+    first = part["logprobs"]
+    for word in words(part["text"]):
+        yield text_delta(index, item, word, first)
+        first = []
+    yield from end_message(index, item)
+
+
+def begin_message(index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What comes before the text of a message."""
+    (part,) = item["content"]
     begun = {**item, "status": "in_progress", "content": []}
     yield {"type": "response.output_item.added", "output_index": index, "item": begun}
     empty = {**part, "text": "", "logprobs": []}
-    yield {"type": "response.content_part.added", **at, "part": empty}
-    # All log-probabilities come first, as tokens do not end where words do.
-    first = logprobs
-    for word in words(text):
-        yield {"type": "response.output_text.delta", **at, "delta": word, "logprobs": first}
-        first = []
-    yield {"type": "response.output_text.done", **at, "text": text, "logprobs": logprobs}
+    yield {"type": "response.content_part.added", **_at(index, item), "part": empty}
+
+
+def text_delta(
+    index: int, item: Mapping[str, Any], text: str, logprobs: Any = ()
+) -> dict[str, Any]:
+    """A piece of a message's text."""
+    return {
+        "type": "response.output_text.delta",
+        **_at(index, item),
+        "delta": text,
+        "logprobs": list(logprobs),
+    }
+
+
+def end_message(index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What comes behind the text."""
+    (part,) = item["content"]
+    at = _at(index, item)
+    done = {"text": part["text"], "logprobs": part["logprobs"]}
+    yield {"type": "response.output_text.done", **at, **done}
     yield {"type": "response.content_part.done", **at, "part": part}
     yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _call_events(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _at(index: int, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"item_id": item["id"], "output_index": index, "content_index": 0}
+
+
+def _call_events(index: int, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     at = {"item_id": item["id"], "output_index": index}
     begun = {**item, "status": "in_progress", "arguments": ""}
     arguments = item["arguments"]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ..flow.chat import ChatAnswer, FinishReason
 from ..flow.errors import UsageError
 from ..flow.messages import ChatError
-from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Term, TextDatum
+from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Serves, Term, TextDatum
 from ..flow.prompt import ToolCall
 from ..flow.request import (
     GREEDY,
@@ -46,6 +46,7 @@ class Chat(Node):
     """
 
     kind: ClassVar[str] = "chat"
+    serves: ClassVar[Serves | None] = "chat"
 
     temperature: float = 0.0
     top_p: float = 1.0

@@ -26,6 +26,12 @@ class Factor:
     prompt: Template | None = None
     weight: float = 1.0
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of the inputs that it shows."""
+        own = Template(self.text, chat=False).fields
+        return own | self.prompt.fields if self.prompt else own
+
     def term(
         self, node_prompt: Prompt, inputs: Mapping[str, Any], *, node: str, mean: bool = False
     ) -> Term:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..flow.errors import UsageError
-from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Term, TextDatum
+from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Serves, Term, TextDatum
 from ..flow.prompt import Prompt, Template
 from ..flow.request import GREEDY, DecodeRequest
 
@@ -23,6 +23,7 @@ class Generate(Node):
     """
 
     kind: ClassVar[str] = "generate"
+    serves: ClassVar[Serves | None] = "written"
 
     prompt: Template
     max_new_tokens: int = 50
@@ -71,6 +72,10 @@ class Generate(Node):
         before = prompt.prefill or ("" if prompt.chat else prompt.text)
         lead = " " if before and not before[-1].isspace() else ""
         return [TextDatum(self.name, prompt, lead + gold.strip(), self.weight)]
+
+    @property
+    def input_names(self) -> frozenset[str]:
+        return self.prompt.fields
 
     def _prompt(self, inputs: Mapping[str, Any]) -> Prompt:
         return self.prompt.render(inputs, node=self.name, reserve=self.max_new_tokens)

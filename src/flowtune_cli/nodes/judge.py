@@ -17,6 +17,7 @@ from ..flow.node import (
     NodeOutput,
     Response,
     Score,
+    Serves,
     Term,
 )
 from ..flow.prompt import Template
@@ -50,6 +51,7 @@ class Judge(Node):
     """
 
     kind: ClassVar[str] = "judge"
+    serves: ClassVar[Serves | None] = "text"
 
     prompt: Template
     labels: tuple[str, ...] = ("Yes", "No")
@@ -113,6 +115,10 @@ class Judge(Node):
             )
         scores = tuple(option.score for option in response.options if option.score is not None)
         return [ChoiceDatum(self.name, scores, values.index(label), self.weight)]
+
+    @property
+    def input_names(self) -> frozenset[str]:
+        return self.prompt.fields.union(*(factor.fields for factor in self.factors))
 
     def initial_head(self) -> Mapping[str, float]:
         return {LIKELIHOOD: self.scale, BIAS: 0.0} if self.score == "likelihood" else {}

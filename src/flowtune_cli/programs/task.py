@@ -129,6 +129,10 @@ class ProgramTask(Task):
         """An example of a user's own inputs, which is not judged."""
         return Example("input", {k: v for k, v in inputs.items() if k not in self.settings.gold})
 
+    def text_of(self, result: Any) -> str:
+        """What the program returned: a text as it is, and all else as JSON."""
+        return super().text_of(result[RESULT])
+
     async def run(self, episode: Episode, example: Example) -> Mapping[str, Any]:
         """Let the program play, and judge its result where there are labels to judge it by."""
         shown = json.loads(json.dumps(dict(example.inputs)))

@@ -65,14 +65,22 @@ class EngineThread:
         self._pool.shutdown()
 
     def _deliver_soon(self, future: asyncio.Future[Any], answer: Future[Answer]) -> None:
-        # Where the engine failed, its step raises, too, and that ends the run.
-        if not answer.cancelled() and answer.exception() is None:
-            self._loop.call_soon_threadsafe(_deliver, future, answer.result())
+        # Where the engine failed, its step raises, too, and that ends the run; unless an error
+        # concerns those alone who have asked.
+        raises = getattr(self._session, "step_raises", True)
+        if answer.cancelled() or (raises and answer.exception() is not None):
+            return
+        self._loop.call_soon_threadsafe(_deliver, future, answer)
 
 
-def _deliver(future: asyncio.Future[Any], answer: Answer) -> None:
-    if not future.done():
-        future.set_result(answer)
+def _deliver(future: asyncio.Future[Any], answer: Future[Answer]) -> None:
+    if future.done():
+        return
+    error = answer.exception()
+    if error is None:
+        future.set_result(answer.result())
+    else:
+        future.set_exception(error)
 
 
 def _cancel_too(answer: Future[Answer], future: asyncio.Future[Any]) -> None:

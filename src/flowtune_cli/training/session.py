@@ -125,9 +125,13 @@ class Session:
             before_batch: called before each of the engine's batches and steps, and now and then
                 while flows wait for something else; may raise.
         """
-        engine = _AdvisingEngine(self.engine, self._memory_advice)
         in_flight = self.settings.engine.in_flight
-        return Scheduler(engine, in_flight, check=before_batch, limits=self.limits)
+        return Scheduler(self.advising_engine, in_flight, check=before_batch, limits=self.limits)
+
+    @property
+    def advising_engine(self) -> Engine:
+        """The engine; where it has no memory, it says which settings to lower."""
+        return _AdvisingEngine(self.engine, self._memory_advice)
 
     @property
     def limits(self) -> EpisodeLimits:
@@ -226,6 +230,10 @@ class _AdvisingSession:
     @property
     def busy(self) -> bool:
         return self.inner.busy
+
+    @property
+    def waiting(self) -> int:
+        return getattr(self.inner, "waiting", 0)
 
     def add(self, request: Request, on_tokens: OnTokens | None = None) -> Future[Answer]:
         return self.inner.add(request, on_tokens)

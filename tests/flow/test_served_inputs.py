@@ -1,0 +1,93 @@
+"""Inputs that a chat's message gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowtune_cli.flow.errors import DataError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.served_inputs import inputs_of_text, last_user_text
+from flowtune_cli.flow.task import Task
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "inputs"),
+    [
+        ("hello", ["q"], {"q": "hello"}),
+        ('{"q": [1, "a"]}', ["q"], {"q": [1, "a"]}),
+        ('{"q": 1, "r": 2}', ["q"], {"q": '{"q": 1, "r": 2}'}),
+        ("[1]", ["q"], {"q": "[1]"}),
+        ("{", ["q"], {"q": "{"}),
+        ('{"q": 1, "r": 2}', ["q", "r"], {"q": 1, "r": 2}),
+        ('{"q": 1}', [], {"q": 1}),
+    ],
+)
+def test_inputs(text: str, names: list[str], inputs: Any) -> None:
+    assert inputs_of_text(text, names, "node 'a'") == inputs
+
+
+@pytest.mark.parametrize("text", ["hello", "[1]", "[" * 100_000, '"a"'])
+def test_what_gives_none(text: str) -> None:
+    with pytest.raises(DataError, match=r"node 'a' is asked by a JSON object .*, with q, r"):
+        inputs_of_text(text, ["r", "q"], "node 'a'")
+
+
+def test_the_last_message_is_a_users() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert last_user_text([{"role": "user", "content": parts}]) == "ab"
+    with pytest.raises(DataError, match="of the role 'assistant'"):
+        last_user_text([{"role": "assistant", "content": "a"}])
+
+
+class OfInputs(Task):
+    """A task whose first example has these inputs."""
+
+    name = "of-inputs"
+    nodes: Any = ()
+
+    def __init__(self, inputs: Any) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def examples(self, source: Path | None, split: str) -> Any:
+        if isinstance(self.inputs, Exception):
+            raise self.inputs
+        yield Example("1", self.inputs)
+
+    async def run(self, episode: Any, example: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("inputs", "name"),
+    [
+        ({"q": "a"}, "q"),
+        ({"id": "1", "q": "a"}, "q"),
+        ({"q": "a", "r": "b"}, None),
+        ({"q": 1}, None),
+        ({}, None),
+        (DataError("no data here"), None),
+        (RuntimeError("no package here"), None),
+    ],
+)
+def test_the_only_text_of_the_data_is_what_a_chat_says(inputs: Any, name: str | None) -> None:
+    task = OfInputs(inputs)
+    assert task.text_input == name
+    chat = [{"role": "user", "content": "hello"}]
+    if name is None:
+        with pytest.raises(DataError, match="the flow 'of-inputs' is asked by a JSON object"):
+            task.example_from_messages(chat)
+    else:
+        assert task.example_from_messages(chat).inputs == {name: "hello"}
+    asked = [{"role": "user", "content": '{"x": 1, "y": 2}'}]
+    if name is None:
+        assert task.example_from_messages(asked).inputs == {"x": 1, "y": 2}
+
+
+def test_results_as_texts() -> None:
+    task = OfInputs({})
+    assert task.text_of("é") == "é"
+    assert task.text_of({"a": "é", "b": [1, None]}) == '{"a": "é", "b": [1, null]}'

@@ -1,0 +1,72 @@
+"""A flow that is called, of whose calls nothing is left when they have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from flowtune_cli.flow.episode import Episode
+from flowtune_cli.flow.errors import FlowFailed, UsageError
+from flowtune_cli.flow.example import Example
+from flowtune_cli.runtime.called_flow import CalledFlow
+from flowtune_cli.runtime.scheduler import Scheduler
+from support.fake_engine import FakeEngine, FlowTask, write_letters, writer
+
+
+async def flow(episode: Episode, example: Example) -> Any:
+    if example.x == "wait":
+        import asyncio
+
+        await asyncio.sleep(60)
+    return await episode.call("a", x=example.x)
+
+
+def called() -> CalledFlow:
+    task = FlowTask([writer("a")], flow)
+    return CalledFlow(task, lambda: Scheduler(FakeEngine(write_letters)))
+
+
+def example(x: str) -> Example:
+    return Example("e", {"x": x})
+
+
+def test_nothing_is_kept_of_calls_that_have_ended() -> None:
+    made = called()
+    try:
+        assert made.submit(example("1"), 0).result(20) == "A"
+        waiting = made.submit(example("wait"), 0)
+        assert waiting.cancel()
+        with pytest.raises(FlowFailed):
+            made.submit(Example("e", {}), 0).result(20)
+        for _ in range(400):
+            if not made._open:
+                break
+            time.sleep(0.01)
+        assert not made._open
+    finally:
+        made.close()
+
+
+def test_what_is_made_of_an_episode() -> None:
+    made = called()
+    try:
+        assert made.submit(example("1"), 0, lambda e: len(e.steps)).result(20) == 1
+        with pytest.raises(ZeroDivisionError):
+            made.submit(example("1"), 0, lambda e: 1 // 0).result(20)
+    finally:
+        made.close()
+
+
+def test_closed_it_takes_no_calls() -> None:
+    made = called()
+    left = made.submit(example("wait"), 0)
+    made.close()
+    with contextlib.suppress(CancelledError):
+        left.result(20)
+    assert left.cancelled()
+    with pytest.raises(UsageError, match="the flow is closed"):
+        made.submit(example("1"), 0)
