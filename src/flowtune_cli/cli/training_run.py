@@ -80,7 +80,9 @@ class TrainingRun:
     def _set_up(self, checkpoint: Path | None) -> Session:
         check_learning(self.task, self.resolved.settings, self.registry)
         note(f"loading {self.resolved.settings.model.name}")
-        return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
+        session = set_up(self.task, self.resolved.settings, self.registry, checkpoint)
+        session.connect()  # before there is a run, where a server is not there
+        return session
 
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)

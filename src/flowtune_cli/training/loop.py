@@ -182,6 +182,7 @@ class Trainer:
         settings = self.session.settings
         trackers = Trackers(settings.run.trackers, self.run, settings.model_dump(mode="json"))
         with (
+            self.session.rolling_out(self.run.path / "rollouts", self.run.path.name),
             trackers,
             Store(self.run.store_path, task.question_text) as store,
             closing(Journal(self.run.journal_path, self.position.episodes)) as self._journal,
@@ -251,6 +252,8 @@ class Trainer:
         with clock.phase("play and deviate"):
             self.session.engine.forget()
             traces = self._deviate(batch)
+        rollouts = self.session.rollouts
+        gaps = {} if rollouts is None else rollouts.watch.gaps()
         collected = collect(self.session.task.nodes, traces)
         self._count_failures(traces)
         if not self.position.batches:
@@ -276,6 +279,7 @@ class Trainer:
             reference_update=moved,
             checkpoint=checkpoint,
             timings=clock.seconds,
+            rollout_gaps={node: gap.present for node, gap in gaps.items()},
         )
         store.write_batch(record)
         self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
