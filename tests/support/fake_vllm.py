@@ -46,6 +46,7 @@ class Faults:
         dies: the server ends in the middle of the completion of this number, counted from 0.
         status: every completion is answered by this status.
         names: the model that answers say they come from.
+        stops: outputs with stop strings end after so many tokens, as if one had come.
     """
 
     stale: bool = False
@@ -54,6 +55,7 @@ class Faults:
     dies: int | None = None
     status: int | None = None
     names: str | None = None
+    stops: int | None = None
 
 
 @dataclass
@@ -93,7 +95,7 @@ class FakeVllm:
         self._weights: dict[str, Mapping[str, torch.Tensor]] = {}
         self._before: dict[str, Mapping[str, torch.Tensor]] = {}
         self._paths: dict[str, str] = {}
-        self._number = 0
+        self.number = 0
         self.port = 0
         self.start()
 
@@ -139,6 +141,10 @@ class FakeVllm:
         """End it; requests under way get no answer."""
         self._server.force_exit = True
         self._server.should_exit = True
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it has ended."""
         self._thread.join()
         self._socket.close()
 
@@ -169,7 +175,7 @@ class FakeVllm:
             return _error(500, f"LoRA rank {rank} is greater than max_lora_rank {self._rank}.")
         self.seen.loaded.append(name)
         weights = load_file(path / "adapter_model.safetensors")
-        node = name.rpartition("-v")[0]
+        node = name.split("-")[-3]
         self._weights[name] = self._before.get(node, weights) if self.faults.stale else weights
         self._before[node] = weights
         self._paths[name] = str(path)
@@ -185,7 +191,7 @@ class FakeVllm:
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
-        number, self._number = self._number, self._number + 1
+        number, self.number = self.number, self.number + 1
         if self.faults.status is not None:
             return _error(self.faults.status, "something is wrong")
         if number == self.faults.dies:
@@ -228,6 +234,8 @@ class FakeVllm:
             tops.append({f"token_id:{each}": value for each, value in top.items()})
             text = self._tokenizer.decode(tokens)
             if token in body["stop_token_ids"] or any(stop in text for stop in body["stop"]):
+                break
+            if body["stop"] and len(tokens) == self.faults.stops:
                 break
         told = {"token_logprobs": chosen_logprobs, "top_logprobs": tops}
         return {"index": 0, "token_ids": tokens, "logprobs": told}

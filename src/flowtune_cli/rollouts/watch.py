@@ -28,8 +28,9 @@ ENOUGH = 16
 """Tokens from which a mean is judged."""
 _DEVIATIONS = 4.0
 """By how many standard errors another state has to be nearer."""
-_FIRST, _EVERY = 2, 16
-"""The first outputs of each adapter on each server are looked at, and then one in so many."""
+_EVERY = 16
+"""Outputs of each adapter on each server are looked at until there are enough tokens to judge by,
+and then one in so many."""
 _LONGEST = 128
 """Of a long output, so many tokens are looked at."""
 
@@ -98,21 +99,26 @@ class Watch:
     def __init__(self, adapters: Adapters) -> None:
         self._adapters = adapters
         self._bound = BOUND[str(adapters.model.dtype).removeprefix("torch.")]
-        self._versions: dict[str | None, int] = {}
+        # By node and server.
+        self._versions: dict[tuple[str | None, str], int] = {}
         self._counts: dict[tuple[str | None, str], int] = {}
         self._distances: dict[tuple[str | None, str], _Distances] = {}
 
     def wants(self, node: str | None, server: str) -> bool:
         """Whether the next output of a node on a server is to be looked at."""
+        key = node, server
         version = self._adapters.version(node)
-        if self._versions.get(node) != version:
-            self._versions[node] = version
-            for key in [key for key in self._counts if key[0] == node]:
-                del self._counts[key]
-                self._distances.pop(key, None)
-        number = self._counts.get((node, server), 0)
-        self._counts[node, server] = number + 1
-        return number < _FIRST or number % _EVERY == 0
+        if self._versions.get(key) != version:
+            self._versions[key] = version
+            self._counts[key] = 0
+            if self._tokens(key) >= ENOUGH:
+                # Fewer are judged together with those of the next version.
+                del self._distances[key]
+        self._counts[key] += 1
+        return self._tokens(key) < 2 * ENOUGH or self._counts[key] % _EVERY == 0
+
+    def _tokens(self, key: tuple[str | None, str]) -> int:
+        return len(self._distances[key].present) if key in self._distances else 0
 
     def see(self, node: str | None, seen: Seen, previous: Mapping[str, Tensor] | None) -> None:
         """Compare tokens with torch.
@@ -184,19 +190,19 @@ class Watch:
                     " with --logprobs-mode raw_logprobs"
                 )
             return
-        others = {
-            "the adapter before its last update": found.previous,
-            "the base model": found.base,
-        }
-        for name, distances in others.items():
-            if _nearer(distances, found.present, self._bound):
-                raise FlowtuneError(
-                    f"{server} does not decode by the adapter of node '{node}' (version"
-                    f" {self._adapters.version(node)}): nearest is {name}. Its log-probabilities"
-                    f" are {gap.text}. Nothing was learned from these outputs. Restart the server;"
-                    " if this comes again, start it with --no-enable-prefix-caching, or set"
-                    " engine.rollouts = 'local'"
-                )
+        others = [
+            (gap.previous, "the adapter before its last update", found.previous),
+            (gap.base, "the base model", found.base),
+        ]
+        _, name, nearest = min(others)
+        if _nearer(nearest, found.present, self._bound):
+            raise FlowtuneError(
+                f"{server} does not decode by the adapter of node '{node}' (version"
+                f" {self._adapters.version(node)}): nearest is {name}. Its log-probabilities are"
+                f" {gap.text}. Nothing was learned from these outputs. Restart the server; if this"
+                " comes again, start it with --no-enable-prefix-caching, or set"
+                " engine.rollouts = 'local'"
+            )
         if not gap.present <= self._bound:
             raise FlowtuneError(
                 f"{server} decodes node '{node}' otherwise than torch: its log-probabilities are"
