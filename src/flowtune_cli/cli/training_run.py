@@ -127,6 +127,8 @@ class TrainingRun:
         # What "auto" is depends on the machine, and all are to compute in the same way.
         chosen = self.peers.first(lambda: found[0].settings.model)
         self.peers.each(lambda: load_again(chosen))
+        # Before there is a run, where a server is not there.
+        self.peers.each(found[0].connect)
         return found[0]
 
     def _check_alike(self, settings: Settings) -> None:

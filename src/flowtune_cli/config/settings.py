@@ -108,6 +108,23 @@ class LearningSettings(Section):
     )
 
 
+class VllmSettings(Section):
+    """The servers of ``rollouts = "vllm"``, see docs/vllm.md."""
+
+    urls: list[str] = Field(
+        [], description="Where they are, such as ['http://127.0.0.1:8000']; one base model on all."
+    )
+    key: str | None = Field(
+        None, description="The environment variable that has their API key, if they want one."
+    )
+    timeout: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds within which an output has to be there, and a server that is gone has"
+        " to be back; then the run ends, and can be resumed.",
+    )
+
+
 class EngineSettings(Section):
     """How the model is run. None of this changes results in float32 by more than rounding."""
 
@@ -120,6 +137,12 @@ class EngineSettings(Section):
     effects: int = Field(
         32, ge=1, le=256, description="Effects (tools) that run at once, over all examples."
     )
+    rollouts: Literal["local", "vllm"] = Field(
+        "local",
+        description="Where outputs are decoded while a run trains: here, or on servers of vLLM."
+        " Scores, references and learning stay here.",
+    )
+    vllm: VllmSettings = VllmSettings()
 
 
 class EvaluateSettings(Section):

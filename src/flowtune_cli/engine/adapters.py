@@ -192,22 +192,25 @@ class Adapters:
     def save(self, directory: Path) -> None:
         """Write every adapter, each to ``directory/NAME/``, in the format that PEFT reads."""
         for name in self.versions:
-            target = directory / name
-            target.mkdir(parents=True)
-            assert self.peft is not None
-            state = self._state(name)
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in state.items()},
-                target / "adapter_model.safetensors",
-                metadata={"format": "pt"},
-            )
-            config = copy.copy(self.peft.peft_config[_key(name)])
-            # PEFT holds them in a set, whose order differs from process to process.
-            if not isinstance(config.target_modules, str):
-                config.target_modules = sorted(config.target_modules)
-            config.save_pretrained(str(target))
-            extra = {"version": self.versions[name], "head": self.head(name)}
-            (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
+            self.write(name, directory / name)
+
+    def write(self, name: str, target: Path) -> None:
+        """Write one adapter to a new directory, in the format that PEFT reads."""
+        target.mkdir(parents=True)
+        assert self.peft is not None
+        state = self._state(name)
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in state.items()},
+            target / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        config = copy.copy(self.peft.peft_config[_key(name)])
+        # PEFT holds them in a set, whose order differs from process to process.
+        if not isinstance(config.target_modules, str):
+            config.target_modules = sorted(config.target_modules)
+        config.save_pretrained(str(target))
+        extra = {"version": self.versions[name], "head": self.head(name)}
+        (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
 
     def state(self, name: str) -> dict[str, Tensor]:
         """A copy of an adapter's weights, by the names that PEFT gives them in a file."""

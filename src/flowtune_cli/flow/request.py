@@ -269,7 +269,8 @@ class Engine(Protocol):
 
     An engine may also have a method ``session()`` that returns an ``EngineSession``. It is used
     while flows wait for something else than nodes, whose requests come one after the other; without
-    it these are answered in whole batches.
+    it these are answered in whole batches. One with an attribute ``mixes_adapters`` that is true
+    gets requests of all kinds and adapters at once; else those of one kind and adapter.
     """
 
     def answer(self, requests: list[Request]) -> list[Answer]:

@@ -69,6 +69,8 @@ class BatchRecord:
         checkpoint: whether a checkpoint follows. Write the record before the checkpoint: a resume
             deletes what was stored after its checkpoint, and cannot add what is missing.
         timings: seconds by phase.
+        rollout_gaps: by node whose outputs servers decoded, the mean absolute difference of their
+            log-probabilities from those found here, in nats a token; for trackers alone.
     """
 
     batch: int
@@ -80,6 +82,7 @@ class BatchRecord:
     reference_update: Mapping[str, bool] | None = None
     checkpoint: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
+    rollout_gaps: Mapping[str, float] = field(default_factory=dict)
 
 
 def batch_rows(

@@ -137,7 +137,11 @@ class Scheduler:
             if thread.busy:
                 thread.step(_CHECK_SECONDS)
                 return
-        batch, loop.parked = largest_group(loop.parked, self.batch_requests)
+        if getattr(self.engine, "mixes_adapters", False):
+            most = self.batch_requests
+            batch, loop.parked = loop.parked[:most], loop.parked[most:]
+        else:
+            batch, loop.parked = largest_group(loop.parked, self.batch_requests)
         if not batch:
             loop.wait(_CHECK_SECONDS)
             return

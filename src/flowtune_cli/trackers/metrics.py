@@ -16,7 +16,8 @@ def batch_metrics(record: BatchRecord) -> dict[str, float]:
     """Progressive validation, updates and reference updates; undefined metrics are left out.
 
     ``reward/NAME/overall``, ``reward/NAME/window``; ``node/NAME/loss`` and so on;
-    ``node/NAME/reference_moved`` at the end of a window; ``episode/preferences``,
+    ``node/NAME/reference_moved`` at the end of a window; ``node/NAME/rollout_gap`` where servers
+    decode, see ``BatchRecord``; ``episode/preferences``,
     ``episode/failed`` and ``episode/truncated``, each per episode of the mini-batch.
     """
     metrics: dict[str, float | None] = {}
@@ -29,6 +30,8 @@ def batch_metrics(record: BatchRecord) -> dict[str, float]:
             metrics[f"node/{update.node}/{metric_name}"] = values[metric_name]
     for node, moved in (record.reference_update or {}).items():
         metrics[f"node/{node}/reference_moved"] = float(moved)
+    for node, gap in record.rollout_gaps.items():
+        metrics[f"node/{node}/rollout_gap"] = gap
     if count := len(record.traces):
         episodes = [trace.episode for trace in record.traces]
         truncated = sum(any(step.output.truncated for step in e.steps) for e in episodes)

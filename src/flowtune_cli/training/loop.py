@@ -195,7 +195,11 @@ class Trainer:
         if self.peers.rank == 0:
             values = settings.model_dump(mode="json")
             outputs = Outputs(self.run, task, values, settings.run.trackers)
-        with outputs, closing(self._open_journal()) as self._journal:
+        with (
+            self.session.rolling_out(*self._rollouts_place),
+            outputs,
+            closing(self._open_journal()) as self._journal,
+        ):
             # How a step is summed must not depend on who has how much memory.
             tokens = self.peers.each(lambda: self.learner.tokens_per_batch)
             self.learner.tokens_per_batch = min(tokens)
@@ -264,6 +268,7 @@ class Trainer:
         with clock.phase("play and deviate"):
             self.session.engine.forget()
             traces, recorded = self._deviate(batch)
+        gaps = self._rollout_gaps()
         collected = collect(self.session.task.nodes, traces)
         self._count_failures(traces)
         if not self.position.batches:
@@ -290,6 +295,7 @@ class Trainer:
             reference_update=moved,
             checkpoint=checkpoint,
             timings=clock.seconds,
+            rollout_gaps=gaps,
         )
         outputs.batch(record)
         self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
@@ -299,6 +305,25 @@ class Trainer:
         outputs.batch_is_safe(record, end, self._used_before.then(used))
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
+
+    @property
+    def _rollouts_place(self) -> tuple[Path, str]:
+        """Where this process writes adapters for servers that decode, and how these are named."""
+        directory, label = self.run.path / "rollouts", self.run.path.name
+        if self.peers.size == 1:
+            return directory, label
+        rank = f"rank-{self.peers.rank}"
+        return directory / rank, f"{label}-{rank}"
+
+    def _rollout_gaps(self) -> dict[str, float]:
+        """By node, how far servers' log-probabilities are from ours, the most of any process."""
+        rollouts = self.session.rollouts
+        if rollouts is None:
+            return {}
+        own = {node: gap.present for node, gap in rollouts.watch.gaps().items()}
+        each = self.peers.each(lambda: own)
+        nodes = dict.fromkeys(node for gaps in each for node in gaps)
+        return {node: max(gaps[node] for gaps in each if node in gaps) for node in nodes}
 
     def _deviate(self, batch: Sequence[Example]) -> tuple[list[Trace], list[Recorded]]:
         """Play the batch and deviate from it; traces in the order of the examples.

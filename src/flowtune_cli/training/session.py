@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.optimizers import optimizer_choices
 from ..config.settings import Settings
@@ -46,6 +47,9 @@ from ..runtime.scheduler import Scheduler
 from .admission.learning import nothing_to_learn
 from .checkpoint import has_adapter
 
+if TYPE_CHECKING:
+    from ..rollouts.engine import VllmEngine
+
 EXAMPLES_REMEMBERED = 64
 """Examples that are played before the engine's caches are cleared, which bounds its memory."""
 
@@ -69,6 +73,7 @@ class Session:
         explorations: the strategy of each node that deviates, by node name.
         evaluators: that of each node that deviates and has one, by node name.
         optimizers: the factories of the nodes' optimizers, by name.
+        rollouts: has outputs decoded elsewhere while the block of ``rolling_out`` lasts.
     """
 
     task: Task
@@ -78,6 +83,38 @@ class Session:
     explorations: Mapping[str, Exploration]
     evaluators: Mapping[str, Evaluator]
     optimizers: Mapping[str, Any]
+    rollouts: VllmEngine | None = None
+
+    def connect(self) -> None:
+        """Find the servers that decode while it trains, if engine.rollouts asks for some.
+
+        Raises:
+            UsageError: a setting does not fit, or a server cannot be used.
+            FlowtuneError: a server has another base model.
+        """
+        if self.settings.engine.rollouts == "vllm" and self.rollouts is None:
+            from ..rollouts.connect import connect
+
+            self.rollouts = connect(self.settings, self.engine)
+
+    @contextmanager
+    def rolling_out(self, directory: Path, label: str) -> Iterator[None]:
+        """Play with outputs that are decoded where engine.rollouts says, while the block lasts.
+
+        Args:
+            directory: for adapters that servers read.
+            label: with which the adapters' names begin there.
+        """
+        self.connect()
+        if self.rollouts is None:
+            yield
+            return
+        try:
+            with self.rollouts.publishing(directory, label):
+                yield
+        finally:
+            self.rollouts.close()
+            self.rollouts = None
 
     def learner(self) -> Learner:
         """A learner with new optimizers."""
@@ -125,13 +162,18 @@ class Session:
             before_batch: called before each of the engine's batches and steps, and now and then
                 while flows wait for something else; may raise.
         """
+        if self.rollouts is not None and self.rollouts.is_open:
+            self.rollouts.fleet.check = before_batch
         in_flight = self.settings.engine.in_flight
         return Scheduler(self.advising_engine, in_flight, check=before_batch, limits=self.limits)
 
     @property
     def advising_engine(self) -> Engine:
-        """The engine; where it has no memory, it says which settings to lower."""
-        return _AdvisingEngine(self.engine, self._memory_advice)
+        """What answers requests; where it has no memory, it says which settings to lower."""
+        chosen: Engine = self.engine
+        if self.rollouts is not None and self.rollouts.is_open:
+            chosen = self.rollouts
+        return _AdvisingEngine(chosen, self._memory_advice)
 
     @property
     def limits(self) -> EpisodeLimits:
@@ -211,6 +253,10 @@ class _AdvisingEngine:
 
     engine: Engine
     memory_advice: Callable[[], str]
+
+    @property
+    def mixes_adapters(self) -> bool:
+        return getattr(self.engine, "mixes_adapters", False)
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         with advising(self.memory_advice), naming_the_setting():
