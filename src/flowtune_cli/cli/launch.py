@@ -63,7 +63,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     failed_at: float | None = None
     told = set()
-    while any(child.poll() is None for child in children):
+    while None in [child.poll() for child in children]:
         time.sleep(0.05)
         for rank, child in enumerate(children):
             if child.returncode and rank not in told:

@@ -42,6 +42,8 @@ def together(place: Place) -> Iterator[Peers]:
 
         yield ALONE
         return
+    # Else torch tells of a lost process in a hundred lines, before the one of ours.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..training.ranks import Ranks
 
     if place.rank:

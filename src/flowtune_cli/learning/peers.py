@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from ..flow.errors import FlowtuneError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,6 +18,14 @@ Value = TypeVar("Value")
 
 class Stop(Exception):
     """Some process was asked to stop, so all do; raised by work, and then by all that meet."""
+
+
+class PeerFailed(FlowtuneError):
+    """Another process has failed or is lost; the message names it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Peers(Protocol):
@@ -41,7 +51,8 @@ class Peers(Protocol):
 
         Raises:
             Stop: if it was raised by some work, on all.
-            FlowtuneError: some work failed, or a process is lost; names it, on all.
+            PeerFailed: the work of another failed, or it is lost. Where the work failed, its own
+                error is raised.
         """
 
     def first(self, work: Callable[[], Value]) -> Value:

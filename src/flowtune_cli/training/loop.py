@@ -24,7 +24,7 @@ from ..flow.example import Example
 from ..flow.node import Node, SelfLearning
 from ..flow.numbers import real_number
 from ..learning.learner import Learner
-from ..learning.peers import ALONE, Peers, Stop, share
+from ..learning.peers import ALONE, PeerFailed, Peers, Stop, share
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
@@ -147,6 +147,8 @@ class Trainer:
         self.last_failure: tuple[str, Failure] | None = None
         self._journal: Journal | None = None
         self._used_before = peers.first(lambda: run.info.usage)
+        # Whether all is as it was after the episodes of the position, so that it may be saved.
+        self._as_at_position = True
 
     def resume(self) -> None:
         """Resume from the newest checkpoint; ``train`` first removes what was stored after it."""
@@ -218,6 +220,10 @@ class Trainer:
             except Stop:
                 self._checkpoint()
                 raise Stopped(self.position) from None
+            except PeerFailed:
+                if self._as_at_position and self.peers.rank == 0:
+                    self._save_checkpoint()
+                raise
         self._check_failures(final=True)
         return self.progressive
 
@@ -270,9 +276,10 @@ class Trainer:
             traces, recorded = self._deviate(batch)
         gaps = self._rollout_gaps()
         collected = collect(self.session.task.nodes, traces)
-        self._count_failures(traces)
         if not self.position.batches:
             self.peers.first(partial(self._admit, traces, recorded))
+        self._as_at_position = False
+        self._count_failures(traces)
         for trace in traces:
             wins = greedy_wins(self.session.task, trace)
             self.progressive.add({**wins, **trace.episode.reward_means()})
@@ -301,6 +308,7 @@ class Trainer:
         self.position = replace(self.position, episodes=end, batches=self.position.batches + 1)
         if checkpoint:
             self._checkpoint()
+        self._as_at_position = True
         used = together(self.peers.each(used_so_far))
         outputs.batch_is_safe(record, end, self._used_before.then(used))
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import signal
 import socket
 import threading
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError
-from ..learning.peers import Stop
+from ..learning.peers import PeerFailed, Stop
 from .place import Place
 
 Value = TypeVar("Value")
@@ -40,14 +41,6 @@ is still there half a minute later."""
 _LOOK_SECONDS = 0.02
 _CHECK_SECONDS = 0.5
 _GOODBYE_SECONDS = 15.0
-
-
-class RankFailed(FlowtuneError):
-    """A process has failed or is lost; the message names it."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class _Abandoned(Exception):
@@ -91,23 +84,17 @@ class Ranks:
         os.environ.update(place.variables)
         timeout = timedelta(seconds=patience)
         try:
-            self._store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-            self._store.set(self._key("name"), _own_name())
-            self._beat(self._store)
+            store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+            self._token = self._meet_first(store, time.monotonic() + patience)
+            self._store = dist.PrefixStore(self._token, store)
             names = [self._key("name", rank) for rank in range(self.size)]
-            end = time.monotonic() + patience
-            while not self._store.check(names):
-                if time.monotonic() > end:
-                    missing = [name for name in names if not self._store.check([name])]
-                    raise RuntimeError(f"{len(missing)} of them did not come ({missing[0]})")
-                time.sleep(_LOOK_SECONDS)
             self._names = [self._store.get(name).decode() for name in names]
             dist.init_process_group(
                 "gloo",
                 store=dist.PrefixStore("gloo", self._store),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=timedelta(days=7),  # who waits looks to it by itself, see _wait
+                timeout=timeout,
             )
         except (RuntimeError, ValueError, OSError) as error:
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -115,7 +102,7 @@ class Ranks:
                 f"process {self.rank} of {self.size} could not meet the others at {where}"
                 f" (MASTER_ADDR, MASTER_PORT): {_first_line(error)}"
             ) from error
-        self._own_store = self._store.clone()
+        self._own_store = dist.PrefixStore(self._token, store.clone())
         self._thread = threading.Thread(target=self._live, name="flowtune ranks", daemon=True)
         self._thread.start()
 
@@ -172,7 +159,7 @@ class Ranks:
         if self._left.is_set():
             return
         try:
-            if error is not None and not isinstance(error, (RankFailed, Stop)):
+            if error is not None and not isinstance(error, (PeerFailed, Stop)):
                 self._say(_failed(error))
             self._store.set(self._key("left"), b"")
             others = set(range(self.size)) - self._lost - {self.rank}
@@ -182,7 +169,7 @@ class Ranks:
             while keys and time.monotonic() < end and not self._store.check(keys):
                 self._listen(waited_for)
                 time.sleep(0.05)
-        except (RuntimeError, RankFailed):
+        except (RuntimeError, PeerFailed):
             pass  # the store, or someone, is gone already
         self._left.set()
         self._thread.join(_BEAT_SECONDS)
@@ -201,6 +188,40 @@ class Ranks:
 
     # Meeting
 
+    def _meet_first(self, store: Any, end: float) -> str:
+        """Wait for all to come; gives the prefix of their keys.
+
+        A launcher that starts processes again may keep its store, with what those before have left
+        there. So each says a word of its own, and rank 0 answers it with the prefix.
+        """
+        others = range(1, self.size)
+        word = secrets.token_hex(8)
+        token = word if self.rank == 0 else ""
+        heard: dict[int, bytes] = {}
+        store.set(self._key("hello"), word)
+        while True:
+            if self.rank == 0:
+                for rank in others:
+                    hello = self._key("hello", rank)
+                    if store.check([hello]) and store.get(hello) != heard.get(rank):
+                        heard[rank] = store.get(hello)
+                        answer = f"{heard[rank].decode()} {token}"
+                        store.set(self._key("welcome", rank), answer)
+            elif store.check([self._key("welcome")]):
+                to, answered = store.get(self._key("welcome")).decode().split()
+                token = answered if to == word else ""
+            if token:
+                own = dist.PrefixStore(token, store)
+                if not own.check([self._key("name")]):
+                    self._beat(own)
+                    own.set(self._key("name"), _own_name())
+                names = [self._key("name", rank) for rank in range(self.size)]
+                if own.check(names):
+                    return token
+            if time.monotonic() > end:
+                raise RuntimeError("not all have come in time")
+            time.sleep(_LOOK_SECONDS)
+
     def _key(self, what: str, rank: int | None = None) -> str:
         return f"{what}/{self.rank if rank is None else rank}"
 
@@ -215,7 +236,7 @@ class Ranks:
 
         Raises:
             Stop: some process was asked to stop.
-            RankFailed: one has failed, or is lost.
+            PeerFailed: one has failed, or is lost.
         """
         with self._reaching_the_store():
             self._say(status)
@@ -254,13 +275,13 @@ class Ranks:
                 self._listen(set(missing))
             if now - begin > self.patience:
                 late = ", ".join(self.name(rank) for rank in missing)
-                raise RankFailed(
+                raise PeerFailed(
                     f"{late} did not come within training.rank_timeout = {self.patience:g} seconds"
                     " of the others: it hangs, or has much more to do than they."
                 )
 
-    def _failure(self, rank: int, status: _Status) -> RankFailed:
-        return RankFailed(f"{self.name(rank)}: {status.message}", status.exit_code)
+    def _failure(self, rank: int, status: _Status) -> PeerFailed:
+        return PeerFailed(f"{self.name(rank)}: {status.message}", status.exit_code)
 
     # Who lives
 
@@ -294,9 +315,9 @@ class Ranks:
             elif now - since > limit:
                 raise self._is_lost(rank, f"nothing was heard of it for {now - since:.0f} seconds")
 
-    def _is_lost(self, rank: int, why: str) -> RankFailed:
+    def _is_lost(self, rank: int, why: str) -> PeerFailed:
         self._lost.add(rank)
-        return RankFailed(
+        return PeerFailed(
             f"{self.name(rank)} is lost: {why}. It was killed (by the system, if memory ran out),"
             " or its machine or network is gone."
         )
@@ -307,7 +328,7 @@ class Ranks:
             yield
         except (dist.DistNetworkError, dist.DistStoreError) as error:
             if self.rank == 0:
-                raise RankFailed(
+                raise PeerFailed(
                     f"the launcher's store is gone: {_first_line(error)}", 0
                 ) from error
             raise self._is_lost(0, "its store no longer answers") from error
@@ -339,7 +360,7 @@ class Ranks:
         """Let data go round, to which all have come.
 
         Raises:
-            RankFailed: a process is lost meanwhile.
+            PeerFailed: a process is lost meanwhile.
         """
         others = set(range(self.size)) - {self.rank}
         try:
@@ -357,7 +378,7 @@ class Ranks:
                 with self._reaching_the_store():
                     self._listen(others)
                 if now - begun > self.patience:
-                    raise RankFailed(
+                    raise PeerFailed(
                         "data did not go round within training.rank_timeout ="
                         f" {self.patience:g} seconds: a process hangs, or the network is too slow"
                     )
@@ -368,7 +389,7 @@ class Ranks:
                 raise
             raise self._who_is_lost(error) from error
 
-    def _who_is_lost(self, error: RuntimeError) -> RankFailed:
+    def _who_is_lost(self, error: RuntimeError) -> PeerFailed:
         """A connection broke: who is silent, if anyone is."""
         others = set(range(self.size)) - {self.rank}
         end = time.monotonic() + _SILENCE_WHEN_STOPPING_SECONDS + 3 * _BEAT_SECONDS
@@ -378,11 +399,11 @@ class Ranks:
                 while time.monotonic() < end:
                     self._listen(others)
                     time.sleep(_BEAT_SECONDS / 4)
-        except RankFailed as lost:
+        except PeerFailed as lost:
             return lost
         finally:
             self.stopping = stopping
-        return RankFailed(f"the processes lost touch: {_first_line(error)}")
+        return PeerFailed(f"the processes lost touch: {_first_line(error)}")
 
 
 def _pickled(value: Any) -> bytes:

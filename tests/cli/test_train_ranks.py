@@ -1,0 +1,166 @@
+"""``flowtune train`` as several processes, which are killed, stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowtune_cli.runs.directory import RunDirectory
+from support.installed_plugins import Site
+from support.letters_task import LETTERS
+from support.runs_compared import learned, rows
+
+Run = Callable[..., Any]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+]
+
+FLOWTUNE = (sys.executable, "-m", "flowtune_cli")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+
+DISTURBED = LETTERS.replace(
+    """        draft = await episode.call("draft\"""",
+    """        disturb(episode)
+        draft = await episode.call("draft\"""",
+).replace(
+    "class Letters(",
+    '''def disturb(episode):
+    """Get the signal that a file names for this rank, at the episode that it names, once."""
+    global EPISODES
+    EPISODES += not episode.is_rollout
+    wish = pathlib.Path("signal-" + os.environ.get("RANK", "none"))
+    if wish.exists():
+        name, number = wish.read_text().split()
+        if EPISODES >= int(number):
+            wish.unlink()
+            os.kill(os.getpid(), getattr(signal, name))
+
+
+EPISODES = 0
+
+
+class Letters(''',
+)
+DISTURBED = "import os, pathlib, signal\n" + DISTURBED
+
+
+@pytest.fixture
+def disturbed(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The task "letters" on the tiny model, one rank of which may get a signal."""
+    site.install("letters", DISTURBED)
+    monkeypatch.setenv("FLOWTUNE_MODEL__NAME", str(tiny_model_dir))
+    monkeypatch.setenv("FLOWTUNE_MODEL__DTYPE", "float32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return site
+
+
+def train(site: Site, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=site.environ(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def assert_same_run(one: str, other: str) -> None:
+    assert learned(Path("runs", one)) == learned(Path("runs", other))
+    assert rows(Path("runs", one)) == rows(Path("runs", other))
+
+
+def test_killed_under_torchrun_it_goes_on_by_itself(disturbed: Site, run: Run) -> None:
+    """Its second rank is killed in its third mini-batch: the whole launch starts again."""
+    Path("signal-1").write_text("SIGKILL 3")
+    command = (*TORCHRUN, "--max-restarts", "1", "-m", "flowtune_cli", "train", "letters")
+    done = train(disturbed, *command)
+    assert done.returncode == 0, done.stderr
+    assert not Path("signal-1").exists()
+    lost = re.findall(r"flowtune: error: rank 1 \(process \d+ on \S+\) is lost", done.stderr)
+    assert len(lost) == 1, done.stderr
+    assert "going on with run 'letters-001'" in done.stderr
+    assert [run.name for run in Path("runs").iterdir()] == ["letters-001"]
+    assert run("train", "letters", "--name", "whole").code == 0
+    assert_same_run("letters-001", "whole")
+
+
+def test_stopped_on_one_rank_all_stop_and_one_process_goes_on(disturbed: Site, run: Run) -> None:
+    Path("signal-1").write_text("SIGTERM 2")
+    done = train(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.count("stopped after 2 of 8 episodes") == 1
+    assert done.stderr.count("flowtune train --resume a\n") == 1
+    assert "Traceback" not in done.stderr
+    assert RunDirectory(Path("runs/a")).info.state == "stopped"
+    assert run("train", "--resume", "a").code == 0
+    assert run("train", "letters", "--name", "whole").code == 0
+    assert_same_run("a", "whole")
+
+
+def test_a_lost_rank_0_is_told_of_by_another(disturbed: Site) -> None:
+    Path("signal-0").write_text("SIGKILL 2")
+    done = train(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
+    assert done.returncode == 1
+    assert len(re.findall("flowtune: error: ", done.stderr)) == 1, done.stderr
+    assert re.search(r"error: rank 0 \(process \d+ on \S+\) is lost", done.stderr)
+    assert RunDirectory(Path("runs/a")).info.state == "interrupted"
+
+
+def test_ctrl_c_comes_to_all_and_an_error_is_told_once(disturbed: Site) -> None:
+    command = (*FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
+    with subprocess.Popen(
+        [*command, "--set", "training.passes=50"],
+        env=disturbed.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith("2/400 episodes"):
+                    break
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.count("flowtune train --resume a\n") == 1
+    wrong = train(disturbed, *FLOWTUNE, "train", "--resume", "a", "--processes", "2", "--seed", "7")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("flowtune: error: ") == 1
+    assert wrong.stderr.count("training.seed = 42 in the run, and 7 now") == 1
+
+
+def test_with_or_resume_the_same_command_begins_a_run_and_goes_on_with_it(
+    disturbed: Site, run: Run
+) -> None:
+    command = ("train", "letters", "--name", "a", "--or-resume", "--limit", "4")
+    assert "training run 'a'" in run(*command).err
+    again = run(*command)
+    assert again.code == 0
+    assert "going on with run 'a'" in again.err
+    assert run("train", "letters", "--or-resume").code == 2
+
+
+def test_a_launcher_that_says_otherwise(
+    disturbed: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    done = run("train", "letters", "--processes", "2")
+    assert done.code == 2
+    assert "RANK is not set" in done.err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    done = run("train", "letters")
+    assert done.code == 2
+    assert "MASTER_ADDR is not set" in done.err
+    assert os.environ.get("MASTER_ADDR") is None
