@@ -239,6 +239,8 @@ def test_a_chat_with_the_whole_program(folder: Path, monkeypatch: pytest.MonkeyP
     assert made.example_from_messages(gold).inputs == {"q": "hello"}
     assert made.text_of({"result": "as it is"}) == "as it is"
     assert made.text_of({"result": {"a": 1}}) == '{"a": 1}'
-    monkeypatch.setattr("flowtune_cli.programs.task.read_data", None)  # as it would be fetched
+    fetched: list[Any] = []
+    monkeypatch.setattr("flowtune_cli.programs.task.read_data", lambda *a: fetched.append(a) or [])
     with pytest.raises(DataError, match="the flow 'flow' is asked by a JSON object"):
         task(folder, data="hf://some/data").example_from_messages(chat)
+    assert fetched == []
