@@ -154,6 +154,23 @@ def transformers_command(python: str, model: str, port: int, more: Sequence[str]
     return [python, "-c", code, "serve", model, *given, *more]
 
 
+def with_architecture(model: str, folder: Path) -> str:
+    """The model's directory, or one like it whose configuration names its class: theirs needs it."""
+    directory = Path(model)
+    config = json.loads((directory / "config.json").read_text())
+    if config.get("architectures"):
+        return model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    found = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(model))]
+    for file in directory.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "config.json").unlink()
+    named = {**config, "architectures": [found.__name__]}
+    (folder / "config.json").write_text(json.dumps(named))
+    return str(folder)
+
+
 def bundled_model() -> str:
     """The directory of the bundled model, which is converted if it was not."""
     from flowtune_cli.models.files import find_local
@@ -204,17 +221,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--option", action="append", default=[], help="of transformers serve")
     given = parser.parse_args(arguments)
     model = given.model or bundled_model()
+    theirs = tempfile.TemporaryDirectory()
     servers: list[tuple[str, str, Any]] = [
         ("flowtune serve", "node", lambda folder: flowtune_command(folder, model, given.port))
     ]
     if given.transformers:
-        servers.append(
-            (
-                "transformers serve",
-                model,
-                lambda _: transformers_command(given.transformers, model, given.port, given.option),
-            )
-        )
+        named = with_architecture(model, Path(theirs.name))
+        command = transformers_command(given.transformers, named, given.port, given.option)
+        servers.append(("transformers serve", named, lambda _: command))
     print(f"{given.clients} clients, {given.seconds:g} s, {os.cpu_count()} cores")
     names = ("answered", "errors", "requests/s", "tokens/s", "p50 s", "p95 s", "longest s")
     print(f"{'':24}" + "".join(f"{name:>10}" for name in names))
@@ -233,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {error}")
     if len(loads) > 1:
         print(compared(*loads))
+    theirs.cleanup()
     return 1 if any(found.errors for found in loads) else 0
 
 
