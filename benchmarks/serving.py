@@ -155,7 +155,7 @@ def transformers_command(python: str, model: str, port: int, more: Sequence[str]
 
 
 def with_architecture(model: str, folder: Path) -> str:
-    """The model's directory, or one like it whose configuration names its class: theirs needs it."""
+    """The model's directory, or one like it that names the model's class, which theirs needs."""
     directory = Path(model)
     config = json.loads((directory / "config.json").read_text())
     if config.get("architectures"):
