@@ -18,7 +18,8 @@ from flowtune_cli.flow.task import Task
     [
         ("hello", ["q"], {"q": "hello"}),
         ('{"q": [1, "a"]}', ["q"], {"q": [1, "a"]}),
-        ('{"q": 1, "r": 2}', ["q"], {"q": '{"q": 1, "r": 2}'}),
+        ('{"q": 1, "r": 2}', ["q"], {"q": 1, "r": 2}),
+        ('{"r": 2}', ["q"], {"q": '{"r": 2}'}),
         ("[1]", ["q"], {"q": "[1]"}),
         ("{", ["q"], {"q": "{"}),
         ('{"q": 1, "r": 2}', ["q", "r"], {"q": 1, "r": 2}),
@@ -75,7 +76,7 @@ class OfInputs(Task):
 )
 def test_the_only_text_of_the_data_is_what_a_chat_says(inputs: Any, name: str | None) -> None:
     task = OfInputs(inputs)
-    assert task.text_input == name
+    assert task.only_text_input == name
     chat = [{"role": "user", "content": "hello"}]
     if name is None:
         with pytest.raises(DataError, match="the flow 'of-inputs' is asked by a JSON object"):
@@ -91,3 +92,13 @@ def test_results_as_texts() -> None:
     task = OfInputs({})
     assert task.text_of("é") == "é"
     assert task.text_of({"a": "é", "b": [1, None]}) == '{"a": "é", "b": [1, null]}'
+
+
+def test_a_task_may_name_the_input_that_a_text_is() -> None:
+    class Named(OfInputs):
+        text_input = "r"
+
+    task = Named(DataError("no data here"))
+    assert task.example_from_messages([{"role": "user", "content": "a"}]).inputs == {"r": "a"}
+    asked = [{"role": "user", "content": '{"q": 1, "r": 2}'}]
+    assert task.example_from_messages(asked).inputs == {"q": 1, "r": 2}

@@ -228,3 +228,19 @@ def test_a_model_of_another_server_that_is_not_declared_rightly(folder: Path) ->
     made = task(folder, models={"b": {"base_url": "example.org"}})
     with pytest.raises(UsageError, match="base_url must begin with http"):
         run_play(FakeEngine(write), made, example=example())
+
+
+def test_a_chat_with_the_whole_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "d.jsonl").write_text('{"id": "1", "q": "why", "gold": "so"}\n')
+    made = task(folder, data=str(folder / "d.jsonl"))
+    chat = [{"role": "user", "content": "hello"}]
+    assert made.example_from_messages(chat).inputs == {"q": "hello"}
+    gold = [{"role": "user", "content": '{"q": "hello", "gold": "so"}'}]
+    assert made.example_from_messages(gold).inputs == {"q": "hello"}
+    assert made.text_of({"result": "as it is"}) == "as it is"
+    assert made.text_of({"result": {"a": 1}}) == '{"a": 1}'
+    fetched: list[Any] = []
+    monkeypatch.setattr("flowtune_cli.programs.task.read_data", lambda *a: fetched.append(a) or [])
+    with pytest.raises(DataError, match="the flow 'flow' is asked by a JSON object"):
+        task(folder, data="hf://some/data").example_from_messages(chat)
+    assert fetched == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import time
 from concurrent.futures import CancelledError
 from typing import Any
@@ -19,8 +21,6 @@ from support.fake_engine import FakeEngine, FlowTask, write_letters, writer
 
 async def flow(episode: Episode, example: Example) -> Any:
     if example.x == "wait":
-        import asyncio
-
         await asyncio.sleep(60)
     return await episode.call("a", x=example.x)
 
@@ -59,6 +59,28 @@ def test_what_is_made_of_an_episode() -> None:
             made.submit(example("1"), 0, lambda e: 1 // 0).result(20)
     finally:
         made.close()
+
+
+def test_a_flow_that_goes_on_does_not_keep_it_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("called_flow", "event_loop"):
+        monkeypatch.setattr(f"flowtune_cli.runtime.{module}.CLOSING_SECONDS", 0.2)
+
+    async def stubborn(episode: Episode, example: Example) -> Any:
+        begun.set()
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+
+    begun, over = threading.Event(), threading.Event()
+    made = CalledFlow(FlowTask([], stubborn), lambda: Scheduler(FakeEngine()))
+    left = made.submit(example("1"), 0)
+    assert begun.wait(20)
+    start = time.monotonic()
+    made.close()
+    over.set()
+    assert time.monotonic() - start < 5
+    with contextlib.suppress(CancelledError):
+        left.result(20)
 
 
 def test_closed_it_takes_no_calls() -> None:

@@ -127,7 +127,7 @@ class Served:
             key=key,
             most_open=queue,
         )
-        _ = task.text_input  # found out now, and not while somebody waits
+        _ = task.only_text_input  # found out now, and not while somebody waits
 
     def close(self) -> None:
         """End its threads."""

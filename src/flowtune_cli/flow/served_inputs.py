@@ -28,7 +28,7 @@ def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def inputs_of_text(text: str, names: Collection[str], whose: str) -> dict[str, Any]:
-    """The inputs that a text gives: JSON, or the text itself where there is one input alone.
+    """The inputs that a text gives: a JSON object, or the text itself where it has to be one input.
 
     Args:
         names: of the inputs; empty if they are not known.
@@ -42,7 +42,7 @@ def inputs_of_text(text: str, names: Collection[str], whose: str) -> dict[str, A
     except (ValueError, RecursionError):
         value = None
     is_object = isinstance(value, dict)
-    if len(names) == 1 and not (is_object and set(value) == set(names)):
+    if len(names) == 1 and not (is_object and set(names) <= set(value)):
         return {next(iter(names)): text}
     if not is_object:
         known = f", with {', '.join(sorted(names))}" if names else ""

@@ -35,6 +35,9 @@ class Task(ABC):
         presets: named settings that override the defaults where they are chosen, see ``Preset``.
         splits: the names that ``split`` may have; the first is trained on.
         training_filter: why ``training_examples`` leaves examples out, in a few words.
+        text_input: the input that a plain text is, in a chat with the flow (``flowtune serve``).
+            None: where the examples of the task's own data have one input alone, and that is a
+            text, it is that one.
     """
 
     name: ClassVar[str]
@@ -46,6 +49,7 @@ class Task(ABC):
     presets: ClassVar[Sequence[Preset]] = ()
     splits: ClassVar[Sequence[str]] = ("train", "dev")
     training_filter: ClassVar[str] = ""
+    text_input: ClassVar[str | None] = None
 
     def __init__(self, settings: Any = None, nodes: Sequence[Node] | None = None) -> None:
         self.settings = settings
@@ -83,8 +87,8 @@ class Task(ABC):
         """An example of a chat: ``flowtune serve``, where the whole flow is asked as a model.
 
         By default the last message is a user's, and holds the inputs of ``example_from`` as a JSON
-        object, or as the text that it is, if ``text_input`` says which input that is. What came
-        before is not looked at.
+        object, or as the text that it is, if it is known which input that is. What came before is
+        not looked at.
 
         Args:
             messages: as OpenAI's API has them: ``role``, and ``content``, a text or text parts.
@@ -92,17 +96,14 @@ class Task(ABC):
         Raises:
             DataError: says what a message has to be.
         """
-        names = () if self.text_input is None else (self.text_input,)
+        name = self.text_input or self.only_text_input
+        names = () if name is None else (name,)
         text = last_user_text(messages)
         return self.example_from(inputs_of_text(text, names, f"the flow '{self.name}'"))
 
     @cached_property
-    def text_input(self) -> str | None:
-        """The input that a plain text is, in a chat with the flow; None where it has to be JSON.
-
-        By default it is found in the first example of the task's own data, where that can be read:
-        the only input, if that is a text.
-        """
+    def only_text_input(self) -> str | None:
+        """The only input of the first example, if that is a text, and the data can be read."""
         try:
             first = next(iter(self.examples(None, self.splits[0])), None)
         except Exception:  # whatever keeps the data from being read here

@@ -13,7 +13,7 @@ from ..flow.chat import ChatAnswer
 from .connections import Sender
 from .door import Answered
 from .endpoints import EVENT_STREAM, STREAM_HEADERS, Endpoint, event_stream, json_response
-from .errors import WireError
+from .errors import WireError, wire_error
 from .partial_text import PartialText, TextOfTokens
 from .requests import Asked
 from .served_models import ServedModel, Streaming
@@ -78,9 +78,7 @@ class Answering:
             await _send(sender, begun + last + stream.end(made.of(answer)), more=False)
         except Exception as error:
             if stream is not None:
-                failed = WireError("the server failed; its log has more", status=500)
-                told = error if isinstance(error, WireError) else failed
-                await _send(sender, stream.error(told), more=False)
+                await _send(sender, stream.error(wire_error(error)), more=False)
             raise
         finally:
             await writing.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ..flow.errors import did_you_mean
+from ..flow.errors import FlowFailed, FlowtuneError, UsageError, did_you_mean
 
 
 class WireError(Exception):
@@ -80,3 +80,15 @@ def no_model(name: str, nodes: Sequence[str], others: Sequence[str]) -> WireErro
         code="model_not_found",
         status=404,
     )
+
+
+def wire_error(error: Exception) -> WireError:
+    """What a client is told of an error: nothing of one that is no message for users."""
+    if isinstance(error, WireError):
+        return error
+    if isinstance(error, UsageError):
+        return WireError(str(error), code="invalid_value")
+    if isinstance(error, FlowFailed):
+        return WireError(str(error), code="flow_failed", status=500)
+    known = isinstance(error, FlowtuneError)
+    return WireError(str(error) if known else "the server failed; its log has more", status=500)

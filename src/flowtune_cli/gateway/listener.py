@@ -16,6 +16,10 @@ from .serving import Serving
 STOPPING_SECONDS = 25.0
 """How long what runs may take when the server is stopped; orchestrators wait for 30."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may idle: longer than clients and proxies keep theirs, so that a request
+does not meet a connection that is being closed."""
+
 _BACKLOG = 2048
 
 
@@ -58,6 +62,7 @@ class Listener:
             loop="asyncio",
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(stopping_seconds)),
             ws="none",
         )

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..flow.errors import FlowFailed, FlowtuneError, UsageError
+from ..flow.errors import FlowFailed
 from ..runtime.shared_engine import SharedEngine
 from .answering import Answering
 from .body import MOST_BYTES, MOST_SECONDS, json_body
@@ -34,7 +34,7 @@ from .endpoints import (
     unknown_url,
     versioned,
 )
-from .errors import WireError, no_model, unsupported
+from .errors import WireError, no_model, unsupported, wire_error
 from .fields import Fields
 from .forwarding import forwarded
 from .parked import ClientGone
@@ -119,7 +119,11 @@ class Serving:
         except (ClientDisconnect, ClientGone):
             status = _GONE
         except Exception as error:
-            made = self._error(error, path)
+            made = wire_error(error)
+            if isinstance(error, FlowFailed):
+                _log.error("%s", error.traceback)
+            elif made is not error and made.status >= 500:
+                _log.error("the server failed on %s", path, exc_info=error)
             status = made.status
             if not sender.status:
                 await made.response()(scope, receive, sender)
@@ -129,18 +133,6 @@ class Serving:
                 self._metrics.end(
                     scope["state"]["model"], status or sender.status or _GONE, seconds
                 )
-
-    def _error(self, error: Exception, path: str) -> WireError:
-        if isinstance(error, WireError):
-            return error
-        if isinstance(error, UsageError):
-            return WireError(str(error), code="invalid_value")
-        if isinstance(error, FlowFailed):
-            _log.error("%s", error.traceback)
-            return WireError(str(error), code="flow_failed", status=500)
-        _log.error("the server failed on %s", path, exc_info=error)
-        known = isinstance(error, FlowtuneError)
-        return WireError(str(error) if known else "the server failed; its log has more", status=500)
 
     async def _admitted(
         self, request: Request, sender: Sender, inner: str | None

@@ -14,7 +14,7 @@ from ..flow.episode import Episode
 from ..flow.errors import DataError, UsageError
 from ..flow.example import Example
 from ..flow.node import Node
-from ..flow.paths import place_text
+from ..flow.paths import is_remote, place_text
 from ..flow.task import Task
 from .data import SPLITS, read_data
 from .executable import Executable
@@ -128,6 +128,12 @@ class ProgramTask(Task):
     def example_from(self, inputs: Mapping[str, Any]) -> Example:
         """An example of a user's own inputs, which is not judged."""
         return Example("input", {k: v for k, v in inputs.items() if k not in self.settings.gold})
+
+    @cached_property
+    def only_text_input(self) -> str | None:
+        """See ``Task``; data of Hugging Face is not fetched for it."""
+        data = self.settings.data
+        return None if data is not None and is_remote(data) else super().only_text_input
 
     def text_of(self, result: Any) -> str:
         """What the program returned: a text as it is, and all else as JSON."""

@@ -14,6 +14,7 @@ from ..flow.episode import Episode
 from ..flow.errors import FlowFailed, UsageError
 from ..flow.example import Example
 from ..flow.task import Task
+from .event_loop import CLOSING_SECONDS
 from .play import play
 from .replay import Seed
 from .scheduler import Scheduler
@@ -84,7 +85,7 @@ class CalledFlow:
             if thread is not None and self._loop is not None and self._queue is not None:
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, None)
         if thread is not None:
-            thread.join()
+            thread.join(3 * CLOSING_SECONDS)  # a flow that blocks its loop is left behind, too
 
     # The thread
 
@@ -138,7 +139,9 @@ class CalledFlow:
             clock.cancel()
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if tasks:
+                # A flow that does not let itself be cancelled is left behind.
+                await asyncio.wait(tasks, timeout=CLOSING_SECONDS)
 
     async def _play(self, call: _Call, at_once: asyncio.Semaphore) -> None:
         try:
