@@ -27,7 +27,10 @@ EXAMPLE = Example("e", {"question": "Where?"}, gold=TARGET)
 def task(**more: Any) -> FlowTask:
     async def flow(episode: Episode, example: Example) -> Any:
         messages = [{"role": "user", "content": example.question}]
-        await episode.call("agent", messages=messages, tools=TOOLS)
+        # The tiny model cannot learn to end: the end's embedding, that of its padding, is zero.
+        # Behind a whole call, this lets nothing else follow.
+        constraint = {"kind": "text"}
+        await episode.call("agent", messages=messages, tools=TOOLS, constraint=constraint)
         episode.target("agent", example.gold)
 
     return FlowTask([Chat(name="agent", learn="supervised", **more)], flow)
@@ -77,7 +80,7 @@ def test_what_is_no_target_is_an_error(gold: Any, said: str) -> None:
 def test_a_call_that_is_learned_is_made(tiny_model_dir: Path) -> None:
     settings = {
         "adapter": {"rank": 8, "targets": "all-linear"},
-        "learning": {"optimizer": {"name": "adam", "lr": 1e-2}},
+        "learning": {"optimizer": {"name": "adam", "lr": 5e-3}},
     }
     made = task(max_new_tokens=100)
     tiny = TinySession(made, tiny_model_dir, settings)
@@ -86,9 +89,7 @@ def test_a_call_that_is_learned_is_made(tiny_model_dir: Path) -> None:
     data = training_data(made, Trace(EXAMPLE, before))["agent"]
     session = tiny._session
     learner = session.learner()
-    losses = []
-    while len(losses) < 300 and (not losses or losses[-1] > 0.02):
-        losses.append(session.update(learner, "agent", data).loss)
+    losses = [session.update(learner, "agent", data).loss for _ in range(30)]
     assert losses[-1] < losses[0] / 10
     session.engine.forget()
     (after,) = tiny.play([EXAMPLE])
