@@ -144,7 +144,7 @@ class Gateway:
         if refusal is not None:
             raise WireError(refusal, code="invalid_value")
         answered = await caller.result(
-            _digest(path, body), partial(caller.door.call, asked.model, asked.inputs)
+            partial(_digest, path, body), partial(caller.door.call, asked.model, asked.inputs)
         )
         made = endpoint.build(asked, answered)
         return _event_stream(endpoint.stream(asked, made)) if asked.stream else _json(made)
@@ -156,7 +156,7 @@ class Gateway:
             if run
             else partial(effects.begin, Effect.of(body))
         )
-        answer: dict[str, Any] = await caller.result(_digest(path, body), made)
+        answer: dict[str, Any] = await caller.result(partial(_digest, path, body), made)
         return answer
 
     async def _forwarded(
@@ -171,7 +171,7 @@ class Gateway:
         url = model.base_url + path
         effect = partial(caller.door.effect, self.forwarder.forward, name, url, sent)
         try:
-            answer = await caller.result(_digest(path, body), effect)
+            answer = await caller.result(partial(_digest, path, body), effect)
         except UpstreamError as error:
             raise WireError(str(error), code="upstream_error", status=error.status) from None
         except TimeoutError as error:
