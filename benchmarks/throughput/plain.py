@@ -204,7 +204,7 @@ class PlainLearner:
         return [self._completion(term) for score in scores for term in score.terms]
 
     def _text(self, datum: TextDatum) -> Completion:
-        tokens = self.tokens.completion(datum.completion, after=datum.prompt, end=True)
+        tokens = self.tokens.answer(datum.completion, datum.prompt)
         return _after(self.tokens.encode(datum.prompt, len(tokens)), tokens)
 
     def _completion(self, term: Any) -> Completion:

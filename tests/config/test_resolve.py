@@ -93,6 +93,7 @@ def test_later_layers_win(resolved: Resolve) -> None:
         "keep_checkpoints": "default",
         "max_failures": "default",
         "deviations": "default",
+        "rollouts": "default",
         "max_steps": "default",
         "effect_timeout": "default",
         "effect_retries": "default",

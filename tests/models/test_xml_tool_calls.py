@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.messages import parse_messages
-from flowtune_cli.flow.prompt import Prompt, ToolCall
+from flowtune_cli.flow.prompt import Message, Prompt, Segment, ToolCall
 from flowtune_cli.flow.request import Constraint
 from flowtune_cli.models.constraints import Constraints
 from flowtune_cli.models.tokens import Tokens
@@ -85,7 +85,7 @@ def written(form: str, arguments: Mapping[str, Any], before: str = "") -> str:
     call = {"id": "1", "function": {"name": "add", "arguments": json.dumps(arguments)}}
     turn = {"role": "assistant", "content": before, "tool_calls": [call]}
     text = tokens_of(form).render(Prompt(parse_messages([turn])))
-    return text.removeprefix("<|im_start|>assistant\n").partition("<|im_end|>")[0]
+    return text.removeprefix("<|im_start|>assistant\n").partition("<|im_end|>\n<|im_start|>")[0]
 
 
 def parsed(form: str, text: str, parameters: Mapping[str, Any] = PARAMETERS) -> Any:
@@ -252,3 +252,34 @@ def test_a_schema_that_tags_cannot_hold_to_is_refused(parameters: Any, reason: s
     tools = json.dumps([{"type": "function", "function": {"name": "f", "parameters": parameters}}])
     with pytest.raises(UsageError, match=f"the schema of 'f' cannot be held to there: {reason}"):
         constraints.grammar(Constraint("text"), 0, tools)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("form", TEMPLATES)
+@pytest.mark.parametrize("thoughts", ["", "<think>\n\n</think>\n"])
+def test_a_call_as_a_target_is_what_the_template_writes(
+    form: str, special: bool, thoughts: str
+) -> None:
+    tokens = tokens_of(form, special=special)
+    # What stands before an answer may be left out of an answer that was given.
+    tokens.tokenizer.chat_template = TEMPLATES[form].replace(
+        "assistant\n{% endif %}", f"assistant\n{thoughts}{{% endif %}}"
+    )
+    tokens = Tokens(tokens.tokenizer, 3000)
+    prompt = Prompt(parse_messages([{"role": "user", "content": "x"}]), tools=TOOLS)
+    arguments = {"text": "<|im_end|> so", "number": 2}
+    call = ToolCall("1", "add", json.dumps(arguments))
+    answer = Message("assistant", (Segment("Well."),), (call,))
+    *ids, end = tokens.answer(answer, prompt)
+    assert end == tokens.end_of_turn
+    assert end not in ids  # what the arguments spell out is text
+    text = tokens.whole_text(ids)
+    assert special or text == written(form, arguments, "Well.")
+    found = tokens.tool_calls(ids, TOOLS, ())
+    assert found is not None
+    assert found.text == "Well."
+    assert json.loads(found.calls[0].arguments) == arguments
+    tokens.tokenizer.chat_template = None
+    bare = Tokens(tokens.tokenizer, 3000)
+    with pytest.raises(UsageError, match="has no chat template"):
+        bare.answer(answer, prompt)

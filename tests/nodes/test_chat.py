@@ -251,7 +251,7 @@ def test_targets_are_texts(respond: Any) -> None:
     prompt = response.outputs[0].score.terms[0].prompt
     expected = [TextDatum("c", prompt, "right", 0.5)]
     assert node(weight=0.5).target_data(response, " right\n") == expected
-    for gold in (None, "", {"tool_calls": []}):
+    for gold in (None, "", [{"tool_calls": []}]):
         with pytest.raises(UsageError, match="node 'c' learns from target texts"):
             node().target_data(response, gold)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
-from .prompt import Prompt
+from .prompt import Message, Prompt
 from .request import Constraint, Decoding, Request
 
 if TYPE_CHECKING:
@@ -160,11 +160,15 @@ class ChoiceDatum:
 
 @dataclass(frozen=True)
 class TextDatum:
-    """Raise the likelihood of a text and its end-of-turn token after a prompt (mean per token)."""
+    """Raise the likelihood of a text and its end-of-turn token after a prompt (mean per token).
+
+    Args:
+        completion: the text; or an assistant's message, as the model's chat template writes it.
+    """
 
     node: str
     prompt: Prompt
-    completion: str
+    completion: str | Message
     weight: float = 1.0
 
 

@@ -127,7 +127,7 @@ class Gateway:
         if refusal is not None:
             raise WireError(refusal, code="invalid_value")
         answered = await caller.result(
-            _digest(path, body), partial(caller.door.call, asked.model, asked.inputs)
+            partial(_digest, path, body), partial(caller.door.call, asked.model, asked.inputs)
         )
         made = endpoint.build(asked, answered)
         return event_stream(endpoint.stream(asked, made)) if asked.stream else json_response(made)
@@ -139,7 +139,7 @@ class Gateway:
             if run
             else partial(effects.begin, Effect.of(body))
         )
-        answer: dict[str, Any] = await caller.result(_digest(path, body), made)
+        answer: dict[str, Any] = await caller.result(partial(_digest, path, body), made)
         return answer
 
     async def _forwarded(
@@ -147,7 +147,7 @@ class Gateway:
     ) -> Response:
         async def forward(name: str, url: str, sent: dict[str, Any]) -> dict[str, Any]:
             effect = partial(caller.door.effect, self.forwarder.forward, name, url, sent)
-            answer: dict[str, Any] = await caller.result(_digest(path, body), effect)
+            answer: dict[str, Any] = await caller.result(partial(_digest, path, body), effect)
             return answer
 
         return await forwarded(name, self.forwarder.models[name], path, body, forward)

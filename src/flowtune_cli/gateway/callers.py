@@ -35,11 +35,13 @@ class Caller(Protocol):
 
     door: Door
 
-    async def result(self, digest: str, make: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+    async def result(
+        self, digest: Callable[[], str], make: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Any:
         """The result of ``make(place=...)``, which is run on the flow's own loop.
 
         Args:
-            digest: of what is asked.
+            digest: gives that of what is asked, which is needed for those outside alone.
 
         Raises:
             WireError: the flow has ended, as far as a program outside is told.
@@ -69,7 +71,9 @@ class Inside:
         self.door = request.door
         self._place = request.place
 
-    async def result(self, digest: str, make: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+    async def result(
+        self, digest: Callable[[], str], make: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Any:
         """See ``Caller``."""
         return await make(place=self._place)
 
@@ -83,12 +87,14 @@ class Outside:
         self._request = request
         self._place = f"{request.method} {path}, a request from outside"
 
-    async def result(self, digest: str, make: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+    async def result(
+        self, digest: Callable[[], str], make: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Any:
         """See ``Caller``."""
         retries = self._request.headers.get("x-stainless-retry-count", "0")
         try:
             return await self._parked.answer(
-                digest,
+                digest(),
                 lambda: self.door.submit(partial(make, place=self._place)),
                 self._gone,
                 retried=retries.isdecimal() and int(retries[:9]) > 0,

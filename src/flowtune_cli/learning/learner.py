@@ -350,7 +350,7 @@ class Learner:
 
     def _completions(self, datum: Datum) -> list[Completion]:
         if isinstance(datum, TextDatum):
-            tokens = self.tokens.completion(datum.completion, after=datum.prompt, end=True)
+            tokens = self.tokens.answer(datum.completion, datum.prompt)
             return [self._after(datum.prompt, tokens)]
         scores: Sequence[Score]
         if isinstance(datum, PreferenceDatum):

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
-from ..flow.prompt import Prompt, Segment
+from ..flow.prompt import Message, Prompt, Segment
 from ..flow.request import Constraint
 from ..flow.surrogates import escaped
 from .chat_documents import message_documents, texts, tool_documents
@@ -21,6 +21,7 @@ from .seam import cut as cut_lead
 from .tool_calls import Parsed, ToolCallParser
 
 _NO_OPTIONS = TextOptions()
+_SIGN = "flowtuneanswer"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Tokens:
         self._tool_calls = ToolCallParser(tokenizer, self.template.source)
         self._constraints = Constraints(tokenizer, self.template.source, options.name)
         self._keeps_special = options.special_tokens_in_text
+        self._name = options.name
         self._cache_size = cache_size
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         # What is cut out of a document keeps the special tokens that it may have.
@@ -121,6 +123,41 @@ class Tokens:
         text = escaped(text)
         ids = self._following(after, self._cut(text, [Segment(text)]))
         return (*ids, self._end(after)) if end else ids
+
+    def answer(self, answer: str | Message, after: Prompt) -> tuple[int, ...]:
+        """Token ids of a whole answer to a prompt, with the token that ends it.
+
+        Args:
+            answer: a text, or an assistant's message as the chat template writes it.
+
+        Raises:
+            UsageError: the template writes no such message behind this prompt.
+        """
+        if isinstance(answer, str):
+            return self.completion(answer, after=after, end=True)
+        before, text = self._answered(_without_surrogates(after), answer)
+        return (*self._behind(before, text), self._end(after))
+
+    def _answered(self, prompt: Prompt, answer: Message) -> tuple[_Rendered, _Rendered]:
+        """A prompt's text, and what the template writes of an answer behind it, without its end."""
+        whole = _without_surrogates(replace(prompt, messages=(*prompt.messages, answer)))
+        before = self._render(prompt)
+        written = self._render(whole, answer=False)
+        text, cuts = written.text, written.cuts
+        begin = len(before.text)
+        if not text.startswith(before.text):
+            # What the template puts before the model's answer is not what it shows of one later.
+            sign = replace(answer, segments=(Segment(_SIGN),), tool_calls=())
+            signed = replace(whole, messages=(*prompt.messages, sign))
+            begin = self._render(signed, answer=False).text.rfind(_SIGN)
+        rest = text[begin:].removesuffix(self.template.after_answer())
+        if begin < 0 or not rest.strip():
+            raise UsageError(
+                f"the chat template of '{self._name}' does not write an assistant's message with"
+                " tool calls behind this prompt, so it cannot be a target: take another model"
+            )
+        shifted = tuple(cut - begin for cut in cuts if begin < cut < begin + len(rest))
+        return before, _Rendered(rest, shifted)
 
     def completions(
         self, texts: Sequence[str], after: Prompt, *, rivals: bool
@@ -186,7 +223,7 @@ class Tokens:
         """The prompt's text with the model's chat template around it."""
         return self._render(prompt).text
 
-    def _render(self, prompt: Prompt) -> _Rendered:
+    def _render(self, prompt: Prompt, *, answer: bool = True) -> _Rendered:
         prefill = Segment(prompt.prefill, authored=prompt.authored_prefill)
         messages = prompt.messages
         if not prompt.chat:
@@ -200,7 +237,7 @@ class Tokens:
 
         tools = tool_documents(prompt.tools, shown)
         chat = message_documents(messages, shown)
-        text = self.template.render(chat, tools=tools)
+        text = self.template.render(chat, tools=tools, answer=answer)
         return _unmarked(text + self._marked([prefill], mark), mark)
 
     def _cut(self, text: str, segments: Sequence[Segment]) -> _Rendered:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from ..flow.chat import ChatAnswer, FinishReason
 from ..flow.errors import UsageError
 from ..flow.messages import ChatError
-from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Serves, Term, TextDatum
-from ..flow.prompt import ToolCall
+from ..flow.node import Call, Datum, Node, Response, Serves, TextDatum
+from ..flow.prompt import Message, ToolCall
 from ..flow.request import (
     GREEDY,
     Constraint,
@@ -23,6 +23,8 @@ from ..flow.request import (
     Refusal,
 )
 from .chat_inputs import ChatInputs, parse_inputs
+from .chat_target import parse_answer
+from .generated import prompt_of, response_of, target_text
 
 
 @dataclass(kw_only=True)
@@ -82,38 +84,24 @@ class Chat(Node):
         )
         if isinstance(decoded, Refusal):
             raise ChatError(f"node '{self.name}': {decoded.reason}")
-        outputs: dict[object, NodeOutput] = {}
-        for generation in decoded.generations:
+
+        def read(generation: Generation) -> tuple[object, ChatAnswer, str]:
             answer = _answer(decoded, generation, call.seed)
-            parsed = _parsed(answer, asked.constraint)
-            if parsed in outputs or len(outputs) > self.alternatives:
-                continue
-            outputs[parsed] = NodeOutput(
-                value=answer,
-                # As it is stored, and exported: what the model wrote.
-                text=(generation.written or generation.text).strip(),
-                score=Score((Term(asked.prompt, generation.tokens, constraint=asked.constraint),)),
-                logprob=generation.logprob,
-                tokens=len(generation.tokens),
-                truncated=generation.truncated,
-            )
-        return Response(
-            prompt=decoded.prompt,
-            outputs=tuple(outputs.values()),
-            adapter_version=decoded.adapter_version,
-            prompt_tokens=decoded.prompt_tokens,
-            dropped_tokens=decoded.dropped_tokens,
-        )
+            # As it is stored, and exported: what the model wrote.
+            text = (generation.written or generation.text).strip()
+            return _parsed(answer, asked.constraint), answer, text
+
+        return response_of(decoded, asked.prompt, read, self.alternatives, asked.constraint)
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
-        """``gold`` is the right text; tool calls cannot be targets."""
-        if not isinstance(gold, str) or not gold.strip():
-            raise UsageError(
-                f"node '{self.name}' learns from target texts; got {gold!r} instead of one"
-            )
-        score = response.outputs[0].score
-        assert score is not None
-        return [TextDatum(self.name, score.terms[0].prompt, gold.strip(), self.weight)]
+        """``gold`` is the right text, or an assistant's message, maybe with tool calls."""
+        prompt = prompt_of(response)
+        answer: str | Message
+        if isinstance(gold, Mapping):
+            answer = parse_answer(self.name, gold, prompt.tools)
+        else:
+            answer = target_text(self.name, gold, "texts or messages")
+        return [TextDatum(self.name, prompt, answer, self.weight)]
 
     def _decoding(self, call: Call, asked: ChatInputs) -> Decoding:
         if asked.temperature > 0:

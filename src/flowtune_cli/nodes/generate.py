@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..flow.errors import UsageError
-from ..flow.node import Call, Datum, Node, NodeOutput, Response, Score, Serves, Term, TextDatum
+from ..flow.node import Call, Datum, Node, Response, Serves, TextDatum
 from ..flow.prompt import Prompt, Template
-from ..flow.request import GREEDY, DecodeRequest
+from ..flow.request import GREEDY, DecodeRequest, Generation
+from .generated import prompt_of, response_of, target_text
 
 
 @dataclass(kw_only=True)
@@ -38,40 +38,20 @@ class Generate(Node):
         decoded = await call.ask(
             DecodeRequest(self.adapter, prompt, self.max_new_tokens, self.stop, decoding, call.seed)
         )
-        outputs: dict[str, NodeOutput] = {}
-        for generation in decoded.generations:
+
+        def read(generation: Generation) -> tuple[str, str, str]:
             text = generation.text.strip()
-            if text in outputs or len(outputs) > self.alternatives:
-                continue
-            outputs[text] = NodeOutput(
-                value=text,
-                text=text,
-                score=Score((Term(prompt, generation.tokens),)),
-                logprob=generation.logprob,
-                tokens=len(generation.tokens),
-                truncated=generation.truncated,
-            )
-        return Response(
-            prompt=decoded.prompt,
-            outputs=tuple(outputs.values()),
-            adapter_version=decoded.adapter_version,
-            prompt_tokens=decoded.prompt_tokens,
-            dropped_tokens=decoded.dropped_tokens,
-        )
+            return text, text, text
+
+        return response_of(decoded, prompt, read, self.alternatives)
 
     def target_data(self, response: Response, gold: Any) -> Sequence[Datum]:
         """``gold`` is the right text."""
-        if not isinstance(gold, str) or not gold.strip():
-            raise UsageError(
-                f"node '{self.name}' learns from target texts; got {gold!r} instead of one"
-            )
-        score = response.outputs[0].score
-        assert score is not None
-        prompt = score.terms[0].prompt
+        text, prompt = target_text(self.name, gold), prompt_of(response)
         # The text starts the model's turn, or continues the prompt, and then needs a space.
         before = prompt.prefill or ("" if prompt.chat else prompt.text)
         lead = " " if before and not before[-1].isspace() else ""
-        return [TextDatum(self.name, prompt, lead + gold.strip(), self.weight)]
+        return [TextDatum(self.name, prompt, lead + text, self.weight)]
 
     @property
     def input_names(self) -> frozenset[str]:

@@ -105,9 +105,13 @@ def _add_trace(totals: Totals, trace: Trace) -> None:
         reward = _reward(episode, deviation.node)
         if deviation.outcome is Outcome.SKIPPED and reward is not None:
             sums["unreported"] += int(episode.reward_of(reward, deviation.step) is None)
-    for run in trace.runs[1:]:
-        for step in run.steps:  # what is replayed is no call
-            _add_call(totals, step)
+    played: set[int] = set()  # endings may share a run
+    for deviation in trace.deviations:
+        for run in (deviation.rollout, deviation.baseline):
+            if run is not None and id(run) not in played:
+                played.add(id(run))
+                for step in run.steps[deviation.step :]:
+                    _add_call(totals, step)
     for preference in trace.preferences:
         sums = _sums(totals, preference.node)
         sums["preferences"] += 1
