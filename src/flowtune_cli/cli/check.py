@@ -19,6 +19,7 @@ from .options import (
     SplitOption,
 )
 from .output import Styled, note, print_json, print_styled
+from .phase import phase
 from .programs import (
     GoldOption,
     ProgramOption,
@@ -116,11 +117,11 @@ def check_session(
     from ..training.admission.finding import Finding, in_order
     from ..training.admission.other_processes import elsewhere_findings
 
-    note(f"playing {_count(len(examples), 'example')}")
     found: dict[int, Trace] = {}
     stopped: list[Finding] = []
     try:
-        found.update(session.deviate(examples))
+        with phase(f"playing {_count(len(examples), 'example')}"):
+            found.update(session.deviate(examples))
     except UsageError as error:
         stopped.append(
             Finding(
@@ -134,11 +135,12 @@ def check_session(
     limits = session.limits
     if not traces:
         return [], stopped
-    findings = examine(session.task, traces, pool, limits=limits)
-    note("playing them again in other processes")
+    with phase("playing them again", silent=True):
+        findings = examine(session.task, traces, pool, limits=limits)
     settings = session.settings.model_dump(mode="json")
     recorded = recordings(traces)
-    elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
+    with phase("playing them again in other processes"):
+        elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
     return traces, in_order([*stopped, *findings, *elsewhere])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from . import stdout
+from . import stdout, verbosity
 
 
 class _Command(TyperCommand):
@@ -19,7 +19,18 @@ class _Command(TyperCommand):
 
 
 class OwnCommand(_Command):
-    """A command of flowtune: its own output is what it writes by ``stdout.write``."""
+    """A command of flowtune: its own output is what it writes by ``stdout.write``.
+
+    It has the options ``--verbose`` and ``--quiet``, of which its function is told nothing.
+    """
+
+    _levels: list[Any] | None = None
+
+    def get_params(self, ctx: Any) -> Any:
+        if self._levels is None:
+            self._levels = verbosity.parameters()
+        *own, help_option = super().get_params(ctx)
+        return [*own, *self._levels, help_option]
 
     def invoke(self, ctx: Any) -> Any:
         ctx.params = {name: stdout.own_path(value) for name, value in ctx.params.items()}

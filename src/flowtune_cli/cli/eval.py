@@ -19,6 +19,7 @@ from .options import (
     TaskArgument,
 )
 from .output import note, print_json, print_rows, warn
+from .phase import phase
 
 if TYPE_CHECKING:
     from ..flow.example import Example
@@ -126,7 +127,11 @@ def _play_all(
     evaluators = _evaluators(found[0])
     session: Session | None = None
     seed = found[0].player.resolved.settings.training.seed
-    with progress(0, len(found) * len(examples)) as display:
+
+    def calls() -> int:
+        return 0 if session is None else session.tally.calls
+
+    with progress(0, len(found) * len(examples), calls) as display:
         for each, session in sessions(found):
             task = each.player.task
             for played in play_examples(
@@ -153,7 +158,10 @@ def _play_all(
     if not any(rewards for played in all_played for rewards in played.rewards.values()):
         assert session is not None
         for name, evaluator in evaluators.items():
-            judged = [judge(session, evaluator, examples, all_played[0], p) for p in all_played[1:]]
+            with phase(f"comparing by evaluator '{name}'", silent=True):
+                judged = [
+                    judge(session, evaluator, examples, all_played[0], p) for p in all_played[1:]
+                ]
             gains[name] = [None, *(Wins.of(of_flow) for of_flow in judged)]
     return all_played, task_figures, gains
 
@@ -202,7 +210,8 @@ def _evaluated(task: Task, examples: Sequence[Example], played: Played) -> dict[
         return {}
     chosen = [examples[position] for position in positions]
     try:
-        figures = task.evaluate(chosen, [played.predictions[position] for position in positions])
+        with phase("evaluating", silent=True):
+            figures = task.evaluate(chosen, [played.predictions[n] for n in positions])
     except FlowtuneError as error:
         note(f"without the task's own figures: {error}")
         return {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ from .show import show
 from .strict_warnings import leave_libraries_out
 from .threads import spin_briefly
 from .train import train
+from .verbosity import QuietOption, VerboseOption, as_usual, is_verbose
 
 COMMANDS = (
     train,
@@ -104,6 +106,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # those of all commands, too
 )
 for function in COMMANDS:
     flags = PostProcessorFlags if function in (predict, postprocess) else OwnCommand
@@ -116,6 +119,8 @@ for group in GROUPS:
 def flowtune(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Online joint fine-tuning of whole flows of language-model nodes."""
     if version:
@@ -127,6 +132,11 @@ def flowtune(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    with as_usual():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     keep_freed_memory()
     spin_briefly()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -138,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stdout.reserved():
             result = command.main(arguments, prog_name="flowtune", standalone_mode=False)
     except FlowtuneError as error:
+        _tell_where(error)
         typer.echo(f"flowtune: error: {error}", err=True)
         return error.exit_code
     except typer.TyperException as error:
@@ -153,9 +164,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _WRONG_PATH or not isinstance(error.filename, str):
             raise
+        _tell_where(error)
         typer.echo(
             f"flowtune: error: {error.filename}: {error.strerror}. Name another file or directory.",
             err=True,
         )
         return 2
     return result if isinstance(result, int) else 0
+
+
+def _tell_where(error: Exception) -> None:
+    """Where an error came from, and which led to it, for one who looks for a fault."""
+    if is_verbose():
+        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)

@@ -12,6 +12,7 @@ from . import stdout
 from .command import OwnCommand
 from .options import JsonOption
 from .output import note, print_json
+from .phase import phase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,13 +55,15 @@ def fetch(
     if name in registry.entries("model"):
         if revision is not None:
             raise UsageError(f"'{name}' comes from a plugin: --revision is for Hugging Face ids")
-        directory = registry.model(name).fetch(verify=verify)
+        with phase(f"fetching {name}", silent=True):
+            directory = registry.model(name).fetch(verify=verify)
     elif verify:
         raise UsageError(
             "--verify is for models of plugins. For a Hugging Face id there is: hf cache verify"
         )
     else:
-        directory = _fetch_from_hub(name, revision, registry)
+        with phase(f"fetching {name}", silent=True):
+            directory = _fetch_from_hub(name, revision, registry)
     if json:
         print_json({"name": name, "directory": directory})
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from . import stdout
+from .verbosity import is_quiet, is_verbose
 
 
 def print_json(value: Any) -> None:
@@ -57,8 +58,21 @@ def print_styled(lines: Iterable[Styled]) -> None:
 
 
 def note(text: str) -> None:
-    """Print a message to stderr."""
-    typer.echo(f"flowtune: note: {text}", err=True)
+    """Print a message to stderr, unless ``--quiet`` was given."""
+    if not is_quiet():
+        typer.echo(f"flowtune: note: {text}", err=True)
+
+
+def detail(text: str) -> None:
+    """Print to stderr what helps to find a fault, if ``--verbose`` was given."""
+    if is_verbose():
+        typer.echo(f"flowtune: {text}", err=True)
+
+
+def suggest(title: str, commands: Iterable[str]) -> None:
+    """Print commands that may come next to stderr, unless ``--quiet`` was given."""
+    if not is_quiet():
+        typer.echo("\n  ".join([f"{title}:", *commands]), err=True)
 
 
 def warn(text: str) -> None:

@@ -17,6 +17,7 @@ from .options import (
     SplitOption,
 )
 from .output import print_json
+from .phase import phase
 from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 
@@ -69,11 +70,12 @@ def play(
     else:
         chosen = find_example(read_examples(player.task, data, split), example)
     session = player.set_up()
-    if deviate:
-        [(_, trace)] = session.deviate([chosen])
-    else:
-        [(_, episode)] = session.play([chosen])
-        trace = Trace(chosen, episode)
+    with phase(f"playing example '{chosen.id}'", silent=True):
+        if deviate:
+            [(_, trace)] = session.deviate([chosen])
+        else:
+            [(_, episode)] = session.play([chosen])
+            trace = Trace(chosen, episode)
     if json:
         print_json({"played_by": player.made_by, **trace_json(player.task, trace)})
     else:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from ..flow.task import Task
 from . import options
 from .checkpoint_names import find_checkpoint
+from .origins import tell_origins
 from .output import note
+from .phase import phase
 from .programs import find, given, ready
 from .run_overrides import RunOverrides
 
@@ -40,18 +42,22 @@ class Player:
 
     def set_up(self) -> Session:
         """Load the model, and the adapters of the checkpoint."""
-        from ..training.checkpoint import load_checkpoint
-        from ..training.session import set_up
+        settings = self.resolved.settings
+        with phase(f"loading {settings.model.name}") as loading:
+            # These import torch, which takes seconds.
+            from ..training.checkpoint import load_checkpoint
+            from ..training.session import set_up
 
-        note(f"loading {self.resolved.settings.model.name}")
-        session = set_up(self.task, self.resolved.settings, self.registry, self.checkpoint)
-        if self.checkpoint is not None:
-            load_checkpoint(
-                self.checkpoint,
-                adapters=session.adapters,
-                learner=None,
-                nodes=self.task.nodes,
+            session = set_up(
+                self.task, settings, self.registry, self.checkpoint, on_phase=loading.now
             )
+            if self.checkpoint is not None:
+                load_checkpoint(
+                    self.checkpoint,
+                    adapters=session.adapters,
+                    learner=None,
+                    nodes=self.task.nodes,
+                )
         return session
 
 
@@ -95,6 +101,7 @@ def load_player(
         for difference in settings.differences:
             note(f"differs from the run: {difference}")
         made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
+    tell_origins(resolved)
     made_by += f", settings {_digest(resolved, task_class.name)}"
     task = resolved.make_task()
     ready(task, resolved, run, needs_nodes=needs_nodes)

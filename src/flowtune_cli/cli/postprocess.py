@@ -20,7 +20,9 @@ from .options import (
     SplitOption,
     TaskArgument,
 )
+from .origins import tell_origins
 from .output import note
+from .phase import phase
 from .programs import find, given
 
 
@@ -60,6 +62,7 @@ def postprocess(
     resolved = options.settings(
         registry, found.task_class, config=config, overrides=set_, flags=flags
     )
+    tell_origins(resolved)
     task_ = resolved.make_task()
     processors = selected_postprocessors(context, registry, task_)
     if not processors and not reorder:
@@ -70,5 +73,6 @@ def postprocess(
     lines = read_lines(predictions, task_, examples, reorder=reorder)
     note_left_out(task_)
     note_failed_rollouts(lines)
-    write_lines(out, post_process(processors, task_, examples, lines, note))
+    with phase("applying the post-processors", silent=True):
+        write_lines(out, post_process(processors, task_, examples, lines, note))
     note(f"wrote {len(lines)} predictions to {out}")

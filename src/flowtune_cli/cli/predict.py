@@ -22,7 +22,8 @@ from .options import (
     SetOption,
     SplitOption,
 )
-from .output import note
+from .output import note, suggest
+from .phase import phase
 from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def predict(
     if is_stream(out):
         return 0
     command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
-    typer.echo(f"Next, try:\n  {command}", err=True)
+    suggest("Next, try", [command])
     return 0
 
 
@@ -143,7 +144,8 @@ def write_predictions(
         except KeyboardInterrupt:
             note(f"interrupted. {file.how_to_go_on}")
             raise
-        file.finish(lambda records: _lines(records, session.task, examples, processors, scores))
+        with phase("writing the predictions", silent=True):
+            file.finish(lambda records: _lines(records, session.task, examples, processors, scores))
 
 
 def _predict(
@@ -162,7 +164,7 @@ def _predict(
 
     failed: dict[int, Episode] = {}
     done, last_line = file.done, time.monotonic()
-    with progress(done, len(examples)) as display:
+    with progress(done, len(examples), lambda: session.tally.calls) as display:
         for position, (episode, rollouts) in _play(
             session, examples, explorations, file.done, failed
         ):

@@ -20,6 +20,7 @@ from .options import (
     SetOption,
     SplitOption,
 )
+from .origins import tell_origins
 from .programs import (
     GoldOption,
     ProgramOption,
@@ -154,6 +155,7 @@ def _begin(
         resolved = RunOverrides(
             arguments.registry, task_class, source, **arguments.sources
         ).continued()
+    tell_origins(resolved)
     task = resolved.make_task()
     ready(task, resolved, source)
     warn_of_tools(task)
@@ -210,6 +212,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         if run.info.state == "finished" and not (grows or waits):
             return report_finished(run, json=arguments.json)
 
+        tell_origins(resolved)
         task = resolved.make_task()
         ready(task, resolved, run)
         data = arguments.data or (stored["data"]["path"] and Path(stored["data"]["path"]))

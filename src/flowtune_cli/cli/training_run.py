@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from ..config.resolve import FILE, Resolved
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
@@ -26,7 +24,8 @@ from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
 from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
-from .output import note, print_json, print_rows, warn
+from .output import detail, note, print_json, print_rows, suggest, warn
+from .phase import phase
 from .progress import progress
 from .training_text import (
     batch_text,
@@ -78,9 +77,10 @@ class TrainingRun:
         return self._train(session, run, reference)
 
     def _set_up(self, checkpoint: Path | None) -> Session:
-        check_learning(self.task, self.resolved.settings, self.registry)
-        note(f"loading {self.resolved.settings.model.name}")
-        return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
+        settings = self.resolved.settings
+        check_learning(self.task, settings, self.registry)
+        with phase(f"loading {settings.model.name}") as loading:
+            return set_up(self.task, settings, self.registry, checkpoint, on_phase=loading.now)
 
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)
@@ -93,7 +93,9 @@ class TrainingRun:
                 note("the optimizer state starts fresh: the checkpoint is of another optimizer")
             engine = session.engine.prefixes.paths.text
             run.update(state="training", episodes=trainer.position.episodes, engine=engine)
-            display = progress(trainer.position.episodes, len(trainer.order))
+            display = progress(
+                trainer.position.episodes, len(trainer.order), lambda: session.tally.calls
+            )
             with display, StopRequest(display.stopping) as stop:
                 trainer.on_report = lambda report: display.show(
                     report.episodes, batch_text(report.record), line=report.record is not None
@@ -103,12 +105,13 @@ class TrainingRun:
                 )
                 trainer.should_stop = lambda: stop.requested
                 trainer.on_findings = _warn_of
+                trainer.on_phase = display.doing
                 trainer.train()
             run.update(state="finished", episodes=trainer.position.episodes)
         except Stopped as stopped:
             run.update(state="stopped", episodes=stopped.position.episodes)
             note(f"stopped after {stopped.position.episodes} of {len(trainer.order)} episodes")
-            typer.echo(f"Resume with:\n  {resume}", err=True)
+            suggest("Resume with", [resume])
             return 130
         except KeyboardInterrupt:
             note(f"interrupted. {_resume_hint(run)}\n  {resume}")
@@ -126,9 +129,7 @@ class TrainingRun:
         _print_metrics(run, json=self.json)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
-        typer.echo("Next, try:", err=True)
-        for command in next_commands(self.task, reference, run.settings["data"]):
-            typer.echo(f"  {command}", err=True)
+        suggest("Next, try", next_commands(self.task, reference, run.settings["data"]))
         return 0
 
     def _reference(self, run: RunDirectory) -> str:
@@ -170,6 +171,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
         counts = reader.counts()
         warnings = reader.learning_warnings()
         evaluations = reader.evaluations()
+        timings = reader.timings()
     if json:
         counts_json: dict[str, Any] = dataclasses.asdict(counts)
         counts_json["rollouts"] = {outcome.value: n for outcome, n in counts.rollouts.items()}
@@ -200,6 +202,8 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
                 for name, m in last.items()
             ],
         )
+    for name, seconds in timings.items():
+        detail(f"{name} took {seconds:.1f} s in all")
     for warning in warnings:
         warn(warning.text)
     for number, what in (

@@ -74,10 +74,12 @@ class Report:
 class _Clock:
     """Seconds by phase, for one mini-batch."""
 
+    on_phase: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        self.on_phase(name)
         start = time.perf_counter()
         try:
             yield
@@ -97,6 +99,7 @@ class Trainer:
         on_findings: called with what the run's first mini-batch shows to be wrong with the flow.
         held_out: the examples that checkpoints are evaluated on, if training.evaluate says so.
         on_evaluation: called as an evaluation goes on.
+        on_phase: told what is done from now on, such as "learn".
 
     Attributes:
         evaluations: those of the run so far.
@@ -116,6 +119,7 @@ class Trainer:
         on_findings: Callable[[Sequence[Finding]], None] = lambda findings: None,
         held_out: Sequence[Example] = (),
         on_evaluation: Callable[[EvaluationReport], None] = lambda report: None,
+        on_phase: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.session = session
         self.run = run
@@ -128,6 +132,7 @@ class Trainer:
         self.on_findings = on_findings
         self.held_out = held_out
         self.on_evaluation = on_evaluation
+        self.on_phase = on_phase
         self.evaluations: list[Evaluation] = []
         if self.settings.evaluate.every and not held_out:
             raise UsageError("there is nothing to evaluate on: the data has no held-out examples")
@@ -217,6 +222,7 @@ class Trainer:
         done = any(each.episodes == episodes for each in self.evaluations)
         if done or not is_due(episodes, len(self.order), self.settings):
             return
+        self.on_phase("evaluate")
         report = evaluate(
             self.session,
             self.held_out,
@@ -241,7 +247,7 @@ class Trainer:
         return None if best is None else best.episodes
 
     def _batch(self, store: Store, trackers: Trackers) -> None:
-        clock = _Clock()
+        clock = _Clock(self.on_phase)
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
         versions = {
@@ -313,6 +319,7 @@ class Trainer:
             Refused: the flow would learn nothing, or something wrong.
         """
         session = self.session
+        self.on_phase("check the flow")
         self.on_findings(
             admit(session.task, traces, limits=session.limits, check=self._stop_if_asked)
         )

@@ -59,6 +59,13 @@ class Play:
 
 
 @dataclass
+class Tally:
+    """How many calls of nodes the engine has answered, those of rollouts included."""
+
+    calls: int = 0
+
+
+@dataclass
 class Session:
     """Everything that plays and trains one task.
 
@@ -68,6 +75,7 @@ class Session:
         explorations: the strategy of each node that deviates, by node name.
         evaluators: that of each node that deviates and has one, by node name.
         optimizers: the factories of the nodes' optimizers, by name.
+        tally: what was done so far.
     """
 
     task: Task
@@ -77,6 +85,7 @@ class Session:
     explorations: Mapping[str, Exploration]
     evaluators: Mapping[str, Evaluator]
     optimizers: Mapping[str, Any]
+    tally: Tally = field(default_factory=Tally)
 
     def learner(self) -> Learner:
         """A learner with new optimizers."""
@@ -122,7 +131,7 @@ class Session:
             before_batch: called before each of the engine's batches and steps, and now and then
                 while flows wait for something else; may raise.
         """
-        engine = _AdvisingEngine(self.engine, self._memory_advice)
+        engine = _AdvisingEngine(self.engine, self._memory_advice, self.tally)
         in_flight = self.settings.engine.in_flight
         return Scheduler(engine, in_flight, check=before_batch, limits=self.limits)
 
@@ -199,17 +208,20 @@ class Session:
 
 @dataclass(frozen=True)
 class _AdvisingEngine:
-    """An engine that says what to do without memory."""
+    """An engine that says what to do without memory, and counts its answers."""
 
     engine: Engine
     memory_advice: Callable[[], str]
+    tally: Tally
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         with advising(self.memory_advice), naming_the_setting():
-            return self.engine.answer(requests)
+            answers = self.engine.answer(requests)
+        self.tally.calls += len(answers)
+        return answers
 
     def session(self) -> EngineSession:
-        return _AdvisingSession(open_session(self.engine), self.memory_advice)
+        return _AdvisingSession(open_session(self.engine), self.memory_advice, self.tally)
 
 
 @dataclass(frozen=True)
@@ -218,17 +230,23 @@ class _AdvisingSession:
 
     inner: EngineSession
     memory_advice: Callable[[], str]
+    tally: Tally
 
     @property
     def busy(self) -> bool:
         return self.inner.busy
 
     def add(self, request: Request, on_tokens: OnTokens | None = None) -> Future[Answer]:
-        return self.inner.add(request, on_tokens)
+        answer = self.inner.add(request, on_tokens)
+        answer.add_done_callback(self._count)
+        return answer
 
     def step(self) -> None:
         with advising(self.memory_advice), naming_the_setting():
             self.inner.step()
+
+    def _count(self, answer: Future[Answer]) -> None:
+        self.tally.calls += 1
 
 
 def check_learning(task: Task, settings: Settings, registry: Any) -> None:
@@ -249,7 +267,12 @@ def _optimizers(task: Task, settings: Settings, registry: Any) -> dict[str, Any]
 
 
 def set_up(
-    task: Task, settings: Settings, registry: Any, checkpoint: Path | None = None
+    task: Task,
+    settings: Settings,
+    registry: Any,
+    checkpoint: Path | None = None,
+    *,
+    on_phase: Callable[[str], None] = lambda text: None,
 ) -> Session:
     """Load the model and put the task's adapters on it.
 
@@ -257,6 +280,7 @@ def set_up(
         registry: finds models, exploration strategies, evaluators and optimizers by name.
         checkpoint: the one that the caller will load. A node that learns nothing has an adapter if
             it has one there.
+        on_phase: told what is done instead of loading the model, if that takes long.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
@@ -288,7 +312,14 @@ def set_up(
     settings = _with_targets(settings, loaded.model)
     texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
     with naming_the_setting():
-        paths = proved(loaded.model, loaded.name, settings.adapter, loaded.context, texts).paths
+        paths = proved(
+            loaded.model,
+            loaded.name,
+            settings.adapter,
+            loaded.context,
+            texts,
+            on_proof=lambda: on_phase(f"proving how {loaded.name} can be run fast"),
+        ).paths
     block_weights(loaded.model)
     adapters = Adapters(
         loaded.model,
