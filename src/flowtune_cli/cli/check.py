@@ -13,6 +13,7 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     RunOption,
     SetOption,
@@ -47,6 +48,7 @@ def check(
     data: DataOption = None,
     split: SplitOption = None,
     run: RunOption = None,
+    model: ModelOption = None,
     limit: Annotated[
         int, typer.Option(min=1, metavar="N", help="Play this many of the first examples.")
     ] = 3,
@@ -71,14 +73,24 @@ def check(
 
     of_program = given(program, reward, gold)
     player = load_player(
-        load_registry(), task, run, config, set_, preset, of_program, needs_nodes=False
+        load_registry(),
+        task,
+        run,
+        config,
+        set_,
+        preset,
+        of_program,
+        model=model,
+        needs_nodes=False,
     )
     # One more, for other labels.
     pool = first_examples(read_examples(player.task, data, split), limit + 1)
     note_left_out(player.task)
     if is_undeclared(player.task):
         declare(player, list(islice(pool, limit)), config or FILE, data)
-        player = load_player(load_registry(), player.task.name, run, config, set_, preset)
+        player = load_player(
+            load_registry(), player.task.name, run, config, set_, preset, model=model
+        )
     warn_of_tools(player.task)
     session = player.set_up()
     examples = list(islice(pool, limit))

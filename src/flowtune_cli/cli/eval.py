@@ -14,12 +14,13 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     SetOption,
-    TaskArgument,
 )
 from .output import note, print_json, print_rows, warn
 from .phase import phase
+from .programs import ProgramTaskArgument
 
 if TYPE_CHECKING:
     from ..flow.example import Example
@@ -33,7 +34,7 @@ Found = dict[str, dict[str, Any]]
 
 
 def eval(
-    task: TaskArgument,
+    task: ProgramTaskArgument = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,6 +62,7 @@ def eval(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write to DIR though it is not empty.")
     ] = False,
+    model: ModelOption = None,
     json: JsonOption = False,
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -89,6 +91,7 @@ def eval(
         config=config,
         overrides=set_,
         preset=preset,
+        model=model,
     )
     first = found[0].player.task
     split = split or first.splits[min(1, len(first.splits) - 1)]

@@ -33,6 +33,7 @@ PresetOption = Annotated[
         "--preset", metavar="NAME", help="A preset of the task, see 'flowtune show'; or 'none'."
     ),
 ]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The base model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TaskArgument = Annotated[str, typer.Argument(help="The task, see 'flowtune ls tasks'.")]
 DataOption = Annotated[
@@ -52,14 +53,12 @@ PredictedOption = Annotated[
         "--limit", min=1, metavar="N", help="Only this many of the first examples, as predicted."
     ),
 ]
-OutOption = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        metavar="FILE",
-        help="Where the predictions are written; a device or pipe, such as /dev/stdout, too.",
-    ),
-]
+OUT = typer.Option(
+    "--out",
+    metavar="FILE",
+    help="Where the predictions are written; a device or pipe, such as /dev/stdout, too.",
+)
+OutOption = Annotated[Path, OUT]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")]
 RunOption = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     RunOption,
     SetOption,
@@ -43,6 +44,7 @@ def play(
     deviate: Annotated[
         bool, typer.Option("--deviate", help="Try other outputs at each step, as in training.")
     ] = False,
+    model: ModelOption = None,
     full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
     json: JsonOption = False,
     program: ProgramOption = None,
@@ -64,7 +66,7 @@ def play(
     if input_ is not None and (example, data, split) != (None, None, None):
         raise UsageError("--input is the example: leave --example, --data and --split out")
     of_program = given(program, reward, gold)
-    player = load_player(load_registry(), task, run, config, set_, preset, of_program)
+    player = load_player(load_registry(), task, run, config, set_, preset, of_program, model=model)
     if input_ is not None:
         chosen = example_of_input(player.task, input_)
     else:

@@ -40,6 +40,13 @@ class Player:
     checkpoint: Path | None
     made_by: str
 
+    @property
+    def label(self) -> str:
+        """What is played, as part of a file's name: "first@800", or "untrained"."""
+        if self.checkpoint is None:
+            return "untrained"
+        return f"{self.checkpoint.parent.parent.name}@{int(self.checkpoint.name)}"
+
     def set_up(self) -> Session:
         """Load the model, and the adapters of the checkpoint."""
         settings = self.resolved.settings
@@ -70,6 +77,7 @@ def load_player(
     preset: str | None = None,
     program: Given | None = None,
     *,
+    model: str | None = None,
     needs_nodes: bool = True,
 ) -> Player:
     """The task with a run's checkpoint, by default the newest; without a run, untrained.
@@ -78,6 +86,7 @@ def load_player(
 
     Args:
         task_name: None where ``program`` or the run says what is meant.
+        model: the base model, what ``--model`` said; with a run it has to be the run's.
         needs_nodes: a program without declared nodes is refused.
     """
     run = checkpoint = None
@@ -87,7 +96,7 @@ def load_player(
         registry, task_name, program or given(), config=config, overrides=overrides, run=run
     )
     task_class = found.task_class
-    flags = {"preset": preset, **found.flags}
+    flags = {"model.name": model, "preset": preset, **found.flags}
     if run is None or checkpoint is None:
         resolved = options.settings(
             registry, task_class, config=config, overrides=overrides, flags=flags

@@ -16,6 +16,7 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     SetOption,
     SplitOption,
@@ -63,7 +64,7 @@ def train(
             "--from", metavar="RUN", help="Begin a new run with what this one has learned."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
+    model: ModelOption = None,
     json: JsonOption = False,
     program: ProgramOption = None,
     reward: RewardOption = None,
