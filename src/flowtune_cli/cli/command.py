@@ -13,6 +13,12 @@ from . import stdout, verbosity
 class _Command(TyperCommand):
     """A command in whose paths '~' is the home directory: shells leave that of ``--out=~/x``."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # While its value is completed, an option without one keeps the arguments from being known.
+        if ctx.resilient_parsing and args and args[-1].startswith("-"):
+            args = args[:-1]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
         return super().invoke(ctx)

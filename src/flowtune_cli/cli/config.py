@@ -8,6 +8,7 @@ import typer
 
 from ..flow.errors import UsageError
 from . import options, stdout
+from .completion import complete_task
 from .options import ConfigOption, JsonOption, PresetOption, SetOption
 from .origins import with_origins
 from .output import print_json, print_rows
@@ -15,7 +16,10 @@ from .programs import find, given
 
 
 def config(
-    task: Annotated[str | None, typer.Argument(help="Also the settings of this task.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Argument(help="Also the settings of this task.", autocompletion=complete_task),
+    ] = None,
     template: Annotated[
         bool, typer.Option("--template", help="Print a flowtune.toml with every setting.")
     ] = False,

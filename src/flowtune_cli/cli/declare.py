@@ -55,7 +55,7 @@ def declare(player: Player, examples: Sequence[Example], file: Path, data: Path 
     write_bytes(file, [with_section(old, task.name, written, nodes)])
     note(
         f"the program asks for {', '.join(names)}: wrote [tasks.{task.name}] with its nodes into"
-        f" {file}. Say there what each learns from."
+        f" {file.absolute()}. Say there what each learns from."
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import FlowtuneError
+from .completion import complete_checkpoint, complete_split
 from .options import (
     ConfigOption,
     DataOption,
@@ -41,6 +42,7 @@ def eval(
             "--run",
             metavar="RUN",
             help="A run to play: RUN, RUN@best or RUN@EPISODES; may be repeated.",
+            autocompletion=complete_checkpoint,
         ),
     ] = None,
     baseline: Annotated[
@@ -50,7 +52,12 @@ def eval(
     data: DataOption = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="NAME", help="The split; by default the task's second."),
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="The split; by default the task's second.",
+            autocompletion=complete_split,
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N examples.")
@@ -227,9 +234,11 @@ def _write(path: Path, played: Played) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FlowtuneError(f"cannot make {path.parent}: {error.strerror or error}") from error
+        raise FlowtuneError(
+            f"cannot make {path.parent.absolute()}: {error.strerror or error}"
+        ) from error
     write_lines(path, (line for _, line in sorted(played.predictions.items())))
-    note(f"wrote {len(played.predictions)} predictions to {path}")
+    note(f"wrote {len(played.predictions)} predictions to {path.absolute()}")
 
 
 def _warn_of_trained(found: Sequence[Contestant], examples: Sequence[Example]) -> None:

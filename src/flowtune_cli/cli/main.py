@@ -18,10 +18,11 @@ from typer.main import get_command
 
 from .. import __version__
 from ..flow.errors import FlowtuneError, UsageError
-from . import stdout
+from . import shells, stdout
 from .allocator import keep_freed_memory
 from .check import check
 from .command import OwnCommand
+from .completion import complete_from
 from .config import config
 from .doctor import doctor
 from .eval import eval
@@ -38,6 +39,7 @@ from .postprocess import postprocess
 from .postprocessors import PostProcessorFlags
 from .predict import predict
 from .report import report
+from .runs import runs
 from .show import show
 from .strict_warnings import leave_libraries_out
 from .threads import spin_briefly
@@ -61,7 +63,7 @@ COMMANDS = (
     config,
     doctor,
 )
-GROUPS = (models,)
+GROUPS = (models, runs)
 """Commands that have commands of their own."""
 
 _WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
@@ -121,10 +123,32 @@ def flowtune(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
+    install_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[bash|zsh|fish]",
+            help="Have the shell complete what is typed, by default that of $SHELL.",
+            autocompletion=complete_from(shells.SCRIPTS),
+        ),
+    ] = None,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[bash|zsh|fish]",
+            help="Print what the shell needs for that.",
+            autocompletion=complete_from(shells.SCRIPTS),
+        ),
+    ] = None,
 ) -> None:
     """Online joint fine-tuning of whole flows of language-model nodes."""
     if version:
         stdout.write(f"flowtune {__version__}")
+        raise typer.Exit()
+    if install_completion is not None:
+        shells.install(install_completion)
+        raise typer.Exit()
+    if show_completion is not None:
+        shells.show(show_completion)
         raise typer.Exit()
     if context.invoked_subcommand is None:
         stdout.write(context.get_help())
@@ -143,6 +167,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         # What it cannot show, such as a lone surrogate, is printed as an escape, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     leave_libraries_out()
+    shells.prepare()
+    arguments = shells.with_shell(list(sys.argv[1:] if arguments is None else arguments))
     command = get_command(app)
     try:
         with stdout.reserved():

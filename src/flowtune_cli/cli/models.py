@@ -10,6 +10,7 @@ import typer
 from ..flow.errors import UsageError
 from . import stdout
 from .command import OwnCommand
+from .completion import complete_model
 from .options import JsonOption
 from .output import note, print_json
 from .phase import phase
@@ -35,7 +36,9 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A model of a plugin, or a Hugging Face id such as 'org/name'."
+            metavar="NAME",
+            help="A model of a plugin, or a Hugging Face id such as 'org/name'.",
+            autocompletion=complete_model,
         ),
     ],
     revision: Annotated[

@@ -73,7 +73,7 @@ def newest_for(
     splits = registry.task(newest.info.task).splits
     if split is None:
         split = next((name for name in splits if name != stored["split"]), stored["split"])
-    return Meant(str(newest.path.absolute()), data, split)
+    return Meant(str(newest.path), data, split)
 
 
 def _tasks(registry: Registry, postprocessors: Sequence[str]) -> list[str]:

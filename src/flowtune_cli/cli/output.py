@@ -23,8 +23,9 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows: as a table with a header on a terminal, otherwise as tab-separated lines."""
+    """Print rows below a header: as a table on a terminal, otherwise as tab-separated lines."""
     if not stdout.stream().isatty():
+        stdout.write("\t".join(columns))
         for row in rows:
             stdout.write("\t".join(_one_line(row[column]) for column in columns))
         return

@@ -10,8 +10,9 @@ import typer
 
 from ..flow.errors import UsageError, unknown_name
 from . import stdout
+from .completion import complete_thing
 from .describe import Option, argument_help, options, signature, summary, type_text
-from .output import note, print_rows
+from .output import note, print_rows, warn
 
 if TYPE_CHECKING:
     from ..flow.node import Node
@@ -32,7 +33,8 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="A task, node type, exploration, reward, optimizer, post-processor or section."
+            help="A task, node type, exploration, reward, optimizer, post-processor or section.",
+            autocompletion=complete_thing,
         ),
     ],
 ) -> None:
@@ -63,7 +65,7 @@ def _unknown(registry: Registry, name: str, sections: list[str]) -> UsageError:
         if name in registry.contested(kind):
             registry.get(kind, name)
     for plugin in dict.fromkeys(plugin for kind in kinds for plugin in registry.failed(kind)):
-        note(f"plugin {plugin} has a problem; see 'flowtune plugins'")
+        warn(f"plugin {plugin} has a problem; see 'flowtune plugins'")
     if registry.left_out:
         note(f"FLOWTUNE_PLUGINS leaves out: {', '.join(registry.left_out)}")
     known = {*sections, *(other for kind in kinds for other in registry.entries(kind))}

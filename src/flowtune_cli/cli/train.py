@@ -12,6 +12,7 @@ import typer
 from ..flow.errors import UsageError
 from ..flow.paths import place_text
 from . import options
+from .completion import complete_checkpoint, complete_run
 from .options import (
     ConfigOption,
     DataOption,
@@ -56,12 +57,20 @@ def train(
         typer.Option(metavar="NAME", help="The run's name; by default TASK-001 and so on."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with this run: its name or path.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with this run: its name or path.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="RUN", help="Begin a new run with what this one has learned."
+            "--from",
+            metavar="RUN",
+            help="Begin a new run with what this one has learned.",
+            autocompletion=complete_checkpoint,
         ),
     ] = None,
     model: ModelOption = None,

@@ -16,7 +16,7 @@ from . import schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_filter import filter_sql, order_sql
 from .episode_reader import from_row, read_episode, reward_means
-from .evaluations import Evaluation, read_evaluations
+from .evaluations import Evaluation, best_of, read_evaluations
 from .learning_warnings import LearningWarning, learning_warnings
 from .node_summary import LAST_BATCH, summarize_nodes
 from .read_only import connect_read_only
@@ -25,6 +25,7 @@ from .records import (
     EpisodeRecord,
     EpisodeSummary,
     Filter,
+    Headline,
     MetricPoint,
     NodeSummary,
     Order,
@@ -226,10 +227,26 @@ class RunReader:
             nodes = summarize_nodes(connection)
             names = f"SELECT name FROM metrics WHERE {LAST_BATCH} ORDER BY name"
             rewards = [row[0] for row in connection.execute(names)]
-            gate = connection.execute("SELECT value FROM meta WHERE key = 'gate'").fetchone()
+            gate = _gate(connection)
             episodes = "SELECT coalesce(max(first_episode + episodes), 0) FROM batches"
             [played] = connection.execute(episodes).fetchone()
-        return list(learning_warnings(nodes, rewards, gate[0] if gate else "", played))
+        return list(learning_warnings(nodes, rewards, gate, played))
+
+    def headline(self) -> Headline | None:
+        """The one figure that says how good the run is; None before there is any.
+
+        It is the best evaluation's, else the overall mean of the gate's reward, or of the first.
+        """
+        best = best_of(self.evaluations())
+        if best is not None:
+            return Headline(best.metric, best.value, "evaluation")
+        metrics = self.metrics(1)
+        with self.snapshot() as connection:
+            gate = _gate(connection)
+        name = gate if gate in metrics else next(iter(metrics), None)
+        if name is None:
+            return None
+        return Headline(name, metrics[name][-1].metric.overall, "training")
 
     def _with_batches(self, table: str, key: str, points: int | None) -> list[sqlite3.Row]:
         with self.snapshot() as connection:
@@ -272,6 +289,12 @@ def has_data(path: Path) -> bool:
 
 def _summary(connection: sqlite3.Connection, row: sqlite3.Row) -> EpisodeSummary:
     return EpisodeSummary(rewards=reward_means(connection, row["number"]), **dict(row))
+
+
+def _gate(connection: sqlite3.Connection) -> str:
+    """The reward that decides whether references move; empty where there is none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'gate'").fetchone()
+    return row[0] if row else ""
 
 
 def _batches(connection: sqlite3.Connection) -> int:
