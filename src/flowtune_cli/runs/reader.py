@@ -6,7 +6,6 @@ import sqlite3
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..flow.errors import UsageError
 from . import schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_filter import filter_sql, order_sql
+from .episode_json import episode_json
 from .episode_reader import from_row, read_episode, reward_means
 from .evaluations import Evaluation, best_of, read_evaluations
 from .learning_warnings import LearningWarning, learning_warnings
@@ -124,13 +124,13 @@ class RunReader:
             return episode
 
     def stream_episodes(self) -> Generator[dict[str, Any], None, None]:
-        """Every episode as JSON values: the fields of ``records.EpisodeRecord``."""
+        """Every episode as JSON values, see ``episode_json``."""
         with self.snapshot() as connection:
             [last] = connection.execute("SELECT coalesce(max(number), -1) FROM episodes").fetchone()
             for number in range(last + 1):
                 episode = read_episode(connection, number)
                 assert episode is not None, "episodes are numbered without a gap"
-                yield asdict(episode)
+                yield episode_json(episode)
 
     def metrics(self, points: int | None = None) -> dict[str, list[MetricPoint]]:
         """Each metric's series over the batches.
