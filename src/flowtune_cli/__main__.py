@@ -1,4 +1,4 @@
-"""``python -m flowtune_cli``, as launchers of several processes call the command."""
+"""``python -m flowtune_cli`` is the command ``flowtune``."""
 
 import sys
 

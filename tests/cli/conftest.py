@@ -34,7 +34,8 @@ class Done:
 
     @property
     def rows(self) -> list[list[str]]:
-        return [line.split("\t") for line in self.out.splitlines()]
+        """Of a table, without its header."""
+        return [line.split("\t") for line in self.out.splitlines()[1:]]
 
 
 Run = Callable[..., Done]

@@ -50,7 +50,7 @@ def test_a_run_by_name_or_path_and_a_directory(
         assert run("inspect", argument).code == 0
     assert run("inspect", "second", "--set", f"run.directory={other.parent}").code == 0
     assert opened == [
-        (Path("runs/first"), True),
+        (tmp_path / "runs/first", True),
         (other, True),
         (other.parent, False),
         (other, True),
@@ -60,7 +60,7 @@ def test_a_run_by_name_or_path_and_a_directory(
 def test_what_is_not_there(run: Run, opened: list[tuple[Path, bool]], tmp_path: Path) -> None:
     done = run("inspect")
     assert done.code == 2
-    assert "there are no runs in runs" in done.err
+    assert f"there are no runs in {tmp_path / 'runs'}." in done.err
     make(tmp_path / "runs", "first")
     done = run("inspect", "frist")
     assert done.code == 2

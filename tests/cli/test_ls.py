@@ -15,6 +15,11 @@ from support.installed_plugins import MODEL, Site
 Run = Callable[..., Any]
 
 
+def test_every_list_has_a_header(run: Run) -> None:
+    assert run("ls", "tasks").out.splitlines()[0] == "name\tplugin\tdistribution\tsummary"
+    assert run("ls", "rewards").out.startswith("name\tplugin\tdistribution\tkind\tsummary\n")
+
+
 def test_tasks(run: Run) -> None:
     assert run("ls", "tasks").rows == [
         ["hop-qa", "hop", "hop-dist", "questions in hops"],
@@ -75,7 +80,7 @@ def test_runs_are_where_the_settings_say(run: Run, tmp_path: Path) -> None:
     (runs / "torn" / "run.json").write_text("{")
     done = run("ls", "runs", "--set", f"run.directory={runs}")
     first = next(row for row in done.rows if row[0] == "first")
-    assert first[1:5] == ["hop-qa", "m", "finished", "7"]
+    assert first[1:4] == ["hop-qa", "finished", "7"]
     assert "run 'torn' cannot be read" in done.err
     (tmp_path / "flowtune.toml").write_text('[run]\ndirectory = "elsewhere"\n')
     listed = json.loads(run("ls", "runs", "--json").out)

@@ -13,7 +13,7 @@ ROWS = [{"name": "a", "text": "two\nlines"}, {"name": "b", "text": "[bold]no mar
 
 def test_lines_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows(["name", "text"], ROWS)
-    assert capsys.readouterr().out == "a\ttwo lines\nb\t[bold]no markup[/bold]\n"
+    assert capsys.readouterr().out == "name\ttext\na\ttwo lines\nb\t[bold]no markup[/bold]\n"
 
 
 def test_a_table_on_a_terminal(

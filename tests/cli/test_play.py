@@ -48,8 +48,8 @@ def test_every_step_is_shown(play: Run) -> None:
 def test_deviations_show_outcomes_and_preferences(play: Run) -> None:
     out = play("--deviate").out
     shown = json.loads(play("--deviate", "--json").out)
-    assert len(shown["deviations"]) == out.count("\n  alternative ") > 0
-    for deviation in shown["deviations"]:
+    assert len(shown["rollouts"]) == out.count("\n  alternative ") > 0
+    for deviation in shown["rollouts"]:
         gain, before = deviation["gain"], deviation["greedy_reward"]
         after = deviation["alternative_reward"]
         line = f"{deviation['outcome']}, gain {gain:+.3f}: sum {before:.3f} -> {after:.3f}"
@@ -75,7 +75,7 @@ def test_json_has_everything(play: Run) -> None:
     assert [step["node"] for step in shown["steps"]] == ["draft", "check", "write"]
     assert shown["rewards"] == [{"name": "sum", "value": None, "steps": 3}]
     assert shown["targets"] == [{"step": 1, "gold": False}]
-    assert {d["outcome"] for d in shown["deviations"]} == {"skipped"}
+    assert {d["outcome"] for d in shown["rollouts"]} == {"skipped"}
     assert [o["text"] for o in shown["steps"][1]["options"]] in (["Yes", "No"], ["No", "Yes"])
     assert shown["failure"] is None
     assert shown["played_by"].startswith("untrained ")
@@ -158,7 +158,7 @@ def test_what_an_evaluator_was_shown_and_said(letters: Site, run: Run) -> None:
     assert "question: train 0\n" in whole.out
     assert re.search(r"    -> A  \(logprob -\d+\.\d{3}\)\n", whole.out)
     played = json.loads(run("play", "letters", "--json", *judged).out)
-    calls = [call for d in played["deviations"] for call in d["evaluator_calls"]]
+    calls = [call for d in played["rollouts"] for call in d["evaluator_calls"]]
     assert calls
     assert all("question: train 0" in call["prompt"] for call in calls)
     assert [[answer["text"] for answer in call["answers"]] for call in calls] == [["A", "B"]] * len(

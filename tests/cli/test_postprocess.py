@@ -77,7 +77,7 @@ def test_a_file_is_post_processed_as_predict_would_have(scored: Run) -> None:
     done = scored("postprocess", "longest.jsonl", "--out", "both.jsonl", "--rank", "--longest")
     assert (done.code, done.out) == (0, "")
     assert lines("both.jsonl") == lines("all.jsonl")
-    assert "wrote 5 predictions to both.jsonl" in done.err
+    assert f"wrote 5 predictions to {Path('both.jsonl').absolute()}\n" in done.err
     done = scored("postprocess", "longest.jsonl", "--out", "both.jsonl", "--rank")
     assert "both.jsonl exists" in done.err
     assert (

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+import threading
+import time
 
 import pytest
 
+from flowtune_cli.cli import heartbeat, verbosity
 from flowtune_cli.cli import progress as module
-from flowtune_cli.cli.progress import STOPPING, Bar, Lines, duration, progress
+from flowtune_cli.cli.durations import age, duration
+from flowtune_cli.cli.phase import phase
+from flowtune_cli.cli.progress import STOPPING, Bar, Lines, Silence, progress
 
 
 class Terminal(io.StringIO):
@@ -51,6 +57,87 @@ def test_a_bar_says_the_same_in_its_place(monkeypatch: pytest.MonkeyPatch) -> No
     assert "3/4 episodes" in written
     assert "f1 [0.5]" in written
     assert STOPPING in written
+
+
+def test_a_line_comes_every_30_seconds_before_anything_is_done(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, calls = 100.0, 0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with progress(0, 20, lambda: calls) as shown:
+        assert isinstance(shown, Lines)
+        shown.doing("play and deviate")
+        for now in (101.0, 129.9, 130.0, 131.0, 159.9, 160.0):  # noqa: B007
+            calls += 1000
+            shown.heartbeat.tick()
+        now = 180.0
+        shown.show(1, "f1 0.5", line=True)  # from then on it counts
+        for now in (190.0, 209.9, 210.0):  # noqa: B007
+            shown.heartbeat.tick()
+    assert capfd.readouterr().err.splitlines() == [
+        "0/20 episodes; 3,000 calls; play and deviate; 30 s so far",
+        "0/20 episodes; 6,000 calls; play and deviate; 60 s so far",
+        "1/20 episodes; f1 0.5",
+        "1/20 episodes; 6,000 calls; play and deviate; f1 0.5; 2 min so far",
+    ]
+
+
+def test_it_comes_from_a_thread(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.05)
+    counted = threading.Event()
+
+    def calls() -> int:
+        counted.set()
+        return 7
+
+    with progress(0, 20, calls):
+        assert counted.wait(60)
+    assert "0/20 episodes; 7 calls; " in capfd.readouterr().err
+    before = threading.active_count()
+    with progress(0, 20, calls):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_phases_say_that_they_go_on_even_where_libraries_are_silenced(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.05)
+    with phase("loading a model") as loading:
+        with contextlib.redirect_stderr(io.StringIO()):
+            time.sleep(0.5)
+        loading.now("proving it")
+    with phase("evaluating", silent=True):
+        pass
+    said = capfd.readouterr().err.splitlines()
+    assert said[:2] == [
+        "flowtune: note: loading a model",
+        "flowtune: note: still loading a model, 0 s so far",
+    ]
+    assert said[-1] == "flowtune: note: proving it"
+
+
+def test_nothing_is_said_of_progress_when_quiet(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.05)
+    monkeypatch.setattr(verbosity, "_level", verbosity._QUIET)
+    with progress(0, 20) as shown, phase("loading"):
+        shown.show(20, "done", line=True)
+        time.sleep(0.3)
+        shown.stopping()
+    assert isinstance(shown, Silence)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (59, "59 s"), (100, "1 min"), (7300, "2 h"), (90_000, "1 day"), (9e5, "10 days")],
+)
+def test_ages(seconds: float, said: str) -> None:
+    assert age(seconds) == said
 
 
 @pytest.mark.parametrize(

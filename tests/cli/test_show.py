@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_a_node_type(run: Run) -> None:
     ]
     assert rows["scale"] == ["float", "1.0", "its initial value."]
     assert rows["learn"][0] == "'preferences' | 'supervised' | 'nothing'"
-    assert "name" not in rows
+    assert rows["name"] == ["type", "default", "help"]  # the header alone
 
 
 def test_other_things(run: Run) -> None:
@@ -59,6 +60,38 @@ def test_other_things(run: Run) -> None:
     assert "lr\tfloat\t0.0001\tlearning rate." in run("show", "adam").out
     training = run("show", "training").out
     assert "seed\tint\t42\tShuffles the examples" in training
+
+
+def test_as_json(site: Site, run: Run) -> None:
+    [task] = json.loads(run("show", "hop-qa", "--json").out)
+    assert (task["kind"], task["name"], task["plugin"]) == ("task", "hop-qa", "hop")
+    assert (task["gate"], task["splits"]) == ("f1", ["train", "dev"])
+    assert task["defaults"]["training.batch_size"] == "4"
+    assert [preset["name"] for preset in task["presets"]] == ["small", "large"]
+    hops = {"name": "hops", "type": "int", "default": "2", "help": "Facts that a question needs."}
+    assert hops in task["settings"]["options"]
+    query, stop = task["nodes"]
+    assert (query["name"], query["kind"], stop["kind"]) == ("query", "generate", "judge")
+    assert query["shows"] == {"prompt": ["question"]}
+    assert {"name": "max_new_tokens", "default": "40"}.items() <= next(
+        option for option in query["options"] if option["name"] == "max_new_tokens"
+    ).items()
+    [section] = json.loads(run("show", "training", "--json").out)
+    assert section["kind"] == "section"
+    assert "seed" in [option["name"] for option in section["options"]]
+    [reward] = json.loads(run("show", "token_f1", "--json").out)
+    assert reward["signature"].startswith("token_f1(answer: str")
+    [strategy] = json.loads(run("show", "multi_sample", "--json").out)
+    assert strategy["kind"] == "exploration"
+    assert strategy["help"]
+    site.install(
+        "needs",
+        HOPQA.replace("hops: int = Field(2,", "hops: int = Field(")
+        .replace('"hop-qa"', '"needs"')
+        .replace('"plain"\n    nodes', '"other"\n    nodes'),
+    )
+    [needs] = json.loads(run("show", "needs", "--json").out)
+    assert (needs["nodes"], needs["nodes_need"]) == ([], ["hops"])
 
 
 def test_an_unknown_name(site: Site, run: Run) -> None:

@@ -13,12 +13,14 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     RunOption,
     SetOption,
     SplitOption,
 )
 from .output import Styled, note, print_json, print_styled
+from .phase import phase
 from .programs import (
     GoldOption,
     ProgramOption,
@@ -46,6 +48,7 @@ def check(
     data: DataOption = None,
     split: SplitOption = None,
     run: RunOption = None,
+    model: ModelOption = None,
     limit: Annotated[
         int, typer.Option(min=1, metavar="N", help="Play this many of the first examples.")
     ] = 3,
@@ -70,14 +73,24 @@ def check(
 
     of_program = given(program, reward, gold)
     player = load_player(
-        load_registry(), task, run, config, set_, preset, of_program, needs_nodes=False
+        load_registry(),
+        task,
+        run,
+        config,
+        set_,
+        preset,
+        of_program,
+        model=model,
+        needs_nodes=False,
     )
     # One more, for other labels.
     pool = first_examples(read_examples(player.task, data, split), limit + 1)
     note_left_out(player.task)
     if is_undeclared(player.task):
         declare(player, list(islice(pool, limit)), config or FILE, data)
-        player = load_player(load_registry(), player.task.name, run, config, set_, preset)
+        player = load_player(
+            load_registry(), player.task.name, run, config, set_, preset, model=model
+        )
     warn_of_tools(player.task)
     session = player.set_up()
     examples = list(islice(pool, limit))
@@ -117,11 +130,11 @@ def check_session(
     from ..training.admission.other_processes import elsewhere_findings
     from ..training.admission.sampling import sampling_findings
 
-    note(f"playing {_count(len(examples), 'example')}")
     found: dict[int, Trace] = {}
     stopped: list[Finding] = []
     try:
-        found.update(session.deviate(examples))
+        with phase(f"playing {_count(len(examples), 'example')}"):
+            found.update(session.deviate(examples))
     except UsageError as error:
         stopped.append(
             Finding(
@@ -135,11 +148,12 @@ def check_session(
     limits = session.limits
     if not traces:
         return [], stopped
-    findings = examine(session.task, traces, pool, limits=limits)
-    note("playing them again in other processes")
+    with phase("playing them again", silent=True):
+        findings = examine(session.task, traces, pool, limits=limits)
     settings = session.settings.model_dump(mode="json")
     recorded = recordings(traces)
-    elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
+    with phase("playing them again in other processes"):
+        elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
     sampling = sampling_findings(traces, session.settings.training.rollouts)
     return traces, in_order([*stopped, *findings, *elsewhere, *sampling])
 

@@ -7,11 +7,17 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from . import stdout
+from . import stdout, verbosity
 
 
 class _Command(TyperCommand):
     """A command in whose paths '~' is the home directory: shells leave that of ``--out=~/x``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # While its value is completed, an option without one keeps the arguments from being known.
+        if ctx.resilient_parsing and args and args[-1].startswith("-"):
+            args = args[:-1]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
@@ -19,7 +25,18 @@ class _Command(TyperCommand):
 
 
 class OwnCommand(_Command):
-    """A command of flowtune: its own output is what it writes by ``stdout.write``."""
+    """A command of flowtune: its own output is what it writes by ``stdout.write``.
+
+    It has the options ``--verbose`` and ``--quiet``, of which its function is told nothing.
+    """
+
+    _levels: list[Any] | None = None
+
+    def get_params(self, ctx: Any) -> Any:
+        if self._levels is None:
+            self._levels = verbosity.parameters()
+        *own, help_option = super().get_params(ctx)
+        return [*own, *self._levels, help_option]
 
     def invoke(self, ctx: Any) -> Any:
         ctx.params = {name: stdout.own_path(value) for name, value in ctx.params.items()}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..flow.errors import UsageError
 from . import options, stdout
+from .completion import complete_task
 from .options import ConfigOption, JsonOption, PresetOption, SetOption
+from .origins import with_origins
 from .output import print_json, print_rows
 from .programs import find, given
 
 
 def config(
-    task: Annotated[str | None, typer.Argument(help="Also the settings of this task.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Argument(help="Also the settings of this task.", autocompletion=complete_task),
+    ] = None,
     template: Annotated[
         bool, typer.Option("--template", help="Print a flowtune.toml with every setting.")
     ] = False,
@@ -41,23 +46,11 @@ def config(
         overrides=set_,
         flags={"preset": preset, **({} if found is None else found.flags)},
     )
-    values = resolved.settings.model_dump(mode="json")
     if json:
         print_json(resolved.stored)
         return
     rows = [
-        {
-            "setting": key,
-            "value": config_template.toml_value(_value(values, key)),
-            "from": str(origin),
-        }
-        for key, origin in resolved.origins.items()
+        {"setting": key, "value": value, "from": str(origin)}
+        for key, value, origin in with_origins(resolved)
     ]
     print_rows(["setting", "value", "from"], rows)
-
-
-def _value(values: dict[str, Any], key: str) -> Any:
-    value: Any = values
-    for name in key.split("."):
-        value = value[name]
-    return value

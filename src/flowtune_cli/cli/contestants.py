@@ -34,10 +34,7 @@ class Contestant:
     @property
     def file_name(self) -> str:
         """Of its predictions."""
-        checkpoint = self.player.checkpoint
-        if checkpoint is None:
-            return f"{UNTRAINED}.jsonl"
-        return f"{checkpoint.parent.parent.name}@{int(checkpoint.name)}.jsonl"
+        return f"{self.player.label}.jsonl"
 
 
 @dataclass
@@ -59,30 +56,39 @@ class Played:
 
 def contestants(
     registry: Registry,
-    task: str,
+    task: str | None,
     runs: Sequence[str],
     *,
     baseline: bool,
     config: Path | None,
     overrides: Sequence[str] | None,
     preset: str | None,
+    model: str | None = None,
 ) -> list[Contestant]:
     """The flows to compare; the untrained one, if it is wanted, is the first.
 
     It has the settings of the first run.
 
+    Args:
+        task: None is that of the first run.
+
     Raises:
         UsageError: there are none, one is named twice, or there is no such run or checkpoint.
     """
-    found = [
-        Contestant(run, load_player(registry, task, run, config, overrides, preset)) for run in runs
-    ]
+
+    def player_of(run: str | None) -> Player:
+        return load_player(registry, task, run, config, overrides, preset, model=model)
+
+    found: list[Contestant] = []
+    for run in runs:
+        found.append(Contestant(run, player_of(run)))
+        task = found[0].player.task.name  # a run of another one is refused
     if baseline or not found:
         if not baseline:
             raise UsageError("say which runs to play, by --run, or the untrained flow, --baseline")
         player = found[0].player if found else None
         if player is None:
-            player = load_player(registry, task, None, config, overrides, preset)
+            player = player_of(None)
         untrained = replace(player, task=player.resolved.make_task(), checkpoint=None)
         found.insert(0, Contestant(UNTRAINED, untrained))
     checkpoints = [each.player.checkpoint for each in found]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..flow.errors import FlowtuneError
 from ..flow.paths import place_text
 from .output import note
+from .phase import phase
 
 if TYPE_CHECKING:
     from ..flow.episode import Episode
@@ -54,7 +55,7 @@ def declare(player: Player, examples: Sequence[Example], file: Path, data: Path 
     write_bytes(file, [with_section(old, task.name, written, nodes)])
     note(
         f"the program asks for {', '.join(names)}: wrote [tasks.{task.name}] with its nodes into"
-        f" {file}. Say there what each learns from."
+        f" {file.absolute()}. Say there what each learns from."
     )
 
 
@@ -67,7 +68,8 @@ def _played(player: Player, examples: Sequence[Example]) -> list[Episode]:
     chat = chat_type(player.registry)
     session = player.set_up()
     player.task.nodes_by_name = FoundNodes(lambda name: chat(name=name, learn="nothing"))
-    found = dict(session.play(examples))
+    with phase("playing to find the nodes", silent=True):
+        found = dict(session.play(examples))
     return [found[position] for position in sorted(found)]
 
 

@@ -14,6 +14,7 @@ from . import stdout
 from .options import JsonOption
 from .output import print_json
 from .plugin_commands import fully_loaded_registry
+from .sizes import bytes_text, size_of
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -72,7 +73,7 @@ def _devices() -> dict[str, Any]:
     for device in probe.devices():
         about = {"description": device.description}
         if device.memory:
-            about["memory"] = _bytes(device.memory)
+            about["memory"] = bytes_text(device.memory)
         about["model.dtype = 'auto' is"] = device.dtype
         for dtype, speed in probe.speeds(device.name).items():
             about[dtype] = f"{speed:.0f} GFLOP/s"
@@ -84,7 +85,7 @@ def _memory() -> dict[str, str]:
     import psutil
 
     memory = psutil.virtual_memory()
-    return {"total": _bytes(memory.total), "available": _bytes(memory.available)}
+    return {"total": bytes_text(memory.total), "available": bytes_text(memory.available)}
 
 
 def _models(registry: Registry) -> dict[str, str]:
@@ -96,14 +97,16 @@ def _models(registry: Registry) -> dict[str, str]:
     registered = {}
     for name in registry.entries("model"):
         source = registry.model(name)
-        size = f" ({_bytes(_size(source.directory))})" if source.is_ready() else " (not ready)"
+        size = (
+            f" ({bytes_text(size_of(source.directory))})" if source.is_ready() else " (not ready)"
+        )
         registered[name] = f"{source.directory}{size}"
     hub, cache = Path(HF_HUB_CACHE), cache_directory()
     return {
         **registered,
-        "hub cache": f"{hub} ({_bytes(_size(hub))})",
-        "free in the cache": _bytes(shutil.disk_usage(_existing(cache)).free),
-        "free in this directory": _bytes(shutil.disk_usage(Path.cwd()).free),
+        "hub cache": f"{hub} ({bytes_text(size_of(hub))})",
+        "free in the cache": bytes_text(shutil.disk_usage(_existing(cache)).free),
+        "free in this directory": bytes_text(shutil.disk_usage(Path.cwd()).free),
     }
 
 
@@ -121,19 +124,8 @@ def _plugins(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _size(directory: Path) -> int:
-    """The bytes of all files below; a link is not followed, so nothing counts twice."""
-    return sum(
-        p.lstat().st_size for p in directory.rglob("*") if p.is_file() and not p.is_symlink()
-    )
-
-
 def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _print(report: Mapping[str, Any], indent: str = "") -> None:

@@ -1,19 +1,20 @@
-"""One episode with its deviations and preferences, as JSON values."""
+"""One episode that was played, as JSON values, by the names of ``runs.episode_json``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ..flow.deviation import Deviation, Trace
-from ..flow.effect import EffectRecord
 from ..flow.episode import Episode, Failure, Step
 from ..flow.node import NodeOutput
 from ..flow.task import Task
+from ..runs.episode_json import effect_json
 from ..runs.serialization import from_json, to_json
 
 
 def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
-    """An episode with its deviations and preferences."""
+    """An episode with its rollouts and preferences."""
     episode, example = trace.episode, trace.example
     return {
         "example": {
@@ -23,13 +24,16 @@ def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
             "gold": _json_values(example.gold),
         },
         "steps": [_step(task, step) for step in episode.steps],
-        "effects": [_effect(effect) for effect in episode.effects],
-        "rewards": [{"name": r.name, "value": r.value, "steps": r.steps} for r in episode.rewards],
+        "effects": [effect_json(effect) for effect in episode.effects],
+        "rewards": [asdict(reward) for reward in episode.rewards],
         "reward_means": episode.reward_means(),
         "targets": [{"step": t.step, "gold": _json_values(t.gold)} for t in episode.targets],
         "result": _json_values(episode.result),
         "failure": _failure(episode.failure),
-        "deviations": [_deviation(task, deviation) for deviation in trace.deviations],
+        "rollouts": [
+            _rollout(task, deviation, number)
+            for number, deviation in enumerate(trace.deviations, start=1)
+        ],
         "preferences": [
             {
                 "step": preference.step,
@@ -56,7 +60,10 @@ def _step(task: Task, step: Step) -> dict[str, Any]:
         "dropped_tokens": response.dropped_tokens,
         "substituted": step.substituted,
         "output": _output(step.output),
-        "alternatives": [_output(output) for output in response.outputs[1:]],
+        "alternatives": [
+            {"number": number, **_output(output)}
+            for number, output in enumerate(response.outputs[1:], start=1)
+        ],
         "options": [_output(output) for output in response.options],
         "detail": _json_values(dict(response.detail)),
     }
@@ -72,9 +79,10 @@ def _output(output: NodeOutput) -> dict[str, Any]:
     }
 
 
-def _deviation(task: Task, deviation: Deviation) -> dict[str, Any]:
+def _rollout(task: Task, deviation: Deviation, number: int) -> dict[str, Any]:
     rollout = deviation.rollout
     return {
+        "number": number,
         "step": deviation.step,
         "node": deviation.node,
         "alternative": deviation.alternative,
@@ -109,20 +117,9 @@ def _ended(task: Task, deviation: Deviation, run: Episode | None) -> dict[str, A
     effects = [effect for effect in run.effects if effect.steps > deviation.step] if run else []
     return {
         "steps": [_step(task, step) for step in steps],
-        "effects": [_effect(effect) for effect in effects],
+        "effects": [effect_json(effect) for effect in effects],
         "stopped_early": run is not None and run.stopped_early,
         "result": _json_values(run.result) if run else None,
-    }
-
-
-def _effect(effect: EffectRecord) -> dict[str, Any]:
-    return {
-        "steps": effect.steps,
-        "name": effect.name,
-        "args": from_json(effect.args),
-        "result": from_json(effect.result),
-        "error": effect.error,
-        "again": effect.again,
     }
 
 

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import FlowtuneError
+from .completion import complete_checkpoint, complete_split
 from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     SetOption,
-    TaskArgument,
 )
 from .output import note, print_json, print_rows, warn
+from .phase import phase
+from .programs import ProgramTaskArgument
 
 if TYPE_CHECKING:
     from ..flow.example import Example
@@ -32,13 +35,14 @@ Found = dict[str, dict[str, Any]]
 
 
 def eval(
-    task: TaskArgument,
+    task: ProgramTaskArgument = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             "--run",
             metavar="RUN",
             help="A run to play: RUN, RUN@best or RUN@EPISODES; may be repeated.",
+            autocompletion=complete_checkpoint,
         ),
     ] = None,
     baseline: Annotated[
@@ -48,7 +52,12 @@ def eval(
     data: DataOption = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="NAME", help="The split; by default the task's second."),
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="The split; by default the task's second.",
+            autocompletion=complete_split,
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N examples.")
@@ -60,6 +69,7 @@ def eval(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write to DIR though it is not empty.")
     ] = False,
+    model: ModelOption = None,
     json: JsonOption = False,
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -88,6 +98,7 @@ def eval(
         config=config,
         overrides=set_,
         preset=preset,
+        model=model,
     )
     first = found[0].player.task
     split = split or first.splits[min(1, len(first.splits) - 1)]
@@ -127,7 +138,11 @@ def _play_all(
     evaluators = _evaluators(found[0])
     session: Session | None = None
     seed = found[0].player.resolved.settings.training.seed
-    with progress(0, len(found) * len(examples)) as display:
+
+    def calls() -> int:
+        return 0 if session is None else session.tally.calls
+
+    with progress(0, len(found) * len(examples), calls) as display:
         for each, session in sessions(found):
             task = each.player.task
             for played in play_examples(
@@ -157,7 +172,10 @@ def _play_all(
         for name, evaluator in evaluators.items():
             gains[name] = [None]
             for other in others:
-                judged, failures = judge(session, evaluator, examples, first.results, other.results)
+                with phase(f"comparing by evaluator '{name}'", silent=True):
+                    judged, failures = judge(
+                        session, evaluator, examples, first.results, other.results
+                    )
                 gains[name].append(Wins.of([judged.get(n) for n in range(len(examples))]))
                 if failures:
                     note(
@@ -209,7 +227,8 @@ def _evaluated(task: Task, examples: Sequence[Example], played: Played) -> dict[
         return {}
     chosen = [examples[position] for position in positions]
     try:
-        figures = task.evaluate(chosen, [played.predictions[position] for position in positions])
+        with phase("evaluating", silent=True):
+            figures = task.evaluate(chosen, [played.predictions[n] for n in positions])
     except FlowtuneError as error:
         note(f"without the task's own figures: {error}")
         return {}
@@ -222,9 +241,11 @@ def _write(path: Path, played: Played) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FlowtuneError(f"cannot make {path.parent}: {error.strerror or error}") from error
+        raise FlowtuneError(
+            f"cannot make {path.parent.absolute()}: {error.strerror or error}"
+        ) from error
     write_lines(path, (line for _, line in sorted(played.predictions.items())))
-    note(f"wrote {len(played.predictions)} predictions to {path}")
+    note(f"wrote {len(played.predictions)} predictions to {path.absolute()}")
 
 
 def _warn_of_trained(found: Sequence[Contestant], examples: Sequence[Example]) -> None:

@@ -21,7 +21,9 @@ from .options import (
     SplitOption,
     TaskArgument,
 )
+from .origins import tell_origins
 from .output import note, print_json, print_rows
+from .phase import phase
 from .programs import GoldOption, RewardOption, find, given
 
 if TYPE_CHECKING:
@@ -59,10 +61,12 @@ def evaluate(
     resolved = options.settings(
         registry, found.task_class, config=config, overrides=set_, flags=flags
     )
+    tell_origins(resolved)
     task_ = resolved.make_task()
     examples = first_examples(read_examples(task_, data, split), limit)
     lines = read_lines(predictions, task_, examples, reorder=reorder)
-    metrics = task_.evaluate(examples, lines)
+    with phase("evaluating", silent=True):
+        metrics = task_.evaluate(examples, lines)
     note_left_out(task_)
     if json:
         left_out = task_.left_out.as_json()

@@ -17,6 +17,7 @@ from ..flow.postprocessing import EXAMPLE_ID, ROLLOUTS
 from ..flow.surrogates import escaped
 from ..flow.task import Task
 from .output import note
+from .phase import phase
 
 
 def read_examples(task: Task, data: Path | None, split: str | None) -> Iterator[Example]:
@@ -73,9 +74,10 @@ def read_training_examples(task: Task, data: Path | None, split: str | None) -> 
             yield example
 
     source = counted()
-    used = list(task.training_examples(source, split))
-    for _ in source:  # where the task took only the first ones
-        pass
+    with phase("reading the data", silent=True):
+        used = list(task.training_examples(source, split))
+        for _ in source:  # where the task took only the first ones
+            pass
     note_left_out(task)
     if len(used) < total:
         reason = task.training_filter or f"task '{task.name}' leaves the others out"
@@ -102,7 +104,8 @@ def first_examples(examples: Iterator[Example], limit: int | None) -> list[Examp
     Raises:
         DataError: there are none, or several have one id.
     """
-    found = list(islice(examples, limit))
+    with phase("reading the data", silent=True):
+        found = list(islice(examples, limit))
     if not found:
         raise DataError("the data has no examples")
     counts = Counter(example.id for example in found)

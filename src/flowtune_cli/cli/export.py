@@ -12,6 +12,7 @@ import typer
 
 from ..flow.errors import UsageError, unknown_name
 from . import options, stdout
+from .completion import complete_checkpoint, complete_node
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
 from .stored_model import stored_model
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run: its name or path.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The run: its name or path.",
+            autocompletion=complete_checkpoint,
+        ),
+    ],
     preferences: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +55,12 @@ def export(
         ),
     ] = None,
     node: Annotated[
-        str | None, typer.Option(metavar="NODE", help="Only the preferences of this node.")
+        str | None,
+        typer.Option(
+            metavar="NODE",
+            help="Only the preferences of this node.",
+            autocompletion=complete_node,
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     json: JsonOption = False,
@@ -118,14 +131,14 @@ def _preferences(
         with closing(stream_preferences(reader, node, episodes)) as stream:
             result = write_preferences(file, stream, nodes, split)
     form = "conversations" if result.chat else "plain texts"
-    note(f"{path}: {result.lines} preferences, as {form}")
+    note(f"{path.absolute()}: {result.lines} preferences, as {form}")
     if not result.chat and node is None:
         note("with --node, those of one node are conversations if its prompts are chats")
     if result.skipped:
         counts = ", ".join(f"{count} of '{name}'" for name, count in result.skipped.items())
         note(f"skipped {counts}: these outputs were selected from candidates, not generated")
     return {
-        "path": path,
+        "path": path.absolute(),
         "lines": result.lines,
         "form": form,
         "skipped": dict(result.skipped),
@@ -154,8 +167,8 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
         for episode in stream:
             file.write(json_.dumps(episode, ensure_ascii=False) + "\n")
             lines += 1
-    note(f"{path}: {lines} episodes")
-    return {"path": path, "lines": lines}
+    note(f"{path.absolute()}: {lines} episodes")
+    return {"path": path.absolute(), "lines": lines}
 
 
 def _adapters(
@@ -176,7 +189,7 @@ def _adapters(
         path, checkpoint_of(run, checkpoint), base, metadata, frozen_prefixes, overwrite=overwrite
     )
     names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
-    note(f"{path}: the adapters of {names}, after {manifest['episode']} episodes")
+    note(f"{path.absolute()}: the adapters of {names}, after {manifest['episode']} episodes")
     for adapter in manifest["adapters"]:
         if "head" in adapter:
             note(
@@ -188,7 +201,7 @@ def _adapters(
                 f"'{adapter['node']}' has a frozen prefix, which is encoded without the adapter; a"
                 " server applies the adapter to the whole prompt, so its outputs will differ"
             )
-    return {"path": path, **manifest}
+    return {"path": path.absolute(), **manifest}
 
 
 def _loaded_from(name: str, registry: Registry) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from ..flow.errors import UsageError, missing_package
 from . import options, stdout
+from .completion import complete_run
 from .options import ConfigOption, SetOption
 from .output import note
 
@@ -22,6 +23,7 @@ def inspect(
             metavar="[RUN|DIR]",
             help="A run's name or path, or a directory of runs; by default all runs.",
             show_default=False,
+            autocompletion=complete_run,
         ),
     ] = None,
     web: Annotated[
@@ -53,8 +55,8 @@ def inspect(
             path = RunDirectory.open(path, parent).path
     elif not _has_runs(parent):
         raise UsageError(
-            f"there are no runs in {parent}. Make one with 'flowtune train TASK', or look elsewhere"
-            " with 'flowtune inspect DIR'."
+            f"there are no runs in {parent.absolute()}. Make one with 'flowtune train TASK', or"
+            " look elsewhere with 'flowtune inspect DIR'."
         )
     if web:
         _serve(path, is_run=is_run, port=port)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..flow.errors import unknown_name
+from ..flow.errors import UsageError, unknown_name
 from . import options
+from .completion import complete_from
 from .describe import summary
 from .options import ConfigOption, JsonOption, SetOption
-from .output import note, print_json, print_rows
+from .output import note, print_json, print_rows, warn
+from .run_rows import COLUMNS, SORTS, as_text, run_rows
 
 if TYPE_CHECKING:
     from ..registry import Kind, Registry
@@ -33,7 +35,23 @@ Rows = list[dict[str, Any]]
 
 
 def ls(
-    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(KINDS), help="What to list.", autocompletion=complete_from(KINDS)
+        ),
+    ],
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(SORTS),
+            help="The order of runs; by default the oldest first.",
+            autocompletion=complete_from(SORTS),
+        ),
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option(metavar="TAG", help="Only runs that have this tag.")
+    ] = None,
     json: JsonOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -43,13 +61,15 @@ def ls(
 
     if kind not in KINDS:
         raise unknown_name("kind of thing", kind, KINDS)
+    if kind != "runs" and (sort is not None or tag is not None):
+        raise UsageError("--sort and --tag are for runs: flowtune ls runs")
     registry = load_registry()
     if kind == "models":
         rows = _models(registry)
         _note_failed(registry, "model")
     elif kind == "runs":
         found = options.settings(registry, config=config, overrides=set_)
-        rows = _runs(found.settings.run.directory)
+        rows = run_rows(found.settings.run.directory, sort, tag)
     else:
         rows = _registered(registry, REGISTERED[kind])
         if kind == "tasks":
@@ -57,15 +77,18 @@ def ls(
         _note_failed(registry, REGISTERED[kind][0])
     if json:
         print_json(rows)
+    elif rows and kind == "runs":
+        print_rows(COLUMNS, [as_text(row) for row in rows])
     elif rows:
         print_rows([column for column in rows[0] if column not in DETAILS], rows)
     else:
-        note(f"there are no {kind}")
+        where = f" in {found.settings.run.directory.absolute()}" if kind == "runs" else ""
+        note(f"there are no {kind}{where}{'' if tag is None else f' with the tag {tag!r}'}")
 
 
 def _note_failed(registry: Registry, kind: Kind) -> None:
     for plugin in registry.failed(kind):
-        note(f"plugin {plugin} has a problem; see 'flowtune plugins'")
+        warn(f"plugin {plugin} has a problem; see 'flowtune plugins'")
 
 
 def _registered(registry: Registry, kinds: tuple[Kind, ...]) -> Rows:
@@ -123,14 +146,3 @@ def _models(registry: Registry) -> Rows:
             row = {"name": repository.repo_id, "from": "hub", "summary": size}
             rows.append({**row, "path": repository.repo_path, "ready": True})
     return rows
-
-
-def _runs(directory: Path) -> Rows:
-    from ..runs.directory import list_runs
-
-    runs = list_runs(directory)
-    for run in runs:
-        if run.problem:
-            note(f"run '{run.name}' cannot be read: {run.problem}")
-    columns = ("name", "task", "model", "state", "episodes", "created", "path", "problem")
-    return [{column: getattr(run, column) for column in columns} for run in runs]

@@ -10,8 +10,10 @@ import typer
 from ..flow.errors import UsageError
 from . import stdout
 from .command import OwnCommand
+from .completion import complete_model
 from .options import JsonOption
 from .output import note, print_json
+from .phase import phase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +36,9 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A model of a plugin, or a Hugging Face id such as 'org/name'."
+            metavar="NAME",
+            help="A model of a plugin, or a Hugging Face id such as 'org/name'.",
+            autocompletion=complete_model,
         ),
     ],
     revision: Annotated[
@@ -54,13 +58,15 @@ def fetch(
     if name in registry.entries("model"):
         if revision is not None:
             raise UsageError(f"'{name}' comes from a plugin: --revision is for Hugging Face ids")
-        directory = registry.model(name).fetch(verify=verify)
+        with phase(f"fetching {name}", silent=True):
+            directory = registry.model(name).fetch(verify=verify)
     elif verify:
         raise UsageError(
             "--verify is for models of plugins. For a Hugging Face id there is: hf cache verify"
         )
     else:
-        directory = _fetch_from_hub(name, revision, registry)
+        with phase(f"fetching {name}", silent=True):
+            directory = _fetch_from_hub(name, revision, registry)
     if json:
         print_json({"name": name, "directory": directory})
     else:

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .completion import (
+    complete_checkpoint,
+    complete_model,
+    complete_preset,
+    complete_setting,
+    complete_split,
+    complete_task,
+)
+
 if TYPE_CHECKING:
     from ..config.layers import Setting
     from ..config.resolve import Resolved
@@ -25,23 +34,39 @@ SetOption = Annotated[
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Set one setting; may be repeated. The value is TOML or a string.",
+        autocompletion=complete_setting,
     ),
 ]
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        "--preset", metavar="NAME", help="A preset of the task, see 'flowtune show'; or 'none'."
+        "--preset",
+        metavar="NAME",
+        help="A preset of the task, see 'flowtune show'; or 'none'.",
+        autocompletion=complete_preset,
     ),
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="The base model.", autocompletion=complete_model),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TaskArgument = Annotated[str, typer.Argument(help="The task, see 'flowtune ls tasks'.")]
+TaskArgument = Annotated[
+    str,
+    typer.Argument(help="The task, see 'flowtune ls tasks'.", autocompletion=complete_task),
+]
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="PATH", help="The task's data, a file or folder."),
 ]
 SplitOption = Annotated[
     str | None,
-    typer.Option("--split", metavar="NAME", help="The split; by default the task's first one."),
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        help="The split; by default the task's first one.",
+        autocompletion=complete_split,
+    ),
 ]
 PredictionsArgument = Annotated[
     Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
@@ -52,14 +77,12 @@ PredictedOption = Annotated[
         "--limit", min=1, metavar="N", help="Only this many of the first examples, as predicted."
     ),
 ]
-OutOption = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        metavar="FILE",
-        help="Where the predictions are written; a device or pipe, such as /dev/stdout, too.",
-    ),
-]
+OUT = typer.Option(
+    "--out",
+    metavar="FILE",
+    help="Where the predictions are written; a device or pipe, such as /dev/stdout, too.",
+)
+OutOption = Annotated[Path, OUT]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")]
 RunOption = Annotated[
     str | None,
@@ -68,6 +91,7 @@ RunOption = Annotated[
         metavar="RUN",
         help="Play the flow as of this run's newest checkpoint, or as of RUN@EPISODES or"
         " RUN@best; by default, untrained.",
+        autocompletion=complete_checkpoint,
     ),
 ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from . import stdout
+from .verbosity import is_quiet, is_silent, is_verbose
 
 
 def print_json(value: Any) -> None:
@@ -22,8 +23,9 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows: as a table with a header on a terminal, otherwise as tab-separated lines."""
+    """Print rows below a header: as a table on a terminal, otherwise as tab-separated lines."""
     if not stdout.stream().isatty():
+        stdout.write("\t".join(columns))
         for row in rows:
             stdout.write("\t".join(_one_line(row[column]) for column in columns))
         return
@@ -56,28 +58,28 @@ def print_styled(lines: Iterable[Styled]) -> None:
         console.print(Text(line, style), soft_wrap=True)
 
 
-_silent = False
-
-
-def be_silent(silent: bool = True) -> None:
-    """Whether notes and warnings are left out: of several processes, one speaks."""
-    global _silent
-    _silent = silent
-
-
 def note(text: str) -> None:
-    """Print a message to stderr."""
-    _tell(f"flowtune: note: {text}")
+    """Print a message to stderr, unless ``--quiet`` was given."""
+    if not is_quiet():
+        typer.echo(f"flowtune: note: {text}", err=True)
+
+
+def detail(text: str) -> None:
+    """Print to stderr what helps to find a fault, if ``--verbose`` was given."""
+    if is_verbose():
+        typer.echo(f"flowtune: {text}", err=True)
+
+
+def suggest(title: str, commands: Iterable[str]) -> None:
+    """Print commands that may come next to stderr, unless ``--quiet`` was given."""
+    if not is_quiet():
+        typer.echo("\n  ".join([f"{title}:", *commands]), err=True)
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr."""
-    _tell(f"flowtune: warning: {text}")
-
-
-def _tell(line: str) -> None:
-    if not _silent:
-        typer.echo(line, err=True)
+    if not is_silent():
+        typer.echo(f"flowtune: warning: {text}", err=True)
 
 
 def _one_line(value: Any) -> str:

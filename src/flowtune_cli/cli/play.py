@@ -11,12 +11,14 @@ from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     RunOption,
     SetOption,
     SplitOption,
 )
 from .output import print_json
+from .phase import phase
 from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 
@@ -42,6 +44,7 @@ def play(
     deviate: Annotated[
         bool, typer.Option("--deviate", help="Try other outputs at each step, as in training.")
     ] = False,
+    model: ModelOption = None,
     full: Annotated[bool, typer.Option("--full", help="Show prompts and outputs whole.")] = False,
     json: JsonOption = False,
     program: ProgramOption = None,
@@ -63,17 +66,18 @@ def play(
     if input_ is not None and (example, data, split) != (None, None, None):
         raise UsageError("--input is the example: leave --example, --data and --split out")
     of_program = given(program, reward, gold)
-    player = load_player(load_registry(), task, run, config, set_, preset, of_program)
+    player = load_player(load_registry(), task, run, config, set_, preset, of_program, model=model)
     if input_ is not None:
         chosen = example_of_input(player.task, input_)
     else:
         chosen = find_example(read_examples(player.task, data, split), example)
     session = player.set_up()
-    if deviate:
-        [(_, trace)] = session.deviate([chosen])
-    else:
-        [(_, episode)] = session.play([chosen])
-        trace = Trace(chosen, episode)
+    with phase(f"playing example '{chosen.id}'", silent=True):
+        if deviate:
+            [(_, trace)] = session.deviate([chosen])
+        else:
+            [(_, episode)] = session.play([chosen])
+            trace = Trace(chosen, episode)
     if json:
         print_json({"played_by": player.made_by, **trace_json(player.task, trace)})
     else:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from ..flow.task import Task
 from . import options
 from .checkpoint_names import find_checkpoint
+from .origins import tell_origins
 from .output import note
+from .phase import phase
 from .programs import find, given, ready
 from .run_overrides import RunOverrides
 
@@ -38,20 +40,31 @@ class Player:
     checkpoint: Path | None
     made_by: str
 
+    @property
+    def label(self) -> str:
+        """What is played, as part of a file's name: "first@800", or "untrained"."""
+        if self.checkpoint is None:
+            return "untrained"
+        return f"{self.checkpoint.parent.parent.name}@{int(self.checkpoint.name)}"
+
     def set_up(self) -> Session:
         """Load the model, and the adapters of the checkpoint."""
-        from ..training.checkpoint import load_checkpoint
-        from ..training.session import set_up
+        settings = self.resolved.settings
+        with phase(f"loading {settings.model.name}") as loading:
+            # These import torch, which takes seconds.
+            from ..training.checkpoint import load_checkpoint
+            from ..training.session import set_up
 
-        note(f"loading {self.resolved.settings.model.name}")
-        session = set_up(self.task, self.resolved.settings, self.registry, self.checkpoint)
-        if self.checkpoint is not None:
-            load_checkpoint(
-                self.checkpoint,
-                adapters=session.adapters,
-                learner=None,
-                nodes=self.task.nodes,
+            session = set_up(
+                self.task, settings, self.registry, self.checkpoint, on_phase=loading.now
             )
+            if self.checkpoint is not None:
+                load_checkpoint(
+                    self.checkpoint,
+                    adapters=session.adapters,
+                    learner=None,
+                    nodes=self.task.nodes,
+                )
         return session
 
 
@@ -64,6 +77,7 @@ def load_player(
     preset: str | None = None,
     program: Given | None = None,
     *,
+    model: str | None = None,
     needs_nodes: bool = True,
 ) -> Player:
     """The task with a run's checkpoint, by default the newest; without a run, untrained.
@@ -72,6 +86,7 @@ def load_player(
 
     Args:
         task_name: None where ``program`` or the run says what is meant.
+        model: the base model, what ``--model`` said; with a run it has to be the run's.
         needs_nodes: a program without declared nodes is refused.
     """
     run = checkpoint = None
@@ -81,7 +96,7 @@ def load_player(
         registry, task_name, program or given(), config=config, overrides=overrides, run=run
     )
     task_class = found.task_class
-    flags = {"preset": preset, **found.flags}
+    flags = {"model.name": model, "preset": preset, **found.flags}
     if run is None or checkpoint is None:
         resolved = options.settings(
             registry, task_class, config=config, overrides=overrides, flags=flags
@@ -95,6 +110,7 @@ def load_player(
         for difference in settings.differences:
             note(f"differs from the run: {difference}")
         made_by = f"run {run.path.name} of {run.info.created}, checkpoint {checkpoint.name}"
+    tell_origins(resolved)
     made_by += f", settings {_digest(resolved, task_class.name)}"
     task = resolved.make_task()
     ready(task, resolved, run, needs_nodes=needs_nodes)

@@ -53,13 +53,18 @@ def selected_postprocessors(
         if task.name in entry.thing.tasks
     ]
     selected = []
-    for name in context.meta.get(_SELECTED, []):
+    for name in selected_names(context):
         thing = registry.postprocessor(name)
         if name not in available:
             error = unknown_name(f"post-processor of task '{task.name}'", name, available)
             raise UsageError(f"{error} '{name}' is for {', '.join(thing.tasks)}.")
         selected.append(thing())
     return selected
+
+
+def selected_names(context: typer.Context) -> list[str]:
+    """The names of those whose flags are set."""
+    return list(context.meta.get(_SELECTED, []))
 
 
 def explorations(

@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..flow.errors import FlowtuneError
-from . import options
+from ..flow.errors import FlowtuneError, UsageError
+from . import options, stdout
+from .newest_run import newest_for
 from .options import (
+    OUT,
     ConfigOption,
     DataOption,
-    OutOption,
+    JsonOption,
+    ModelOption,
     OverwriteOption,
     PresetOption,
     RunOption,
     SetOption,
     SplitOption,
 )
-from .output import note
+from .output import note, print_json, suggest
+from .phase import phase
 from .programs import GoldOption, ProgramOption, ProgramTaskArgument, RewardOption, given
 
 if TYPE_CHECKING:
@@ -46,19 +50,21 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def predict(
     context: typer.Context,
-    out: OutOption,
     task: ProgramTaskArgument = None,
+    out: Annotated[Path | None, OUT] = None,
     data: DataOption = None,
     split: SplitOption = None,
     run: RunOption = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N examples.")
     ] = None,
+    model: ModelOption = None,
     scores: Annotated[
         bool,
         typer.Option("--scores", help="Add what 'flowtune postprocess' needs."),
     ] = False,
     overwrite: OverwriteOption = False,
+    json: JsonOption = False,
     program: ProgramOption = None,
     reward: RewardOption = None,
     gold: GoldOption = None,
@@ -68,20 +74,38 @@ def predict(
 ) -> int:
     """Play the examples of a split greedily, and write a prediction for each.
 
-    Until it is complete, the file is FILE.partial, from which the same command resumes.
-    Plugins add post-processors as options: 'flowtune ls postprocessors' lists them.
+    Without --out, these go to RUN@EPISODES-SPLIT.jsonl, here. Until that is complete, it is
+    FILE.partial, from which the same command resumes. Plugins add post-processors as options, see
+    'flowtune ls postprocessors': with one of these, neither task nor run need be said, and the
+    newest run is meant. --json prints what was done, not the predictions.
     """
     from ..flow.task import Task
     from ..registry import load_registry
     from ..runs.output_path import is_stream
     from ..runs.prediction_writer import check_predictions_path
-    from .examples import first_examples, note_left_out, read_examples
+    from .examples import chosen_split, first_examples, note_left_out, read_examples
     from .player import load_player
-    from .postprocessors import explorations, selected_postprocessors
+    from .postprocessors import explorations, selected_names, selected_postprocessors
 
-    check_predictions_path(out, overwrite=overwrite)
+    if out is not None:
+        check_predictions_path(out, overwrite=overwrite)
+        if json and stdout.is_own(out):
+            raise UsageError(
+                "--json prints what was done where --out writes the predictions: leave one out"
+            )
     of_program = given(program, reward, gold)
-    player = load_player(load_registry(), task, run, config, set_, preset, of_program)
+    registry, flags = load_registry(), selected_names(context)
+    if task is None and run is None and program is None and flags:
+        meant = newest_for(registry, flags, data=data, split=split, config=config, overrides=set_)
+        run, data, split = meant.run, meant.data, meant.split
+        of_data = f" of {data.absolute()}" if data is not None else ""
+        note(f"predicting with the newest run, {run}, on split '{split}'{of_data}")
+    player = load_player(registry, task, run, config, set_, preset, of_program, model=model)
+    split_name = chosen_split(player.task, split)
+    if out is None:
+        name = player.label if player.checkpoint else f"{player.task.name}-{player.label}"
+        out = Path(f"{name}-{split_name}.jsonl")
+        check_predictions_path(out, overwrite=overwrite)
     processors = selected_postprocessors(context, player.registry, player.task)
     strategies = explorations(processors, player.task, player.registry)
     if scores and not strategies and type(player.task).scores is Task.scores:
@@ -89,6 +113,17 @@ def predict(
     examples = first_examples(read_examples(player.task, data, split), limit)
     note_left_out(player.task)
     session = player.set_up()
+    summary: dict[str, Any] = {
+        "task": player.task.name,
+        "run": player.checkpoint and player.checkpoint.parent.parent.name,
+        "checkpoint": player.checkpoint and int(player.checkpoint.name),
+        "played_by": player.made_by,
+        "split": split_name,
+        "out": out.absolute(),
+        "examples": len(examples),
+        "lines": len(examples),
+        "failed": [],
+    }
     try:
         write_predictions(
             session,
@@ -101,12 +136,30 @@ def predict(
         )
     except KeyboardInterrupt:
         return 130
-    note(f"wrote {len(examples)} predictions to {out}")
+    except ExamplesFailed as error:
+        if json:
+            print_json({**summary, "out": None, "lines": 0, "failed": error.ids})
+        raise
+    note(f"wrote {len(examples)} predictions to {out if is_stream(out) else out.absolute()}")
+    if json:
+        print_json(summary)
     if is_stream(out):
         return 0
     command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
-    typer.echo(f"Next, try:\n  {command}", err=True)
+    suggest("Next, try", [command])
     return 0
+
+
+class ExamplesFailed(FlowtuneError):
+    """The flow failed for some examples, so that there is no complete file.
+
+    Args:
+        ids: those of the examples.
+    """
+
+    def __init__(self, message: str, ids: list[str]) -> None:
+        super().__init__(message)
+        self.ids = ids
 
 
 def write_predictions(
@@ -127,7 +180,8 @@ def write_predictions(
         scores: write what ``Task.scores`` adds, and the rollouts.
 
     Raises:
-        FlowtuneError: the flow failed for an example, or the file cannot be written.
+        ExamplesFailed: the flow failed for an example.
+        FlowtuneError: the file cannot be written.
         KeyboardInterrupt: the user interrupted; a note says how to resume.
     """
     from ..runs.example_digests import example_digests
@@ -143,7 +197,8 @@ def write_predictions(
         except KeyboardInterrupt:
             note(f"interrupted. {file.how_to_go_on}")
             raise
-        file.finish(lambda records: _lines(records, session.task, examples, processors, scores))
+        with phase("writing the predictions", silent=True):
+            file.finish(lambda records: _lines(records, session.task, examples, processors, scores))
 
 
 def _predict(
@@ -155,14 +210,14 @@ def _predict(
     """Play the examples that are not yet in the file.
 
     Raises:
-        FlowtuneError: the flow failed for an example; its line and all later ones are missing.
+        ExamplesFailed: the flow failed for an example; its line and all later ones are missing.
     """
     from ..flow.left_out import listed
     from .progress import progress
 
     failed: dict[int, Episode] = {}
     done, last_line = file.done, time.monotonic()
-    with progress(done, len(examples)) as display:
+    with progress(done, len(examples), lambda: session.tally.calls) as display:
         for position, (episode, rollouts) in _play(
             session, examples, explorations, file.done, failed
         ):
@@ -181,10 +236,11 @@ def _predict(
         first = failed[min(failed)]
         assert first.failure is not None
         ids = [episode.example.id for _, episode in sorted(failed.items())]
-        raise FlowtuneError(
+        raise ExamplesFailed(
             f"the flow failed for {len(failed)} of {done} examples: {listed(ids)}. The first one"
             f" that failed is example '{first.example.id}':\n{first.failure.traceback}"
-            f"{file.how_to_go_on}"
+            f"{file.how_to_go_on}",
+            ids,
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError
+from .completion import complete_task
 from .output import warn
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ ProgramTaskArgument = Annotated[
         metavar="TASK",
         help="The task, see 'flowtune ls tasks'; or a function of yours, as FILE.py:FUNCTION.",
         show_default=False,
+        autocompletion=complete_task,
     ),
 ]
 

@@ -1,14 +1,19 @@
-"""Progress on stderr: a bar on a terminal, otherwise a plain line from time to time."""
+"""Progress on stderr: a bar on a terminal, else a plain line at least every 30 seconds."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
+
+from .durations import duration
+from .heartbeat import Heartbeat
+from .verbosity import is_quiet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,17 +31,23 @@ class Progress(Protocol):
     def show(self, done: int, text: str = "", *, line: bool = False) -> None:
         """Show ``done`` episodes. ``text`` stays until the next one; ``line``: print a line."""
 
+    def doing(self, text: str) -> None:
+        """From now on this is done, such as "learn"."""
+
     def stopping(self) -> None:
         """Confirm a stop request. May be called from a signal handler."""
 
 
-def progress(done: int, total: int) -> Progress:
-    """A bar if stderr is a terminal, else lines.
+def progress(done: int, total: int, calls: Callable[[], int] | None = None) -> Progress:
+    """A bar if stderr is a terminal, else lines; nothing with ``--quiet``.
 
     Args:
         done: the number of episodes done before.
+        calls: how many calls of nodes were answered so far: they move before an episode is done.
     """
-    return Bar(done, total) if sys.stderr.isatty() else Lines(done, total)
+    if is_quiet():
+        return Silence()
+    return Bar(done, total, calls) if sys.stderr.isatty() else Lines(done, total, calls)
 
 
 class Clock:
@@ -65,16 +76,19 @@ class Clock:
         return time.monotonic() - self._start
 
 
-class NoProgress:
-    """Shows nothing: of several processes, one speaks."""
+class Silence:
+    """No progress at all."""
 
-    def __enter__(self) -> NoProgress:
+    def __enter__(self) -> Silence:
         return self
 
     def __exit__(self, *exception: Any) -> None:
         pass
 
     def show(self, done: int, text: str = "", *, line: bool = False) -> None:
+        pass
+
+    def doing(self, text: str) -> None:
         pass
 
     def stopping(self) -> None:
@@ -82,24 +96,41 @@ class NoProgress:
 
 
 class Lines:
-    """Plain lines, for a file or a pipe."""
+    """Plain lines, for a file or a pipe: where one is asked for, and at least every 30 seconds."""
 
-    def __init__(self, done: int, total: int) -> None:
+    def __init__(self, done: int, total: int, calls: Callable[[], int] | None = None) -> None:
         self._clock = Clock(done, total)
-        self._text = ""
+        self._done = done
+        self._calls = calls
+        self._text = self._doing = ""
+        self._stderr = sys.stderr  # a flow may put something else there for a while
+        self.heartbeat = Heartbeat(self._beat)
 
     def __enter__(self) -> Lines:
+        self.heartbeat.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        pass
+        self.heartbeat.__exit__(*exception)
 
     def show(self, done: int, text: str = "", *, line: bool = False) -> None:
-        self._text = text or self._text
+        self._done, self._text = done, text or self._text
         left = self._clock.left(done)
         if line:
-            parts = [f"{done}/{self._clock.total} episodes", self._text, left]
-            typer.echo("; ".join(part for part in parts if part), err=True)
+            self._print(self._text, left)
+            self.heartbeat.said()
+
+    def doing(self, text: str) -> None:
+        self._doing = text
+
+    def _beat(self) -> None:
+        so_far = f"{duration(self._clock.elapsed)} so far"
+        calls = _calls_text(self._calls)
+        self._print(calls, self._doing, self._text, so_far, self._clock.left(self._done))
+
+    def _print(self, *parts: str) -> None:
+        shown = [f"{self._done}/{self._clock.total} episodes", *parts]
+        typer.echo("; ".join(part for part in shown if part), file=self._stderr)
 
     def stopping(self) -> None:
         # Not through sys.stderr, which the signal may have interrupted.
@@ -110,13 +141,14 @@ class Lines:
 class Bar:
     """A bar that is redrawn in place, with the text below it, for a terminal."""
 
-    def __init__(self, done: int, total: int) -> None:
+    def __init__(self, done: int, total: int, calls: Callable[[], int] | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self._clock = Clock(done, total)
         self._done = done
-        self._text = ""
+        self._calls = calls
+        self._text = self._doing = ""
         self._stopping = False
         self._live = Live(
             console=Console(stderr=True),
@@ -136,6 +168,9 @@ class Bar:
         self._done = done
         self._text = text or self._text
 
+    def doing(self, text: str) -> None:
+        self._doing = text
+
     def stopping(self) -> None:
         self._stopping = True  # a thread redraws the bar
 
@@ -146,7 +181,12 @@ class Bar:
         from rich.text import Text
 
         row = Table.grid(padding=(0, 2))
-        times = [f"{duration(self._clock.elapsed)} so far", self._clock.left(self._done)]
+        times = [
+            _calls_text(self._calls),
+            self._doing,
+            f"{duration(self._clock.elapsed)} so far",
+            self._clock.left(self._done),
+        ]
         row.add_row(
             ProgressBar(self._clock.total, self._done, width=30),
             f"{self._done}/{self._clock.total} episodes",
@@ -156,9 +196,5 @@ class Bar:
         return Group(row, *([Text(self._text)] if self._text else []), *below)
 
 
-def duration(seconds: float) -> str:
-    """Such as "45 s", "12 min" or "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+def _calls_text(calls: Callable[[], int] | None) -> str:
+    return "" if calls is None else f"{calls():,} calls"

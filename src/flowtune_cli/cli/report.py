@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..flow.errors import UsageError, missing_package
+from .completion import complete_run
 from .options import ConfigOption, JsonOption, SetOption
 from .output import note, print_json
 
@@ -18,7 +19,10 @@ _POINTS = 200
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="The runs: their names or paths.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="The runs: their names or paths.", autocompletion=complete_run
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the page, one HTML file.")
@@ -52,6 +56,6 @@ def report(
         command = ["flowtune", "report", *runs, "--out", str(out)]
         with new_file(out, overwrite=overwrite) as file:
             file.write(render(summaries, command))
-        note(f"wrote {out}: open it in a browser, or print it")
+        note(f"wrote {out.absolute()}: open it in a browser, or print it")
     if json:
         print_json({"runs": [as_json(run) for run in summaries]})

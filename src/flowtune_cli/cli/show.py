@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..flow.errors import UsageError, unknown_name
 from . import stdout
-from .describe import Option, argument_help, options, signature, summary, type_text
-from .output import note, print_rows
+from .completion import complete_thing
+from .described import Described, described, described_section
+from .options import JsonOption
+from .output import note, print_json, print_rows, warn
 
 if TYPE_CHECKING:
-    from ..flow.node import Node
-    from ..flow.task import Task
-    from ..registry import Entry, Kind, Registry
+    from ..registry import Kind, Registry
 
 CHEAP: tuple[Kind, ...] = (
     "task",
@@ -32,9 +31,11 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="A task, node type, exploration, reward, optimizer, post-processor or section."
+            help="A task, node type, exploration, reward, optimizer, post-processor or section.",
+            autocompletion=complete_thing,
         ),
     ],
+    json: JsonOption = False,
 ) -> None:
     """Show all options of a task, node type, reward, optimizer, section and the like."""
     from ..config.settings import SECTIONS
@@ -48,12 +49,13 @@ def show(
         if name not in optimizers:
             raise _unknown(registry, name, list(SECTIONS))
         found = [optimizers[name]]
-    if name in SECTIONS:
-        _heading(f"settings [{name}]", summary(SECTIONS[name]))
-        _options(options(SECTIONS[name]))
-    for entry in found:
-        _heading(f"{entry.kind} {entry.name}", f"plugin {entry.plugin} ({entry.distribution})")
-        SHOW.get(entry.kind, _thing)(entry)
+    shown = [described_section(name)] if name in SECTIONS else []
+    shown += [described(entry) for entry in found]
+    if json:
+        print_json(shown)
+        return
+    for each in shown:
+        _SHOW.get(each["kind"], _thing)(each)
 
 
 def _unknown(registry: Registry, name: str, sections: list[str]) -> UsageError:
@@ -63,96 +65,73 @@ def _unknown(registry: Registry, name: str, sections: list[str]) -> UsageError:
         if name in registry.contested(kind):
             registry.get(kind, name)
     for plugin in dict.fromkeys(plugin for kind in kinds for plugin in registry.failed(kind)):
-        note(f"plugin {plugin} has a problem; see 'flowtune plugins'")
+        warn(f"plugin {plugin} has a problem; see 'flowtune plugins'")
     if registry.left_out:
         note(f"FLOWTUNE_PLUGINS leaves out: {', '.join(registry.left_out)}")
     known = {*sections, *(other for kind in kinds for other in registry.entries(kind))}
     return unknown_name("name", name, sorted(known))
 
 
-def _thing(entry: Entry) -> None:
-    _text(entry.thing)
-    _options([o for o in options(entry.thing) if o.name != "name"])
+def _section(section: Described) -> None:
+    _heading(f"settings [{section['name']}]", section["summary"])
+    _table(section["options"])
 
 
-def _reward(entry: Entry) -> None:
-    stdout.write(entry.name + type_text(str(signature(entry.thing))))
-    _text(entry.thing)
+def _thing(thing: Described) -> None:
+    _title(thing)
+    stdout.write(thing["help"])
+    _table(thing["options"])
 
 
-def _task(entry: Entry) -> None:
-    task: type[Task] = entry.thing
-    stdout.write(task.summary or summary(task))
-    stdout.write(f"splits: {', '.join(task.splits)}")
-    stdout.write(f"gate: {task.gate or 'none: references always move'}")
-    if task.defaults:
+def _reward(reward: Described) -> None:
+    _title(reward)
+    stdout.write(reward["signature"])
+    stdout.write(reward["help"])
+
+
+def _task(task: Described) -> None:
+    _title(task)
+    name = task["name"]
+    stdout.write(task["summary"])
+    stdout.write(f"splits: {', '.join(task['splits'])}")
+    stdout.write(f"gate: {task['gate'] or 'none: references always move'}")
+    if task["defaults"]:
         _heading("settings that it changes")
-        _table({"setting": key, "default": _shown(value)} for key, value in task.defaults.items())
-    for preset in task.presets:
-        models = f" (the default with {', '.join(preset.models)})" if preset.models else ""
-        _heading(f"preset {preset.name}{models}", preset.summary)
-        _table({"setting": k, "value": _shown(value)} for k, value in preset.settings.items())
-    if task.Settings is not None:
-        _heading(f"settings [tasks.{task.name}]", summary(task.Settings))
-        _options(options(task.Settings))
-    from pydantic import ValidationError
-
-    try:
-        settings = None if task.Settings is None else task.Settings()
-    except ValidationError as error:
-        missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        _table({"setting": key, "default": value} for key, value in task["defaults"].items())
+    for preset in task["presets"]:
+        models = f" (the default with {', '.join(preset['models'])})" if preset["models"] else ""
+        _heading(f"preset {preset['name']}{models}", preset["summary"])
+        _table({"setting": key, "value": value} for key, value in preset["settings"].items())
+    if task["settings"] is not None:
+        _heading(f"settings [tasks.{name}]", task["settings"]["summary"])
+        _table(task["settings"]["options"])
+    if task["nodes_need"]:
+        missing = ", ".join(task["nodes_need"])
         note(f"its nodes are not shown, because these settings have no default: {missing}")
-        return
-    for node in task.default_nodes(settings):
-        _node(task.name, node)
+    for node in task["nodes"]:
+        _heading(f"node [tasks.{name}.nodes.{node['name']}]", f"{node['kind']}: {node['summary']}")
+        for field, fields in node["shows"].items():
+            stdout.write(f"{field} shows: {', '.join(fields) or 'none'}")
+        _table(node["options"])
 
 
-def _node(task: str, node: Node) -> None:
-    """A node of a task: its settings with the values that the task gives them."""
-    from ..config.schema import field_types
-    from ..flow.prompt import Template
-
-    _heading(f"node [tasks.{task}.nodes.{node.name}]", f"{node.kind}: {summary(type(node))}")
-    helps, rows = argument_help(type(node)), []
-    for field, kind in field_types(type(node)).items():
-        value = getattr(node, field)
-        if field == "name":
-            continue
-        if isinstance(value, Template):
-            prompt_helps = argument_help(Template)
-            for part, part_type in field_types(Template).items():
-                shown = _shown(getattr(value, part))
-                row = Option(f"{field}.{part}", type_text(part_type), shown, prompt_helps[part])
-                rows.append(row)
-            fields = ", ".join(sorted(value.fields)) or "none"
-            stdout.write(f"{field} shows: {fields}")
-        else:
-            rows.append(Option(field, type_text(kind), _shown(value), helps.get(field, "")))
-    _options(rows)
+_SHOW: Mapping[str, Callable[[Described], None]] = {
+    "section": _section,
+    "task": _task,
+    "reward": _reward,
+}
 
 
-SHOW: Mapping[str, Callable[[Entry], None]] = {"task": _task, "reward": _reward}
+def _title(thing: Described) -> None:
+    from_ = f"plugin {thing['plugin']} ({thing['distribution']})"
+    _heading(f"{thing['kind']} {thing['name']}", from_)
 
 
 def _heading(title: str, text: str = "") -> None:
     stdout.write(f"\n{title}" + (f"\n  {text}" if text else ""))
 
 
-def _text(thing: Any) -> None:
-    stdout.write(inspect.cleandoc(thing.__doc__ or "").partition("\nArgs:")[0].rstrip())
-
-
-def _options(rows: list[Option]) -> None:
-    _table(vars(option) for option in rows)
-
-
-def _table(rows: Any) -> None:
+def _table(rows: Iterable[Mapping[str, str]]) -> None:
     rows = list(rows)
     if rows:
         print_rows(list(rows[0]), rows)
-
-
-def _shown(value: Any) -> str:
-    from ..config.template import toml_value
-
-    return toml_value(value)

@@ -86,6 +86,11 @@ def own_path(value: Any) -> Any:
     return Path(f"/dev/fd/{_copy}") if names_it and _copy is not None else value
 
 
+def is_own(path: Path) -> bool:
+    """Whether a path, after ``own_path``, is where a command's own output goes."""
+    return str(path) in (*_NAMES, f"/dev/fd/{_copy}")
+
+
 @contextlib.contextmanager
 def foreign() -> Iterator[None]:
     """What is printed within goes to stderr; what ``write`` writes does not."""

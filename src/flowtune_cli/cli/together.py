@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from . import output
+from . import verbosity
 from .launch import LAUNCHER
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def together(place: Place) -> Iterator[Peers]:
     from ..training.ranks import Ranks
 
     if place.rank:
-        output.be_silent()
+        verbosity.be_silent()
     launcher = os.environ.get(LAUNCHER)
     ranks = Ranks(place, launcher=None if launcher is None else int(launcher))
     # Registered before all else, so that it runs after all else.
@@ -63,7 +63,7 @@ def together(place: Place) -> Iterator[Peers]:
         if ranks.must_exit_at_once:
             end.code = code
         if ranks.speaks:
-            output.be_silent(False)
+            verbosity.be_silent(False)
             raise
         raise typer.Exit(code) from None
     ranks.leave()

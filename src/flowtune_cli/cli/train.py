@@ -12,15 +12,18 @@ import typer
 from ..flow.errors import UsageError
 from ..flow.paths import place_text
 from . import options
+from .completion import complete_checkpoint, complete_run
 from .launch import launch as launch_processes
 from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ModelOption,
     PresetOption,
     SetOption,
     SplitOption,
 )
+from .origins import tell_origins
 from .output import note
 from .programs import (
     GoldOption,
@@ -59,12 +62,20 @@ def train(
         typer.Option(metavar="NAME", help="The run's name; by default TASK-001 and so on."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with this run: its name or path.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with this run: its name or path.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="RUN", help="Begin a new run with what this one has learned."
+            "--from",
+            metavar="RUN",
+            help="Begin a new run with what this one has learned.",
+            autocompletion=complete_checkpoint,
         ),
     ] = None,
     or_resume: Annotated[
@@ -77,7 +88,7 @@ def train(
             min=1, metavar="N", help="Train on so many processes of this machine, one for a GPU."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
+    model: ModelOption = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -231,6 +242,7 @@ def _begin(
         resolved = RunOverrides(
             arguments.registry, task_class, source, **arguments.sources
         ).continued()
+    tell_origins(resolved)
     task = resolved.make_task()
     ready(task, resolved, source)
     warn_of_tools(task)
@@ -297,6 +309,7 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         if run.info.state == "finished" and not (grows or waits):
             return report_finished(run, json=arguments.json, peers=peers)
 
+        tell_origins(resolved)
         task = resolved.make_task()
         ready(task, resolved, run)
         data = arguments.data or (stored["data"]["path"] and Path(stored["data"]["path"]))

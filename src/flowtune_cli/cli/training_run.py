@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from ..config.resolve import FILE, Resolved
 from ..config.settings import ModelSettings, Settings
 from ..flow.errors import FlowtuneError, UsageError
@@ -33,8 +31,9 @@ from ..training.loop import Stopped, Trainer
 from ..training.session import Session, check_learning, set_up
 from .dry_run_text import print_expectation
 from .interrupts import StopRequest
-from .output import note, print_json, print_rows, warn
-from .progress import NoProgress, Progress, progress
+from .output import detail, note, print_json, print_rows, suggest, warn
+from .phase import phase
+from .progress import progress
 from .training_text import (
     batch_text,
     best_text,
@@ -110,13 +109,15 @@ class TrainingRun:
     def _set_up(self, checkpoint: Path | None) -> Session:
         settings = self.resolved.settings
         check_learning(self.task, settings, self.registry)
-        note(f"loading {settings.model.name}")
         self._check_alike(settings)
         found: list[Session] = []
 
         def load(settings: Settings) -> None:
             found[:] = []
-            found.append(set_up(self.task, settings, self.registry, checkpoint))
+            with phase(f"loading {settings.model.name}") as loading:
+                found.append(
+                    set_up(self.task, settings, self.registry, checkpoint, on_phase=loading.now)
+                )
 
         def load_again(chosen: ModelSettings) -> None:
             chosen = chosen.model_copy(update={"device": settings.model.device})
@@ -160,7 +161,9 @@ class TrainingRun:
                 note("the optimizer state starts fresh: the checkpoint is of another optimizer")
             engine = session.engine.prefixes.paths.text
             self._update(run, "training", episodes=trainer.position.episodes, engine=engine)
-            display = self._progress(trainer.position.episodes, len(trainer.order))
+            display = progress(
+                trainer.position.episodes, len(trainer.order), lambda: session.tally.calls
+            )
             with display, StopRequest(display.stopping) as stop:
                 self.peers.stopping = lambda: stop.requested
                 trainer.on_report = lambda report: display.show(
@@ -171,13 +174,13 @@ class TrainingRun:
                 )
                 trainer.should_stop = lambda: stop.requested
                 trainer.on_findings = _warn_of
+                trainer.on_phase = display.doing
                 trainer.train()
             self._update(run, "finished", episodes=trainer.position.episodes)
         except Stopped as stopped:
             self._update(run, "stopped", episodes=stopped.position.episodes)
             note(f"stopped after {stopped.position.episodes} of {len(trainer.order)} episodes")
-            if self.peers.rank == 0:
-                typer.echo(f"Resume with:\n  {resume}", err=True)
+            suggest("Resume with", [resume])
             return 130
         except KeyboardInterrupt:
             note(f"interrupted. {_resume_hint(run)}\n  {resume}")
@@ -198,9 +201,7 @@ class TrainingRun:
         _print_metrics(run, json=self.json)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
-        typer.echo("Next, try:", err=True)
-        for command in next_commands(self.task, reference, run.settings["data"]):
-            typer.echo(f"  {command}", err=True)
+        suggest("Next, try", next_commands(self.task, reference, run.settings["data"]))
         return 0
 
     def _update(self, run: RunDirectory, state: State, **more: Any) -> None:
@@ -211,9 +212,6 @@ class TrainingRun:
         # On a full disk this fails too; the first error is the one to report.
         with suppress(FlowtuneError):
             self._update(run, "failed")
-
-    def _progress(self, done: int, total: int) -> Progress:
-        return progress(done, total) if self.peers.rank == 0 else NoProgress()
 
     def _reference(self, run: RunDirectory) -> str:
         """How later commands refer to the run: by its name, if they look in the same directory."""
@@ -272,6 +270,7 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
         counts, nodes = reader.counts(), reader.node_summary()
         warnings = reader.learning_warnings()
         evaluations = reader.evaluations()
+        timings = reader.timings()
     if json:
         counts_json: dict[str, Any] = dataclasses.asdict(counts)
         counts_json["rollouts"] = {outcome.value: n for outcome, n in counts.rollouts.items()}
@@ -303,6 +302,8 @@ def _print_metrics(run: RunDirectory, *, json: bool) -> None:
                 for name, m in last.items()
             ],
         )
+    for name, seconds in timings.items():
+        detail(f"{name} took {seconds:.1f} s in all")
     for warning in warnings:
         warn(warning.text)
     for number, what in (

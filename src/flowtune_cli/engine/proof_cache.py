@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,13 @@ from .remembered import proofs_directory
 
 
 def proved(
-    model: Any, name: str, settings: AdapterSettings, context: int, texts: Sequence[Ids] = ()
+    model: Any,
+    name: str,
+    settings: AdapterSettings,
+    context: int,
+    texts: Sequence[Ids] = (),
+    *,
+    on_proof: Callable[[], None] = lambda: None,
 ) -> Proved:
     """As ``prove``, from the cache where the same model was proved before.
 
@@ -34,10 +40,12 @@ def proved(
 
     Args:
         name: of the model, for people.
+        on_proof: called where it has to be proved, which takes a while.
     """
     file = proofs_directory() / f"{_digest(model, settings, context)}.json"
     found = _read(file)
     if found is None:
+        on_proof()
         found = prove(model, settings, context, texts)
         _write(file, found, f"{name} ({dtype_name(model.dtype)} on {_device(model)})")
         for line in found.found:

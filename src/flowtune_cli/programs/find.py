@@ -89,7 +89,10 @@ def find_task(
     elif name is None and given.program is not None:
         name = _same_program(given.program, in_file) or _stem(_of_command(given.program))
     elif name is None:
-        raise UsageError("say which task: a name, a function such as flow.py:run, or --program")
+        raise UsageError(
+            "say which task: a name, a function such as flow.py:run, --program, or by --run a run"
+            " of it"
+        )
     elif name in registry.entries("task"):
         if not given.is_empty:
             raise UsageError(

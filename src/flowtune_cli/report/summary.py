@@ -109,6 +109,8 @@ def as_json(run: RunSummary) -> dict[str, Any]:
         "engine": info.engine,
         "state": info.state,
         "created": info.created,
+        "tags": list(info.tags),
+        "note": info.note,
         "versions": dict(info.versions),
         "counts": asdict(run.counts) if run.counts else None,
         "metrics": {

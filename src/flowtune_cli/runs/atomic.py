@@ -51,9 +51,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise FlowtuneError(f"cannot read {path}: {error.strerror or error}") from error
+        raise FlowtuneError(f"cannot read {path.absolute()}: {error.strerror or error}") from error
     except ValueError as error:
-        raise FlowtuneError(f"{path} is not JSON: {error}") from error
+        raise FlowtuneError(f"{path.absolute()} is not JSON: {error}") from error
 
 
 @contextmanager
@@ -96,8 +96,8 @@ def new_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]
     check_output(path, overwrite=overwrite, directory=True)
     if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
         raise UsageError(
-            f"{path} is not overwritten: it has no {marker}, so flowtune did not make it. Choose"
-            " another directory."
+            f"{path.absolute()} is not overwritten: it has no {marker}, so flowtune did not make"
+            " it. Choose another directory."
         )
     try:
         target = replaced(path)
@@ -117,7 +117,7 @@ def new_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
+        raise FlowtuneError(f"cannot write {path.absolute()}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -146,4 +146,4 @@ def _written(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[I
             with suppress(OSError):
                 temporary.unlink()
     except OSError as error:
-        raise FlowtuneError(f"cannot write {path}: {error.strerror or error}") from error
+        raise FlowtuneError(f"cannot write {path.absolute()}: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
 from .atomic import read_json, write_json
 from .example_digests import ExampleDigest, write_digests
-from .lock import exclusive_lock, is_locked
+from .lock import brief_lock, exclusive_lock, is_locked
 from .usage import Usage
 from .versions import package_versions
 
@@ -34,9 +34,10 @@ class RunInfo:
         episodes: the number of episodes when run.json was last written.
         created: ISO 8601, UTC.
         versions: of Python, of the packages that results depend on, and of the plugins.
-        resume: the command that resumes the run.
+        resume: the command that resumes the run, wherever it is now.
         engine: how its model was last run, such as "cascade, learning packed"; empty before.
         usage: what it has taken so far.
+        tags, note: what the user has said of it.
     """
 
     path: Path
@@ -50,6 +51,8 @@ class RunInfo:
     resume: str = ""
     engine: str = ""
     usage: Usage = field(default_factory=Usage)
+    tags: Sequence[str] = ()
+    note: str = ""
     problem: str = ""
 
 
@@ -59,10 +62,11 @@ class RunDirectory:
     It has ``run.json``, ``settings.json``, ``examples.jsonl`` (the digests of its examples),
     ``store.sqlite``, ``checkpoints/``, while it trains on flows with effects ``journal.jsonl``, and
     ``untrained.json`` where its evaluations compare results with those before training.
-    Make one with ``create`` or ``open``.
+    Make one with ``create`` or ``open``. Its path is absolute, as messages show it.
     """
 
     def __init__(self, path: Path) -> None:
+        path = path.absolute()
         self.path = path
         self.store_path = path / "store.sqlite"
         self.examples_path = path / "examples.jsonl"
@@ -95,6 +99,7 @@ class RunDirectory:
             UsageError: a run of that name exists, or the name is not allowed.
             FlowtuneError: the directory cannot be written.
         """
+        parent = parent.absolute()
         cls.check_name(parent, name)
         building = parent / f".new-{os.getpid()}-{secrets.token_hex(4)}"
         try:
@@ -112,7 +117,7 @@ class RunDirectory:
                     "episodes": 0,
                     "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     "versions": package_versions(),
-                    "resume": f"flowtune train --resume {shlex.quote(str(path.absolute()))}",
+                    "resume": _resume(path),
                     **({"launch": launch} if launch else {}),
                 }
                 write_json(building / "run.json", info)
@@ -134,6 +139,7 @@ class RunDirectory:
         Raises:
             UsageError: a run of that name exists, or the name is not allowed.
         """
+        parent = parent.absolute()
         if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
             raise UsageError(
                 f"'{name}' cannot be the name of a run: use letters, digits, '_', '-' and '.', and"
@@ -156,6 +162,7 @@ class RunDirectory:
         Raises:
             UsageError: there is no such run; suggests the nearest name and lists all.
         """
+        parent = parent.absolute()
         candidates = [parent / path_or_name, Path(path_or_name)]
         for path in candidates:
             if os.path.isfile(path / "run.json"):
@@ -185,12 +192,52 @@ class RunDirectory:
         """
         return exclusive_lock(self.path / "lock", f"run '{self.path.name}' ({self.path})")
 
+    def remove(self) -> None:
+        """Delete the run. Only for the process that has locked it.
+
+        Raises:
+            FlowtuneError: it cannot be deleted; says what is left of it.
+        """
+        hidden = self.path.with_name(f".removed-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            self.path.rename(hidden)  # first: what is left of it must be no run
+        except OSError as error:
+            raise FlowtuneError(
+                f"run '{self.path.name}' stays as it is: {self.path} cannot be removed:"
+                f" {error.strerror or error}"
+            ) from error
+        try:
+            shutil.rmtree(hidden)
+        except OSError as error:
+            raise FlowtuneError(
+                f"run '{self.path.name}' is no run any more, but what it had is still in"
+                f" {hidden}: {error.strerror or error}. Delete that by hand"
+            ) from error
+
     def discard(self) -> None:
         """Delete a run that has learned nothing. Only for the process that has locked it."""
-        hidden = self.path.with_name(f".discarded-{os.getpid()}-{secrets.token_hex(4)}")
-        with suppress(OSError):  # then it stays, as a run that failed
-            self.path.rename(hidden)  # first: what is left of it must be no run
-            shutil.rmtree(hidden, ignore_errors=True)
+        with suppress(FlowtuneError):  # then it stays, as a run that failed
+            self.remove()
+
+    def rename(self, name: str) -> RunDirectory:
+        """Give the run another name, in the same directory. Only for one who has locked it.
+
+        Raises:
+            UsageError: a run of that name exists, or the name is not allowed.
+            FlowtuneError: it cannot be renamed.
+        """
+        self.check_name(self.path.parent, name)
+        renamed = RunDirectory(self.path.with_name(name))
+        try:
+            if not _rename(self.path, renamed.path):
+                raise _name_taken(self.path.parent, name)
+        except OSError as error:
+            raise FlowtuneError(
+                f"run '{self.path.name}' cannot be renamed in {self.path.parent}:"
+                f" {error.strerror or error}"
+            ) from error
+        renamed.change_info(lambda info: {"name": name, "resume": _resume(renamed.path)})
+        return renamed
 
     @property
     def info(self) -> RunInfo:
@@ -212,9 +259,11 @@ class RunDirectory:
             episodes=info["episodes"],
             created=info["created"],
             versions=info["versions"],
-            resume=info["resume"],
+            resume=_resume(self.path),
             engine=info.get("engine", ""),
             usage=Usage.from_json(info.get("usage", {})),
+            tags=tuple(info.get("tags", ())),
+            note=info.get("note", ""),
         )
 
     def update(
@@ -228,16 +277,23 @@ class RunDirectory:
         """Update run.json. Only for the process that has locked the run."""
         if state is not None and state not in get_args(State):
             raise ValueError(f"'{state}' is not one of the states {get_args(State)}")
-        info = self._read_info()
-        if state is not None:
-            info["state"] = state
-        if episodes is not None:
-            info["episodes"] = episodes
-        if engine is not None:
-            info["engine"] = engine
+        given = {"state": state, "episodes": episodes, "engine": engine}
+        changes: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
         if usage is not None:
-            info["usage"] = usage.to_json()
-        write_json(self.path / "run.json", info)
+            changes["usage"] = usage.to_json()
+        self.change_info(lambda info: changes)
+
+    def change_info(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Change what run.json says, also while another process trains the run.
+
+        Args:
+            change: is given what it says; returns what it is to say instead, by name.
+        """
+        with brief_lock(self.path / "run.json.lock"):
+            info = self._read_info()
+            write_json(self.path / "run.json", {**info, **change(info)})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -261,7 +317,7 @@ class RunDirectory:
 def list_runs(parent: Path) -> list[RunInfo]:
     """The runs in ``parent``, oldest first. One that cannot be read has the state "unreadable"."""
     runs = []
-    for file in parent.glob("*/run.json"):
+    for file in parent.absolute().glob("*/run.json"):
         if file.parent.name.startswith("."):
             continue
         try:
@@ -269,6 +325,10 @@ def list_runs(parent: Path) -> list[RunInfo]:
         except FlowtuneError as error:
             runs.append(RunInfo(file.parent, file.parent.name, problem=str(error)))
     return sorted(runs, key=lambda run: (run.created, run.name))
+
+
+def _resume(path: Path) -> str:
+    return f"flowtune train --resume {shlex.quote(str(path.absolute()))}"
 
 
 def _name_taken(parent: Path, name: str) -> UsageError:

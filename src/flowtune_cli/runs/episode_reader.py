@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..flow.deviation import Outcome
 from ..flow.effect import EffectRecord
 from ..flow.episode import RewardEvent, Target
+from .episode_rewards import mean_by_name
 from .records import (
     AlternativeRecord,
     EpisodeRecord,
@@ -74,12 +75,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
 
 def reward_means(connection: sqlite3.Connection, number: int) -> dict[str, float | None]:
     """Each reward's mean over its defined values, as in ``Episode.reward_means``."""
-    values: dict[str, list[float]] = {}
-    for event in _rewards(connection, number):
-        defined = values.setdefault(event.name, [])
-        if event.value is not None:
-            defined.append(event.value)
-    return {name: sum(v) / len(v) if v else None for name, v in values.items()}
+    return mean_by_name(_rewards(connection, number))
 
 
 def _rewards(connection: sqlite3.Connection, number: int) -> list[RewardEvent]:

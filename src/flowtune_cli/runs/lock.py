@@ -91,6 +91,34 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def brief_lock(path: Path, seconds: float = 10.0) -> Iterator[None]:
+    """Lock the file ``path`` during the block, after those who have it: each for a moment alone.
+
+    Args:
+        seconds: how long they may take.
+
+    Raises:
+        FlowtuneError: the file cannot be opened or locked, or one of them goes on and on.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _cannot_lock(path, error) from error
+    try:
+        end = time.monotonic() + seconds
+        try:
+            while not try_lock(fd):
+                if time.monotonic() > end:
+                    raise FlowtuneError(f"{path} is locked by another process that does not end")
+                time.sleep(_PAUSE_SECONDS)
+        except OSError as error:
+            raise _cannot_lock(path, error) from error
+        yield
+    finally:
+        os.close(fd)
+
+
 def is_locked(path: Path) -> bool:
     """Whether a running process has locked the file ``path``.
 

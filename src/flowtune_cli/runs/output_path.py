@@ -29,16 +29,16 @@ def check_output(path: Path, *, overwrite: bool, directory: bool = False) -> Non
         parent = path.parent.is_dir()
     except OSError as error:
         raise UsageError(
-            f"cannot write {path}: {error.strerror}. Choose another name or directory"
+            f"cannot write {path.absolute()}: {error.strerror}. Choose another name or directory"
         ) from None
     if not exists and not directory and not parent:
-        raise UsageError(f"{path} is in a directory that does not exist")
+        raise UsageError(f"{path.absolute()} is in a directory that does not exist")
     if exists and is_directory != directory:
         what = "is a directory" if is_directory else "is not a directory"
-        raise UsageError(f"{path} {what}: choose another name")
+        raise UsageError(f"{path.absolute()} {what}: choose another name")
     if stream or not exists or overwrite or (directory and not any(path.iterdir())):
         return
-    raise UsageError(f"{path} exists: choose another name, or use --overwrite")
+    raise UsageError(f"{path.absolute()} exists: choose another name, or use --overwrite")
 
 
 def is_stream(path: Path) -> bool:

@@ -210,6 +210,7 @@ def check_predictions_path(path: Path, *, overwrite: bool) -> None:
 
 
 def _partial(path: Path) -> tuple[Path, Path]:
+    path = path.absolute()  # as messages show it
     return path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.partial.key")
 
 

@@ -6,7 +6,6 @@ import sqlite3
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from ..flow.errors import UsageError
 from . import schema
 from .batch import MetricRecord, UpdateRecord
 from .episode_filter import filter_sql, order_sql
+from .episode_json import episode_json
 from .episode_reader import from_row, read_episode, reward_means
-from .evaluations import Evaluation, read_evaluations
+from .evaluations import Evaluation, best_of, read_evaluations
 from .learning_warnings import LearningWarning, learning_warnings
 from .node_summary import LAST_BATCH, summarize_nodes
 from .read_only import connect_read_only
@@ -25,6 +25,7 @@ from .records import (
     EpisodeRecord,
     EpisodeSummary,
     Filter,
+    Headline,
     MetricPoint,
     NodeSummary,
     Order,
@@ -123,13 +124,13 @@ class RunReader:
             return episode
 
     def stream_episodes(self) -> Generator[dict[str, Any], None, None]:
-        """Every episode as JSON values: the fields of ``records.EpisodeRecord``."""
+        """Every episode as JSON values, see ``episode_json``."""
         with self.snapshot() as connection:
             [last] = connection.execute("SELECT coalesce(max(number), -1) FROM episodes").fetchone()
             for number in range(last + 1):
                 episode = read_episode(connection, number)
                 assert episode is not None, "episodes are numbered without a gap"
-                yield asdict(episode)
+                yield episode_json(episode)
 
     def metrics(self, points: int | None = None) -> dict[str, list[MetricPoint]]:
         """Each metric's series over the batches.
@@ -233,10 +234,26 @@ class RunReader:
         with self.snapshot() as connection:
             nodes = summarize_nodes(connection)
             rewards = _rewards(connection)
-            gate = connection.execute("SELECT value FROM meta WHERE key = 'gate'").fetchone()
+            gate = _gate(connection)
             episodes = "SELECT coalesce(max(first_episode + episodes), 0) FROM batches"
             [played] = connection.execute(episodes).fetchone()
-        return list(learning_warnings(nodes, rewards, gate[0] if gate else "", played))
+        return list(learning_warnings(nodes, rewards, gate, played))
+
+    def headline(self) -> Headline | None:
+        """The one figure that says how good the run is; None before there is any.
+
+        It is the best evaluation's, else the overall mean of the gate's reward, or of the first.
+        """
+        best = best_of(self.evaluations())
+        if best is not None:
+            return Headline(best.metric, best.value, "evaluation")
+        metrics = self.metrics(1)
+        with self.snapshot() as connection:
+            gate = _gate(connection)
+        name = gate if gate in metrics else next(iter(metrics), None)
+        if name is None:
+            return None
+        return Headline(name, metrics[name][-1].metric.overall, "training")
 
     def _with_batches(self, table: str, key: str, points: int | None) -> list[sqlite3.Row]:
         with self.snapshot() as connection:
@@ -286,6 +303,12 @@ def _rewards(connection: sqlite3.Connection) -> list[str]:
     evaluators = connection.execute("SELECT evaluator FROM nodes WHERE evaluator IS NOT NULL")
     wins = {wins_name(row[0]) for row in evaluators}
     return [row[0] for row in connection.execute(names) if row[0] not in wins]
+
+
+def _gate(connection: sqlite3.Connection) -> str:
+    """The reward that decides whether references move; empty where there is none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'gate'").fetchone()
+    return row[0] if row else ""
 
 
 def _batches(connection: sqlite3.Connection) -> int:

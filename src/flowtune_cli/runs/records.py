@@ -192,6 +192,20 @@ class EpisodeRecord:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The one figure that says how good a run is.
+
+    Args:
+        value: None where it is undefined.
+        of: the best of its evaluations, or all that was played in training.
+    """
+
+    name: str
+    value: float | None
+    of: Literal["evaluation", "training"]
+
+
+@dataclass(frozen=True)
 class MetricPoint:
     """A metric after a batch, that is after ``episodes`` episodes."""
 

@@ -81,10 +81,12 @@ class Report:
 class _Clock:
     """Seconds by phase, for one mini-batch."""
 
+    on_phase: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        self.on_phase(name)
         start = time.perf_counter()
         try:
             yield
@@ -105,6 +107,7 @@ class Trainer:
         held_out: the examples that checkpoints are evaluated on, if training.evaluate says so.
         on_evaluation: called as an evaluation goes on.
         peers: the processes that train the run together; rank 0 writes it.
+        on_phase: told what is done from now on, such as "learn".
 
     Attributes:
         evaluations: those of the run so far.
@@ -125,6 +128,7 @@ class Trainer:
         held_out: Sequence[Example] = (),
         on_evaluation: Callable[[EvaluationReport], None] = lambda report: None,
         peers: Peers = ALONE,
+        on_phase: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.session = session
         self.peers = peers
@@ -138,6 +142,7 @@ class Trainer:
         self.on_findings = on_findings
         self.held_out = held_out
         self.on_evaluation = on_evaluation
+        self.on_phase = on_phase
         self.evaluations: list[Evaluation] = []
         if self.settings.evaluate.every and not held_out:
             raise UsageError("there is nothing to evaluate on: the data has no held-out examples")
@@ -239,6 +244,7 @@ class Trainer:
         done = any(each.episodes == episodes for each in self.evaluations)
         if done or not is_due(episodes, len(self.order), self.settings):
             return
+        self.on_phase("evaluate")
         report = evaluate(
             self.session,
             self.held_out,
@@ -264,7 +270,7 @@ class Trainer:
         return None if best is None else best.episodes
 
     def _batch(self, outputs: NoOutputs) -> None:
-        clock = _Clock()
+        clock = _Clock(self.on_phase)
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
         versions = {
@@ -380,6 +386,7 @@ class Trainer:
             Refused: the flow would learn nothing, or something wrong.
         """
         session = self.session
+        self.on_phase("check the flow")
         limits = session.limits
         self.on_findings(
             admit(session.task, traces, limits=limits, check=self._check, recorded=recorded)

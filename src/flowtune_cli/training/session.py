@@ -64,6 +64,13 @@ class Play:
 
 
 @dataclass
+class Tally:
+    """How many calls of nodes the engine has answered, those of rollouts included."""
+
+    calls: int = 0
+
+
+@dataclass
 class Session:
     """Everything that plays and trains one task.
 
@@ -74,6 +81,7 @@ class Session:
         evaluators: that of each node that deviates and has one, by node name.
         optimizers: the factories of the nodes' optimizers, by name.
         rollouts: has outputs decoded elsewhere while the block of ``rolling_out`` lasts.
+        tally: what was done so far.
     """
 
     task: Task
@@ -84,6 +92,7 @@ class Session:
     evaluators: Mapping[str, Evaluator]
     optimizers: Mapping[str, Any]
     rollouts: VllmEngine | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def connect(self) -> None:
         """Find the servers that decode while it trains, if engine.rollouts asks for some.
@@ -173,7 +182,7 @@ class Session:
         chosen: Engine = self.engine
         if self.rollouts is not None and self.rollouts.is_open:
             chosen = self.rollouts
-        return _AdvisingEngine(chosen, self._memory_advice)
+        return _AdvisingEngine(chosen, self._memory_advice, self.tally)
 
     @property
     def limits(self) -> EpisodeLimits:
@@ -249,10 +258,11 @@ class Session:
 
 @dataclass(frozen=True)
 class _AdvisingEngine:
-    """An engine that says what to do without memory."""
+    """An engine that says what to do without memory, and counts its answers."""
 
     engine: Engine
     memory_advice: Callable[[], str]
+    tally: Tally
 
     @property
     def mixes_adapters(self) -> bool:
@@ -260,10 +270,12 @@ class _AdvisingEngine:
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         with advising(self.memory_advice), naming_the_setting():
-            return self.engine.answer(requests)
+            answers = self.engine.answer(requests)
+        self.tally.calls += len(answers)
+        return answers
 
     def session(self) -> EngineSession:
-        return _AdvisingSession(open_session(self.engine), self.memory_advice)
+        return _AdvisingSession(open_session(self.engine), self.memory_advice, self.tally)
 
 
 @dataclass(frozen=True)
@@ -272,6 +284,7 @@ class _AdvisingSession:
 
     inner: EngineSession
     memory_advice: Callable[[], str]
+    tally: Tally
 
     @property
     def busy(self) -> bool:
@@ -282,11 +295,16 @@ class _AdvisingSession:
         return getattr(self.inner, "waiting", 0)
 
     def add(self, request: Request, on_tokens: OnTokens | None = None) -> Future[Answer]:
-        return self.inner.add(request, on_tokens)
+        answer = self.inner.add(request, on_tokens)
+        answer.add_done_callback(self._count)
+        return answer
 
     def step(self) -> None:
         with advising(self.memory_advice), naming_the_setting():
             self.inner.step()
+
+    def _count(self, answer: Future[Answer]) -> None:
+        self.tally.calls += 1
 
 
 def check_learning(task: Task, settings: Settings, registry: Any) -> None:
@@ -307,7 +325,12 @@ def _optimizers(task: Task, settings: Settings, registry: Any) -> dict[str, Any]
 
 
 def set_up(
-    task: Task, settings: Settings, registry: Any, checkpoint: Path | None = None
+    task: Task,
+    settings: Settings,
+    registry: Any,
+    checkpoint: Path | None = None,
+    *,
+    on_phase: Callable[[str], None] = lambda text: None,
 ) -> Session:
     """Load the model and put the task's adapters on it.
 
@@ -315,6 +338,7 @@ def set_up(
         registry: finds models, exploration strategies, evaluators and optimizers by name.
         checkpoint: the one that the caller will load. A node that learns nothing has an adapter if
             it has one there.
+        on_phase: told what is done instead of loading the model, if that takes long.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
@@ -346,7 +370,14 @@ def set_up(
     settings = _with_targets(settings, loaded.model)
     texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
     with naming_the_setting():
-        paths = proved(loaded.model, loaded.name, settings.adapter, loaded.context, texts).paths
+        paths = proved(
+            loaded.model,
+            loaded.name,
+            settings.adapter,
+            loaded.context,
+            texts,
+            on_proof=lambda: on_phase(f"proving how {loaded.name} can be run fast"),
+        ).paths
     block_weights(loaded.model)
     adapters = Adapters(
         loaded.model,

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ...flow.errors import FlowtuneError
+from ...runs.episode_json import episode_json, rollout_json, step_json
 from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
 from ...runs.serialization import to_json, visible
 from ..explanations import endings_of, preference_of
@@ -162,7 +163,8 @@ class EpisodeScreen(InspectScreen):
             return
         entry = self.entries[self.query_one(LazyTable).cursor]
         name = f"step {entry.index}" if isinstance(entry, StepRecord) else f"rollout {entry.number}"
-        records = [(name, entry), (f"episode {self.number}", self.episode)]
+        record = step_json(entry) if isinstance(entry, StepRecord) else rollout_json(entry)
+        records = [(name, record), (f"episode {self.number}", episode_json(self.episode))]
         self.inspector.open_raw(f"{self.run.name} episode {self.number}", records)
 
     def copy_text(self) -> str:
@@ -181,7 +183,7 @@ class EpisodeScreen(InspectScreen):
         return ScreenExport(
             name,
             f"episode {self.number}",
-            lambda: [episode],
+            lambda: [episode_json(episode)],
             lambda: episode_markdown(self.run.name, episode),
         )
 

@@ -73,6 +73,8 @@ class RunsScreen(InspectScreen):
             columns.append(Column("created", 16))
         if self.size.width >= 140:
             columns.append(Column("model", 22))
+        if any(run.tags for run in self.runs):
+            columns.insert(1, Column("tags", 16))
         self.query_one(LazyTable).show(columns, len(self.runs), self._load, cursor)
         self._show_status()
 
@@ -92,6 +94,7 @@ class RunsScreen(InspectScreen):
             trend = sparkline([point.metric.window for point in series[names[0]]], _TREND)
         return [
             name,
+            *([", ".join(run.tags)] if any(each.tags for each in self.runs) else []),
             run.task,
             STATES.get(run.state, Badge("?", run.state, "")).content,
             f"{run.episodes:,}",
@@ -113,6 +116,7 @@ class RunsScreen(InspectScreen):
             text = run.problem
         else:
             text = self.inspector.open_store(run.path).problem
+            text = text or run.note
             if not text and self.marked is not None:
                 text = f"{self.marked.name} is marked [c]: press c on another run to compare."
         note = self.query_one("#problem", Static)
