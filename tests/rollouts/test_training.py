@@ -14,30 +14,13 @@ from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
-from flowtune_cli.flow.node import Node
 from flowtune_cli.trackers.metrics import batch_metrics
 from flowtune_cli.training.loop import Stopped
-from support.fake_engine import digest, writer
 from support.fake_servers import Serve
 from support.fake_vllm import FakeVllm
+from support.one_token import flow, nodes
 from support.tiny import same
 from support.tiny_training import Run, adapters_of, selected
-
-
-def nodes() -> list[Node]:
-    """A token each: there, a group that departs ends, as in diverse beam search."""
-    return [
-        writer("draft", "draft", alternatives=2, max_new_tokens=1),
-        writer("check", "check", max_new_tokens=1),
-    ]
-
-
-async def flow(episode: Episode, example: Example) -> str:
-    draft = await episode.call("draft", x=example.question)
-    episode.reward("draft", digest(draft) % 5 / 4)
-    check = await episode.call("check", x=draft)
-    episode.reward("check", digest(check) % 3)
-    return str(check)
 
 
 async def waiting(episode: Episode, example: Example) -> str:
