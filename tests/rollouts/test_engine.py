@@ -262,10 +262,11 @@ def test_a_server_that_is_killed_and_started_again_gets_its_adapters(
     server = serve()
     with rolling(local, tmp_path / "adapters", server) as engine:
         server.faults.dies = server.number + 3
-        revived = threading.Thread(target=_revive, args=(server,))
+        revived = threading.Thread(target=_revive, args=(server,), daemon=True)
         revived.start()
         found = engine.answer(requests)
-        revived.join()
+        revived.join(10)
+        assert server.starts == 2
         assert [a.generations[0].tokens for a in found] == [  # type: ignore[union-attr]
             a.generations[0].tokens  # type: ignore[union-attr]
             for a in expected

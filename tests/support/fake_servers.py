@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flowtune_cli.engine.engine import ModelEngine
 from flowtune_cli.rollouts.engine import VllmEngine
@@ -15,9 +15,16 @@ from support.fake_vllm import FakeVllm
 Serve = Callable[..., FakeVllm]
 
 
+class Addressed(Protocol):
+    """A server, fake or real."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @contextmanager
 def connected(
-    local: ModelEngine, *servers: FakeVllm, patience: float = 20.0
+    local: ModelEngine, *servers: Addressed, patience: float = 20.0
 ) -> Iterator[VllmEngine]:
     """An engine whose outputs servers decode; they hold no adapters yet."""
     fleet = Fleet([server.url for server in servers], None, patience)
@@ -29,7 +36,7 @@ def connected(
 
 @contextmanager
 def rolling(
-    local: ModelEngine, directory: Path, *servers: FakeVllm, **more: Any
+    local: ModelEngine, directory: Path, *servers: Addressed, **more: Any
 ) -> Iterator[VllmEngine]:
     """The same, with the adapters on the servers."""
     with connected(local, *servers, **more) as engine, engine.publishing(directory, "run"):

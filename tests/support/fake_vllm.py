@@ -97,6 +97,7 @@ class FakeVllm:
         self._paths: dict[str, str] = {}
         self.number = 0
         self.port = 0
+        self.starts = 0
         self.start()
 
     @property
@@ -112,6 +113,7 @@ class FakeVllm:
 
     def start(self) -> None:
         """Start as a new process would, on the port that it had."""
+        self.starts += 1
         self._weights.clear()
         self._paths.clear()
         self._before.clear()
