@@ -59,7 +59,7 @@ class State:
         self.nodes = [Urn()]
 
     def learn(self) -> None:
-        self.learner.update("a", [TextDatum("a", plain("x"), "y")])
+        self.learner.update("a", {"a": [TextDatum("a", plain("x"), "y")]})
         self.progressive.add({"f1": 0.3, "em": None})
         self.nodes[0].likes["red"] += 0.1
 

@@ -117,14 +117,14 @@ def contestants(
 
 def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]]:
     """Each flow with its session; the model is loaded again only where it is another one."""
-    from ..training.checkpoint import has_adapter, load_checkpoint
+    from ..flow.adapters import link_adapters
+    from ..training.checkpoint import load_checkpoint, nodes_with_adapters
 
     session: Session | None = None
     loaded: Player | None = None
     for each in found:
         player, checkpoint = each.player, each.player.checkpoint
-        for node in player.task.nodes:
-            node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
+        link_adapters(player.task.nodes, nodes_with_adapters(checkpoint))
         if session is not None and loaded is not None and _same_model(loaded, player):
             model, adapter = session.settings.model, session.settings.adapter
             own = {"model": model, "adapter": adapter}
@@ -146,8 +146,10 @@ def _same_model(one: Player, other: Player) -> bool:
 
     def needs(player: Player) -> tuple[Any, ...]:
         settings = player.resolved.settings
-        heads = {n.name: n.initial_head() for n in player.task.nodes if n.adapter is not None}
-        return settings.model, settings.adapter, settings.engine, heads
+        adapters = {
+            n.name: (n.adapter_name, n.initial_head()) for n in player.task.nodes if n.adapter_name
+        }
+        return settings.model, settings.adapter, settings.engine, adapters
 
     return other.checkpoint is not None and needs(one) == needs(other)
 

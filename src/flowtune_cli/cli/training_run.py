@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from ..config.resolve import FILE, Resolved
+from ..flow.adapters import why_untrained
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
 from ..flow.task import Task
@@ -79,6 +80,11 @@ class TrainingRun:
 
     def _set_up(self, checkpoint: Path | None) -> Session:
         check_learning(self.task, self.resolved.settings, self.registry)
+        for node in self.task.nodes:
+            why = why_untrained(node)
+            learn = self.resolved.origins.get(f"tasks.{self.task.name}.nodes.{node.name}.learn")
+            if why is not None and not (learn and learn.rank):
+                note(f"node '{node.name}' learns nothing: {why}")
         note(f"loading {self.resolved.settings.model.name}")
         return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from ..flow.adapters import adapter_problems
 from ..flow.errors import UsageError, unknown_name
 from ..flow.named import name_and_options
 from ..flow.node import Node
@@ -15,7 +16,7 @@ from ..flow.prompt import Template
 from ..registry import Registry
 from .checker import Checker
 from .layers import Key
-from .optimizers import optimizer_choices
+from .optimizers import optimizer_choices, shared_choices
 from .schema import argument_types, check, field_types, not_finite
 from .settings import LearningSettings, Settings
 
@@ -42,6 +43,11 @@ def check_nodes(
         learning: what their optimizers are based on; None if these are not checked.
     """
     registry = checker.registry
+    nodes = list(nodes)
+    problems = list(adapter_problems(nodes))
+    for name, setting, text in problems:
+        checker.complain((*key, name, setting), text)
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
         own = (*key, node.name)
         checker.attempt(
@@ -60,6 +66,9 @@ def check_nodes(
                 checker.attempt((*own, field.name), fields, "is not a template")
         if learning is not None:
             _check_optimizers(node, own, learning, checker)
+            owner = by_name.get(node.share) if node.share is not None and not problems else None
+            if owner is not None:
+                _check_shared(node, owner, own, learning, checker)
 
 
 def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker: Checker) -> None:
@@ -73,6 +82,15 @@ def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker:
                 fits = partial(_fits, choice.name, choice.options, checker.registry)
                 what = f"cannot be used with optimizer '{choice.name}'"
                 checker.attempt((*key, choice.setting), fits, what)
+
+
+def _check_shared(
+    node: Node, owner: Node, key: Key, learning: LearningSettings, checker: Checker
+) -> None:
+    """Check that nodes that share an adapter have one optimizer."""
+    if node.optimizer is not None:
+        shared = partial(shared_choices, learning, [node], owner)
+        checker.attempt((*key, "optimizer"), shared)
 
 
 def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> None:

@@ -216,7 +216,6 @@ class ModelEngine:
                 wanted = [key.completion for key in chosen]
                 values = score(self.prefixes, adapter, wanted, keep=keep)
                 self._scores.update(zip(chosen, values, strict=True))
-        head = self.adapters.head(adapter)
         return [
             Scored(
                 prompts=tuple(prompt.text for prompt in encoded_prompts),
@@ -227,9 +226,9 @@ class ModelEngine:
                     for item in request_keys
                 ),
                 adapter_version=version,
-                head=head,
+                head={} if adapter is None else self.adapters.head(request.head or adapter),
             )
-            for encoded_prompts, request_keys in zip(prompts, keys, strict=True)
+            for request, encoded_prompts, request_keys in zip(requests, prompts, keys, strict=True)
         ]
 
 

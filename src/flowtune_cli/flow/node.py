@@ -209,7 +209,7 @@ class Node(ABC):
     """The base of all node types. Every field but the name can be set in the settings.
 
     Args:
-        name: what the flow calls it by; also the name of its adapter.
+        name: what the flow calls it by; also the name of its adapter, if it has one of its own.
         reward: the reward that judges its outputs.
         evaluator: judges them instead, where there is no reward: its name, or a table of the name
             and its options, such as ``{name = "llm_judge", tie = 0.1}``.
@@ -225,6 +225,9 @@ class Node(ABC):
         weight: multiplies this node's losses.
         optimizer: options that replace single ones of learning.optimizer for this node, or another
             optimizer: {name = ...} with its options.
+        adapter: "own", or "none": it plays the base model, and learns nothing.
+        share: the node whose adapter it uses instead of one of its own, with its reference and
+            optimizer. Nodes that share one adapter train it together, one update a mini-batch.
         start: a LoRA adapter in PEFT's format, a directory, that its adapter and its reference
             start from. A node that learns nothing stays with it.
         head_optimizer: the same for the parameters that are learned beside the adapter, over the
@@ -245,9 +248,11 @@ class Node(ABC):
     weight: float = 1.0
     optimizer: Mapping[str, Any] | str | None = None
     head_optimizer: Mapping[str, Any] | str | None = None
+    adapter: Literal["own", "none"] = "own"
+    share: str | None = None
     start: Path | None = None
     has_learned: bool = field(default=False, init=False, repr=False, compare=False)
-    """Whether there is an adapter of it, though it learns nothing now. No setting."""
+    """Whether there is an adapter for it, though it learns nothing now. No setting."""
 
     @property
     def deviates(self) -> bool:
@@ -256,10 +261,12 @@ class Node(ABC):
         return self.learn == "preferences" and judged and self.alternatives > 0
 
     @property
-    def adapter(self) -> str | None:
-        """The adapter that answers its requests; None is the base model."""
+    def adapter_name(self) -> str | None:
+        """The adapter that answers its requests, by its owner's name; None is the base model."""
+        if not self.uses_adapter or self.adapter == "none":
+            return None
         has_one = self.learn != "nothing" or self.has_learned or self.start is not None
-        return self.name if self.uses_adapter and has_one else None
+        return (self.share or self.name) if has_one else None
 
     @abstractmethod
     def prompt_text(self, inputs: Mapping[str, Any]) -> str:

@@ -126,11 +126,13 @@ class ScoreRequest:
         rivals: the completions of a prompt are rival answers, such as labels: where one begins
             another, as "1" begins "10", each is scored with the token that ends an output.
             Special tokens in them are special.
+        head: the node whose head the answer reports; None is the one whose adapter it is.
     """
 
     adapter: str | None
     items: tuple[tuple[Prompt, tuple[str, ...]], ...]
     rivals: bool = False
+    head: str | None = None
 
 
 Request = Union[DecodeRequest, ScoreRequest]

@@ -68,7 +68,7 @@ class Chat(Node):
         asked = self._inputs(call.inputs)
         decoded = await call.ask(
             DecodeRequest(
-                self.adapter,
+                self.adapter_name,
                 asked.prompt,
                 asked.max_tokens,
                 asked.stop,

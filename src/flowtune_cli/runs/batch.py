@@ -20,7 +20,7 @@ Row = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class UpdateRecord:
-    """One node's update.
+    """One node's update, or its part in one that nodes with the same adapter made together.
 
     Args:
         version_before, version_after: the adapter's number of updates; equal without data.

@@ -115,7 +115,7 @@ def _node_problems(task: Task, registry: Registry) -> Iterator[str]:
                 " to judge it: name one, or set learn = 'supervised' or 'nothing'"
             )
         learns = node.learn != "nothing"
-        if learns and node.adapter is None and not isinstance(node, SelfLearning):
+        if learns and node.adapter_name is None and not isinstance(node, SelfLearning):
             yield (
                 f"node '{node.name}' has neither an adapter nor a way to learn by itself: give its"
                 " class SelfLearning, or set learn = 'nothing'"

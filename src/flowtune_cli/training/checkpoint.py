@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.adapters import Adapters
+from ..engine.stored_adapters import stored_nodes
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Node, SelfLearning
 from ..learning.learner import Learner
@@ -130,9 +131,9 @@ def optimizer_names(directory: Path) -> dict[str, str]:
     return names
 
 
-def has_adapter(directory: Path, node: str) -> bool:
-    """Whether a checkpoint holds an adapter of this node."""
-    return (directory / "adapters" / node).is_dir()
+def nodes_with_adapters(directory: Path | None) -> set[str]:
+    """The nodes that have an adapter in a checkpoint, be it shared; none without a checkpoint."""
+    return set() if directory is None else set(stored_nodes(directory / "adapters"))
 
 
 def _state(directory: Path) -> dict[str, Any]:

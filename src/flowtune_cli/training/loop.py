@@ -21,7 +21,7 @@ from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
 from ..flow.node import Node, SelfLearning
 from ..flow.numbers import real_number
-from ..learning.learner import Learner
+from ..learning.learner import Learner, Update
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
@@ -244,9 +244,8 @@ class Trainer:
         clock = _Clock()
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
-        versions = {
-            node: self.session.adapters.version(node) for node in self.session.adapters.nodes
-        }
+        adapters = self.session.adapters
+        versions = {node: adapters.version(name) for node, name in adapters.owners.items()}
 
         with clock.phase("play and deviate"):
             self.session.engine.forget()
@@ -326,51 +325,46 @@ class Trainer:
         data = [datum for node_data in collected.values() for datum in node_data.data]
         # Frees memory for learning.
         self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
-        return [self._update(name, collected[name]) for name in collected]
+        made: dict[str, UpdateRecord] = {}
+        by_adapter: dict[str, dict[str, NodeData]] = {}
+        for name, node_data in collected.items():
+            node = self.session.task.node(name)
+            if isinstance(node, SelfLearning):
+                made[name] = _self_update(node, node_data)
+            else:
+                adapter = self.session.adapters.owners[name]
+                by_adapter.setdefault(adapter, {})[name] = node_data
+        for adapter, of_adapter in by_adapter.items():
+            made.update(self._update(adapter, of_adapter))
+        return [made[name] for name in collected]
 
-    def _update(self, name: str, node_data: NodeData) -> UpdateRecord:
-        node = self.session.task.node(name)
-        preferences, targets = len(node_data.preferences), len(node_data.targets)
-        if isinstance(node, SelfLearning):
-            loss = _self_learned(node, node_data)
-            return UpdateRecord(
-                node=name,
-                version_before=0,
-                version_after=0,
-                data=preferences + targets,
-                preferences=preferences,
-                targets=targets,
-                loss=loss,
+    def _update(self, adapter: str, collected: Mapping[str, NodeData]) -> dict[str, UpdateRecord]:
+        """Update an adapter once, from the data of all nodes that use it."""
+        adapters = self.session.adapters
+        data = {name: node_data.data for name, node_data in collected.items() if node_data.data}
+        before = adapters.version(adapter)
+        updates = self.session.update(self.learner, adapter, data) if data else {}
+        drift = adapters.distance(adapter) if data else None
+        return {
+            name: _record(
+                name, node_data, before, adapters.version(adapter), updates.get(name), drift
             )
-        before = self.session.adapters.version(name)
-        if not node_data.data:
-            return UpdateRecord(name, before, before, 0, preferences, targets)
-        update = self.session.update(self.learner, name, node_data.data)
-        return UpdateRecord(
-            node=name,
-            version_before=before,
-            version_after=self.session.adapters.version(name),
-            data=update.data,
-            preferences=preferences,
-            targets=targets,
-            loss=update.loss,
-            margin=update.margin,
-            accuracy=update.accuracy,
-            gradient_norm=update.gradient_norm,
-            reference_drift=self.session.adapters.distance(name),
-        )
+            for name, node_data in collected.items()
+        }
 
     def _end_window(self) -> dict[str, bool]:
         """Close the window; if it passes the gate, move the references towards the policies."""
         passed = self.progressive.close_window()
         weight = self.session.settings.learning.reference_weight
         moved = {}
-        for name in self.session.adapters.nodes:
-            if self.session.task.node(name).learn != "preferences":
-                continue
-            moved[name] = passed and weight > 0
-            if moved[name]:
-                self.session.adapters.move(reference_of(name), name, weight)
+        adapters = self.session.adapters
+        for name in adapters.names:
+            nodes = (self.session.task.node(node) for node in adapters.nodes_of(name))
+            compared = [node.name for node in nodes if node.learn == "preferences"]
+            moves = passed and weight > 0
+            if compared and moves:
+                adapters.move(reference_of(name), name, weight)
+            moved.update(dict.fromkeys(compared, moves))
         return moved
 
     def _batch_size(self, begin: int) -> int:
@@ -430,6 +424,38 @@ class Trainer:
                 f"{failed} of {played} episodes and rollouts failed, more than"
                 f" training.max_failures = {self.settings.max_failures} allows.{last}"
             )
+
+
+def _record(
+    node: str,
+    node_data: NodeData,
+    before: int,
+    after: int,
+    update: Update | None,
+    drift: float | None,
+) -> UpdateRecord:
+    """What is stored of a node's part in an update of its adapter, if it had data for it."""
+    record = UpdateRecord(
+        node, before, after, 0, len(node_data.preferences), len(node_data.targets)
+    )
+    if update is None:
+        return record
+    return replace(
+        record,
+        data=update.data,
+        loss=update.loss,
+        margin=update.margin,
+        accuracy=update.accuracy,
+        gradient_norm=update.gradient_norm,
+        reference_drift=drift,
+    )
+
+
+def _self_update(node: SelfLearning, node_data: NodeData) -> UpdateRecord:
+    assert isinstance(node, Node)
+    loss = _self_learned(node, node_data)
+    preferences, targets = len(node_data.preferences), len(node_data.targets)
+    return UpdateRecord(node.name, 0, 0, preferences + targets, preferences, targets, loss)
 
 
 def _self_learned(node: SelfLearning, node_data: NodeData) -> float:

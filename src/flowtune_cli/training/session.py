@@ -19,6 +19,7 @@ from ..engine.engine import ModelEngine
 from ..engine.limits import Limits
 from ..engine.proof import real_texts
 from ..engine.proof_cache import proved
+from ..flow.adapters import check_adapters, link_adapters, settle
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
@@ -43,7 +44,7 @@ from ..runtime.play import play
 from ..runtime.replay import Seed
 from ..runtime.scheduler import Scheduler
 from .admission.learning import nothing_to_learn
-from .checkpoint import has_adapter
+from .checkpoint import nodes_with_adapters
 
 EXAMPLES_REMEMBERED = 64
 """Examples that are played before the engine's caches are cleared, which bounds its memory."""
@@ -87,14 +88,16 @@ class Session:
         engine = self.engine
         return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
-    def update(self, learner: Learner, node: str, data: Sequence[Datum]) -> Update:
-        """Let a node learn from its data, see ``Learner.update``.
+    def update(
+        self, learner: Learner, adapter: str, data: Mapping[str, Sequence[Datum]]
+    ) -> dict[str, Update]:
+        """Let an adapter learn from its nodes' data, see ``Learner.update``.
 
         Raises:
             OutOfMemory: says which settings to lower.
         """
         with advising(self._memory_advice), naming_the_setting():
-            return learner.update(node, data)
+            return learner.update(adapter, data)
 
     def _memory_advice(self) -> str:
         """What takes less memory, with the present values; batches were made smaller already."""
@@ -261,10 +264,13 @@ def set_up(
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
+    settle(task.nodes)
+    check_adapters(task.nodes)
+    trained = nodes_with_adapters(checkpoint)
+    link_adapters(task.nodes, trained)
     for node in task.nodes:
-        node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
         learns = node.deviates or node.learn == "supervised"
-        if learns and node.adapter is None and not isinstance(node, SelfLearning):
+        if learns and node.adapter_name is None and not isinstance(node, SelfLearning):
             raise UsageError(
                 f"node '{node.name}' has neither an adapter nor a way to learn by itself: give its"
                 " class SelfLearning, or set learn = 'nothing'"
@@ -292,13 +298,14 @@ def set_up(
     block_weights(loaded.model)
     adapters = Adapters(
         loaded.model,
-        {node.name: node.initial_head() for node in task.nodes if node.adapter is not None},
+        {node.name: node.initial_head() for node in task.nodes if node.adapter_name is not None},
         settings.adapter,
         settings.training.seed,
+        {node.name: node.share for node in task.nodes if node.share is not None},
     )
     for node in task.nodes:
-        in_checkpoint = checkpoint is not None and has_adapter(checkpoint, node.name)
-        if node.start is not None and node.adapter is not None and not in_checkpoint:
+        has_one = node.adapter_name is not None
+        if node.start is not None and has_one and node.name not in trained:
             import_adapter(adapters, node.name, node.start)
     engine = ModelEngine(
         adapters,
