@@ -169,7 +169,9 @@ def _wrap(line: str, width: int) -> list[str]:
 
 def _node_label(node: Node, version: int) -> str:
     adapter = "base model"
-    if node.adapter_name is not None:
+    if node.model is not None:
+        adapter = f"model {node.model.get('name')}"
+    elif node.adapter_name is not None:
         whose = "" if node.share is None else f" of '{node.share}'"
         adapter = f"adapter{whose} version {version}"
     elif not node.uses_adapter:

@@ -30,6 +30,7 @@ from .programs import (
     ready,
     warn_of_tools,
 )
+from .renamed_nodes import Renamed, parse_renamed
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -62,6 +63,13 @@ def train(
             "--from", metavar="RUN", help="Begin a new run with what this one has learned."
         ),
     ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="With --from: a node of that run that has a new name now.",
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The base model.")] = None,
     json: JsonOption = False,
     program: ProgramOption = None,
@@ -76,6 +84,9 @@ def train(
 
     flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
     of_program = given(program, reward, gold)
+    renamed = parse_renamed(rename or ())
+    if renamed and from_ is None:
+        raise UsageError("--rename says which node of a run is which now: it needs --from RUN")
     arguments = _Arguments(
         load_registry(), data, split, json, config, set_ or (), of_program, flags
     )
@@ -85,7 +96,7 @@ def train(
         return _resume(arguments, task, resume)
     if task is None and program is None and from_ is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
-    return _begin(arguments, task, name, from_)
+    return _begin(arguments, task, name, from_, renamed)
 
 
 @dataclass(frozen=True)
@@ -106,13 +117,16 @@ class _Arguments:
         """Where settings come from, as ``options.settings`` takes it."""
         return {"config": self.config, "overrides": self.overrides, "flags": self.flags}
 
-    def found(self, task: str | None, run: RunDirectory | None) -> tuple[type[Task], _Arguments]:
+    def found(
+        self, task: str | None, run: RunDirectory | None, renamed: Renamed | None = None
+    ) -> tuple[type[Task], _Arguments]:
         """The task that is meant, and the arguments with the settings that they make of it.
 
         A program's data is one of its settings, so that all later commands have it from the run.
 
         Args:
             run: the one that is gone on with.
+            renamed: its nodes that have other names now.
         """
         from ..programs.task import ProgramTask
 
@@ -123,6 +137,7 @@ class _Arguments:
             config=self.config,
             overrides=self.overrides,
             run=run,
+            renamed=renamed,
         )
         flags, data = {**self.flags, **found.flags}, self.data
         if issubclass(found.task_class, ProgramTask) and data is not None:
@@ -132,7 +147,11 @@ class _Arguments:
 
 
 def _begin(
-    arguments: _Arguments, task_name: str | None, name: str | None, from_: str | None
+    arguments: _Arguments,
+    task_name: str | None,
+    name: str | None,
+    from_: str | None,
+    renamed: Renamed,
 ) -> int:
     from ..runs.directory import RunDirectory
     from .checkpoint_names import find_checkpoint
@@ -147,12 +166,12 @@ def _begin(
         source, checkpoint = find_checkpoint(
             arguments.registry, from_, arguments.config, arguments.overrides
         )
-    task_class, arguments = arguments.found(task_name, source)
+    task_class, arguments = arguments.found(task_name, source, renamed)
     if source is None:
         resolved = options.settings(arguments.registry, task_class, **arguments.sources)
     else:
         resolved = RunOverrides(
-            arguments.registry, task_class, source, **arguments.sources
+            arguments.registry, task_class, source, renamed=renamed, **arguments.sources
         ).continued()
     task = resolved.make_task()
     ready(task, resolved, source)
@@ -172,7 +191,11 @@ def _begin(
             task=task.name,
             model=resolved.settings.model.name,
             settings=to_store(
-                resolved, arguments.config, checkpoint, {**described.stored, **held_out.stored}
+                resolved,
+                arguments.config,
+                checkpoint,
+                {**described.stored, **held_out.stored},
+                renamed,
             ),
             examples=described.digests,
         )
@@ -185,6 +208,7 @@ def _begin(
         held_out.examples,
         checkpoint,
         arguments.json,
+        renamed,
     )
     return training.begin(create)
 
@@ -196,7 +220,6 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     from .held_out import check_held_out, read_held_out
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import check_unchanged, describe, to_store
-    from .training_run import TrainingRun, report_finished
 
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
     with run.lock():
@@ -205,8 +228,14 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         settings = RunOverrides(arguments.registry, task_class, run, **arguments.sources)
         resolved, stored = settings.resumed(), settings.stored
         training_now, training_then = resolved.settings.training, settings.old.settings.training
-        grows = training_now.limit != training_then.limit
+        grows = (training_now.limit, training_now.passes) != (
+            training_then.limit,
+            training_then.passes,
+        )
         waits = training_now.evaluate.patience != training_then.evaluate.patience
+        # Now that all settings are known to fit: this imports torch, which takes seconds.
+        from .training_run import TrainingRun, report_finished
+
         if run.info.state == "finished" and not (grows or waits):
             return report_finished(run, json=arguments.json)
 
@@ -223,7 +252,9 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         check_held_out(run, held_out)
         checkpoint = stored["from"] and Path(stored["from"])
         config = arguments.config or (stored["config"] and Path(stored["config"]))
-        now = to_store(resolved, config, checkpoint, {**described.stored, **held_out.stored})
+        renamed = stored.get("renamed", {})
+        data_stored = {**described.stored, **held_out.stored}
+        now = to_store(resolved, config, checkpoint, data_stored, renamed)
         if now != stored:
             # First: settings.json says which digests are the run's.
             write_digests(run.examples_path, described.digests)
@@ -236,5 +267,6 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
             held_out.examples,
             checkpoint,
             arguments.json,
+            renamed,
         )
         return training.resume(run, name)

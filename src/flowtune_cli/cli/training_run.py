@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..training.admission.examine import Refused
 from ..training.admission.finding import Finding
 from ..training.checkpoint import checkpoints
 from ..training.loop import Stopped, Trainer
+from ..training.other_models import spent_elsewhere
 from ..training.session import Session, check_learning, set_up
 from .interrupts import StopRequest
 from .output import note, print_json, print_rows, warn
@@ -46,6 +47,7 @@ class TrainingRun:
         held_out: the examples that checkpoints are evaluated on, if any.
         source: the checkpoint of another run to start from, if any.
         json: print the final metrics as JSON.
+        renamed: by the name of a node, that which it has in ``source``, where it is another.
     """
 
     registry: Registry
@@ -55,13 +57,14 @@ class TrainingRun:
     held_out: Sequence[Example]
     source: Path | None
     json: bool
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def begin(self, create: Callable[[Resolved], RunDirectory]) -> int:
         """Train a new run, which ``create`` makes; returns the exit code.
 
         The run stores the dtype that "auto" chose, since a resume needs the same one.
         """
-        session = self._set_up(self.source)
+        session = self._set_up(self.source, self.renamed)
         run = create(dataclasses.replace(self.resolved, settings=session.settings))
         with run.lock():
             note(f"training run '{run.path.name}' in {run.path}")
@@ -75,10 +78,10 @@ class TrainingRun:
     def resume(self, run: RunDirectory, reference: str) -> int:
         """Resume a run that the caller has locked; returns the exit code."""
         saved = checkpoints(run.checkpoints)
-        session = self._set_up(saved[-1] if saved else self.source)
+        session = self._set_up(*((saved[-1], {}) if saved else (self.source, self.renamed)))
         return self._train(session, run, reference)
 
-    def _set_up(self, checkpoint: Path | None) -> Session:
+    def _set_up(self, checkpoint: Path | None, renamed: Mapping[str, str]) -> Session:
         check_learning(self.task, self.resolved.settings, self.registry)
         for node in self.task.nodes:
             why = why_untrained(node)
@@ -86,7 +89,7 @@ class TrainingRun:
             if why is not None and not (learn and learn.rank):
                 note(f"node '{node.name}' learns nothing: {why}")
         note(f"loading {self.resolved.settings.model.name}")
-        return set_up(self.task, self.resolved.settings, self.registry, checkpoint)
+        return set_up(self.task, self.resolved.settings, self.registry, checkpoint, renamed)
 
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)
@@ -95,8 +98,9 @@ class TrainingRun:
             if checkpoints(run.checkpoints):
                 trainer.resume()
                 note(f"resuming after {trainer.position.episodes} of {len(trainer.order)} episodes")
-            elif self.source is not None and not trainer.start_from(self.source):
-                note("the optimizer state starts fresh: the checkpoint is of another optimizer")
+            elif self.source is not None:
+                for line in trainer.start_from(self.source, self.renamed):
+                    note(line)
             engine = session.engine.prefixes.paths.text
             run.update(state="training", episodes=trainer.position.episodes, engine=engine)
             display = progress(trainer.position.episodes, len(trainer.order))
@@ -130,6 +134,8 @@ class TrainingRun:
             note(f"run '{run.path.name}' failed. {_resume_hint(run)}\n  {resume}")
             raise
         _print_metrics(run, json=self.json)
+        for line in spent_elsewhere(self.task.nodes):
+            note(line)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
         typer.echo("Next, try:", err=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 
+from .endpoint import Endpoint
 from .errors import UsageError, did_you_mean
 from .node import Node
+from .prompt import Template
 
 Problem = tuple[str, str, str]
 """A node, its setting that cannot stay, and what is wrong with that: "is ..."."""
@@ -20,6 +22,8 @@ def settle(nodes: Sequence[Node]) -> None:
 
 def why_untrained(node: Node) -> str | None:
     """Why a node learns nothing, whatever its ``learn`` says; None if that decides."""
+    if node.model is not None:
+        return f"another model plays it ({node.model.get('name')})"
     return "it plays the base model (adapter = 'none')" if node.adapter == "none" else None
 
 
@@ -47,6 +51,10 @@ def adapter_problems(nodes: Sequence[Node]) -> Iterator[Problem]:
     """What is wrong with the settings that choose adapters."""
     by_name = {node.name: node for node in nodes}
     for node in nodes:
+        text = _other_model(node)
+        if text is not None:
+            yield node.name, "model", text
+            continue
         text = _alone(node)
         if text is not None:
             yield node.name, "adapter", text
@@ -54,6 +62,32 @@ def adapter_problems(nodes: Sequence[Node]) -> Iterator[Problem]:
             text = _sharing(node, by_name)
             if text is not None:
                 yield node.name, "share", text
+
+
+def _other_model(node: Node) -> str | None:
+    if node.model is None:
+        return None
+    if not node.uses_adapter:
+        return f"is set, and a node of type '{node.kind}' uses no model: leave it out"
+    given = {"adapter": node.adapter != "own", "share": node.share, "start": node.start}
+    for setting in [name for name, value in given.items() if value]:
+        return f"is set, and '{setting}' says what the base model plays it with: leave one out"
+    try:
+        endpoint = Endpoint.of(node.model)
+    except UsageError as error:
+        return str(error)
+    if node.scores:
+        return (
+            f"is the endpoint {endpoint.name}, and a node of type '{node.kind}' compares"
+            " log-likelihoods of its own texts, which an endpoint does not give"
+        )
+    prompt = getattr(node, "prompt", None)
+    if isinstance(prompt, Template) and prompt.chat and prompt.prefill:
+        return (
+            f"is the endpoint {endpoint.name}, which does not continue the prefill of the node's"
+            " prompt: leave one of them out"
+        )
+    return None
 
 
 def _alone(node: Node) -> str | None:

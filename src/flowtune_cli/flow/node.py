@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
+from .endpoint import Elsewhere
 from .prompt import Prompt
 from .request import Constraint, Decoding, Request
 
@@ -228,6 +229,9 @@ class Node(ABC):
         adapter: "own", or "none": it plays the base model, and learns nothing.
         share: the node whose adapter it uses instead of one of its own, with its reference and
             optimizer. Nodes that share one adapter train it together, one update a mini-batch.
+        model: another model that plays it, frozen, and lets it learn nothing: an OpenAI-compatible
+            endpoint, {url = "https://.../v1", name = "...", key = "ENVIRONMENT_VARIABLE", timeout =
+            60, retries = 3, price = {input = 0.5, output = 1.5}}, see docs/nodes.md.
         start: a LoRA adapter in PEFT's format, a directory, that its adapter and its reference
             start from. A node that learns nothing stays with it.
         head_optimizer: the same for the parameters that are learned beside the adapter, over the
@@ -236,6 +240,8 @@ class Node(ABC):
 
     kind: ClassVar[str]
     uses_adapter: ClassVar[bool] = True
+    scores: ClassVar[bool] = False
+    """Whether it asks for the log-likelihoods of texts that it gives."""
 
     name: str
     reward: str | None = None
@@ -250,7 +256,10 @@ class Node(ABC):
     head_optimizer: Mapping[str, Any] | str | None = None
     adapter: Literal["own", "none"] = "own"
     share: str | None = None
+    model: Mapping[str, Any] | None = None
     start: Path | None = None
+    elsewhere: Elsewhere | None = field(default=None, init=False, repr=False, compare=False)
+    """What answers its requests in place of the engine. No setting; ``model`` says what."""
     has_learned: bool = field(default=False, init=False, repr=False, compare=False)
     """Whether there is an adapter for it, though it learns nothing now. No setting."""
 
@@ -263,7 +272,7 @@ class Node(ABC):
     @property
     def adapter_name(self) -> str | None:
         """The adapter that answers its requests, by its owner's name; None is the base model."""
-        if not self.uses_adapter or self.adapter == "none":
+        if not self.uses_adapter or self.adapter == "none" or self.model is not None:
             return None
         has_one = self.learn != "nothing" or self.has_learned or self.start is not None
         return (self.share or self.name) if has_one else None

@@ -147,7 +147,7 @@ class Generation:
         tokens: the token ids as decoded, end or stop included: what learning raises or lowers.
         logprob: sum over tokens of the model's log-probability, in nats, at temperature 1 whatever
             the token was sampled at. Under a constraint it is that among the tokens that were
-            allowed, so that a forced token counts nothing.
+            allowed, so that a forced token counts nothing. None: another server does not say it.
         truncated: it reached ``max_new_tokens`` before it ended by itself.
         token_logprobs: each token's text, special tokens kept, and its log-probability, which add
             to ``logprob``; None unless the request asks for them.
@@ -156,15 +156,22 @@ class Generation:
             truncated or ends at a stop string, all is text.
         written: all of it as the model wrote it, special tokens kept and its end left out, where
             there are tool calls; else empty.
+        token_count: how many tokens another server says it was; None: as many as ``tokens``.
     """
 
     text: str
     tokens: tuple[int, ...]
-    logprob: float
+    logprob: float | None
     truncated: bool
     token_logprobs: tuple[tuple[str, float], ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     written: str = ""
+    token_count: int | None = None
+
+    @property
+    def length(self) -> int:
+        """In tokens."""
+        return len(self.tokens) if self.token_count is None else self.token_count
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Chat(Node):
                 text=(generation.written or generation.text).strip(),
                 score=Score((Term(asked.prompt, generation.tokens, constraint=asked.constraint),)),
                 logprob=generation.logprob,
-                tokens=len(generation.tokens),
+                tokens=generation.length,
                 truncated=generation.truncated,
             )
         return Response(
@@ -142,7 +142,7 @@ def _answer(decoded: Decoded, generation: Generation, seed: tuple[int | str, ...
         tool_calls=calls,
         finish_reason="length" if generation.truncated else reason,
         prompt_tokens=decoded.prompt_tokens,
-        completion_tokens=len(generation.tokens),
+        completion_tokens=generation.length,
         token_logprobs=generation.token_logprobs,
     )
 

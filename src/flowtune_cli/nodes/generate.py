@@ -49,7 +49,7 @@ class Generate(Node):
                 text=text,
                 score=Score((Term(prompt, generation.tokens),)),
                 logprob=generation.logprob,
-                tokens=len(generation.tokens),
+                tokens=generation.length,
                 truncated=generation.truncated,
             )
         return Response(

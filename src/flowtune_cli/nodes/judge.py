@@ -50,6 +50,7 @@ class Judge(Node):
     """
 
     kind: ClassVar[str] = "judge"
+    scores: ClassVar[bool] = True
 
     prompt: Template
     labels: tuple[str, ...] = ("Yes", "No")

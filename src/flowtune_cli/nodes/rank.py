@@ -47,6 +47,7 @@ class Rank(Node):
     """
 
     kind: ClassVar[str] = "rank"
+    scores: ClassVar[bool] = True
 
     prompt: Template
     score: Literal["choice", "likelihood"] = "choice"

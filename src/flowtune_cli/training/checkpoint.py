@@ -107,16 +107,14 @@ def load_checkpoint(
     adapters: Adapters,
     learner: Learner | None,
     nodes: Sequence[Node],
-    reset_references: bool = False,
 ) -> tuple[Position, Progressive]:
     """Read a checkpoint into the adapters, optimizers and self-learning nodes.
 
     Args:
-        learner: None when nothing will be learned, or optimizers start anew.
-        reset_references: set every reference to its node's trained adapter.
+        learner: None when nothing will be learned.
     """
     state = _state(directory)
-    adapters.load(directory / "adapters", reset_references=reset_references)
+    adapters.load(directory / "adapters")
     if learner is not None:
         learner.optimizers.load(directory / "optimizers")
     for node in nodes:
@@ -129,6 +127,12 @@ def optimizer_names(directory: Path) -> dict[str, str]:
     """The names of the optimizers whose states a checkpoint holds, by node."""
     names: dict[str, str] = _state(directory)["optimizers"]
     return names
+
+
+def node_states(directory: Path) -> dict[str, Any]:
+    """What nodes that learn by themselves have learned, by node."""
+    states: dict[str, Any] = _state(directory)["nodes"]
+    return states
 
 
 def nodes_with_adapters(directory: Path | None) -> set[str]:

@@ -7,7 +7,6 @@ section 2.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -31,16 +30,17 @@ from ..runtime.effects import Effects
 from ..trackers.tracking import Trackers
 from .admission.examine import admit
 from .admission.finding import Finding
+from .carry_over import carry_over
 from .checkpoint import (
     Position,
     checkpoints,
     load_checkpoint,
-    optimizer_names,
     prune,
     save_checkpoint,
 )
 from .data import NodeData, collect
 from .evaluation import EvaluationReport, evaluate, is_due
+from .order import training_order
 from .progressive import Progressive
 from .session import Play, Session
 
@@ -148,25 +148,19 @@ class Trainer:
                 nodes=self.session.task.nodes,
             )
 
-    def start_from(self, checkpoint: Path) -> bool:
-        """Start from another run's checkpoint, with every reference set to its trained adapter.
+    def start_from(self, checkpoint: Path, renamed: Mapping[str, str] | None = None) -> list[str]:
+        """Start from another run's checkpoint, see ``carry_over``; says what was taken.
 
-        Its optimizer state is kept if this run has the same kind of optimizer. The start is saved
-        as a checkpoint of this run, so that the other run is not needed again.
+        The start is saved as a checkpoint of this run, so that the other run is not needed again.
 
-        Returns:
-            Whether the optimizer state was kept.
+        Args:
+            renamed: by the name of a node here, its name there.
         """
-        same = optimizer_names(checkpoint) == self.learner.optimizers.names
-        load_checkpoint(
-            checkpoint,
-            adapters=self.session.adapters,
-            learner=self.learner if same else None,
-            nodes=self.session.task.nodes,
-            reset_references=True,
-        )
+        session = self.session
+        nodes = session.task.nodes
+        said = list(carry_over(checkpoint, session.adapters, self.learner, nodes, renamed or {}))
         self._checkpoint()
-        return same
+        return said
 
     def train(self) -> Progressive:
         """Play, deviate, prefer and update until every example was played.
@@ -470,34 +464,3 @@ def _self_learned(node: SelfLearning, node_data: NodeData) -> float:
             f"node '{node.name}' failed while it learned by itself ({type(node).__name__}.update),"
             f" and what it has learned may be incomplete:\n{Failure.of(error).traceback}"
         ) from error
-
-
-def training_order(
-    examples: Sequence[Example], seed: int, limit: int, passes: int
-) -> list[Example]:
-    """The examples in the order of training: shuffled by the seed, cut, and shuffled each pass.
-
-    Raises:
-        UsageError: there are none, two have one id, or one has no gold.
-    """
-    if not examples:
-        raise UsageError("there is nothing to train on: the data has no examples")
-    seen: set[str] = set()
-    for example in examples:
-        if example.gold is None:
-            raise UsageError(
-                f"example '{example.id}' has no labels, so nothing can be learned from it."
-                " Train on labelled data; unlabelled data can be predicted."
-            )
-        if example.id in seen:
-            raise UsageError(f"two examples have the id '{example.id}'")
-        seen.add(example.id)
-    chosen = list(examples)
-    random.Random(f"{seed}/order").shuffle(chosen)
-    chosen = chosen[:limit] if limit else chosen
-    order = list(chosen)
-    for number in range(1, passes):
-        again = list(chosen)
-        random.Random(f"{seed}/order/{number}").shuffle(again)
-        order += again
-    return order

@@ -44,7 +44,8 @@ from ..runtime.play import play
 from ..runtime.replay import Seed
 from ..runtime.scheduler import Scheduler
 from .admission.learning import nothing_to_learn
-from .checkpoint import nodes_with_adapters
+from .carry_over import taken_nodes
+from .other_models import play_elsewhere
 
 EXAMPLES_REMEMBERED = 64
 """Examples that are played before the engine's caches are cleared, which bounds its memory."""
@@ -252,7 +253,11 @@ def _optimizers(task: Task, settings: Settings, registry: Any) -> dict[str, Any]
 
 
 def set_up(
-    task: Task, settings: Settings, registry: Any, checkpoint: Path | None = None
+    task: Task,
+    settings: Settings,
+    registry: Any,
+    checkpoint: Path | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Session:
     """Load the model and put the task's adapters on it.
 
@@ -260,13 +265,15 @@ def set_up(
         registry: finds models, exploration strategies, evaluators and optimizers by name.
         checkpoint: the one that the caller will load. A node that learns nothing has an adapter if
             it has one there.
+        renamed: by the name of a node, that which it has there, where it is another.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
     settle(task.nodes)
     check_adapters(task.nodes)
-    trained = nodes_with_adapters(checkpoint)
+    play_elsewhere(task.nodes)
+    trained = taken_nodes(checkpoint, task.nodes, renamed or {})
     link_adapters(task.nodes, trained)
     for node in task.nodes:
         learns = node.deviates or node.learn == "supervised"
