@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.installed_plugins import Site
 from support.letters_task import LETTERS
 from support.runs_compared import learned, rows
+from support.upstream import serving
 
 Run = Callable[..., Any]
 FILE = "adapter_model.safetensors"
@@ -94,6 +97,50 @@ def test_a_node_that_plays_the_base_model_is_told(letters: Site, run: Run) -> No
     refused = run("train", "letters", "--limit", "2", *plain, *shared)
     assert refused.code == 2
     assert "--set: tasks.letters.nodes.write.share is 'draft', which has no adapter" in refused.err
+
+
+def test_an_optimizer_of_its_own_is_refused_with_its_place(letters: Site, run: Run) -> None:
+    write = "tasks.letters.nodes.write"
+    shares = ("--set", f"{write}.share=draft", "--set", f"{write}.optimizer=adam")
+    refused = run("train", "letters", "--limit", "1", *shares)
+    assert refused.code == 2
+    assert f"--set: {write}.optimizer cannot be used: node 'write' shares the ad" in refused.err
+    # What fits the owner's optimizer is no mistake.
+    own = (*shares[:2], "--set", "tasks.letters.nodes.draft.optimizer=adam")
+    own = (*own, "--set", write + ".head_optimizer={lr = 0.1}")
+    assert run("config", "letters", *own).code == 0
+
+
+def test_an_endpoint_plays_a_node_and_its_key_is_nowhere(
+    letters: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as upstream:
+        far = f'{{url = "{upstream.url}", name = "big", key = "BIG_KEY", price = {{input = 1.0,'
+        plays = ("--set", f"tasks.letters.nodes.write.model={far} output = 2.0}}}}")
+        refused = run("train", "letters", "--limit", "2", "--name", "a", *plays)
+        assert refused.code == 2
+        assert "node 'write': the environment variable BIG_KEY is not set" in refused.err
+        assert not upstream.asked
+        monkeypatch.setenv("BIG_KEY", "top-secret")
+        done = run("train", "letters", "--limit", "2", "--name", "a", *plays)
+        assert done.code == 0, done.err
+        assert "node 'write' learns nothing: another model plays it (big)" in done.err
+        asked = len(upstream.asked)
+        assert asked >= 2
+        spent = f"{asked} requests, {5 * asked} input and {2 * asked} output tokens"
+        assert f"node 'write' asked big: {spent}, cost {9e-6 * asked:.6g}" in done.err
+        played = run("play", "letters", "--run", "a")
+        assert played.code == 0, played.err
+        assert "effect node write(" in played.out
+        assert '"cost": 9e-06' in played.out
+        shown = run("export", "a", "--episodes", "episodes.jsonl")
+        assert shown.code == 0
+        episode = json.loads(Path("episodes.jsonl").read_text().splitlines()[0])
+        assert '"cost": 9e-06' in json.dumps(episode["effects"])
+        assert run("train", "--resume", "a", "--limit", "3").code == 0
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert any(b"BIG_KEY" in path.read_bytes() for path in files)
+    assert not any(b"top-secret" in path.read_bytes() for path in files)
 
 
 def test_a_run_that_grows_is_one_that_was_so_from_the_start(letters: Site, run: Run) -> None:

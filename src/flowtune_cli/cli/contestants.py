@@ -119,6 +119,7 @@ def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]
     """Each flow with its session; the model is loaded again only where it is another one."""
     from ..flow.adapters import link_adapters
     from ..training.checkpoint import load_checkpoint, nodes_with_adapters
+    from ..training.other_models import play_elsewhere
 
     session: Session | None = None
     loaded: Player | None = None
@@ -131,6 +132,7 @@ def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]
             settings = player.resolved.settings.model_copy(update=own)
             session = replace(session, task=player.task, settings=settings)
             assert checkpoint is not None
+            play_elsewhere(player.task.nodes)
             load_checkpoint(
                 checkpoint, adapters=session.adapters, learner=None, nodes=player.task.nodes
             )
@@ -149,7 +151,8 @@ def _same_model(one: Player, other: Player) -> bool:
         adapters = {
             n.name: (n.adapter_name, n.initial_head()) for n in player.task.nodes if n.adapter_name
         }
-        return settings.model, settings.adapter, settings.engine, adapters
+        others = {node.other_model for node in player.task.nodes}
+        return settings.model, settings.adapter, settings.engine, adapters, others
 
     return other.checkpoint is not None and needs(one) == needs(other)
 

@@ -170,7 +170,8 @@ def _wrap(line: str, width: int) -> list[str]:
 def _node_label(node: Node, version: int) -> str:
     adapter = "base model"
     if node.model is not None:
-        adapter = f"model {node.model.get('name')}"
+        name = node.model if isinstance(node.model, str) else node.model.get("name")
+        adapter = f"model {name}"
     elif node.adapter_name is not None:
         whose = "" if node.share is None else f" of '{node.share}'"
         adapter = f"adapter{whose} version {version}"

@@ -16,7 +16,7 @@ from ..flow.prompt import Template
 from ..registry import Registry
 from .checker import Checker
 from .layers import Key
-from .optimizers import optimizer_choices, shared_choices
+from .optimizers import node_choices
 from .schema import argument_types, check, field_types, not_finite
 from .settings import LearningSettings, Settings
 
@@ -44,8 +44,7 @@ def check_nodes(
     """
     registry = checker.registry
     nodes = list(nodes)
-    problems = list(adapter_problems(nodes))
-    for name, setting, text in problems:
+    for name, setting, text in adapter_problems(nodes):
         checker.complain((*key, name, setting), text)
     by_name = {node.name: node for node in nodes}
     for node in nodes:
@@ -65,32 +64,27 @@ def check_nodes(
                 fields = partial(getattr, value, "fields")
                 checker.attempt((*own, field.name), fields, "is not a template")
         if learning is not None:
-            _check_optimizers(node, own, learning, checker)
-            owner = by_name.get(node.share) if node.share is not None and not problems else None
-            if owner is not None:
-                _check_shared(node, owner, own, learning, checker)
+            owner = by_name.get(node.share or node.name, node)
+            _check_optimizers(node, owner, own, learning, checker)
 
 
-def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker: Checker) -> None:
-    """Check what a node changes about ``learning.optimizer``, if anything."""
+def _check_optimizers(
+    node: Node, owner: Node, key: Key, learning: LearningSettings, checker: Checker
+) -> None:
+    """Check what a node changes about ``learning.optimizer``, if anything.
+
+    Args:
+        owner: the node whose adapter it uses.
+    """
     settings = [name for name in ("optimizer", "head_optimizer") if getattr(node, name) is not None]
     if settings:
         last = (*key, settings[-1])
-        choices = checker.attempt(last, partial(optimizer_choices, learning, node))
+        choices = checker.attempt(last, partial(node_choices, learning, node, owner))
         for choice in choices or ():
             if choice.setting in settings:
                 fits = partial(_fits, choice.name, choice.options, checker.registry)
                 what = f"cannot be used with optimizer '{choice.name}'"
                 checker.attempt((*key, choice.setting), fits, what)
-
-
-def _check_shared(
-    node: Node, owner: Node, key: Key, learning: LearningSettings, checker: Checker
-) -> None:
-    """Check that nodes that share an adapter have one optimizer."""
-    if node.optimizer is not None:
-        shared = partial(shared_choices, learning, [node], owner)
-        checker.attempt((*key, "optimizer"), shared)
 
 
 def _check_exploration(setting: str | Mapping[str, Any], registry: Registry) -> None:

@@ -57,6 +57,21 @@ def _head_choice(adapter: OptimizerChoice, node: Node) -> OptimizerChoice:
     return head
 
 
+def node_choices(
+    learning: LearningSettings, node: Node, owner: Node
+) -> tuple[OptimizerChoice, OptimizerChoice]:
+    """The optimizers of the adapter that a node uses, and of its head.
+
+    Args:
+        owner: whose adapter it is.
+
+    Raises:
+        ValueError, UsageError: see ``shared_choices``.
+    """
+    adapter, heads = shared_choices(learning, [node], owner)
+    return adapter, heads[node.name]
+
+
 def shared_choices(
     learning: LearningSettings, sharing: Iterable[Node], owner: Node
 ) -> tuple[OptimizerChoice, dict[str, OptimizerChoice]]:

@@ -289,8 +289,18 @@ def _task(
             nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
     if None in nodes:
         return None
+    _locate_models(nodes, (*key, "nodes"), checker)
     _settle(nodes, (*key, "nodes"), checker)
     return ResolvedTask(task_class, settings, nodes, {**own, "nodes": kinds}, changes)
+
+
+def _locate_models(nodes: Sequence[Node], key: Key, checker: Checker) -> None:
+    """Make the paths of nodes' own models absolute, as that of the base model is."""
+    for node in nodes:
+        name, own = node.other_model, (*key, node.name, "model")
+        if name and name not in checker.registry.entries("model"):
+            located = checker.attempt(own, partial(located_model, name, checker.origin(own)))
+            node.model = located or name
 
 
 def _settle(nodes: Sequence[Node], key: Key, checker: Checker) -> None:

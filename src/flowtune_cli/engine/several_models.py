@@ -17,7 +17,8 @@ class SeveralSessions:
     """
 
     def __init__(self, base: EngineSession, others: Mapping[str, EngineSession]) -> None:
-        self._sessions: dict[str | None, EngineSession] = {None: base, **others}
+        self._sessions: dict[str | None, EngineSession] = {None: base}
+        self._sessions.update(others)
 
     @property
     def busy(self) -> bool:

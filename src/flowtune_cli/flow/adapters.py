@@ -23,7 +23,8 @@ def settle(nodes: Sequence[Node]) -> None:
 def why_untrained(node: Node) -> str | None:
     """Why a node learns nothing, whatever its ``learn`` says; None if that decides."""
     if node.model is not None:
-        return f"another model plays it ({node.model.get('name')})"
+        name = node.model if isinstance(node.model, str) else node.model.get("name")
+        return f"another model plays it ({name})"
     return "it plays the base model (adapter = 'none')" if node.adapter == "none" else None
 
 
@@ -72,6 +73,8 @@ def _other_model(node: Node) -> str | None:
     given = {"adapter": node.adapter != "own", "share": node.share, "start": node.start}
     for setting in [name for name, value in given.items() if value]:
         return f"is set, and '{setting}' says what the base model plays it with: leave one out"
+    if isinstance(node.model, str):
+        return None if node.model else "is an empty text, and must name a model"
     try:
         endpoint = Endpoint.of(node.model)
     except UsageError as error:

@@ -229,9 +229,10 @@ class Node(ABC):
         adapter: "own", or "none": it plays the base model, and learns nothing.
         share: the node whose adapter it uses instead of one of its own, with its reference and
             optimizer. Nodes that share one adapter train it together, one update a mini-batch.
-        model: another model that plays it, frozen, and lets it learn nothing: an OpenAI-compatible
-            endpoint, {url = "https://.../v1", name = "...", key = "ENVIRONMENT_VARIABLE", timeout =
-            60, retries = 3, price = {input = 0.5, output = 1.5}}, see docs/nodes.md.
+        model: another model that plays it, frozen, and lets it learn nothing: one that model.name
+            would take, loaded beside the base model; or an OpenAI-compatible endpoint, {url =
+            "https://.../v1", name = "...", key = "ENVIRONMENT_VARIABLE", timeout = 60, retries = 3,
+            price = {input = 0.5, output = 1.5}}.
         start: a LoRA adapter in PEFT's format, a directory, that its adapter and its reference
             start from. A node that learns nothing stays with it.
         head_optimizer: the same for the parameters that are learned beside the adapter, over the
@@ -256,7 +257,7 @@ class Node(ABC):
     head_optimizer: Mapping[str, Any] | str | None = None
     adapter: Literal["own", "none"] = "own"
     share: str | None = None
-    model: Mapping[str, Any] | None = None
+    model: str | Mapping[str, Any] | None = None
     start: Path | None = None
     elsewhere: Elsewhere | None = field(default=None, init=False, repr=False, compare=False)
     """What answers its requests in place of the engine. No setting; ``model`` says what."""
@@ -268,6 +269,11 @@ class Node(ABC):
         """Whether alternatives of this node's outputs are rolled out."""
         judged = self.reward is not None or self.evaluator is not None
         return self.learn == "preferences" and judged and self.alternatives > 0
+
+    @property
+    def other_model(self) -> str | None:
+        """The model beside the base model that answers its requests, by name; None: it does not."""
+        return self.model if isinstance(self.model, str) else None
 
     @property
     def adapter_name(self) -> str | None:

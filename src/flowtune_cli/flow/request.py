@@ -103,6 +103,8 @@ class DecodeRequest:
         refusable: a program wrote it, so it may be more than the model can do (a chat longer than
             its context, a schema that is none): it is then answered by a ``Refusal``. Otherwise
             that is an error which ends the run.
+        model: another model that answers, by its name; None is the base model. It is set by whoever
+            runs the node, from the node's settings.
     """
 
     adapter: str | None
@@ -114,6 +116,7 @@ class DecodeRequest:
     logprobs: bool = False
     constraint: Constraint | None = None
     refusable: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,14 @@ class ScoreRequest:
             another, as "1" begins "10", each is scored with the token that ends an output.
             Special tokens in them are special.
         head: the node whose head the answer reports; None is the one whose adapter it is.
+        model: see ``DecodeRequest``.
     """
 
     adapter: str | None
     items: tuple[tuple[Prompt, tuple[str, ...]], ...]
     rivals: bool = False
     head: str | None = None
+    model: str | None = None
 
 
 Request = Union[DecodeRequest, ScoreRequest]

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..config.optimizers import OptimizerChoice, optimizer_choices, shared_choices
+from ..config.optimizers import OptimizerChoice, node_choices, shared_choices
 from ..config.settings import LearningSettings
 from ..engine.adapters import Adapters
 from ..flow.errors import UsageError
@@ -116,9 +116,11 @@ def check_optimizers(
     Raises:
         UsageError: options do not fit their optimizer.
     """
-    for node in nodes:
-        if node.adapter_name is not None and node.share is None:
-            for choice in optimizer_choices(settings, node):
+    by_name = {node.name: node for node in nodes}
+    for node in by_name.values():
+        if node.adapter_name is not None:
+            owner = by_name.get(node.share or node.name, node)
+            for choice in node_choices(settings, node, owner):
                 _make(factories, choice, [torch.nn.Parameter(torch.zeros(1))])
 
 

@@ -219,7 +219,8 @@ class Replay:
         """The answer to a node's request: the engine's, or what another server is to say."""
         elsewhere = episode.nodes[node].elsewhere
         if elsewhere is None:
-            return await ask(request)
+            model = episode.nodes[node].other_model
+            return await ask(request if model is None else replace(request, model=model))
         try:
             body = elsewhere.body(request)
         except UsageError as error:

@@ -45,7 +45,7 @@ from ..runtime.replay import Seed
 from ..runtime.scheduler import Scheduler
 from .admission.learning import nothing_to_learn
 from .carry_over import taken_nodes
-from .other_models import play_elsewhere
+from .other_models import engine_of, load_others, play_elsewhere
 
 EXAMPLES_REMEMBERED = 64
 """Examples that are played before the engine's caches are cleared, which bounds its memory."""
@@ -297,6 +297,7 @@ def set_up(
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
+    others = load_others(task.nodes, settings.model, registry)  # before memory is shared out
     limits = Limits.for_model(loaded.model)
     settings = _with_targets(settings, loaded.model)
     texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
@@ -322,6 +323,7 @@ def set_up(
         loaded.model_context,
         TextOptions.of(settings.model),
         paths,
+        {other.name: engine_of(other, settings.model) for other in others},
     )
     # A template's clock shows the same day for as long as the run lasts.
     date = engine.tokens.template.date or settings.model.date
