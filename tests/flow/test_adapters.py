@@ -120,9 +120,10 @@ def test_an_endpoint_does_not_continue_a_prefill() -> None:
 
 
 def test_a_key_itself_is_refused_and_not_repeated() -> None:
-    [(_, _, text)] = adapter_problems([writer("a", model={**FAR, "key": "sk-secret"})])
-    assert "keys are read from the environment alone" in text
-    assert "secret" not in text
+    for key in ("sk-secret", "sk_secret1"):
+        [(_, _, text)] = adapter_problems([writer("a", model={**FAR, "key": key})])
+        assert "keys are read from the environment alone" in text
+        assert "secret" not in text
 
 
 def test_what_scores_its_own_texts_cannot_be_an_endpoint_but_another_model() -> None:

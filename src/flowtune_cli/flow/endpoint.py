@@ -105,10 +105,12 @@ class Endpoint:
                 raise UsageError(f"needs a {needed}, a text")
         _check_url(declared["url"])
         key = declared.get("key")
-        if key is not None and not (isinstance(key, str) and re.fullmatch(r"[A-Za-z_]\w*", key)):
+        if key is not None and not (
+            isinstance(key, str) and re.fullmatch(r"[A-Z_][A-Z0-9_]*", key)
+        ):
             raise UsageError(
-                "has a key that is no name of an environment variable: keys are read from the"
-                ' environment alone, key = "OPENAI_API_KEY"'
+                "has a key that is no name of an environment variable, in capitals: keys are read"
+                ' from the environment alone, key = "OPENAI_API_KEY"'
             )
         made = cls(**{**declared, "url": declared["url"].rstrip("/")})
         made._check_numbers()
