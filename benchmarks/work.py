@@ -154,7 +154,7 @@ def _train(model: Path) -> Work:
         session.engine.forget(keep=learner.frozen_prefixes(every))
         for name, of_node in data.items():
             if of_node.data:
-                learner.update(name, of_node.data)
+                learner.update(name, {name: of_node.data})
 
     every = list(session.task.examples(None, "train"))
     for start in range(0, len(every), BATCH_SIZE):

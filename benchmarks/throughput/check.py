@@ -134,6 +134,8 @@ def _compare_outputs(
         where = f"output {row} of {request.adapter}"
         if a.tokens == b.tokens:
             report.same("texts", (a.text, a.truncated), (b.text, b.truncated))
+            assert a.logprob is not None
+            assert b.logprob is not None
             report.compare("output", a.logprob, b.logprob, abs(b.logprob), where)
             continue
         place = next(

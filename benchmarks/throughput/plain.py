@@ -10,7 +10,7 @@ of one token are read off the same logits, as anybody would write it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,8 +143,9 @@ class PlainLearner:
         self.adapters, self.settings = learner.adapters, learner.settings
         self.optimizers, self.tokens = learner.optimizers, tokens
 
-    def update(self, node: str, data: Sequence[Datum]) -> None:
+    def update(self, node: str, of_nodes: Mapping[str, Sequence[Datum]]) -> None:
         """Learn from a node's data of one mini-batch: a step a datum, or one for all."""
+        data = of_nodes[node]
         groups = [[datum] for datum in data] if self.settings.step_per == "datum" else [list(data)]
         optimizer, parameters = self.optimizers[node], self.adapters.parameters(node)
         for group in groups:

@@ -141,7 +141,7 @@ class Side:
                 every = (datum for of_node in data.values() for datum in of_node)
                 self.watched.forget(keep=self.learner.frozen_prefixes(every))
             for name, of_node in data.items():
-                self.update(name, of_node)
+                self.update(name, {name: of_node})
         return traces, data
 
     def _learned(self, data: Mapping[str, Sequence[Datum]]) -> list[Completion]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -169,7 +170,7 @@ def test_what_changes_no_result_may_be_changed(begin: Begin, now: Now) -> None:
         (["training.limit=10"], 0, True),
         (["training.limit=10"], 9, False),
         ([], 10, False),
-        (["training.limit=10", "training.passes=2"], 20, False),
+        (["training.limit=10", "training.passes=2"], 20, True),
     ],
 )
 def test_the_limit_may_grow(
@@ -181,6 +182,61 @@ def test_the_limit_may_grow(
     else:
         with pytest.raises(UsageError, match=r"training\.limit = "):
             settings.resumed()
+
+
+@pytest.mark.parametrize(("episodes", "allowed"), [(10, True), (11, False)])
+def test_the_limit_grows_in_the_first_pass_alone(
+    begin: Begin, now: Now, episodes: int, allowed: bool
+) -> None:
+    run = begin("training.limit=10", "training.passes=2")
+    run.change_settings({**run.settings, "data": {"examples": 20}})
+    run.update(episodes=episodes)
+    settings = now(run, "training.limit=12")
+    if allowed:
+        assert settings.resumed().settings.training.limit == 12
+    else:
+        with pytest.raises(UsageError, match=r"training\.limit in the first pass"):
+            settings.resumed()
+
+
+@pytest.mark.parametrize(("passes", "allowed"), [(1, False), (3, True)])
+def test_passes_may_grow(begin: Begin, now: Now, passes: int, allowed: bool) -> None:
+    settings = now(begin("training.passes=2"), f"training.passes={passes}")
+    if allowed:
+        assert settings.resumed().settings.training.passes == passes
+    else:
+        with pytest.raises(UsageError, match=r"training\.passes = 2 in the run, and 1 now"):
+            settings.resumed()
+
+
+def test_a_new_run_takes_the_settings_of_the_nodes_that_it_has(
+    begin: Begin, registry: Registry
+) -> None:
+    run = begin(f"{QUERY}.weight=2.0", f"{QUERY}.max_new_tokens=7")
+    stored = copy.deepcopy(run.settings)
+    nodes = stored["settings"]["tasks"]["hop-qa"]["nodes"]
+    nodes["old"] = nodes.pop("query")
+    nodes["gone"] = {"kind": "of another type"}
+    stored["origins"] = {
+        key.replace("nodes.query", "nodes.old"): origin for key, origin in stored["origins"].items()
+    }
+    stored["origins"]["tasks.hop-qa.nodes.gone.kind"] = {"layer": "file", "text": "x"}
+    run.change_settings(stored)
+    task = registry.task("hop-qa")
+    with pytest.raises(UsageError):
+        RunOverrides(registry, task, run)
+    continued = RunOverrides(registry, task, run, renamed={"query": "old"}).continued()
+    query = continued.make_task().node("query")
+    assert (query.weight, query.max_new_tokens) == (2.0, 7)  # type: ignore[attr-defined]
+    origin = continued.origins[f"{QUERY}.weight"]
+    assert str(origin) == "--set (run hop-qa-001)"
+    assert not any("gone" in key or ".old." in key for key in continued.origins)
+    for renamed, message in (
+        ({"query": "odl"}, "--rename odl=query, the run's: unknown node 'odl'."),
+        ({"qery": "old"}, "--rename old=qery, the task's: unknown node 'qery'."),
+    ):
+        with pytest.raises(UsageError, match=message):
+            RunOverrides(registry, task, run, renamed=renamed)
 
 
 def test_what_was_learned_can_be_used_with_other_settings_but_not_adapters(

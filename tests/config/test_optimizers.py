@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowtune_cli.config.optimizers import OptimizerChoice, optimizer_choices
+from flowtune_cli.config.optimizers import OptimizerChoice, optimizer_choices, shared_choices
 from flowtune_cli.config.settings import LearningSettings
 from flowtune_cli.flow.errors import UsageError
 from support.fake_engine import writer
@@ -54,3 +54,20 @@ def test_a_head_cannot_have_another_optimizer_than_its_node() -> None:
 def test_a_table_needs_a_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="has no name: write"):
         choices(wrong)
+
+
+def test_an_adapter_that_is_shared_has_its_owner_s_optimizer_and_heads_their_own() -> None:
+    owner = writer("a", optimizer={"lr": 0.2})
+    same = writer("b", share="a", optimizer={"lr": 0.2})
+    head = writer("c", share="a", head_optimizer={"eps": 1e-3})
+    adapter, heads = shared_choices(LearningSettings(optimizer=ADAM), [owner, same, head], owner)
+    assert adapter == OptimizerChoice("adam", {"lr": 0.2, "eps": 1e-6}, "a", "optimizer")
+    assert heads["a"] == heads["b"] == adapter
+    assert heads["c"] == OptimizerChoice("adam", {"lr": 0.2, "eps": 1e-3}, "c", "head_optimizer")
+
+
+@pytest.mark.parametrize("other", [{"lr": 0.3}, "adam", "cocob"])
+def test_an_adapter_that_is_shared_has_one_optimizer(other: Any) -> None:
+    owner, node = writer("a", optimizer={"lr": 0.2}), writer("b", share="a", optimizer=other)
+    with pytest.raises(UsageError, match="'b' shares the adapter of node 'a', and has another"):
+        shared_choices(LearningSettings(optimizer=ADAM), [owner, node], owner)

@@ -32,9 +32,9 @@ def test_deviates(settings: dict[str, Any], deviates: bool) -> None:
 
 
 def test_nodes_that_learn_have_an_adapter() -> None:
-    assert writer("a").adapter == "a"
-    assert writer("a", learn="supervised").adapter == "a"
-    assert writer("a", learn="nothing").adapter is None
+    assert writer("a").adapter_name == "a"
+    assert writer("a", learn="supervised").adapter_name == "a"
+    assert writer("a", learn="nothing").adapter_name is None
     assert writer("a").initial_head() == {}
 
 
@@ -87,7 +87,7 @@ async def pick(episode: Episode, example: Example) -> Any:
 
 def test_a_node_without_a_language_model_learns_from_the_same_preferences() -> None:
     ranker = WordRank(name="pick", reward="reward", alternatives=2)
-    assert ranker.adapter is None
+    assert ranker.adapter_name is None
     task = FlowTask([ranker, writer("answer", None)], pick)
     engine = FakeEngine()
     trace = run_deviate(engine, task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -17,7 +17,6 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.gateway.app import Gateway
 from flowtune_cli.gateway.client import async_client
 from flowtune_cli.gateway.passed_through import Count, UpstreamError
-from flowtune_cli.gateway.server import Server
 from flowtune_cli.runtime import effects as running
 from flowtune_cli.runtime.effects import Effects
 from flowtune_cli.runtime.event_loop import EpisodeLimits
@@ -26,60 +25,12 @@ from flowtune_cli.runtime.replay import Plan
 from support.chat_flows import USER, echo, error_of, result_of
 from support.fake_engine import EXAMPLE, FakeEngine, FlowTask, run, run_deviate
 from support.scripted_chat import chat, saying
-
-CHOICE = {
-    "index": 0,
-    "message": {"role": "assistant", "content": "from afar", "refusal": None},
-    "finish_reason": "stop",
-    "logprobs": None,
-}
-USED = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-COMPLETION = {
-    "id": "up-1",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "big",
-    "choices": [CHOICE],
-    "usage": USED,
-}
-EMBEDDED = {
-    "object": "list",
-    "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
-    "model": "big",
-    "usage": {"prompt_tokens": 3, "total_tokens": 3},
-}
-
-
-class Upstream:
-    """Another server: keeps what it is asked, and answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, str], Any]] = []
-        self.answers: Callable[[str], tuple[int, Any]] = lambda path: (
-            200,
-            EMBEDDED if path == "/v1/embeddings" else COMPLETION,
-        )
-        self.url = ""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message["body"], message["more_body"]
-        sent = {name.decode(): value.decode() for name, value in scope["headers"]}
-        self.asked.append((scope["path"], sent, json.loads(body)))
-        status, answer = self.answers(scope["path"])
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        start = {"type": "http.response.start", "status": status, "headers": []}
-        await send(start)
-        await send({"type": "http.response.body", "body": content})
+from support.upstream import COMPLETION, Upstream, serving
 
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    made = Upstream()
-    with Server(made) as server:  # type: ignore[arg-type]
-        made.url = f"http://127.0.0.1:{server.port}/v1"
+    with serving() as made:
         yield made
 
 

@@ -175,7 +175,7 @@ class Tiny:
     def change(self, data: Sequence[Datum], learner: Learner) -> list[torch.Tensor]:
         """How far an update moves the weights, downhill."""
         before = state(self.adapters, "a")
-        learner.update("a", data)
+        learner.update("a", {"a": data})
         return [old - new for old, new in zip(before, state(self.adapters, "a"), strict=True)]
 
 
@@ -232,7 +232,7 @@ def test_a_part_keeps_to_its_tokens(tiny: Tiny) -> None:
 def test_a_step_for_each_datum(tiny: Tiny) -> None:
     alike = tiny.copy()
     learner = tiny.learner(options={"lr": 0.01})
-    update = learner.update("a", MIXED)
+    update = learner.update("a", {"a": MIXED})["a"]
     assert update.steps == 5
     assert tiny.adapters.version("a") == 1
     for datum in MIXED:
@@ -264,7 +264,7 @@ def test_an_update_tells_what_it_found(tiny: Tiny) -> None:
     ]
     losses = [float(tiny.loss(datum, beta).detach()) for datum in MIXED]
     largest = max(float(gradient.abs().max()) for gradient in tiny.gradients(MIXED, beta))
-    update = tiny.learner(step_per="batch", beta=beta).update("a", MIXED)
+    update = tiny.learner(step_per="batch", beta=beta).update("a", {"a": MIXED})["a"]
     assert (update.node, update.data, update.preferences, update.steps) == ("a", 5, 3, 1)
     assert update.loss == pytest.approx(sum(losses) / 5, rel=1e-4)
     assert update.margin == pytest.approx(sum(margins) / 3, abs=1e-3)
@@ -273,13 +273,13 @@ def test_an_update_tells_what_it_found(tiny: Tiny) -> None:
 
 
 def test_without_preferences_there_is_no_margin(tiny: Tiny) -> None:
-    update = tiny.learner().update("a", [choice(), TextDatum("a", ONE, "gold")])
+    update = tiny.learner().update("a", {"a": [choice(), TextDatum("a", ONE, "gold")]})["a"]
     assert (update.margin, update.accuracy, update.preferences) == (None, None, 0)
 
 
 def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
     learner = tiny.learner(adam, options={"lr": 0.003})
-    updates = [learner.update("a", [preference()]) for _ in range(4)]
+    updates = [learner.update("a", {"a": [preference()]})["a"] for _ in range(4)]
     margins = [update.margin or 0.0 for update in updates]
     assert margins == sorted(margins)
     assert margins[-1] > margins[0] + 1
@@ -288,7 +288,9 @@ def test_preferences_raise_the_margin_step_by_step(tiny: Tiny) -> None:
 
 def test_a_target_becomes_likelier_step_by_step(tiny: Tiny) -> None:
     learner = tiny.learner(adam, options={"lr": 0.02})
-    losses = [learner.update("a", [TextDatum("a", ONE, "gold")]).loss for _ in range(20)]
+    losses = [
+        learner.update("a", {"a": [TextDatum("a", ONE, "gold")]})["a"].loss for _ in range(20)
+    ]
     assert losses[-1] < losses[0] / 3
 
 
@@ -332,7 +334,7 @@ def test_scale_and_bias_are_learned(tiny_model: LoadedModel) -> None:
     tiny = Tiny(tiny_model, nodes={"a": {"likelihood": 1.5, "bias": 0.25}})
     mean = float(tiny.likelihood("a", ONE, "why").detach()) / 3
     probability = 1 / (1 + torch.exp(torch.tensor(-1.5 * (mean + 2.0) - 0.25)).item())
-    update = tiny.learner().update("a", [judged(right=1)])
+    update = tiny.learner().update("a", {"a": [judged(right=1)]})["a"]
     assert update.loss == pytest.approx(-torch.log(torch.tensor(1 - probability)).item(), rel=1e-3)
     # Of -log(1 - sigmoid(scale * (mean + 2) + bias)), by scale and by bias.
     head = tiny.adapters.head("a")
@@ -350,7 +352,7 @@ def test_a_preference_is_relative_to_the_references_head(
     mean, reference = (
         float(tiny.likelihood(name, ONE, "why").detach()) / 3 for name in ("a", reference_of("a"))
     )
-    update = tiny.learner().update("a", [PreferenceDatum("a", yes, no)])
+    update = tiny.learner().update("a", {"a": [PreferenceDatum("a", yes, no)]})["a"]
     assert update.margin == pytest.approx(
         0.5 * (mean + 2.0) - 1.0 - 1.5 * (reference + 2.0), abs=1e-3
     )
@@ -359,7 +361,7 @@ def test_a_preference_is_relative_to_the_references_head(
 def test_weights_of_features_are_learned(tiny_model: LoadedModel) -> None:
     tiny = Tiny(tiny_model, nodes={"a": {"x": 0.5, "y": 0.0}})
     options = (Score((), {"x": 1.0, "y": 3.0}), Score((), {"x": 2.0, "y": -1.0}))
-    update = tiny.learner().update("a", [ChoiceDatum("a", options, 1)])
+    update = tiny.learner().update("a", {"a": [ChoiceDatum("a", options, 1)]})["a"]
     # Of -log softmax of 0.5 and 1: the right one has probability p.
     p = 1 / (1 + math.exp(-0.5))
     assert update.loss == pytest.approx(-math.log(p))
@@ -374,7 +376,7 @@ def test_a_likelihood_as_played_teaches_the_head_alone(tiny_model: LoadedModel) 
     options = tuple(
         Score((), {"likelihood": known, "x": x}) for x, known in ((1.0, 2.0), (2.0, 1.0))
     )
-    update = tiny.learner().update("a", [ChoiceDatum("a", options, 1)])
+    update = tiny.learner().update("a", {"a": [ChoiceDatum("a", options, 1)]})["a"]
     assert update.loss == pytest.approx(math.log1p(math.exp(0.5)))
     assert all(map(torch.equal, before[:-1], state(tiny.adapters, "a")[:-1]))
     assert tiny.adapters.head("a")["x"] == pytest.approx(0.5 + 1 / (1 + math.exp(-0.5)))
@@ -386,7 +388,9 @@ def test_a_preference_between_features_is_relative_to_the_references_weights(
     tiny = Tiny(tiny_model, nodes={"a": {"x": 0.5}})
     tiny.adapters.heads["a"].load({"x": 2.0}, "here")
     datum = PreferenceDatum("a", Score((), {"x": 3.0}), Score((), {"x": 1.0}))
-    assert tiny.learner().update("a", [datum]).margin == pytest.approx((2.0 - 0.5) * 2.0)
+    assert tiny.learner().update("a", {"a": [datum]})["a"].margin == pytest.approx(
+        (2.0 - 0.5) * 2.0
+    )
 
 
 def test_heads_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
@@ -395,7 +399,7 @@ def test_heads_learn_in_steps_of_their_own(tiny_model: LoadedModel) -> None:
             copy.deepcopy(tiny_model), nodes={"a": {"likelihood": 1.5, "bias": 0.0}, "b": {}}
         )
         before = state(tiny.adapters, "a")
-        tiny.learner(**settings).update("a", [judged(right=1)])
+        tiny.learner(**settings).update("a", {"a": [judged(right=1)]})
         return tiny, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
     tiny, alike = learned()
@@ -420,7 +424,7 @@ def test_an_adapter_and_its_head_are_clipped_apart(tiny_model: LoadedModel) -> N
         tiny = Tiny(copy.deepcopy(tiny_model), nodes={"a": {"x": 0.0}})
         before = state(tiny.adapters, "a")
         learner = tiny.learner(clip=clip, nodes={"a": {"head_optimizer": {"lr": 1.0}}})
-        norm = learner.update("a", [datum]).gradient_norm
+        norm = learner.update("a", {"a": [datum]})["a"].gradient_norm
         return norm, [now - was for now, was in zip(state(tiny.adapters, "a"), before, strict=True)]
 
     _, free = learned(1e9)
@@ -471,9 +475,9 @@ def test_short_of_memory_a_step_is_taken_in_smaller_parts(
 ) -> None:
     say_once.cache_clear()
     expected = tiny.copy()
-    plainly = expected.learner(adam, step_per=step_per).update("a", MIXED)
+    plainly = expected.learner(adam, step_per=step_per).update("a", {"a": MIXED})["a"]
     tried = fail_above(monkeypatch, 30, recomputing=True)
-    found = tiny.learner(adam, step_per=step_per).update("a", MIXED)
+    found = tiny.learner(adam, step_per=step_per).update("a", {"a": MIXED})["a"]
     assert max(tried) > 30
     assert found.steps == plainly.steps
     assert found.loss == pytest.approx(plainly.loss, abs=1e-5)
@@ -491,7 +495,7 @@ def test_without_memory_for_one_datum_no_step_is_taken(
     before = state(tiny.adapters, "a")
     tried = fail_above(monkeypatch, 0)
     with pytest.raises(OutOfMemory, match=r"while learning from one datum: CUDA out of memory"):
-        learner.update("a", MIXED)
+        learner.update("a", {"a": MIXED})
     assert 2 <= len(tried) <= 8
     assert same(state(tiny.adapters, "a"), before)
     assert all(parameter.grad is None for parameter in tiny.adapters.parameters("a"))
@@ -520,13 +524,13 @@ def test_other_nodes_and_references_are_left_alone_to_the_bit(
     tiny: Tiny, optimizer: Callable[..., Any]
 ) -> None:
     learner = tiny.learner(optimizer)
-    learner.update("b", [preference(), choice()])
+    learner.update("b", {"b": [replace(each, node="b") for each in (preference(), choice())]})
     others = ["b", reference_of("a"), reference_of("b")]
     weights = {name: state(tiny.adapters, name) for name in others}
     held = optimizer_state(learner, "b")
     assert held
     base = {name: weight.clone() for name, weight in tiny.adapters.model.named_parameters()}
-    learner.update("a", MIXED)
+    learner.update("a", {"a": MIXED})
     for name in others:
         assert same(state(tiny.adapters, name), weights[name])
     assert same(optimizer_state(learner, "b"), held)
@@ -536,7 +540,7 @@ def test_other_nodes_and_references_are_left_alone_to_the_bit(
 
 
 def test_a_learner_leaves_no_gradients(tiny: Tiny) -> None:
-    tiny.learner().update("a", MIXED)
+    tiny.learner().update("a", {"a": MIXED})
     assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
 
 
@@ -557,7 +561,7 @@ def test_an_update_waits_for_the_device_as_often_whatever_is_adapted(
         tiny = Tiny(copy.deepcopy(tiny_model), targets=targets)
         learner = tiny.learner(step_per="batch")
         with Reads() as reads:
-            learner.update("a", [preference()])
+            learner.update("a", {"a": [preference()]})
             tiny.adapters.distance("a")
         counts.append(reads.count)
     assert counts[0] == counts[1] > 0
@@ -566,7 +570,7 @@ def test_an_update_waits_for_the_device_as_often_whatever_is_adapted(
 def test_updates_are_the_same_to_the_bit_each_time(tiny: Tiny) -> None:
     alike = tiny.copy()
     for each in (tiny, alike):
-        each.learner(cocob).update("a", MIXED)
+        each.learner(cocob).update("a", {"a": MIXED})
     assert same(state(tiny.adapters, "a"), state(alike.adapters, "a"))
 
 
@@ -577,7 +581,7 @@ def refused(learner: Learner, data: Sequence[Datum], message: str) -> None:
     adapters = learner.adapters
     weights, held = state(adapters, "a"), optimizer_state(learner, "a")
     with pytest.raises(FlowtuneError, match=message):
-        learner.update("a", data)
+        learner.update("a", {"a": data})
     assert same(state(adapters, "a"), weights)
     assert same(optimizer_state(learner, "a"), held)
     assert adapters.version("a") == 1
@@ -586,7 +590,7 @@ def refused(learner: Learner, data: Sequence[Datum], message: str) -> None:
 @pytest.mark.parametrize("step_per", ["batch", "datum"])
 def test_a_loss_that_is_not_finite_takes_no_step(tiny: Tiny, step_per: str) -> None:
     learner = tiny.learner(adam, 1, step_per=step_per)
-    learner.update("a", [preference()])
+    learner.update("a", {"a": [preference()]})
     bad = preference(weight=float("inf"))
     data = [bad, preference()] if step_per == "datum" else [preference(), bad]
     refused(learner, data, "the loss of node 'a' is inf: its step was not taken.*scale the reward")
@@ -597,7 +601,7 @@ def test_a_loss_that_is_not_finite_takes_no_step(tiny: Tiny, step_per: str) -> N
 
 def test_a_reference_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
     learner = tiny.learner(cocob)
-    learner.update("a", [preference()])
+    learner.update("a", {"a": [preference()]})
     with torch.no_grad():
         for parameter in tiny.adapters.parameters(reference_of("a")):
             parameter.fill_(torch.nan)
@@ -606,7 +610,7 @@ def test_a_reference_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
 
 def test_a_gradient_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
     learner = tiny.learner(cocob)
-    learner.update("a", [preference()])
+    learner.update("a", {"a": [preference()]})
     tiny.adapters.parameters("a")[1].register_hook(lambda gradient: gradient * torch.nan)
     refused(learner, [preference()], "the gradient of node 'a' is nan")
 
@@ -614,7 +618,7 @@ def test_a_gradient_that_is_not_finite_takes_no_step(tiny: Tiny) -> None:
 def test_a_step_into_nowhere_is_noticed(tiny: Tiny) -> None:
     learner = tiny.learner(options={"lr": float("inf")})
     with pytest.raises(FlowtuneError, match="node 'a' is no longer finite"):
-        learner.update("a", [preference()])
+        learner.update("a", {"a": [preference()]})
 
 
 @pytest.mark.parametrize(
@@ -649,7 +653,7 @@ def test_a_learner_goes_on_exactly(
     learner = tiny.learner(optimizer)
     fresh = tiny.copy()
     for _ in range(3):
-        learner.update("a", MIXED)
+        learner.update("a", {"a": MIXED})
     learner.optimizers.save(tmp_path / "optimizers")
     tiny.adapters.save(tmp_path / "adapters")
 
@@ -659,8 +663,8 @@ def test_a_learner_goes_on_exactly(
     assert same(optimizer_state(again, "a"), optimizer_state(learner, "a"))
     assert optimizer_state(again, "b") == []
     for each in (learner, again):
-        each.update("a", MIXED)
-        each.update("b", [preference()])
+        each.update("a", {"a": MIXED})
+        each.update("b", {"b": [replace(preference(), node="b")]})
     for name in tiny.adapters.versions:
         assert same(state(tiny.adapters, name), state(fresh.adapters, name))
     for node in ("a", "b"):
@@ -685,13 +689,13 @@ def test_a_head_with_steps_of_its_own_resumes_exactly(
         each.learner(optimizer, nodes={"a": {"head_optimizer": options}}) for each in (tiny, fresh)
     )
     for _ in range(3):
-        learner.update("a", data)
+        learner.update("a", {"a": data})
     learner.optimizers.save(tmp_path / "optimizers")
     tiny.adapters.save(tmp_path / "adapters")
     fresh.adapters.load(tmp_path / "adapters")
     again.optimizers.load(tmp_path / "optimizers")
     for each in (learner, again):
-        each.update("a", data)
+        each.update("a", {"a": data})
     assert same(state(tiny.adapters, "a"), state(fresh.adapters, "a"))
     assert same(optimizer_state(again, "a"), optimizer_state(learner, "a"))
 
@@ -724,7 +728,7 @@ def test_what_an_optimizer_keeps_in_its_groups_goes_on_unless_it_is_a_setting(
 ) -> None:
     learner = tiny.learner(Shrinking, options={"lr": 0.5, "factor": 0.5})
     for _ in range(2):
-        learner.update("a", [preference()])
+        learner.update("a", {"a": [preference()]})
     learner.optimizers.save(tmp_path / "optimizers")
     again = tiny.learner(Shrinking, options={"lr": 0.5, "factor": 0.25})
     again.optimizers.load(tmp_path / "optimizers")
@@ -852,7 +856,7 @@ def test_preferences_under_a_constraint_are_among_what_was_allowed(
         for sign, score in ((1, datum.chosen), (-1, datum.rejected))
     )
     assert abs(margin) > 1e-3
-    update = learner.update("a", [datum])
+    update = learner.update("a", {"a": [datum]})["a"]
     assert update.loss == pytest.approx(math.log1p(math.exp(-0.7 * margin)), abs=1e-4)
     assert update.margin == pytest.approx(0.7 * margin, abs=1e-4)
     assert update.gradient_norm > 0
@@ -869,8 +873,8 @@ def test_what_a_constraint_forces_is_not_learned(tiny_model: LoadedModel) -> Non
     datum = PreferenceDatum("a", *(Score((term,)) for term in terms))
     # Beside one with the same tokens without a constraint, which is learned.
     free = PreferenceDatum("a", *(Score((replace(term, constraint=None),)) for term in terms))
-    update = make_learner(adapters, tiny_model).update("a", [datum])
+    update = make_learner(adapters, tiny_model).update("a", {"a": [datum]})["a"]
     assert (update.gradient_norm, update.margin) == (0.0, 0.0)
     assert same(state(adapters, "a"), before)
-    update = make_learner(adapters, tiny_model).update("a", [datum, free])
+    update = make_learner(adapters, tiny_model).update("a", {"a": [datum, free]})["a"]
     assert update.gradient_norm > 0

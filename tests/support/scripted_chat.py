@@ -40,7 +40,9 @@ class ScriptedChat(Node):
         prompt = Prompt((Message("user", (Segment(text),)),), chat=False)
         decoding = call.exploration.decoding(self.alternatives) if call.exploration else GREEDY
         most = call.inputs.get("max_tokens", self.max_new_tokens)
-        decoded = await call.ask(DecodeRequest(self.adapter, prompt, most, (), decoding, call.seed))
+        decoded = await call.ask(
+            DecodeRequest(self.adapter_name, prompt, most, (), decoding, call.seed)
+        )
         noise = f"~{digest(*call.seed) % 1000}" if call.inputs.get("temperature") else ""
         outputs: dict[str, NodeOutput] = {}
         for generation in decoded.generations:

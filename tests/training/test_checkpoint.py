@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from flowtune_cli.config.settings import LearningSettings
-from flowtune_cli.engine.adapters import Adapters, reference_of
+from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
@@ -59,7 +59,7 @@ class State:
         self.nodes = [Urn()]
 
     def learn(self) -> None:
-        self.learner.update("a", [TextDatum("a", plain("x"), "y")])
+        self.learner.update("a", {"a": [TextDatum("a", plain("x"), "y")]})
         self.progressive.add({"f1": 0.3, "em": None})
         self.nodes[0].likes["red"] += 0.1
 
@@ -131,15 +131,11 @@ def test_what_is_saved_is_loaded(trained: State, fresh: State, tmp_path: Path) -
     assert fresh.nodes[0].likes == trained.nodes[0].likes == {"red": 0.1, "blue": 0.0}
 
 
-def test_for_playing_no_learner_is_needed_and_references_can_be_reset(
-    trained: State, fresh: State, tmp_path: Path
-) -> None:
+def test_for_playing_no_learner_is_needed(trained: State, fresh: State, tmp_path: Path) -> None:
     path = trained.save(tmp_path, 12)
-    fresh.load(path, learner=None, reset_references=True)
+    fresh.load(path, learner=None)
     assert fresh.optimizer() == []
     assert same(state(fresh.adapters, "a"), state(trained.adapters, "a"))
-    assert same(state(fresh.adapters, reference_of("a")), state(trained.adapters, "a"))
-    assert not same(state(trained.adapters, reference_of("a")), state(trained.adapters, "a"))
 
 
 def test_the_newest_are_kept(trained: State, tmp_path: Path) -> None:

@@ -103,20 +103,22 @@ def contestants(
 
 def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]]:
     """Each flow with its session; the model is loaded again only where it is another one."""
-    from ..training.checkpoint import has_adapter, load_checkpoint
+    from ..flow.adapters import link_adapters
+    from ..training.checkpoint import load_checkpoint, nodes_with_adapters
+    from ..training.other_models import play_elsewhere
 
     session: Session | None = None
     loaded: Player | None = None
     for each in found:
         player, checkpoint = each.player, each.player.checkpoint
-        for node in player.task.nodes:
-            node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
+        link_adapters(player.task.nodes, nodes_with_adapters(checkpoint))
         if session is not None and loaded is not None and _same_model(loaded, player):
             model, adapter = session.settings.model, session.settings.adapter
             own = {"model": model, "adapter": adapter}
             settings = player.resolved.settings.model_copy(update=own)
             session = replace(session, task=player.task, settings=settings)
             assert checkpoint is not None
+            play_elsewhere(player.task.nodes)
             load_checkpoint(
                 checkpoint, adapters=session.adapters, learner=None, nodes=player.task.nodes
             )
@@ -132,8 +134,11 @@ def _same_model(one: Player, other: Player) -> bool:
 
     def needs(player: Player) -> tuple[Any, ...]:
         settings = player.resolved.settings
-        heads = {n.name: n.initial_head() for n in player.task.nodes if n.adapter is not None}
-        return settings.model, settings.adapter, settings.engine, heads
+        adapters = {
+            n.name: (n.adapter_name, n.initial_head()) for n in player.task.nodes if n.adapter_name
+        }
+        others = {node.other_model for node in player.task.nodes}
+        return settings.model, settings.adapter, settings.engine, adapters, others
 
     return other.checkpoint is not None and needs(one) == needs(other)
 

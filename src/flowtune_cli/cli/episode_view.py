@@ -180,8 +180,12 @@ def _wrap(line: str, width: int) -> list[str]:
 
 def _node_label(node: Node, version: int) -> str:
     adapter = "base model"
-    if node.adapter is not None:
-        adapter = f"adapter version {version}"
+    if node.model is not None:
+        name = node.model if isinstance(node.model, str) else node.model.get("name")
+        adapter = f"model {name}"
+    elif node.adapter_name is not None:
+        whose = "" if node.share is None else f" of '{node.share}'"
+        adapter = f"adapter{whose} version {version}"
     elif not node.uses_adapter:
         adapter = "no adapter"
     return f"{node.kind}, {adapter}"

@@ -12,6 +12,7 @@ import typer
 from ..flow.errors import UsageError
 from .completion import complete_task
 from .output import warn
+from .renamed_nodes import Renamed, renamed_tasks
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -74,11 +75,13 @@ def find(
     config: Path | None = None,
     overrides: Sequence[str] | None = None,
     run: RunDirectory | None = None,
+    renamed: Renamed | None = None,
 ) -> Found:
     """The task that a command's arguments mean.
 
     Args:
         run: the one that is used or gone on with, which knows its own program.
+        renamed: its nodes that have other names now.
     """
     from ..programs.find import find_task
     from .stored_settings import settings_file, stored_settings
@@ -86,6 +89,7 @@ def find(
     stored: Mapping[str, Any] | None = None
     if run is not None:
         stored = stored_settings(run)["settings"].get("tasks", {})
+        stored = renamed_tasks(stored, run.info.task, renamed or {})
         config = settings_file(run, config)
         if task is None and given.program is None:
             task = run.info.task

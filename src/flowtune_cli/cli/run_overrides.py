@@ -12,6 +12,7 @@ from ..flow.errors import UsageError
 from ..flow.preset import NO_PRESET
 from ..runs.directory import RunDirectory
 from . import options
+from .renamed_nodes import Renamed, check_renamed, fitting_origins, fitting_tasks
 from .stored_model import check_model, is_same_model, is_same_place
 from .stored_settings import settings_file, stored_settings
 
@@ -60,6 +61,8 @@ class RunOverrides:
 
     Args:
         run: of the task ``task_class``.
+        renamed: of a new run that takes what fits of this one: which nodes have other names now.
+            Settings of nodes that the task no longer has are left out. None: all have to fit.
         config, overrides, flags: the command's options. Without ``config`` the run's own settings
             file is read again, be it ./flowtune.toml or another.
 
@@ -73,6 +76,7 @@ class RunOverrides:
         task_class: type[Task],
         run: RunDirectory,
         *,
+        renamed: Renamed | None = None,
         config: Path | None = None,
         overrides: Sequence[str] | None = None,
         flags: Mapping[str, Any] | None = None,
@@ -90,9 +94,8 @@ class RunOverrides:
         if run.info.task != self.task:
             raise UsageError(f"run '{run.path.name}' is of task '{run.info.task}', not {self.task}")
         self._restore = lambda values: restore(task_class, values, run.path.name, registry)
-        self.old = self._restore(self.stored["settings"])
-        self.origins = {key: Origin(**origin) for key, origin in self.stored["origins"].items()}
-        preset = self.old.settings.preset or NO_PRESET
+        values, origins = self.stored["settings"], self.stored["origins"]
+        preset = values.get("preset") or NO_PRESET
         self.now = options.settings(
             registry,
             task_class,
@@ -101,22 +104,37 @@ class RunOverrides:
             flags=flags,
             preset=Setting(preset, Origin("run", f"run {run.path.name}")),
         )
+        if renamed is not None:
+            tasks = values.get("tasks", {})
+            then = list(tasks.get(self.task, {}).get("nodes", {}))
+            nodes = [] if self.now.task is None else [node.name for node in self.now.task.nodes]
+            check_renamed(renamed, then, nodes)
+            values = {**values, "tasks": fitting_tasks(tasks, self.task, renamed, nodes)}
+            origins = fitting_origins(origins, self.task, renamed, nodes)
+        self.old = self._restore(values)
+        self.origins = {key: Origin(**origin) for key, origin in origins.items()}
         self.differences = list(self._differences())
 
     def resumed(self) -> Resolved:
         """The settings to go on with: the run's, with such changes as change no result.
 
-        ``training.limit`` may grow, as long as there is one pass.
+        ``training.limit`` may grow, as long as the run is in its first pass, and
+        ``training.passes`` at any time: the order of what was played stays as it is.
 
         Raises:
             UsageError: another setting differs; lists all that do.
         """
-        limit = self.old.settings.training.limit
-        grows = limit > 0 and self.old.settings.training.passes == 1
+        training = self.old.settings.training
+        limit = training.limit
+        a_pass = self.stored["data"].get("examples", 0) // training.passes
+        first_pass = training.passes == 1 or self.run.info.episodes <= a_pass
 
         def allowed(difference: Difference) -> bool:
             if difference.key == "training.limit":
-                return grows and (difference.now == 0 or difference.now > limit)
+                more = difference.now == 0 or difference.now > limit
+                return limit > 0 and first_pass and more
+            if difference.key == "training.passes":
+                return bool(difference.now > training.passes)
             free = (*_FREE, *self._free)
             return difference.key.startswith(free) or self._is_moved_model(difference)
 
@@ -124,7 +142,8 @@ class RunOverrides:
         self._refuse(
             allowed,
             f"run '{name}' cannot go on with other settings. Leave them as they were, or begin a"
-            f" new run with what this one has learned, by --from {name}:",
+            f" new run with what this one has learned, by --from {name}. (training.passes may grow,"
+            " and so may training.limit in the first pass.) These differ:",
         )
         resolved = self._changed(self.old)
         changed = {difference.key: difference.origin for difference in self.differences}

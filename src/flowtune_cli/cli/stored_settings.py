@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def to_store(
-    resolved: Resolved, config: Path | None, checkpoint: Path | None, data: Mapping[str, Any]
+    resolved: Resolved,
+    config: Path | None,
+    checkpoint: Path | None,
+    data: Mapping[str, Any],
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The contents of settings.json.
 
@@ -35,6 +39,7 @@ def to_store(
         config: the settings file.
         checkpoint: what the run goes on from.
         data: what ``describe`` stores.
+        renamed: by the name of a node, that which it has in the checkpoint.
     """
     from ..programs.files import file_digests
 
@@ -46,6 +51,7 @@ def to_store(
         "program_sha256": file_digests(values),
         "model_sha256": model_digest(resolved.settings.model.name),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
+        **({"renamed": dict(renamed)} if renamed else {}),
         "data": dict(data),
     }
 
@@ -67,7 +73,7 @@ def describe(
     data: Path | None, split: str, examples: Sequence[Example], resolved: Resolved
 ) -> TrainingData:
     """What a run with these settings stores of ``examples``, those of its data and split."""
-    from ..training.loop import training_order
+    from ..training.order import training_order
 
     training = resolved.settings.training
     # The seed gives the order of further passes.

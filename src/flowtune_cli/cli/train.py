@@ -35,6 +35,7 @@ from .programs import (
     ready,
     warn_of_tools,
 )
+from .renamed_nodes import Renamed, parse_renamed
 from .together import own_place, together
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ def train(
             metavar="RUN",
             help="Begin a new run with what this one has learned.",
             autocompletion=complete_checkpoint,
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="With --from: a node of that run that has a new name now.",
         ),
     ] = None,
     or_resume: Annotated[
@@ -123,6 +131,9 @@ def train(
         raise UsageError("--resume goes on with a run; --name and --from are for a new one")
     if resume is None and task is None and program is None and from_ is None:
         raise UsageError("say which task to train (see 'flowtune ls tasks'), or --resume a run")
+    renamed = parse_renamed(rename or ())
+    if renamed and from_ is None:
+        raise UsageError("--rename says which node of a run is which now: it needs --from RUN")
     flags = {"training.limit": limit, "training.seed": seed, "model.name": model, "preset": preset}
     with together(place) as peers:
         from ..registry import load_registry
@@ -141,7 +152,7 @@ def train(
         if resume is not None:
             return _resume(arguments, task, resume)
         begun = _Begun(name if or_resume else None, place.launch if place.restarts else "")
-        return _begin(arguments, task, name, from_, begun, place.launch, dry_run=dry_run)
+        return _begin(arguments, task, name, from_, renamed, begun, place.launch, dry_run=dry_run)
 
 
 @dataclass(frozen=True)
@@ -186,13 +197,16 @@ class _Arguments:
         """Where settings come from, as ``options.settings`` takes it."""
         return {"config": self.config, "overrides": self.overrides, "flags": self.flags}
 
-    def found(self, task: str | None, run: RunDirectory | None) -> tuple[type[Task], _Arguments]:
+    def found(
+        self, task: str | None, run: RunDirectory | None, renamed: Renamed | None = None
+    ) -> tuple[type[Task], _Arguments]:
         """The task that is meant, and the arguments with the settings that they make of it.
 
         A program's data is one of its settings, so that all later commands have it from the run.
 
         Args:
             run: the one that is gone on with.
+            renamed: its nodes that have other names now.
         """
         from ..programs.task import ProgramTask
 
@@ -203,6 +217,7 @@ class _Arguments:
             config=self.config,
             overrides=self.overrides,
             run=run,
+            renamed=renamed,
         )
         flags, data = {**self.flags, **found.flags}, self.data
         if issubclass(found.task_class, ProgramTask) and data is not None:
@@ -216,6 +231,7 @@ def _begin(
     task_name: str | None,
     name: str | None,
     from_: str | None,
+    renamed: Renamed,
     begun: _Begun,
     launch: str,
     *,
@@ -235,12 +251,12 @@ def _begin(
         source, checkpoint = find_checkpoint(
             arguments.registry, from_, arguments.config, arguments.overrides
         )
-    task_class, arguments = arguments.found(task_name, source)
+    task_class, arguments = arguments.found(task_name, source, renamed)
     if source is None:
         resolved = options.settings(arguments.registry, task_class, **arguments.sources)
     else:
         resolved = RunOverrides(
-            arguments.registry, task_class, source, **arguments.sources
+            arguments.registry, task_class, source, renamed=renamed, **arguments.sources
         ).continued()
     tell_origins(resolved)
     task = resolved.make_task()
@@ -267,7 +283,11 @@ def _begin(
             task=task.name,
             model=resolved.settings.model.name,
             settings=to_store(
-                resolved, arguments.config, checkpoint, {**described.stored, **held_out.stored}
+                resolved,
+                arguments.config,
+                checkpoint,
+                {**described.stored, **held_out.stored},
+                renamed,
             ),
             examples=described.digests,
             launch=launch,
@@ -282,6 +302,7 @@ def _begin(
         checkpoint,
         arguments.json,
         peers,
+        renamed,
     )
     return training.expect() if dry_run else training.begin(create)
 
@@ -291,9 +312,9 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
     from ..runs.store import check_version
     from .examples import read_training_examples
     from .held_out import check_held_out, read_held_out
+    from .run_lock import locked
     from .run_overrides import RunOverrides, find_run
     from .stored_settings import check_unchanged, describe, to_store
-    from .training_run import TrainingRun, locked, report_finished
 
     run = find_run(arguments.registry, name, arguments.config, arguments.overrides)
     peers = arguments.peers
@@ -304,8 +325,14 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         resolved, stored = settings.resumed(), settings.stored
         peers.patience = resolved.settings.training.rank_timeout
         training_now, training_then = resolved.settings.training, settings.old.settings.training
-        grows = training_now.limit != training_then.limit
+        grows = (training_now.limit, training_now.passes) != (
+            training_then.limit,
+            training_then.passes,
+        )
         waits = training_now.evaluate.patience != training_then.evaluate.patience
+        # Now that all settings are known to fit: this imports torch, which takes seconds.
+        from .training_run import TrainingRun, report_finished
+
         if run.info.state == "finished" and not (grows or waits):
             return report_finished(run, json=arguments.json, peers=peers)
 
@@ -323,7 +350,9 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
         check_held_out(run, held_out)
         checkpoint = stored["from"] and Path(stored["from"])
         config = arguments.config or (stored["config"] and Path(stored["config"]))
-        now = to_store(resolved, config, checkpoint, {**described.stored, **held_out.stored})
+        renamed = stored.get("renamed", {})
+        data_stored = {**described.stored, **held_out.stored}
+        now = to_store(resolved, config, checkpoint, data_stored, renamed)
         peers.each(lambda: None)  # all have read what is changed now
         if now != stored and peers.rank == 0:
             # First: settings.json says which digests are the run's.
@@ -338,5 +367,6 @@ def _resume(arguments: _Arguments, task_name: str | None, name: str) -> int:
             checkpoint,
             arguments.json,
             peers,
+            renamed,
         )
         return training.resume(run, name)

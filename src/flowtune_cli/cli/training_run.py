@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..config.resolve import FILE, Resolved
 from ..config.settings import ModelSettings, Settings
+from ..flow.adapters import why_untrained
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
 from ..flow.task import Task
@@ -28,12 +28,14 @@ from ..training.admission.finding import Finding
 from ..training.checkpoint import checkpoints, load_checkpoint
 from ..training.dry_run import expect
 from ..training.loop import Stopped, Trainer
+from ..training.other_models import spent_elsewhere
 from ..training.session import Session, check_learning, set_up
 from .dry_run_text import print_expectation
 from .interrupts import StopRequest
 from .output import detail, note, print_json, print_rows, suggest, warn
 from .phase import phase
 from .progress import progress
+from .run_lock import locked
 from .training_text import (
     batch_text,
     best_text,
@@ -52,6 +54,7 @@ class TrainingRun:
         source: the checkpoint of another run to start from, if any.
         json: print the final metrics as JSON.
         peers: the processes that train it together; rank 0 writes it, and tells of it.
+        renamed: by the name of a node, that which it has in ``source``, where it is another.
     """
 
     registry: Registry
@@ -62,13 +65,14 @@ class TrainingRun:
     source: Path | None
     json: bool
     peers: Peers = ALONE
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def begin(self, create: Callable[[Resolved], RunDirectory]) -> int:
         """Train a new run, which ``create`` makes; returns the exit code.
 
         The run stores the dtype that "auto" chose, since a resume needs the same one.
         """
-        session = self._set_up(self.source)
+        session = self._set_up(self.source, self.renamed)
         resolved = dataclasses.replace(self.resolved, settings=session.settings)
         run = RunDirectory(self.peers.first(lambda: create(resolved).path))
         with locked(run, self.peers):
@@ -82,7 +86,7 @@ class TrainingRun:
 
     def expect(self) -> int:
         """Say what a new run is going to take, and make none; returns the exit code."""
-        session = self._set_up(self.source)
+        session = self._set_up(self.source, self.renamed)
         if self.source is not None:
             load_checkpoint(
                 self.source, adapters=session.adapters, learner=None, nodes=self.task.nodes
@@ -103,12 +107,17 @@ class TrainingRun:
     def resume(self, run: RunDirectory, reference: str) -> int:
         """Resume a run that the caller has locked; returns the exit code."""
         saved = checkpoints(run.checkpoints)
-        session = self._set_up(saved[-1] if saved else self.source)
+        session = self._set_up(*((saved[-1], {}) if saved else (self.source, self.renamed)))
         return self._train(session, run, reference)
 
-    def _set_up(self, checkpoint: Path | None) -> Session:
+    def _set_up(self, checkpoint: Path | None, renamed: Mapping[str, str]) -> Session:
         settings = self.resolved.settings
         check_learning(self.task, settings, self.registry)
+        for node in self.task.nodes:
+            why = why_untrained(node)
+            learn = self.resolved.origins.get(f"tasks.{self.task.name}.nodes.{node.name}.learn")
+            if why is not None and not (learn and learn.rank):
+                note(f"node '{node.name}' learns nothing: {why}")
         self._check_alike(settings)
         found: list[Session] = []
 
@@ -116,7 +125,14 @@ class TrainingRun:
             found[:] = []
             with phase(f"loading {settings.model.name}") as loading:
                 found.append(
-                    set_up(self.task, settings, self.registry, checkpoint, on_phase=loading.now)
+                    set_up(
+                        self.task,
+                        settings,
+                        self.registry,
+                        checkpoint,
+                        renamed,
+                        on_phase=loading.now,
+                    )
                 )
 
         def load_again(chosen: ModelSettings) -> None:
@@ -157,8 +173,9 @@ class TrainingRun:
             if self.peers.first(lambda: bool(checkpoints(run.checkpoints))):
                 trainer.resume()
                 note(f"resuming after {trainer.position.episodes} of {len(trainer.order)} episodes")
-            elif self.source is not None and not trainer.start_from(self.source):
-                note("the optimizer state starts fresh: the checkpoint is of another optimizer")
+            elif self.source is not None:
+                for line in trainer.start_from(self.source, self.renamed):
+                    note(line)
             engine = session.engine.prefixes.paths.text
             self._update(run, "training", episodes=trainer.position.episodes, engine=engine)
             display = progress(
@@ -199,6 +216,8 @@ class TrainingRun:
         if self.peers.rank:
             return 0
         _print_metrics(run, json=self.json)
+        for line in spent_elsewhere(self.task.nodes):
+            note(line)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
         suggest("Next, try", next_commands(self.task, reference, run.settings["data"]))
@@ -224,22 +243,6 @@ class TrainingRun:
         if self.resolved.origins["model.trust_remote_code"].layer == "command line":
             command += " --set model.trust_remote_code=true"
         return command
-
-
-@contextmanager
-def locked(run: RunDirectory, peers: Peers) -> Iterator[None]:
-    """Lock a run for the processes that train it, which must all see its directory."""
-
-    def check_seen() -> None:
-        if not run.checkpoints.is_dir():
-            raise FlowtuneError(
-                f"{run.path} is not there on {socket.gethostname()}: all processes of a run need"
-                " its directory. Set run.directory to a place that all machines share."
-            )
-
-    with run.lock() if peers.rank == 0 else nullcontext():
-        peers.each(check_seen)
-        yield
 
 
 def report_finished(run: RunDirectory, *, json: bool, peers: Peers = ALONE) -> int:

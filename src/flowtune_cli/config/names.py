@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from ..flow.adapters import adapter_problems
 from ..flow.errors import UsageError, unknown_name
 from ..flow.named import name_and_options
 from ..flow.node import Node
@@ -15,7 +16,7 @@ from ..flow.prompt import Template
 from ..registry import Registry
 from .checker import Checker
 from .layers import Key
-from .optimizers import optimizer_choices
+from .optimizers import node_choices
 from .schema import argument_types, check, field_types, not_finite
 from .settings import LearningSettings, Settings
 
@@ -42,6 +43,10 @@ def check_nodes(
         learning: what their optimizers are based on; None if these are not checked.
     """
     registry = checker.registry
+    nodes = list(nodes)
+    for name, setting, text in adapter_problems(nodes):
+        checker.complain((*key, name, setting), text)
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
         own = (*key, node.name)
         checker.attempt(
@@ -59,15 +64,22 @@ def check_nodes(
                 fields = partial(getattr, value, "fields")
                 checker.attempt((*own, field.name), fields, "is not a template")
         if learning is not None:
-            _check_optimizers(node, own, learning, checker)
+            owner = by_name.get(node.share or node.name, node)
+            _check_optimizers(node, owner, own, learning, checker)
 
 
-def _check_optimizers(node: Node, key: Key, learning: LearningSettings, checker: Checker) -> None:
-    """Check what a node changes about ``learning.optimizer``, if anything."""
+def _check_optimizers(
+    node: Node, owner: Node, key: Key, learning: LearningSettings, checker: Checker
+) -> None:
+    """Check what a node changes about ``learning.optimizer``, if anything.
+
+    Args:
+        owner: the node whose adapter it uses.
+    """
     settings = [name for name in ("optimizer", "head_optimizer") if getattr(node, name) is not None]
     if settings:
         last = (*key, settings[-1])
-        choices = checker.attempt(last, partial(optimizer_choices, learning, node))
+        choices = checker.attempt(last, partial(node_choices, learning, node, owner))
         for choice in choices or ():
             if choice.setting in settings:
                 fits = partial(_fits, choice.name, choice.options, checker.registry)

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from ..flow.adapters import settle, why_untrained
 from ..flow.errors import UsageError, unknown_name
 from ..flow.node import Node
 from ..flow.preset import NO_PRESET
@@ -288,4 +289,25 @@ def _task(
             nodes[number] = checker.attempt((*key, "nodes", node.name), make, "cannot be set so")
     if None in nodes:
         return None
+    _locate_models(nodes, (*key, "nodes"), checker)
+    _settle(nodes, (*key, "nodes"), checker)
     return ResolvedTask(task_class, settings, nodes, {**own, "nodes": kinds}, changes)
+
+
+def _locate_models(nodes: Sequence[Node], key: Key, checker: Checker) -> None:
+    """Make the paths of nodes' own models absolute, as that of the base model is."""
+    for node in nodes:
+        name, own = node.other_model, (*key, node.name, "model")
+        if name and name not in checker.registry.entries("model"):
+            located = checker.attempt(own, partial(located_model, name, checker.origin(own)))
+            node.model = located or name
+
+
+def _settle(nodes: Sequence[Node], key: Key, checker: Checker) -> None:
+    """Let nodes that cannot be trained learn nothing, unless a user has said what they learn."""
+    for node in nodes:
+        why, learn = why_untrained(node), (*key, node.name, "learn")
+        chosen = checker.settings.get(learn)
+        if why is not None and node.learn != "nothing" and chosen and chosen.origin.rank:
+            checker.complain(learn, f"is '{node.learn}', and {why}: leave one of them out")
+    settle(nodes)

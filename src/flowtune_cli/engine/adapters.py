@@ -1,15 +1,15 @@
-"""The adapters: one LoRA a node, and one reference LoRA for each, on the shared base model.
+"""The adapters: LoRAs that nodes have, each with a reference LoRA, on the shared base model.
 
-A node's reference is an adapter of its own, never "adapters off", so that training that starts from
-a trained checkpoint is regularised towards that checkpoint. A node with a head (see ``Score``) has
-a reference copy of the head, too.
+A node has an adapter of its own, by its name, or shares another node's. A reference is an adapter
+of its own, never "adapters off", so that training that starts from a trained checkpoint is
+regularised towards that checkpoint. A node with a head (see ``Score``) has a reference copy of the
+head, too; heads are never shared.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,13 +35,15 @@ from ..flow.errors import FlowtuneError, UsageError
 from ..models.targets import linear_layers, peft_targets, resolve_targets
 from .adapter_mask import AdapterMask
 from .head import Head
-
-REFERENCE = "reference-of-"
-
-
-def reference_of(node: str) -> str:
-    """The name of a node's reference adapter."""
-    return REFERENCE + node
+from .stored_adapters import (
+    FILE,
+    REFERENCE,
+    StoredNode,
+    extra_json,
+    reference_of,
+    stored_nodes,
+    stored_version,
+)
 
 
 def _key(name: str) -> str:
@@ -50,13 +52,20 @@ def _key(name: str) -> str:
 
 
 class Adapters:
-    """Every node's adapter and reference adapter on one base model.
+    """All adapters and reference adapters on one base model.
 
     Args:
         model: the base model; its weights are frozen.
         heads: each node that has an adapter, with its head's initial parameters.
         settings: rank, scaling and targets of the adapters.
-        seed: of the initial weights; each node's depend on the seed and its name alone.
+        seed: of the initial weights; an adapter's depend on the seed and its name alone.
+        shares: nodes that use the adapter of another, with that node's name.
+
+    Attributes:
+        nodes: the nodes that have an adapter.
+        names: the adapters, each by the name of the node that owns it.
+        owners: by node, the adapter that it uses.
+        heads: by node, and by ``reference_of`` it.
     """
 
     def __init__(
@@ -65,8 +74,11 @@ class Adapters:
         heads: Mapping[str, Mapping[str, float]],
         settings: AdapterSettings,
         seed: int,
+        shares: Mapping[str, str] | None = None,
     ) -> None:
         self.nodes = tuple(heads)
+        self.owners = {node: (shares or {}).get(node, node) for node in heads}
+        self.names = tuple(dict.fromkeys(self.owners.values()))
         self.versions: dict[str, int] = {}
         self.heads: dict[str, Head] = {}
         self.peft: PeftModel | None = None
@@ -89,23 +101,24 @@ class Adapters:
                     f"node name {node!r}: a name is not empty, has no dot or slash, and does not"
                     f" begin with '{REFERENCE}'"
                 )
-            for name in (node, reference_of(node)):
+            if initial:
+                self.heads[node], self.heads[reference_of(node)] = Head(initial), Head(initial)
+        for adapter in self.names:
+            for name in (adapter, reference_of(adapter)):
                 self._add(name, copy.deepcopy(config), seed)
-                if initial:
-                    self.heads[name] = Head(initial)
                 self.versions[name] = 0
         if self.peft is not None:
             self.model = self.peft.base_model.model
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         self.mask = AdapterMask(self.model, self._layers)
         self._parameters = {name: list(self._named(name)) for name in self.versions}
-        for node in self.nodes:
-            for parameter in self._parameters[node]:
+        for name in self.names:
+            for parameter in self._parameters[name]:
                 parameter.requires_grad_(True)
-            for parameter in self._parameters[reference_of(node)]:
+            for parameter in self._parameters[reference_of(name)]:
                 parameter.requires_grad_(False)
-            self.copy(node, reference_of(node))
-            self.versions[reference_of(node)] = 0
+            self.copy(name, reference_of(name))
+            self.versions[reference_of(name)] = 0
         self.activate(None)
 
     def _add(self, name: str, config: LoraConfig, seed: int) -> None:
@@ -130,12 +143,28 @@ class Adapters:
             for part in (layer.lora_A, layer.lora_B):
                 if _key(name) in part:
                     yield part[_key(name)].weight
-        if name in self.heads:
-            yield self.heads[name].weights
+        for head in self._heads_of(name).values():
+            if head is not None:
+                yield head.weights
+
+    def _heads_of(self, name: str) -> dict[str, Head | None]:
+        """The heads of an adapter's nodes, or of a reference's, by the node."""
+        prefix = REFERENCE if name.startswith(REFERENCE) else ""
+        nodes = self.nodes_of(name.removeprefix(REFERENCE))
+        return {node: self.heads.get(prefix + node) for node in nodes}
+
+    def nodes_of(self, name: str) -> list[str]:
+        """The nodes that use an adapter, in their order."""
+        return [node for node, owner in self.owners.items() if owner == name]
 
     def parameters(self, name: str) -> list[nn.Parameter]:
-        """An adapter's weights, then its head's if it has one."""
+        """An adapter's weights, then those of its nodes' heads."""
         return self._parameters[name]
+
+    def weights(self, name: str) -> list[nn.Parameter]:
+        """An adapter's weights alone."""
+        heads = sum(head is not None for head in self._heads_of(name).values())
+        return self._parameters[name][: len(self._parameters[name]) - heads]
 
     def activate(self, name: str | None) -> None:
         """Use this adapter in the following forward passes; None is the base model alone."""
@@ -163,9 +192,9 @@ class Adapters:
         """How many updates an adapter has had; 0 for the base model."""
         return 0 if name is None else self.versions[name]
 
-    def head(self, name: str | None) -> dict[str, float]:
-        """The parameters of an adapter's head by name; empty if it has none."""
-        return self.heads[name].values() if name in self.heads else {}
+    def head(self, node: str | None) -> dict[str, float]:
+        """The parameters of a node's head by name; empty if it has none."""
+        return self.heads[node].values() if node in self.heads else {}
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
@@ -182,9 +211,9 @@ class Adapters:
                 own.lerp_(other, weight)
         self.versions[name] += 1
 
-    def distance(self, node: str) -> float:
-        """How far a node's adapter has drifted from its reference (Euclidean norm of weights)."""
-        pairs = zip(self.parameters(node), self.parameters(reference_of(node)), strict=True)
+    def distance(self, name: str) -> float:
+        """How far an adapter has drifted from its reference (Euclidean norm of weights)."""
+        pairs = zip(self.parameters(name), self.parameters(reference_of(name)), strict=True)
         squares = [(a.detach() - b.detach()).double().square().sum() for a, b in pairs]
         # The device is waited for once, not for each layer.
         return float(sum(torch.stack(squares).tolist()) ** 0.5)
@@ -209,8 +238,9 @@ class Adapters:
         if not isinstance(config.target_modules, str):
             config.target_modules = sorted(config.target_modules)
         config.save_pretrained(str(target))
-        extra = {"version": self.versions[name], "head": self.head(name)}
-        (target / "flowtune.json").write_text(json.dumps(extra) + "\n")
+        heads = {n: head.values() if head else {} for n, head in self._heads_of(name).items()}
+        own = name.removeprefix(REFERENCE)
+        (target / FILE).write_text(extra_json(own, self.versions[name], heads))
 
     def state(self, name: str) -> dict[str, Tensor]:
         """A copy of an adapter's weights, by the names that PEFT gives them in a file."""
@@ -237,67 +267,90 @@ class Adapters:
         return state
 
     @torch.no_grad()
-    def load(self, directory: Path, *, reset_references: bool = False) -> None:
+    def load(
+        self,
+        directory: Path,
+        *,
+        reset_references: bool = False,
+        taken: Mapping[str, str] | None = None,
+    ) -> None:
         """Read what ``save`` wrote.
 
         Args:
-            reset_references: set every reference to its node's trained adapter.
+            reset_references: set every reference to its trained adapter.
+            taken: which nodes there are the nodes here; an adapter whose owner is not among them,
+                and a head of a node that is not, stays as it is. None: all are, by their names.
 
         Raises:
             UsageError: an adapter is missing there, cannot be read, has another shape, or holds a
                 value that is not a number.
         """
-        for name in self.versions:
-            source = directory / name
-            try:
-                state = load_file(source / "adapter_model.safetensors")
-                extra = json.loads((source / "flowtune.json").read_text())
-            except FileNotFoundError as error:
-                raise UsageError(
-                    f"{directory} has no adapter '{name}' ({error.filename} is missing); was it"
-                    " trained with another task or other nodes, or did the node learn nothing then?"
-                ) from None
-            except (OSError, ValueError, SafetensorError) as error:
-                raise UsageError(f"the adapter in {source} cannot be read: {error}") from error
-            assert self.peft is not None
-            lacking = sorted(self._state(name).keys() - state.keys())
-            try:
-                outcome = set_peft_model_state_dict(self.peft, state, adapter_name=_key(name))
-            except RuntimeError as error:
-                raise UsageError(
-                    f"the adapter in {source} does not fit: was it trained with another base"
-                    f" model, rank or targets? {error}"
-                ) from None
-            if outcome.unexpected_keys:
-                raise UsageError(
-                    f"the adapter in {source} has weights for layers that are not adapted here:"
-                    f" {outcome.unexpected_keys[0]} ..."
-                )
-            if lacking:
-                raise UsageError(
-                    f"the adapter in {source} lacks weights for layers that are adapted here:"
-                    f" {lacking[0]} ..."
-                )
-            self.versions[name] = extra["version"]
-            head = extra.get("head", {})
+        stored = stored_nodes(directory)
+        nodes = {node: node for node in self.nodes} if taken is None else taken
+        for name in self.names:
+            if name not in nodes:
+                continue
+            there = stored.get(nodes[name], StoredNode(nodes[name])).adapter
+            self._load_weights(name, directory / there)
+            self._load_weights(reference_of(name), directory / reference_of(there))
+            for node in self.nodes_of(name):
+                if node in nodes:
+                    self._load_head(node, stored.get(nodes[node], StoredNode(there)), directory)
+            for own, source in ((name, there), (reference_of(name), reference_of(there))):
+                if not self.is_finite(own):
+                    raise UsageError(
+                        f"the adapter in {directory / source} holds values that are not numbers"
+                    )
+            if reset_references:
+                self.copy(name, reference_of(name))
+
+    def _load_weights(self, name: str, source: Path) -> None:
+        try:
+            state = load_file(source / "adapter_model.safetensors")
+            version = stored_version(source)
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"{source.parent} has no adapter '{source.name}' ({error.filename} is missing); was"
+                " it trained with another task or other nodes, or did the node learn nothing then?"
+            ) from None
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UsageError(f"the adapter in {source} cannot be read: {error}") from error
+        assert self.peft is not None
+        lacking = sorted(self._state(name).keys() - state.keys())
+        try:
+            outcome = set_peft_model_state_dict(self.peft, state, adapter_name=_key(name))
+        except RuntimeError as error:
+            raise UsageError(
+                f"the adapter in {source} does not fit: was it trained with another base model,"
+                f" rank or targets? {error}"
+            ) from None
+        if outcome.unexpected_keys:
+            raise UsageError(
+                f"the adapter in {source} has weights for layers that are not adapted here:"
+                f" {outcome.unexpected_keys[0]} ..."
+            )
+        if lacking:
+            raise UsageError(
+                f"the adapter in {source} lacks weights for layers that are adapted here:"
+                f" {lacking[0]} ..."
+            )
+        self.versions[name] = version
+
+    def _load_head(self, node: str, stored: StoredNode, directory: Path) -> None:
+        for name, head in ((node, stored.head), (reference_of(node), stored.reference_head)):
+            source = f"the adapter in {directory / stored.adapter}"
             if name in self.heads:
-                self.heads[name].load(head, f"the adapter in {source}")
+                self.heads[name].load(head, source)
             elif head:
                 raise UsageError(
-                    f"the adapter in {source} has a head ({', '.join(head)}), and its node has none"
-                    " now"
+                    f"{source} has a head ({', '.join(head)}), and its node has none now"
                 )
-            if not self.is_finite(name):
-                raise UsageError(f"the adapter in {source} holds values that are not numbers")
-        if reset_references:
-            for node in self.nodes:
-                self.copy(node, reference_of(node))
 
-    def check_finite(self, nodes: Sequence[str]) -> None:
-        """Raise if a node's adapter holds a value that is not a number."""
-        for node in nodes:
-            if not self.is_finite(node):
-                raise FlowtuneError(f"the adapter of node '{node}' is no longer finite")
+    def check_finite(self, names: Sequence[str]) -> None:
+        """Raise if an adapter holds a value that is not a number."""
+        for name in names:
+            if not self.is_finite(name):
+                raise FlowtuneError(f"the adapter of node '{name}' is no longer finite")
 
     def is_finite(self, name: str) -> bool:
         """Whether all weights of an adapter are numbers."""

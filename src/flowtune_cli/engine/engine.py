@@ -7,7 +7,8 @@ that what a mini-batch computes depends on its adapters and examples alone.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..flow.errors import UsageError
@@ -16,6 +17,7 @@ from ..flow.request import (
     Answer,
     Decoded,
     DecodeRequest,
+    EngineSession,
     Generation,
     Likelihood,
     Refusal,
@@ -36,6 +38,7 @@ from .paths import Paths
 from .prefix_cache import PrefixCache
 from .rows import TokenizedRequest
 from .scoring import score
+from .several_models import SeveralSessions
 
 _NO_OPTIONS = TextOptions()
 
@@ -72,6 +75,7 @@ class ModelEngine:
         model_context: the longest that the model can read, if that is known.
         options: how texts become tokens, beside what the tokenizer says.
         paths: how the model is run; if None, what its configuration does not rule out.
+        others: of other models, by the names that requests give; they have no adapters.
     """
 
     def __init__(
@@ -83,8 +87,10 @@ class ModelEngine:
         model_context: int | None = None,
         options: TextOptions = _NO_OPTIONS,
         paths: Paths | None = None,
+        others: Mapping[str, ModelEngine] | None = None,
     ) -> None:
         self.adapters = adapters
+        self.others = dict(others or {})
         self.limits = limits
         self.tokens = Tokens(tokenizer, context, model_context, options=options)
         self.prefixes = PrefixCache(adapters, limits, paths)
@@ -96,33 +102,43 @@ class ModelEngine:
     @property
     def answers_held(self) -> int:
         """How many answers are remembered until ``forget``."""
-        return len(self._generations) + len(self._scores)
+        of_others = sum(other.answers_held for other in self.others.values())
+        return len(self._generations) + len(self._scores) + of_others
 
     def forget(self, keep: Container[Ids] = ()) -> None:
         """Forget every answer, and every prompt but for these frozen prefixes."""
         self._generations.clear()
         self._scores.clear()
         self.prefixes.clear(keep)
+        for other in self.others.values():
+            other.forget()
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Answer requests, in order; those of one kind and adapter are computed together."""
         answers: dict[int, Answer] = {}
-        groups: dict[tuple[type, str | None], list[int]] = {}
+        groups: dict[tuple[str | None, type, str | None], list[int]] = {}
         for position, request in enumerate(requests):
-            groups.setdefault((type(request), request.adapter), []).append(position)
-        for (kind, adapter), positions in groups.items():
+            key = (request.model, type(request), request.adapter)
+            groups.setdefault(key, []).append(position)
+        for (model, kind, adapter), positions in groups.items():
             members: list[Any] = [requests[position] for position in positions]
             found: Sequence[Answer]
-            if kind is DecodeRequest:
+            if model is not None:
+                own = [replace(member, model=None) for member in members]
+                found = self.others[model].answer(own)
+            elif kind is DecodeRequest:
                 found = self._decode(adapter, members)
             else:
                 found = self._score(adapter, members)
             answers.update(zip(positions, found, strict=True))
         return [answers[position] for position in range(len(requests))]
 
-    def session(self) -> ModelSession:
+    def session(self) -> EngineSession:
         """Answers requests that come one after the other; see ``flow.request.EngineSession``."""
-        return ModelSession(self)
+        own = ModelSession(self)
+        if not self.others:
+            return own
+        return SeveralSessions(own, {name: e.session() for name, e in self.others.items()})
 
     def _encode(self, prompt: Prompt, completion: int) -> Encoded:
         encoded = self.tokens.encode(prompt, completion)
@@ -216,7 +232,6 @@ class ModelEngine:
                 wanted = [key.completion for key in chosen]
                 values = score(self.prefixes, adapter, wanted, keep=keep)
                 self._scores.update(zip(chosen, values, strict=True))
-        head = self.adapters.head(adapter)
         return [
             Scored(
                 prompts=tuple(prompt.text for prompt in encoded_prompts),
@@ -227,9 +242,9 @@ class ModelEngine:
                     for item in request_keys
                 ),
                 adapter_version=version,
-                head=head,
+                head={} if adapter is None else self.adapters.head(request.head or adapter),
             )
-            for encoded_prompts, request_keys in zip(prompts, keys, strict=True)
+            for request, encoded_prompts, request_keys in zip(requests, prompts, keys, strict=True)
         ]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
+from .endpoint import Elsewhere
 from .prompt import Message, Prompt
 from .request import Constraint, Decoding, Request
 
@@ -229,7 +230,7 @@ class Node(ABC):
             white space around it, so that it can be streamed. None: not at all.
 
     Args:
-        name: what the flow calls it by; also the name of its adapter.
+        name: what the flow calls it by; also the name of its adapter, if it has one of its own.
         reward: the reward that judges its outputs.
         evaluator: judges them instead, where there is no reward: its name, or a table of the name
             and its options, such as ``{name = "llm_judge", tie = 0.1}``.
@@ -245,6 +246,13 @@ class Node(ABC):
         weight: multiplies this node's losses.
         optimizer: options that replace single ones of learning.optimizer for this node, or another
             optimizer: {name = ...} with its options.
+        adapter: "own", or "none": it plays the base model, and learns nothing.
+        share: the node whose adapter it uses instead of one of its own, with its reference and
+            optimizer. Nodes that share one adapter train it together, one update a mini-batch.
+        model: another model that plays it, frozen, and lets it learn nothing: one that model.name
+            would take, loaded beside the base model; or an OpenAI-compatible endpoint, {url =
+            "https://.../v1", name = "...", key = "ENVIRONMENT_VARIABLE", timeout = 60, retries = 3,
+            price = {input = 0.5, output = 1.5}}.
         start: a LoRA adapter in PEFT's format, a directory, that its adapter and its reference
             start from. A node that learns nothing stays with it.
         head_optimizer: the same for the parameters that are learned beside the adapter, over the
@@ -254,6 +262,8 @@ class Node(ABC):
     kind: ClassVar[str]
     uses_adapter: ClassVar[bool] = True
     serves: ClassVar[Serves | None] = None
+    scores: ClassVar[bool] = False
+    """Whether it asks for the log-likelihoods of texts that it gives."""
 
     name: str
     reward: str | None = None
@@ -266,9 +276,14 @@ class Node(ABC):
     weight: float = 1.0
     optimizer: Mapping[str, Any] | str | None = None
     head_optimizer: Mapping[str, Any] | str | None = None
+    adapter: Literal["own", "none"] = "own"
+    share: str | None = None
+    model: str | Mapping[str, Any] | None = None
     start: Path | None = None
+    elsewhere: Elsewhere | None = field(default=None, init=False, repr=False, compare=False)
+    """What answers its requests in place of the engine. No setting; ``model`` says what."""
     has_learned: bool = field(default=False, init=False, repr=False, compare=False)
-    """Whether there is an adapter of it, though it learns nothing now. No setting."""
+    """Whether there is an adapter for it, though it learns nothing now. No setting."""
 
     @property
     def deviates(self) -> bool:
@@ -277,10 +292,17 @@ class Node(ABC):
         return self.learn == "preferences" and judged and self.alternatives > 0
 
     @property
-    def adapter(self) -> str | None:
-        """The adapter that answers its requests; None is the base model."""
+    def other_model(self) -> str | None:
+        """The model beside the base model that answers its requests, by name; None: it does not."""
+        return self.model if isinstance(self.model, str) else None
+
+    @property
+    def adapter_name(self) -> str | None:
+        """The adapter that answers its requests, by its owner's name; None is the base model."""
+        if not self.uses_adapter or self.adapter == "none" or self.model is not None:
+            return None
         has_one = self.learn != "nothing" or self.has_learned or self.start is not None
-        return self.name if self.uses_adapter and has_one else None
+        return (self.share or self.name) if has_one else None
 
     @abstractmethod
     def prompt_text(self, inputs: Mapping[str, Any]) -> str:

@@ -103,6 +103,8 @@ class DecodeRequest:
         refusable: a program wrote it, so it may be more than the model can do (a chat longer than
             its context, a schema that is none): it is then answered by a ``Refusal``. Otherwise
             that is an error which ends the run.
+        model: another model that answers, by its name; None is the base model. It is set by whoever
+            runs the node, from the node's settings.
     """
 
     adapter: str | None
@@ -114,6 +116,7 @@ class DecodeRequest:
     logprobs: bool = False
     constraint: Constraint | None = None
     refusable: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,15 @@ class ScoreRequest:
         rivals: the completions of a prompt are rival answers, such as labels: where one begins
             another, as "1" begins "10", each is scored with the token that ends an output.
             Special tokens in them are special.
+        head: the node whose head the answer reports; None is the one whose adapter it is.
+        model: see ``DecodeRequest``.
     """
 
     adapter: str | None
     items: tuple[tuple[Prompt, tuple[str, ...]], ...]
     rivals: bool = False
+    head: str | None = None
+    model: str | None = None
 
 
 Request = Union[DecodeRequest, ScoreRequest]
@@ -145,7 +152,7 @@ class Generation:
         tokens: the token ids as decoded, end or stop included: what learning raises or lowers.
         logprob: sum over tokens of the model's log-probability, in nats, at temperature 1 whatever
             the token was sampled at. Under a constraint it is that among the tokens that were
-            allowed, so that a forced token counts nothing.
+            allowed, so that a forced token counts nothing. None: another server does not say it.
         truncated: it reached ``max_new_tokens`` before it ended by itself.
         token_logprobs: each token's text, special tokens kept, and its log-probability, which add
             to ``logprob``; None unless the request asks for them.
@@ -154,15 +161,22 @@ class Generation:
             truncated or ends at a stop string, all is text.
         written: all of it as the model wrote it, special tokens kept and its end left out, where
             there are tool calls; else empty.
+        token_count: how many tokens another server says it was; None: as many as ``tokens``.
     """
 
     text: str
     tokens: tuple[int, ...]
-    logprob: float
+    logprob: float | None
     truncated: bool
     token_logprobs: tuple[tuple[str, float], ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     written: str = ""
+    token_count: int | None = None
+
+    @property
+    def length(self) -> int:
+        """In tokens."""
+        return len(self.tokens) if self.token_count is None else self.token_count
 
 
 @dataclass(frozen=True)

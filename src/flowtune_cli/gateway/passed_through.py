@@ -16,7 +16,7 @@ from ..flow.errors import UsageError
 SECONDS = 600.0
 """How long one attempt may take, unless training.effect_timeout is shorter."""
 
-_PASSING = (408, 409, 425, 429)
+PASSING = (408, 409, 425, 429)
 """Errors that a later attempt may not meet again, beside those of the server itself."""
 
 
@@ -127,12 +127,12 @@ class Forwarder:
         key = self.models[name].key()
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            async with httpx2.AsyncClient(verify=_certificates(), timeout=SECONDS) as client:
+            async with httpx2.AsyncClient(verify=certificates(), timeout=SECONDS) as client:
                 response = await client.post(url, json=body, headers=headers)
         except httpx2.HTTPError as error:
             raise UpstreamError(502, f"{url}: {type(error).__name__}: {error}") from None
         status = response.status_code
-        if status in _PASSING or status >= 500:
+        if status in PASSING or status >= 500:
             raise UpstreamError(status, response.text[:2000])
         try:
             answer = response.json()
@@ -157,6 +157,6 @@ def _number(used: Mapping[str, Any], *names: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _certificates() -> Any:
+def certificates() -> Any:
     """Reading them takes tens of milliseconds."""
     return httpx2.create_ssl_context()

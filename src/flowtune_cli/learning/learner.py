@@ -1,7 +1,8 @@
-"""The learner: updates a node's adapter and head on the node's data of one mini-batch.
+"""The learner: updates an adapter, and its nodes' heads, on their data of one mini-batch.
 
 Every datum is made of scores (see ``flow.node.Score``). They are computed with gradients under the
-node's adapter and, for preferences, without gradients under its reference.
+adapter and, for preferences, without gradients under its reference; the head is that of the datum's
+own node.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ class Update:
 
     Args:
         data: how many data; ``preferences`` of them are preferences.
+        steps: of the optimizer; nodes that share an adapter may have made one together.
         loss: mean over data, before their weights.
         margin: mean of beta times the policy's gain over the reference, over preferences.
         accuracy: share of preferences whose chosen output already gained on its rival.
-        gradient_norm: mean over steps of the infinity norm before clipping.
+        gradient_norm: mean over these steps of the infinity norm before clipping.
     """
 
     node: str
@@ -60,20 +62,21 @@ _LEAST_BUDGET = 32
 
 
 class _Figures(NamedTuple):
-    """Each datum's loss, and each preference's margin."""
+    """What was read of one datum: its loss, and the margin of a preference."""
 
-    losses: list[float]
-    margins: list[float]
+    node: str
+    loss: float
+    margin: float | None
 
 
 class Learner:
     """Updates the adapters and heads of nodes.
 
     Args:
-        prefixes: of the model with all nodes' adapters; caches frozen prefixes.
+        prefixes: of the model with all adapters; caches frozen prefixes.
         tokens: encodes prompts exactly as the engine does.
         settings: beta, clipping and steps.
-        optimizers: of the nodes.
+        optimizers: of the adapters.
         limits: tokens in one forward pass that keeps gradients.
     """
 
@@ -101,44 +104,56 @@ class Learner:
             if completion.frozen_length
         }
 
-    def update(self, node: str, data: Sequence[Datum], peers: Peers = ALONE) -> Update:
-        """Learn from a node's data of one mini-batch: one step per datum, or one for all of them.
+    def update(
+        self, adapter: str, data: Mapping[str, Sequence[Datum]], peers: Peers = ALONE
+    ) -> dict[str, Update]:
+        """Learn from one mini-batch: one step per datum, or one for all of them.
 
-        Each loss is weighted by its datum's weight over the number of data.
+        Each loss is weighted by its datum's weight over the number of all data, whichever of the
+        adapter's nodes they are of.
 
         Args:
+            data: of each node that uses the adapter and has some; learned from in this order.
             peers: share out the work of each step; all make the same update, of the same data.
+
+        Returns:
+            What it did to each of these nodes.
 
         Raises:
             FlowtuneError: a loss or gradient is not finite; the weights are as before that step.
+                Or a datum is of another node, whose adapter this is not.
         """
-        groups = [[datum] for datum in data] if self.settings.step_per == "datum" else [list(data)]
-        optimizer = self.optimizers[node]
-        losses: list[float] = []
-        margins: list[float] = []
-        norms: list[float] = []
+        for node, datum in ((node, datum) for node, of_node in data.items() for datum in of_node):
+            if datum.node != node or self.adapters.owners.get(node) != adapter:
+                raise FlowtuneError(
+                    f"a datum of node '{datum.node}' cannot teach node '{node}' and its adapter,"
+                    f" '{adapter}': a node's data have its own name"
+                )
+        together = [datum for of_node in data.values() for datum in of_node]
+        per_datum = self.settings.step_per == "datum"
+        groups = [[datum] for datum in together] if per_datum else [together]
+        optimizer = self.optimizers[adapter]
+        found: list[_Figures] = []
+        norms: dict[str, list[float]] = {node: [] for node in data}
         for group in groups:
-            found = self._gradients(node, group, len(data), peers)
-            losses += found.losses
-            margins += found.margins
-            # The gradients of an adapter and of its head differ in size.
-            norms.append(max(self._clip(node, g["params"], group) for g in optimizer.param_groups))
+            figures = self._gradients(adapter, group, len(together), peers)
+            found += figures
+            # The gradients of an adapter and of its heads differ in size.
+            norm = max(self._clip(adapter, g["params"], group) for g in optimizer.param_groups)
+            for node in dict.fromkeys(each.node for each in figures):
+                norms[node].append(norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            self.adapters.check_finite([node])
-        self.adapters.versions[node] += 1
-        return Update(
-            node=node,
-            data=len(data),
-            preferences=len(margins),
-            steps=len(groups),
-            loss=sum(losses) / len(losses),
-            margin=sum(margins) / len(margins) if margins else None,
-            accuracy=sum(m > 0 for m in margins) / len(margins) if margins else None,
-            gradient_norm=sum(norms) / len(norms),
-        )
+            self.adapters.check_finite([adapter])
+        self.adapters.versions[adapter] += 1
+        return {
+            node: _update(node, [each for each in found if each.node == node], norms[node])
+            for node in data
+        }
 
-    def _gradients(self, node: str, group: Sequence[Datum], total: int, peers: Peers) -> _Figures:
+    def _gradients(
+        self, adapter: str, group: Sequence[Datum], total: int, peers: Peers
+    ) -> list[_Figures]:
         """Put the gradients of a group's losses into the parameters.
 
         The group is cut into parts by its data alone, whatever the number of processes. Each
@@ -147,35 +162,31 @@ class Learner:
         parts = self._parts(group, float(self.tokens_per_batch))
         own = share([self._tokens(part) for part in parts], peers) if peers.size > 1 else None
         places = range(len(parts)) if own is None else own
-        gradients = GradientSum(self.adapters.parameters(node), len(parts))
+        gradients = GradientSum(self.adapters.parameters(adapter), len(parts))
 
-        def work() -> tuple[dict[int, _Figures], list[bool]]:
+        def work() -> tuple[dict[int, list[_Figures]], list[bool]]:
             budget = float(self.tokens_per_batch)
             found = {}
             try:
                 for place in places:
                     found[place], budget = self._gradients_of_part(
-                        node, parts[place], total, budget
+                        adapter, parts[place], total, budget
                     )
                     gradients.add()
                     peers.check()
             except BaseException:
-                self.optimizers[node].zero_grad(set_to_none=True)
+                self.optimizers[adapter].zero_grad(set_to_none=True)
                 raise
             return found, gradients.present
 
         each = peers.each(work)
         gradients.put([present for _, present in each], peers)
         by_place = {place: found for of_one, _ in each for place, found in of_one.items()}
-        figures = _Figures([], [])
-        for place in range(len(parts)):
-            figures.losses.extend(by_place[place].losses)
-            figures.margins.extend(by_place[place].margins)
-        return figures
+        return [figures for place in range(len(parts)) for figures in by_place[place]]
 
     def _gradients_of_part(
-        self, node: str, part: Sequence[Datum], total: int, budget: float
-    ) -> tuple[_Figures, float]:
+        self, adapter: str, part: Sequence[Datum], total: int, budget: float
+    ) -> tuple[list[_Figures], float]:
         """Put the gradients of a part's losses into the parameters.
 
         Where memory is short, all of the part begins again in smaller pieces.
@@ -189,7 +200,7 @@ class Learner:
         freed = False
         while True:
             pieces = self._parts(part, budget)
-            reason, found = attempt(partial(self._gradients_of, node, pieces, total, budget))
+            reason, found = attempt(partial(self._gradients_of, adapter, pieces, total, budget))
             if found is not None:
                 return found, budget
             if self.prefixes.free() and not freed:
@@ -204,34 +215,36 @@ class Learner:
                 budget = budget / 2 if budget > _LEAST_BUDGET else 0.0
 
     def _gradients_of(
-        self, node: str, parts: Sequence[Sequence[Datum]], total: int, budget: float
-    ) -> _Figures:
+        self, adapter: str, parts: Sequence[Sequence[Datum]], total: int, budget: float
+    ) -> list[_Figures]:
         """See ``_gradients_of_part``; begins with none, so it may be called again."""
-        self.optimizers[node].zero_grad(set_to_none=True)
-        figures = _Figures([], [])
+        self.optimizers[adapter].zero_grad(set_to_none=True)
+        figures: list[_Figures] = []
         for part in parts:
             loss = torch.zeros(())
-            found = self._losses(node, part, budget)
+            found = self._losses(adapter, part, budget)
             for datum, (value, _) in zip(part, found, strict=True):
                 loss = loss.to(value.device) + value * (datum.weight / total)
             gains = [gain for _, gain in found if gain is not None]
             # All figures at once, as each one read would wait for the device.
             of_loss, *read = torch.stack([loss, *(value for value, _ in found), *gains]).tolist()
-            figures.losses.extend(read[: len(found)])
-            figures.margins.extend(self.settings.beta * gain for gain in read[len(found) :])
+            read_gains = iter(read[len(found) :])
+            for datum, value, (_, gain) in zip(part, read, found, strict=False):
+                margin = None if gain is None else self.settings.beta * next(read_gains)
+                figures.append(_Figures(datum.node, value, margin))
             if not math.isfinite(of_loss):
-                raise _not_finite("loss", node, of_loss, part)
-            with self.adapters.using(node):
+                raise _not_finite("loss", adapter, of_loss, part)
+            with self.adapters.using(adapter):
                 loss.backward()  # type: ignore[no-untyped-call]
         return figures
 
-    def _clip(self, node: str, parameters: Sequence[Tensor], data: Sequence[Datum]) -> float:
+    def _clip(self, adapter: str, parameters: Sequence[Tensor], data: Sequence[Datum]) -> float:
         clipped = torch.nn.utils.clip_grad_norm_(
             [p for p in parameters if p.grad is not None], self.settings.clip, norm_type=math.inf
         )
         norm = float(clipped)
         if not math.isfinite(norm):
-            raise _not_finite("gradient", node, norm, data)
+            raise _not_finite("gradient", adapter, norm, data)
         return norm
 
     def _plan(self, parts: Sequence[Sequence[Datum]], budget: float) -> list[tuple[int, bool]]:
@@ -247,22 +260,22 @@ class Learner:
         """About what learning from data costs, a step each, in tokens."""
         return sum(self._tokens([datum]) for datum in data)
 
-    def state(self, node: str) -> dict[str, Any]:
+    def state(self, adapter: str) -> dict[str, Any]:
         """All that updates change of a node, on the CPU: it can be pickled, see ``set_state``."""
-        weights = [p.detach().cpu() for p in self.adapters.parameters(node)]
+        weights = [p.detach().cpu() for p in self.adapters.parameters(adapter)]
         return {
             "weights": weights,
-            "optimizer": self.optimizers.state(node),
-            "version": self.adapters.version(node),
+            "optimizer": self.optimizers.state(adapter),
+            "version": self.adapters.version(adapter),
         }
 
     @torch.no_grad()
-    def set_state(self, node: str, state: Mapping[str, Any]) -> None:
-        """Make a node's adapter, head and optimizer what they were in another process."""
-        for own, other in zip(self.adapters.parameters(node), state["weights"], strict=True):
+    def set_state(self, adapter: str, state: Mapping[str, Any]) -> None:
+        """Make an adapter, its heads and its optimizer what they were in another process."""
+        for own, other in zip(self.adapters.parameters(adapter), state["weights"], strict=True):
             own.copy_(other)
-        self.optimizers.set_state(node, state["optimizer"])
-        self.adapters.versions[node] = state["version"]
+        self.optimizers.set_state(adapter, state["optimizer"])
+        self.adapters.versions[adapter] = state["version"]
 
     def _parts(self, data: Sequence[Datum], budget: float) -> list[list[Datum]]:
         """Groups of data whose graphs hold no more tokens; shared prefixes side by side."""
@@ -285,16 +298,16 @@ class Learner:
         return parts
 
     def _losses(
-        self, node: str, data: Sequence[Datum], budget: float
+        self, adapter: str, data: Sequence[Datum], budget: float
     ) -> list[tuple[Tensor, Tensor | None]]:
         """Each datum's loss, with gradients, and the gain over the reference of a preference."""
         completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
-        values = likelihoods(self.prefixes, node, completions, max_graph_tokens=budget)
+        values = likelihoods(self.prefixes, adapter, completions, max_graph_tokens=budget)
         policy = dict(zip(completions, values, strict=True))
-        reference = self._reference(node, data)
-        return [self._loss(node, datum, policy, reference) for datum in data]
+        reference = self._reference(adapter, data)
+        return [self._loss(datum, policy, reference) for datum in data]
 
-    def _reference(self, node: str, data: Sequence[Datum]) -> Mapping[Completion, Tensor]:
+    def _reference(self, adapter: str, data: Sequence[Datum]) -> Mapping[Completion, Tensor]:
         completions = list(
             dict.fromkeys(
                 completion
@@ -306,16 +319,16 @@ class Learner:
         if not completions:
             return {}
         with torch.no_grad():
-            values = likelihoods(self.prefixes, reference_of(node), completions)
+            values = likelihoods(self.prefixes, reference_of(adapter), completions)
         return dict(zip(completions, values, strict=True))
 
     def _loss(
         self,
-        node: str,
         datum: Datum,
         policy: Mapping[Completion, Tensor],
         reference: Mapping[Completion, Tensor],
     ) -> tuple[Tensor, Tensor | None]:
+        node = datum.node
         if isinstance(datum, TextDatum):
             (completion,) = self._completions(datum)
             return text_loss(policy[completion], len(completion.tokens)), None
@@ -336,15 +349,15 @@ class Learner:
         scores = torch.stack([self._score(score, policy, node) for score in datum.options])
         return choice_loss(scores, datum.right), None
 
-    def _score(self, score: Score, values: Mapping[Completion, Tensor], adapter: str) -> Tensor:
-        """A score under an adapter and its head."""
+    def _score(self, score: Score, values: Mapping[Completion, Tensor], node: str) -> Tensor:
+        """A score with a node's head, or that of ``reference_of`` it."""
         likelihood: Any = 0.0
         for term in score.terms:
             completion = self._completion(term)
             value = values[completion]
             length = max(len(completion.tokens), 1)
             likelihood = likelihood + term.coefficient * (value / length if term.mean else value)
-        head = self.adapters.heads[adapter].tensors() if adapter in self.adapters.heads else {}
+        head = self.adapters.heads[node].tensors() if node in self.adapters.heads else {}
         total = score.value(likelihood, head)
         return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
 
@@ -371,6 +384,20 @@ class Learner:
     def _after(self, prompt: Prompt, tokens: Ids, grammar: Grammar | None = None) -> Completion:
         encoded = self.tokens.encode(prompt, len(tokens))
         return Completion(encoded.ids, encoded.frozen_length, tokens, grammar)
+
+
+def _update(node: str, found: Sequence[_Figures], norms: Sequence[float]) -> Update:
+    margins = [each.margin for each in found if each.margin is not None]
+    return Update(
+        node=node,
+        data=len(found),
+        preferences=len(margins),
+        steps=len(norms),
+        loss=sum(each.loss for each in found) / len(found),
+        margin=sum(margins) / len(margins) if margins else None,
+        accuracy=sum(m > 0 for m in margins) / len(margins) if margins else None,
+        gradient_norm=sum(norms) / len(norms),
+    )
 
 
 _HEAVY = 1e4

@@ -1,4 +1,4 @@
-"""The optimizers of the nodes: one per adapter, with its head as a parameter group of its own."""
+"""The optimizers: one for each adapter, with its nodes' heads as parameter groups of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..config.optimizers import OptimizerChoice, optimizer_choices
+from ..config.optimizers import OptimizerChoice, node_choices, shared_choices
 from ..config.settings import LearningSettings
 from ..engine.adapters import Adapters
 from ..flow.errors import UsageError
@@ -34,7 +34,7 @@ WriteError = SafetensorError
 
 
 class NodeOptimizers:
-    """An optimizer for each node that has an adapter, by the node's name.
+    """An optimizer for each adapter, by its name.
 
     Args:
         adapters: the parameters.
@@ -43,7 +43,7 @@ class NodeOptimizers:
         factories: the registered optimizers, by name.
 
     Attributes:
-        names: the name of each node's optimizer.
+        names: the name of each adapter's optimizer.
 
     Raises:
         UsageError: options do not fit their optimizer, or it could not resume exactly.
@@ -60,26 +60,25 @@ class NodeOptimizers:
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._at_first: dict[str, list[dict[str, Any]]] = {}
         tried: list[OptimizerChoice] = []
-        for name in adapters.nodes:
-            choice, head_choice = optimizer_choices(settings, nodes[name])
-            head = adapters.heads.get(name)
-            weights = adapters.parameters(name)
-            if head is not None:
-                weights = [p for p in weights if p is not head.weights]
+        for name in adapters.names:
+            sharing = [nodes[node] for node in adapters.nodes_of(name)]
+            choice, head_choices = shared_choices(settings, sharing, owner=nodes[name])
+            weights = adapters.weights(name)
             optimizer = _make(factories, choice, weights)
             if choice not in tried:
                 tried.append(choice)
                 trial = [max(weights, key=lambda weight: weight.numel())]
                 check_resumes(partial(_make, factories, choice), trial, choice)
-            if head is not None:
-                of_head = _make(factories, head_choice, [head.weights])
-                optimizer.add_param_group(of_head.param_groups[0])
+            for node, head_choice in head_choices.items():
+                if node in adapters.heads:
+                    of_head = _make(factories, head_choice, [adapters.heads[node].weights])
+                    optimizer.add_param_group(of_head.param_groups[0])
             self.names[name] = choice.name
             self._optimizers[name] = optimizer
             self._at_first[name] = group_options(optimizer)
 
-    def __getitem__(self, node: str) -> torch.optim.Optimizer:
-        return self._optimizers[node]
+    def __getitem__(self, adapter: str) -> torch.optim.Optimizer:
+        return self._optimizers[adapter]
 
     def state(self, node: str) -> dict[str, Any]:
         """What steps have changed in a node's optimizer, with tensors on the CPU."""
@@ -91,30 +90,37 @@ class NodeOptimizers:
         load_optimizer_state(self[node], state)
 
     def save(self, directory: Path) -> None:
-        """Write every optimizer's state: ``directory/NODE.safetensors``."""
+        """Write every optimizer's state: ``directory/ADAPTER.safetensors``."""
         directory.mkdir(parents=True)
-        for node, optimizer in self._optimizers.items():
-            state = changed_state(optimizer, self._at_first[node])
-            save_state(state, directory / f"{node}.safetensors")
+        for name, optimizer in self._optimizers.items():
+            state = changed_state(optimizer, self._at_first[name])
+            save_state(state, directory / f"{name}.safetensors")
 
     def load(self, directory: Path) -> None:
         """Read what ``save`` wrote, so that training continues exactly.
 
         Raises:
-            UsageError: a node's state is missing, cannot be read, or is of another optimizer.
+            UsageError: a state is missing, cannot be read, or is of another optimizer.
         """
-        for node, optimizer in self._optimizers.items():
-            path = directory / f"{node}.safetensors"
-            if not path.is_file():
-                raise UsageError(f"there is no optimizer state of node '{node}': {path} is missing")
-            state = load_state(path)
-            try:
-                load_optimizer_state(optimizer, state)
-            except (ValueError, KeyError, TypeError) as error:
-                raise UsageError(
-                    f"the optimizer state in {path} does not fit '{self.names[node]}' of node"
-                    f" '{node}': {error}"
-                ) from None
+        for name in self._optimizers:
+            self.load_one(name, directory / f"{name}.safetensors")
+
+    def load_one(self, name: str, path: Path) -> None:
+        """Read the state of one adapter's optimizer.
+
+        Raises:
+            UsageError: it is missing, cannot be read, or is of another optimizer.
+        """
+        if not path.is_file():
+            raise UsageError(f"there is no optimizer state of node '{name}': {path} is missing")
+        state = load_state(path)
+        try:
+            load_optimizer_state(self._optimizers[name], state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"the optimizer state in {path} does not fit '{self.names[name]}' of node"
+                f" '{name}': {error}"
+            ) from None
 
 
 def check_optimizers(
@@ -125,9 +131,11 @@ def check_optimizers(
     Raises:
         UsageError: options do not fit their optimizer.
     """
-    for node in nodes:
-        if node.adapter is not None:
-            for choice in optimizer_choices(settings, node):
+    by_name = {node.name: node for node in nodes}
+    for node in by_name.values():
+        if node.adapter_name is not None:
+            owner = by_name.get(node.share or node.name, node)
+            for choice in node_choices(settings, node, owner):
                 _make(factories, choice, [torch.nn.Parameter(torch.zeros(1))])
 
 

@@ -71,7 +71,7 @@ class Chat(Node):
         asked = self._inputs(call.inputs)
         decoded = await call.ask(
             DecodeRequest(
-                self.adapter,
+                self.adapter_name,
                 asked.prompt,
                 asked.max_tokens,
                 asked.stop,
@@ -131,7 +131,7 @@ def _answer(decoded: Decoded, generation: Generation, seed: tuple[int | str, ...
         tool_calls=calls,
         finish_reason="length" if generation.truncated else reason,
         prompt_tokens=decoded.prompt_tokens,
-        completion_tokens=len(generation.tokens),
+        completion_tokens=generation.length,
         token_logprobs=generation.token_logprobs,
     )
 

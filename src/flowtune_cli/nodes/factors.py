@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..flow.node import Call, Term
+from ..flow.node import Call, Node, Term
 from ..flow.prompt import Prompt, Template
 from ..flow.request import Likelihood, Scored, ScoreRequest
 
@@ -69,8 +69,8 @@ class ScoredTerms(NamedTuple):
     rendered: Mapping[Prompt, str]
 
 
-async def score_terms(call: Call, adapter: str | None, terms: Iterable[Term]) -> ScoredTerms:
-    """Score terms whose completions are texts, with one request item per prompt.
+async def score_terms(call: Call, node: Node, terms: Iterable[Term]) -> ScoredTerms:
+    """Score terms of a node whose completions are texts, with one request item per prompt.
 
     Raises:
         ValueError: some terms have rivals and others none: these are requests of their own.
@@ -84,7 +84,8 @@ async def score_terms(call: Call, adapter: str | None, terms: Iterable[Term]) ->
         asked = term.rivals or (str(term.completion),)
         items.setdefault(term.prompt, {}).update(dict.fromkeys(asked))
     request = tuple((prompt, tuple(texts)) for prompt, texts in items.items())
-    scored = await call.ask(ScoreRequest(adapter, request, rivals))
+    head = node.name if node.share is not None else None
+    scored = await call.ask(ScoreRequest(node.adapter_name, request, rivals, head))
     found = {
         (prompt, text): likelihood
         for (prompt, texts), likelihoods in zip(request, scored.likelihoods, strict=True)

@@ -36,7 +36,9 @@ class Generate(Node):
         prompt = self._prompt(call.inputs)
         decoding = call.exploration.decoding(self.alternatives) if call.exploration else GREEDY
         decoded = await call.ask(
-            DecodeRequest(self.adapter, prompt, self.max_new_tokens, self.stop, decoding, call.seed)
+            DecodeRequest(
+                self.adapter_name, prompt, self.max_new_tokens, self.stop, decoding, call.seed
+            )
         )
 
         def read(generation: Generation) -> tuple[str, str, str]:

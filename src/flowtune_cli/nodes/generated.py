@@ -36,7 +36,7 @@ def response_of(
             text=text,
             score=Score((Term(prompt, generation.tokens, constraint=constraint),)),
             logprob=generation.logprob,
-            tokens=len(generation.tokens),
+            tokens=generation.length,
             truncated=generation.truncated,
         )
     return Response(

@@ -52,6 +52,7 @@ class Judge(Node):
 
     kind: ClassVar[str] = "judge"
     serves: ClassVar[Serves | None] = "text"
+    scores: ClassVar[bool] = True
 
     prompt: Template
     labels: tuple[str, ...] = ("Yes", "No")
@@ -73,7 +74,7 @@ class Judge(Node):
 
     async def respond(self, call: Call) -> Response:
         terms = self._terms(call.inputs)
-        scored, likelihoods, rendered = await score_terms(call, self.adapter, terms)
+        scored, likelihoods, rendered = await score_terms(call, self, terms)
         if self.score == "choice":
             prompt = rendered[terms[0].prompt]
             scores = [Score((term,)) for term in terms]

@@ -47,6 +47,7 @@ class Rank(Node):
     """
 
     kind: ClassVar[str] = "rank"
+    scores: ClassVar[bool] = True
 
     prompt: Template
     score: Literal["choice", "likelihood"] = "choice"
@@ -74,7 +75,7 @@ class Rank(Node):
             for each in inputs
         ]
         scored, likelihoods, rendered = await score_terms(
-            call, self.adapter, (term for score in scores for term in score.terms)
+            call, self, (term for score in scores for term in score.terms)
         )
         head = {**self.initial_head(), **scored.head}
         sums = [sum_terms(score.terms, likelihoods) for score in scores]

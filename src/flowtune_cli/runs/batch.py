@@ -20,10 +20,10 @@ Row = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class UpdateRecord:
-    """One node's update.
+    """One node's update, or its part in one that nodes with the same adapter made together.
 
     Args:
-        version_before, version_after: the adapter's number of updates; equal without data.
+        version_before, version_after: the adapter's number of updates; equal if nothing taught it.
         data: how many training data; ``preferences`` and ``targets`` count their sources.
         loss: mean over the data.
         margin: mean implicit reward margin of the preferences, before the update.

@@ -45,6 +45,8 @@ def export_adapters(
 ) -> dict[str, Any]:
     """Write ``target/NODE/`` for each node's adapter, and ``target/manifest.json``.
 
+    An adapter that other nodes share has their names in the manifest, each with its head.
+
     Args:
         checkpoint: a run's checkpoint, named by its episodes.
         metadata: further entries of the manifest, such as run and task.
@@ -89,11 +91,16 @@ def serve_command(target: Path, manifest: Mapping[str, Any]) -> str:
     if manifest["revision"] and not Path(manifest["base_model_loaded_from"]).is_dir():
         command += ["--revision", manifest["revision"]]
     rank = max(adapter["rank"] for adapter in adapters)
-    command += ["--enable-lora", "--max-loras", str(len(adapters))]
+    served = sum(1 + len(adapter.get("shared_by", ())) for adapter in adapters)
+    command += ["--enable-lora", "--max-loras", str(served)]
     if rank > _MAX_RANKS[0]:
         limit = next((limit for limit in _MAX_RANKS if limit >= rank), rank)
         command += ["--max-lora-rank", str(limit)]
-    modules = [f"{a['node']}={target.absolute() / a['path']}" for a in adapters]
+    modules = [
+        f"{node}={target.absolute() / adapter['path']}"
+        for adapter in adapters
+        for node in (adapter["node"], *adapter.get("shared_by", ()))
+    ]
     return shlex.join([*command, "--lora-modules", *modules])
 
 
@@ -118,7 +125,7 @@ def _copy(source: Path, target: Path, base: Base) -> dict[str, Any]:
         "path": source.name,
         "rank": config["r"],
         "version": stored["version"],
-        **_nonempty({"head": stored["head"]}),
+        **_nonempty({"head": stored["head"], "shared_by": stored.get("shared", {})}),
     }
 
 

@@ -28,7 +28,7 @@ def largest_group(
     groups: dict[Hashable, list[tuple[F, Request]]] = {}
     waiting = [entry for entry in parked if not entry[0].done()]
     for entry in waiting:
-        groups.setdefault((type(entry[1]), entry[1].adapter), []).append(entry)
+        groups.setdefault((entry[1].model, type(entry[1]), entry[1].adapter), []).append(entry)
     if not groups:
         return [], []
     largest = max(groups.values(), key=len)[:most]

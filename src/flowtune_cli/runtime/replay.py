@@ -6,12 +6,14 @@ known by its key, whatever else the flow does meanwhile.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Union
 
 from ..flow.effect import (
+    EffectEnd,
     EffectOptions,
     EffectRecord,
     Key,
@@ -20,10 +22,10 @@ from ..flow.effect import (
     strict_json,
 )
 from ..flow.episode import Episode, Failure, Step
-from ..flow.errors import ReplayError, unknown_name
+from ..flow.errors import ReplayError, UsageError, unknown_name
 from ..flow.flow_call import FlowCall
 from ..flow.node import Call, Exploration
-from ..flow.request import DecodeRequest, Request
+from ..flow.request import DecodeRequest, Refusal, Request
 from .delivery import Deliveries, Pending
 from .effects import GREEDY, Effects
 from .flow_run import Ended, FlowRun
@@ -100,6 +102,9 @@ class Replay:
         self._calls_of_node: dict[str, int] = {}
         self._substituted: int | None = None
         self._stateful: list[tuple[str, str]] = []
+        self._requests: dict[Key, int] = {}
+        # The calls that were answered at once, with what another server had said before.
+        self._remembered: set[Key] = set()
 
     async def call(
         self, episode: Episode, call: FlowCall, node: str, inputs: Mapping[str, Any]
@@ -120,7 +125,7 @@ class Replay:
             recorded = self._recorded(key, index, node, prompt_text, digest)
             pending = self._deliveries.issue(key, is_call=True)
             if recorded is None:
-                step = await self._respond(episode, index, node, inputs, prompt_text, number)
+                step = await self._respond(episode, call, index, node, inputs, prompt_text, number)
             else:
                 step = replace(recorded, index=index)
 
@@ -130,7 +135,8 @@ class Replay:
                 call.step = made
                 episode.add_step(made)
 
-            await self._deliveries.arrive(pending, deliver, recorded=recorded is not None)
+            known = recorded is not None or key in self._remembered
+            await self._deliveries.arrive(pending, deliver, recorded=known)
         finally:
             if pending is not None:
                 self._deliveries.withdraw(pending)
@@ -143,6 +149,7 @@ class Replay:
     async def _respond(
         self,
         episode: Episode,
+        call: FlowCall,
         index: int,
         node: str,
         inputs: Mapping[str, Any],
@@ -158,7 +165,7 @@ class Replay:
             nonlocal sampled
             if isinstance(request, DecodeRequest) and request.decoding != explored:
                 sampled = sampled or request.decoding.draws
-            return await self._ask(request)
+            return await self._ask(episode, call, index, node, request)
 
         # A text, as a program's own seed, a number, may stand behind it.
         ending = (f"ending {self.plan.ending}",) if self.plan.ending else ()
@@ -228,11 +235,7 @@ class Replay:
             await self._deliveries.arrive(pending, _nothing, recorded=known)
         finally:
             self._deliveries.withdraw(pending)
-        again = self.plan.substitute is not None and key in self.effects.of_episode
-        if self.plan.substitute is None:
-            self.effects.of_episode.add(key)
-        error = None if end.error is None else Failure.of(end.error).error
-        episode.effects.append(EffectRecord(steps, name, shown, end.result, error, again))
+        self._note(episode, key, end, (steps, name, shown))
         return end.value()
 
     def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
@@ -241,8 +244,41 @@ class Replay:
     def _effect_key(self, call: FlowCall, name: str, parts: Sequence[str]) -> Key:
         return ("effect", *self._keys.next(*parts))
 
-    async def _ask(self, request: Request) -> Any:
-        return await ask(request)
+    async def _ask(
+        self, episode: Episode, call: FlowCall, index: int, node: str, request: Request
+    ) -> Any:
+        """The answer to a node's request: the engine's, or what another server is to say."""
+        elsewhere = episode.nodes[node].elsewhere
+        if elsewhere is None:
+            model = episode.nodes[node].other_model
+            return await ask(request if model is None else replace(request, model=model))
+        try:
+            body = elsewhere.body(request)
+        except UsageError as error:
+            if isinstance(request, DecodeRequest) and request.refusable:
+                return Refusal(str(error))
+            raise UsageError(f"node '{node}': {error}") from None
+        shown = strict_json(body, f"the request of node '{node}'", sort_keys=True)
+        assert call.key is not None
+        number = self._requests.get(call.key, 0)
+        self._requests[call.key] = number + 1
+        key = ("elsewhere", *call.key, str(number), text_digest(shown))
+        end = self.effects.ends.get(key)
+        if end is None:
+            end = await self.effects.run(key, elsewhere.fetch, (body,), elsewhere.options)
+        elif not number:
+            self._remembered.add(call.key)
+        settings = {name: value for name, value in body.items() if name != "messages"}
+        self._note(episode, key, end, (index, f"node {node}", json.dumps([settings])))
+        return elsewhere.answer(request, end.value())
+
+    def _note(self, episode: Episode, key: Key, end: EffectEnd, made: tuple[int, str, str]) -> None:
+        """Add to the episode's record that it has got an effect's end."""
+        again = self.plan.substitute is not None and key in self.effects.of_episode
+        if self.plan.substitute is None:
+            self.effects.of_episode.add(key)
+        error = None if end.error is None else Failure.of(end.error).error
+        episode.effects.append(EffectRecord(*made, end.result, error, again))
 
     def check_complete(self, episode: Episode) -> None:
         """Raise a ReplayError if the flow ended before it made every recorded call again."""

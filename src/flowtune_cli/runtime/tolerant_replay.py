@@ -79,7 +79,9 @@ class TolerantReplay(Replay):
         self._mismatch = ReplayError(f"the flow calls node '{node}' more often than before")
         raise self._mismatch
 
-    async def _ask(self, request: Request) -> Any:
+    async def _ask(
+        self, episode: Episode, call: FlowCall, index: int, node: str, request: Request
+    ) -> Any:
         """A call that was cancelled before it had its answer gets none this time either."""
         await asyncio.get_running_loop().create_future()
 

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..flow.adapters import adapter_problems, settle
 from ..flow.deviation import Trace
 from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError, UsageError, unknown_name
@@ -108,6 +109,9 @@ def _setting_problems(task: Task, registry: Registry) -> Iterator[str]:
 
 
 def _node_problems(task: Task, registry: Registry) -> Iterator[str]:
+    settle(task.nodes)
+    for name, setting, text in adapter_problems(task.nodes):
+        yield f"node '{name}': {setting} {text}"
     for node in task.nodes:
         if node.learn == "preferences" and node.reward is None and node.evaluator is None:
             yield (
@@ -115,7 +119,7 @@ def _node_problems(task: Task, registry: Registry) -> Iterator[str]:
                 " to judge it: name one, or set learn = 'supervised' or 'nothing'"
             )
         learns = node.learn != "nothing"
-        if learns and node.adapter is None and not isinstance(node, SelfLearning):
+        if learns and node.adapter_name is None and not isinstance(node, SelfLearning):
             yield (
                 f"node '{node.name}' has neither an adapter nor a way to learn by itself: give its"
                 " class SelfLearning, or set learn = 'nothing'"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.adapters import Adapters
+from ..engine.stored_adapters import stored_nodes
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.node import Node, SelfLearning
 from ..learning.learner import Learner
@@ -106,16 +107,14 @@ def load_checkpoint(
     adapters: Adapters,
     learner: Learner | None,
     nodes: Sequence[Node],
-    reset_references: bool = False,
 ) -> tuple[Position, Progressive]:
     """Read a checkpoint into the adapters, optimizers and self-learning nodes.
 
     Args:
-        learner: None when nothing will be learned, or optimizers start anew.
-        reset_references: set every reference to its node's trained adapter.
+        learner: None when nothing will be learned.
     """
     state = _state(directory)
-    adapters.load(directory / "adapters", reset_references=reset_references)
+    adapters.load(directory / "adapters")
     if learner is not None:
         learner.optimizers.load(directory / "optimizers")
     for node in nodes:
@@ -130,9 +129,15 @@ def optimizer_names(directory: Path) -> dict[str, str]:
     return names
 
 
-def has_adapter(directory: Path, node: str) -> bool:
-    """Whether a checkpoint holds an adapter of this node."""
-    return (directory / "adapters" / node).is_dir()
+def node_states(directory: Path) -> dict[str, Any]:
+    """What nodes that learn by themselves have learned, by node."""
+    states: dict[str, Any] = _state(directory)["nodes"]
+    return states
+
+
+def nodes_with_adapters(directory: Path | None) -> set[str]:
+    """The nodes that have an adapter in a checkpoint, be it shared; none without a checkpoint."""
+    return set() if directory is None else set(stored_nodes(directory / "adapters"))
 
 
 def _state(directory: Path) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from ..flow.deviation import Trace
 from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
+from ..flow.node import Datum
 from ..runs.usage import Usage
 from .data import collect
 from .evaluation import is_due
-from .loop import training_order
 from .meter import used_so_far
+from .order import training_order
 from .session import Session
 
 
@@ -91,9 +92,13 @@ def expect(
     collected = collect(session.task.nodes, traces)
     learner = session.learner()
     session.engine.forget()
-    for node, data in collected.items():
-        if data.data:
-            session.update(learner, node, data.data)
+    by_adapter: dict[str, dict[str, list[Datum]]] = {}
+    for node, node_data in collected.items():
+        if node_data.data:
+            adapter = session.adapters.owners[node]
+            by_adapter.setdefault(adapter, {})[node] = node_data.data
+    for adapter, data in by_adapter.items():
+        session.update(learner, adapter, data)
     seconds = time.perf_counter() - began
     scale = len(order) / len(batch)
     calls = sum(len(_called(run)) for trace in traces for run in trace.runs)

@@ -7,7 +7,6 @@ section 2.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -23,7 +22,7 @@ from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
 from ..flow.node import Node, SelfLearning
 from ..flow.numbers import real_number
-from ..learning.learner import Learner
+from ..learning.learner import Learner, Update
 from ..learning.peers import ALONE, PeerFailed, Peers, Stop, share
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
@@ -36,17 +35,18 @@ from ..runtime.effects import Effects
 from ..runtime.second_play import Recorded
 from .admission.examine import admit
 from .admission.finding import Finding
+from .carry_over import carry_over
 from .checkpoint import (
     Position,
     checkpoints,
     load_checkpoint,
-    optimizer_names,
     save_checkpoint,
 )
 from .data import NodeData, collect
 from .evaluation import EvaluationReport, evaluate, is_due
 from .exchange import get_state, set_state
 from .meter import used_so_far
+from .order import training_order
 from .outputs import NoOutputs, Outputs
 from .progressive import Progressive
 from .session import Play, Session
@@ -166,25 +166,19 @@ class Trainer:
                 nodes=self.session.task.nodes,
             )
 
-    def start_from(self, checkpoint: Path) -> bool:
-        """Start from another run's checkpoint, with every reference set to its trained adapter.
+    def start_from(self, checkpoint: Path, renamed: Mapping[str, str] | None = None) -> list[str]:
+        """Start from another run's checkpoint, see ``carry_over``; says what was taken.
 
-        Its optimizer state is kept if this run has the same kind of optimizer. The start is saved
-        as a checkpoint of this run, so that the other run is not needed again.
+        The start is saved as a checkpoint of this run, so that the other run is not needed again.
 
-        Returns:
-            Whether the optimizer state was kept.
+        Args:
+            renamed: by the name of a node here, its name there.
         """
-        same = optimizer_names(checkpoint) == self.learner.optimizers.names
-        load_checkpoint(
-            checkpoint,
-            adapters=self.session.adapters,
-            learner=self.learner if same else None,
-            nodes=self.session.task.nodes,
-            reset_references=True,
-        )
+        session = self.session
+        nodes = session.task.nodes
+        said = list(carry_over(checkpoint, session.adapters, self.learner, nodes, renamed or {}))
         self._checkpoint()
-        return same
+        return said
 
     def train(self) -> Progressive:
         """Play, deviate, prefer and update until every example was played.
@@ -273,9 +267,8 @@ class Trainer:
         clock = _Clock(self.on_phase)
         begin = self.position.episodes
         batch = self.order[begin : begin + self._batch_size(begin)]
-        versions = {
-            node: self.session.adapters.version(node) for node in self.session.adapters.nodes
-        }
+        adapters = self.session.adapters
+        versions = {node: adapters.version(name) for node, name in adapters.owners.items()}
 
         with clock.phase("play and deviate"):
             self.session.engine.forget()
@@ -411,76 +404,75 @@ class Trainer:
         data = [datum for node_data in collected.values() for datum in node_data.data]
         # Frees memory for learning.
         self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
-        updates: dict[str, UpdateRecord] = {}
-        together = self.session.settings.learning.step_per == "batch"
-        nodes = [self.session.task.node(name) for name in collected]
-        # Steps that follow one another cannot be shared out, but nodes can.
-        apart = [n.name for n in nodes if isinstance(n, SelfLearning) or not together]
-        own = share([self._cost(collected[name]) for name in apart], self.peers)
-        each = self.peers.each(lambda: [self._updated(apart[n], collected) for n in own])
+        units: dict[str, dict[str, NodeData]] = {}
+        for name, node_data in collected.items():
+            # What learns: an adapter, which nodes may share, or a node by itself.
+            owner = self.session.adapters.owners.get(name, name)
+            units.setdefault(owner, {})[name] = node_data
+        made: dict[str, UpdateRecord] = {}
+        in_one_step = self.session.settings.learning.step_per == "batch"
+        # Steps that follow one another cannot be shared out, but what learns can.
+        apart = [name for name in units if self._learns_by_itself(name) or not in_one_step]
+        own = share([self._cost(units[name]) for name in apart], self.peers)
+        each = self.peers.each(lambda: [self._updated(apart[n], units) for n in own])
         for rank, of_one in enumerate(each):
-            for record, state in of_one:
-                updates[record.node] = record
+            for owner, records, state in of_one:
+                made.update(records)
                 if rank != self.peers.rank:
-                    set_state(self.session.task.node(record.node), self.learner, state)
-        for name in collected:
-            if name not in updates:
-                updates[name] = self._update(name, collected[name], self.peers)
-        return [updates[name] for name in collected]
+                    set_state(self.session.task.node(owner), self.learner, state)
+        for owner, of_owner in units.items():
+            if owner not in apart:
+                made.update(self._update(owner, of_owner, self.peers))
+        return [made[name] for name in collected]
 
-    def _cost(self, node_data: NodeData) -> float:
+    def _learns_by_itself(self, name: str) -> bool:
+        return isinstance(self.session.task.node(name), SelfLearning)
+
+    def _cost(self, collected: Mapping[str, NodeData]) -> float:
         """About what learning from data takes; nothing is gained from knowing it if alone."""
-        return self.learner.cost(node_data.data) if self.peers.size > 1 else 0.0
+        if self.peers.size == 1:
+            return 0.0
+        return sum(self.learner.cost(node_data.data) for node_data in collected.values())
 
-    def _updated(self, name: str, collected: Mapping[str, NodeData]) -> tuple[UpdateRecord, Any]:
-        """The update of a node by this process, and the node's state for the others."""
-        record = self._update(name, collected[name])
+    def _updated(
+        self, owner: str, units: Mapping[str, Mapping[str, NodeData]]
+    ) -> tuple[str, dict[str, UpdateRecord], Any]:
+        """What this process has updated, by which records, and its state for the others."""
+        records = self._update(owner, units[owner])
         alone = self.peers.size == 1
-        return record, None if alone else get_state(self.session.task.node(name), self.learner)
+        node = self.session.task.node(owner)
+        return owner, records, None if alone else get_state(node, self.learner)
 
-    def _update(self, name: str, node_data: NodeData, peers: Peers = ALONE) -> UpdateRecord:
-        node = self.session.task.node(name)
-        preferences, targets = len(node_data.preferences), len(node_data.targets)
+    def _update(
+        self, owner: str, collected: Mapping[str, NodeData], peers: Peers = ALONE
+    ) -> dict[str, UpdateRecord]:
+        """Update an adapter once, from the data of all nodes that use it; or a node by itself."""
+        node = self.session.task.node(owner)
         if isinstance(node, SelfLearning):
-            loss = _self_learned(node, node_data)
-            return UpdateRecord(
-                node=name,
-                version_before=0,
-                version_after=0,
-                data=preferences + targets,
-                preferences=preferences,
-                targets=targets,
-                loss=loss,
-            )
-        before = self.session.adapters.version(name)
-        if not node_data.data:
-            return UpdateRecord(name, before, before, 0, preferences, targets)
-        update = self.session.update(self.learner, name, node_data.data, peers)
-        return UpdateRecord(
-            node=name,
-            version_before=before,
-            version_after=self.session.adapters.version(name),
-            data=update.data,
-            preferences=preferences,
-            targets=targets,
-            loss=update.loss,
-            margin=update.margin,
-            accuracy=update.accuracy,
-            gradient_norm=update.gradient_norm,
-            reference_drift=self.session.adapters.distance(name),
-        )
+            return {owner: _self_update(node, collected[owner])}
+        adapters = self.session.adapters
+        data = {name: node_data.data for name, node_data in collected.items() if node_data.data}
+        before = adapters.version(owner)
+        updates = self.session.update(self.learner, owner, data, peers) if data else {}
+        after, drift = adapters.version(owner), adapters.distance(owner) if data else None
+        return {
+            name: _record(name, node_data, before, after, updates.get(name), drift)
+            for name, node_data in collected.items()
+        }
 
     def _end_window(self) -> dict[str, bool]:
         """Close the window; if it passes the gate, move the references towards the policies."""
         passed = self.progressive.close_window()
         weight = self.session.settings.learning.reference_weight
         moved = {}
-        for name in self.session.adapters.nodes:
-            if self.session.task.node(name).learn != "preferences":
-                continue
-            moved[name] = passed and weight > 0
-            if moved[name]:
-                self.session.adapters.move(reference_of(name), name, weight)
+        adapters = self.session.adapters
+        for name in adapters.names:
+            nodes = (self.session.task.node(node) for node in adapters.nodes_of(name))
+            compared = [node.name for node in nodes if node.learn == "preferences"]
+            moves = passed and weight > 0
+            if compared and moves:
+                adapters.move(reference_of(name), name, weight)
+            moved.update(dict.fromkeys(compared, moves))
         return moved
 
     def _batch_size(self, begin: int) -> int:
@@ -545,6 +537,38 @@ class Trainer:
             )
 
 
+def _record(
+    node: str,
+    node_data: NodeData,
+    before: int,
+    after: int,
+    update: Update | None,
+    drift: float | None,
+) -> UpdateRecord:
+    """What is stored of a node's part in an update of its adapter, if it had data for it."""
+    record = UpdateRecord(
+        node, before, after, 0, len(node_data.preferences), len(node_data.targets)
+    )
+    if update is None:
+        return record
+    return replace(
+        record,
+        data=update.data,
+        loss=update.loss,
+        margin=update.margin,
+        accuracy=update.accuracy,
+        gradient_norm=update.gradient_norm,
+        reference_drift=drift,
+    )
+
+
+def _self_update(node: SelfLearning, node_data: NodeData) -> UpdateRecord:
+    assert isinstance(node, Node)
+    loss = _self_learned(node, node_data)
+    preferences, targets = len(node_data.preferences), len(node_data.targets)
+    return UpdateRecord(node.name, 0, 0, preferences + targets, preferences, targets, loss)
+
+
 def _self_learned(node: SelfLearning, node_data: NodeData) -> float:
     """The loss of a node that learns by itself."""
     assert isinstance(node, Node)
@@ -557,34 +581,3 @@ def _self_learned(node: SelfLearning, node_data: NodeData) -> float:
             f"node '{node.name}' failed while it learned by itself ({type(node).__name__}.update),"
             f" and what it has learned may be incomplete:\n{Failure.of(error).traceback}"
         ) from error
-
-
-def training_order(
-    examples: Sequence[Example], seed: int, limit: int, passes: int
-) -> list[Example]:
-    """The examples in the order of training: shuffled by the seed, cut, and shuffled each pass.
-
-    Raises:
-        UsageError: there are none, two have one id, or one has no gold.
-    """
-    if not examples:
-        raise UsageError("there is nothing to train on: the data has no examples")
-    seen: set[str] = set()
-    for example in examples:
-        if example.gold is None:
-            raise UsageError(
-                f"example '{example.id}' has no labels, so nothing can be learned from it."
-                " Train on labelled data; unlabelled data can be predicted."
-            )
-        if example.id in seen:
-            raise UsageError(f"two examples have the id '{example.id}'")
-        seen.add(example.id)
-    chosen = list(examples)
-    random.Random(f"{seed}/order").shuffle(chosen)
-    chosen = chosen[:limit] if limit else chosen
-    order = list(chosen)
-    for number in range(1, passes):
-        again = list(chosen)
-        random.Random(f"{seed}/order/{number}").shuffle(again)
-        order += again
-    return order

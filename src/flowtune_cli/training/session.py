@@ -20,6 +20,7 @@ from ..engine.engine import ModelEngine
 from ..engine.limits import Limits
 from ..engine.proof import real_texts
 from ..engine.proof_cache import proved
+from ..flow.adapters import check_adapters, link_adapters, settle
 from ..flow.deviation import Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
@@ -45,7 +46,8 @@ from ..runtime.play import play
 from ..runtime.replay import Seed
 from ..runtime.scheduler import Scheduler
 from .admission.learning import nothing_to_learn
-from .checkpoint import has_adapter
+from .carry_over import taken_nodes
+from .other_models import engine_of, load_others, play_elsewhere
 
 if TYPE_CHECKING:
     from ..rollouts.engine import VllmEngine
@@ -135,15 +137,19 @@ class Session:
         return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
     def update(
-        self, learner: Learner, node: str, data: Sequence[Datum], peers: Peers = ALONE
-    ) -> Update:
-        """Let a node learn from its data, see ``Learner.update``.
+        self,
+        learner: Learner,
+        adapter: str,
+        data: Mapping[str, Sequence[Datum]],
+        peers: Peers = ALONE,
+    ) -> dict[str, Update]:
+        """Let an adapter learn from its nodes' data, see ``Learner.update``.
 
         Raises:
             OutOfMemory: says which settings to lower.
         """
         with advising(self._memory_advice), naming_the_setting():
-            return learner.update(node, data, peers)
+            return learner.update(adapter, data, peers)
 
     def _memory_advice(self) -> str:
         """What takes less memory, with the present values; batches were made smaller already."""
@@ -329,6 +335,7 @@ def set_up(
     settings: Settings,
     registry: Any,
     checkpoint: Path | None = None,
+    renamed: Mapping[str, str] | None = None,
     *,
     on_phase: Callable[[str], None] = lambda text: None,
 ) -> Session:
@@ -338,15 +345,20 @@ def set_up(
         registry: finds models, exploration strategies, evaluators and optimizers by name.
         checkpoint: the one that the caller will load. A node that learns nothing has an adapter if
             it has one there.
+        renamed: by the name of a node, that which it has there, where it is another.
         on_phase: told what is done instead of loading the model, if that takes long.
 
     Raises:
         UsageError: a name or model is not there, or a node is to learn and has nothing to.
     """
+    settle(task.nodes)
+    check_adapters(task.nodes)
+    play_elsewhere(task.nodes)
+    trained = taken_nodes(checkpoint, task.nodes, renamed or {})
+    link_adapters(task.nodes, trained)
     for node in task.nodes:
-        node.has_learned = checkpoint is not None and has_adapter(checkpoint, node.name)
         learns = node.deviates or node.learn == "supervised"
-        if learns and node.adapter is None and not isinstance(node, SelfLearning):
+        if learns and node.adapter_name is None and not isinstance(node, SelfLearning):
             raise UsageError(
                 f"node '{node.name}' has neither an adapter nor a way to learn by itself: give its"
                 " class SelfLearning, or set learn = 'nothing'"
@@ -366,6 +378,7 @@ def set_up(
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
+    others = load_others(task.nodes, settings.model, registry)  # before memory is shared out
     limits = Limits.for_model(loaded.model)
     settings = _with_targets(settings, loaded.model)
     texts = list(real_texts(lambda text: loaded.tokenizer(text)["input_ids"]))
@@ -381,13 +394,14 @@ def set_up(
     block_weights(loaded.model)
     adapters = Adapters(
         loaded.model,
-        {node.name: node.initial_head() for node in task.nodes if node.adapter is not None},
+        {node.name: node.initial_head() for node in task.nodes if node.adapter_name is not None},
         settings.adapter,
         settings.training.seed,
+        {node.name: node.share for node in task.nodes if node.share is not None},
     )
     for node in task.nodes:
-        in_checkpoint = checkpoint is not None and has_adapter(checkpoint, node.name)
-        if node.start is not None and node.adapter is not None and not in_checkpoint:
+        has_one = node.adapter_name is not None
+        if node.start is not None and has_one and node.name not in trained:
             import_adapter(adapters, node.name, node.start)
     engine = ModelEngine(
         adapters,
@@ -397,6 +411,7 @@ def set_up(
         loaded.model_context,
         TextOptions.of(settings.model),
         paths,
+        {other.name: engine_of(other, settings.model) for other in others},
     )
     # A template's clock shows the same day for as long as the run lasts.
     date = engine.tokens.template.date or settings.model.date

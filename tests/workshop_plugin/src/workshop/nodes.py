@@ -52,7 +52,7 @@ class Vote(Node):
             decoding = call.exploration.decoding(self.votes)
         decoded: Decoded = await call.ask(
             DecodeRequest(
-                self.adapter, prompt, self.max_new_tokens, decoding=decoding, seed=call.seed
+                self.adapter_name, prompt, self.max_new_tokens, decoding=decoding, seed=call.seed
             )
         )
         votes: dict[str, list[Generation]] = {}
