@@ -20,6 +20,7 @@ from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.task import Task
 from flowtune_cli.gateway.passed_through import Forwarder
 from flowtune_cli.nodes import Chat, Generate, Judge, Rank
+from flowtune_cli.training.other_models import play_elsewhere
 from support.program_files import forget_modules
 from support.scripted_chat import chat, last_user_text
 from support.served import Served, served
@@ -614,3 +615,29 @@ def test_the_program_that_was_trained_runs_unchanged(monkeypatch: pytest.MonkeyP
 
         assert made.run(program) == {"order": "A17", "answer": "gladly"}
     forget_modules(PIPELINE)
+
+
+class Elsewhere(Asked):
+    """Nodes that other models play: one loaded beside the base model, one of another server."""
+
+    nodes: Any = (
+        Generate(name="city", prompt=Template("Cities of {country}"), model="small"),
+        Generate(
+            name="remote",
+            prompt=Template("{text}"),
+            model={"url": "http://127.0.0.1:9/v1", "name": "big"},
+        ),
+    )
+
+
+def test_nodes_that_other_models_play(engine: SteppingEngine) -> None:
+    task = Elsewhere()
+    play_elsewhere(task.nodes)
+    with served(task, engine) as made:
+        text_of(made, "city", "France")
+        assert [request.model for request in engine.requests] == ["small"]
+        refused = error_of(made, "remote", "hello")
+    assert (refused.status_code, "played by big, of another server" in refused.message) == (
+        400,
+        True,
+    )

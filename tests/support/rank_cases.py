@@ -114,7 +114,7 @@ def train(
     adapters = trainer.session.adapters
     return {
         "adapters": {n: [w.numpy() for w in ws] for n, ws in adapters_of(trainer).items()},
-        "optimizers": {node: trainer.learner.optimizers.state(node) for node in adapters.nodes},
+        "optimizers": {name: trainer.learner.optimizers.state(name) for name in adapters.names},
         "versions": dict(adapters.versions),
         "position": trainer.position,
         "progressive": trainer.progressive,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from ..flow.chat import ChatAnswer
@@ -104,7 +105,9 @@ class ServedNode:
             raise WireError(str(error), code="invalid_value") from None
 
         async def ask(request: Request) -> Any:
-            return await asyncio.wrap_future(self._add(request, on_tokens))
+            model = self._node.other_model
+            asked_of = request if model is None else replace(request, model=model)
+            return await asyncio.wrap_future(self._add(asked_of, on_tokens))
 
         noise = _noise(asked, self.name, token)
         try:
@@ -171,6 +174,11 @@ class ServedFlow:
 def _refusal(node: Node) -> str | None:
     if isinstance(node, SelfLearning):
         return f"node '{node.name}' has a model of its own, which answers within a flow alone"
+    if node.elsewhere is not None:
+        return (
+            f"node '{node.name}' is played by {node.elsewhere.name}, of another server: ask that"
+            " one, or the whole flow"
+        )
     if node.serves is None:
         return f"node '{node.name}' is a {node.kind}, which answers no text: ask it within its flow"
     return None

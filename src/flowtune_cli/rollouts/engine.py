@@ -102,8 +102,8 @@ class VllmEngine:
         published = Published(self.local.adapters, self.fleet, directory, label)
         published.begin()
         try:
-            for node in self.local.adapters.nodes:
-                published.name(node)
+            for name in self.local.adapters.names:
+                published.name(name)
             self._published = published
             yield
         finally:
@@ -113,7 +113,7 @@ class VllmEngine:
 
     def goes_there(self, request: Request) -> bool:
         """Whether a request is sent to servers."""
-        if not isinstance(request, DecodeRequest):
+        if not isinstance(request, DecodeRequest) or request.model is not None:
             return False
         prefix = request.adapter is not None and request.prompt.frozen_prefix
         if (prefix or request.constraint is not None) and not self._told_of_local:
