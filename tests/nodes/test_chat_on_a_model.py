@@ -133,6 +133,25 @@ def test_deviations_sample_at_the_calls_own_settings(session: TinySession) -> No
     assert any(trace.preferences for trace in traces)
 
 
+def test_what_draws_behind_a_step_is_played_to_several_endings(tiny_model_dir: Path) -> None:
+    settings = {"adapter": {"rank": 2}, "training": {"rollouts": 2}}
+    session = TinySession(task(), tiny_model_dir, settings, random_adapters=True)
+    (trace,) = session.deviate(EXAMPLES[:1])
+    # The second draft is behind the first; behind that one, all is greedy.
+    endings = [(d.step, d.ending) for d in trace.deviations if d.node == "draft"]
+    assert endings == [(0, 0), (0, 1), (1, 0)]
+    first, second = (d for d in trace.deviations if d.step == 0)
+    assert first.rollout is not None
+    assert second.rollout is not None
+    assert second.baseline is not None
+    drafts = [run.result["drafts"] for run in (first.rollout, second.rollout, second.baseline)]
+    own = trace.episode.result["drafts"]
+    assert drafts[0][0] == drafts[1][0] != own[0] == drafts[2][0]
+    assert drafts[0][1] == own[1]
+    # The same prompt and the same noise: what was drawn first is not shown to the second.
+    assert drafts[1][1] == drafts[2][1] != own[1]
+
+
 def test_all_of_it_is_trained(tiny_model_dir: Path, tmp_path: Path) -> None:
     settings = {
         "adapter": {"rank": 2},

@@ -41,7 +41,8 @@ class Evaluator(Protocol):
         Args:
             ask: awaits the model: ``await ask(ScoreRequest(None, ...))`` scores with the base
                 model.
-            first, second: the greedy episode and the rollout of an alternative, both ended.
+            first, second: the greedy episode and the rollout of an alternative, both ended; where
+                there are several endings, the two sides of one.
 
         Returns:
             A positive number if the second is better, a negative one if it is worse, 0 for a tie;
