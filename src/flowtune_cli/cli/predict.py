@@ -78,7 +78,9 @@ def predict(
     from .examples import first_examples, note_left_out, read_examples
     from .player import load_player
     from .postprocessors import explorations, selected_postprocessors
+    from .together import check_alone
 
+    check_alone("predict")
     check_predictions_path(out, overwrite=overwrite)
     of_program = given(program, reward, gold)
     player = load_player(load_registry(), task, run, config, set_, preset, of_program)

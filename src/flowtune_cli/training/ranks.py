@@ -77,6 +77,7 @@ class Ranks:
         self._meetings = 0
         self._checked = 0.0
         self._stuck = False
+        self._unheard = False
         self._lost: set[int] = set()
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._listened = 0.0
@@ -159,16 +160,20 @@ class Ranks:
         if self._left.is_set():
             return
         try:
-            if error is not None and not isinstance(error, (PeerFailed, Stop)):
+            known = error is None or isinstance(error, (PeerFailed, Stop))
+            if error is not None and not known:
                 self._say(_failed(error))
             self._store.set(self._key("left"), b"")
             others = set(range(self.size)) - self._lost - {self.rank}
             waited_for = others if self.rank == 0 else others & {0}
             keys = [self._key("left", rank) for rank in sorted(waited_for)]
             end = time.monotonic() + _GOODBYE_SECONDS
-            while keys and time.monotonic() < end and not self._store.check(keys):
+            while keys and not self._store.check(keys):
                 self._listen(waited_for)
-                time.sleep(0.05)
+                if time.monotonic() > end:
+                    self._unheard = not known
+                    break
+                time.sleep(_LOOK_SECONDS)
         except (RuntimeError, PeerFailed):
             pass  # the store, or someone, is gone already
         self._left.set()
@@ -183,8 +188,11 @@ class Ranks:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process is the one that tells the user of an error: the first that lives."""
-        return self.rank == min(set(range(self.size)) - self._lost)
+        """Whether this process is to tell the user of an error: the first that lives does.
+
+        So does one whose error rank 0 was too busy to hear, as its launcher may end that first.
+        """
+        return self._unheard or self.rank == min(set(range(self.size)) - self._lost)
 
     # Meeting
 
