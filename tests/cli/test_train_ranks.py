@@ -64,10 +64,21 @@ def disturbed(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
     return site
 
 
-def train(site: Site, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env=site.environ(), capture_output=True, text=True, timeout=timeout
-    )
+def train(site: Site, *command: str) -> subprocess.CompletedProcess[str]:
+    with subprocess.Popen(
+        command,
+        env=site.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def assert_same_run(one: str, other: str) -> None:

@@ -181,6 +181,14 @@ def test_who_does_not_come_is_named(workers: Workers) -> None:
     assert "training.rank_timeout = 2 seconds" in messages[0]
 
 
+def test_who_is_killed_while_data_go_round_is_named() -> None:
+    with Workers(3) as workers:
+        workers.begin(3, "die_before_the_sum", 2)
+        outcomes = workers.end(2)
+    for outcome in outcomes:
+        assert re.match(r"rank 2 \(process \d+ on \S+\) is lost", outcome.message), outcome
+
+
 @pytest.mark.parametrize("step_per", ["datum", "batch"])
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all(
     workers: Workers, tiny_settings: ModelSettings, tmp_path: Path, step_per: str

@@ -35,7 +35,7 @@ Value = TypeVar("Value")
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
 """Who has not been heard of for so long is lost: killed, stopped, or cut off."""
-_SILENCE_WHEN_STOPPING_SECONDS = 6.0
+_SILENCE_WHEN_STOPPING_SECONDS = 10.0
 """The same when the launcher has asked to stop, as it does when a process has died. It kills what
 is still there half a minute later."""
 _LOOK_SECONDS = 0.02
@@ -315,13 +315,15 @@ class Ranks:
             # Silence counts from now, as this process itself may have been stopped meanwhile.
             self._heard.clear()
         self._listened = now
-        for rank in sorted(ranks):
+        for rank in ranks:
             beat = self._store.get(self._key("alive", rank))
-            last, since = self._heard.get(rank, (b"", now))
-            if beat != last:
+            if beat != self._heard.get(rank, (b"", now))[0]:
                 self._heard[rank] = beat, now
-            elif now - since > limit:
-                raise self._is_lost(rank, f"nothing was heard of it for {now - since:.0f} seconds")
+        # Others may be silent since they have ended because of it.
+        first = min(ranks, key=lambda rank: self._heard[rank][1], default=self.rank)
+        silence = now - self._heard[first][1] if ranks else 0.0
+        if silence > limit:
+            raise self._is_lost(first, f"nothing was heard of it for {silence:.0f} seconds")
 
     def _is_lost(self, rank: int, why: str) -> PeerFailed:
         self._lost.add(rank)
@@ -336,9 +338,7 @@ class Ranks:
             yield
         except (dist.DistNetworkError, dist.DistStoreError) as error:
             if self.rank == 0:
-                raise PeerFailed(
-                    f"the launcher's store is gone: {_first_line(error)}", 0
-                ) from error
+                raise PeerFailed(f"the launcher's store is gone: {_first_line(error)}") from error
             raise self._is_lost(0, "its store no longer answers") from error
 
     # Data
