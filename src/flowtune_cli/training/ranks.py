@@ -73,7 +73,6 @@ class Ranks:
         self.patience = patience
         self.stopping: Callable[[], bool] = lambda: False
         self._launcher = launcher
-        self.bytes_sent = 0
         self._meetings = 0
         self._checked = 0.0
         self._stuck = False
@@ -138,7 +137,6 @@ class Ranks:
     def total(self, tensor: Tensor) -> Tensor:
         """See ``Peers``."""
         total = tensor.to("cpu", copy=True).contiguous()
-        self.bytes_sent += total.numel() * total.element_size()
         self._wait(partial(dist.all_reduce, total, async_op=True))
         return total.to(tensor.device)
 
@@ -351,7 +349,6 @@ class Ranks:
         lengths = [int(size) for size in sizes]
         if not max(lengths):
             return [b""] * self.size
-        self.bytes_sent += len(data)
         # As gloo gathers like sizes alone, each in turn sends what it has.
         found = []
         for rank, length in enumerate(lengths):
