@@ -16,7 +16,7 @@ import pytest
 from flowtune_cli.runs.directory import RunDirectory
 from support.installed_plugins import Site
 from support.letters_task import LETTERS
-from support.runs_compared import learned, rows
+from support.runs_compared import assert_same_rows, learned
 
 Run = Callable[..., Any]
 
@@ -64,15 +64,26 @@ def disturbed(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
     return site
 
 
-def train(site: Site, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env=site.environ(), capture_output=True, text=True, timeout=timeout
-    )
+def train(site: Site, *command: str) -> subprocess.CompletedProcess[str]:
+    with subprocess.Popen(
+        command,
+        env=site.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def assert_same_run(one: str, other: str) -> None:
     assert learned(Path("runs", one)) == learned(Path("runs", other))
-    assert rows(Path("runs", one)) == rows(Path("runs", other))
+    assert_same_rows(Path("runs", one), Path("runs", other))
 
 
 def test_killed_under_torchrun_it_goes_on_by_itself(disturbed: Site, run: Run) -> None:
@@ -164,3 +175,21 @@ def test_a_launcher_that_says_otherwise(
     assert done.code == 2
     assert "MASTER_ADDR is not set" in done.err
     assert os.environ.get("MASTER_ADDR") is None
+
+
+@pytest.mark.parametrize(
+    "command", [("predict", "letters", "--out", "p.jsonl"), ("eval", "letters")]
+)
+def test_other_commands_refuse_to_be_started_as_several(
+    disturbed: Site, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "h",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    done = run(*command)
+    assert done.code == 2
+    assert f"'flowtune {command[0]}' runs in one process" in done.err

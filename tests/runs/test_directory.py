@@ -257,3 +257,16 @@ def test_a_run_is_discarded_and_its_name_is_free(tmp_path: Path) -> None:
         run.discard()
     assert list(tmp_path.iterdir()) == []
     RunDirectory.create(tmp_path, "a", task="t", model="m", settings={})
+
+
+def test_a_launch_finds_the_newest_run_that_it_has_begun(tmp_path: Path) -> None:
+    about = {"task": "qa", "model": "small", "settings": {}}
+    assert RunDirectory.of_launch(tmp_path / "none", "job") is None
+    for name, launch in (("a", "job"), ("b", "job"), ("c", "other"), ("d", "")):
+        RunDirectory.create(tmp_path, name, **about, launch=launch)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    found = RunDirectory.of_launch(tmp_path, "job")
+    assert found is not None
+    assert found.path == tmp_path / "b"
+    assert RunDirectory.of_launch(tmp_path, "") is None

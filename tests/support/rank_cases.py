@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -180,6 +182,14 @@ def dawdle(peers: Peers, rank: int) -> None:
 
     peers.each(work)
     raise AssertionError("nobody was missed")
+
+
+def die_before_the_sum(peers: Peers, rank: int) -> None:
+    """All have met, so that the others wait for data alone."""
+    peers.each(lambda: None)
+    if peers.rank == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    peers.total(torch.zeros(100_000))
 
 
 def stop_on(peers: Peers, rank: int) -> str:

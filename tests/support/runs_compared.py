@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -29,6 +30,19 @@ def rows(run: Path) -> list[str]:
     finally:
         connection.close()
     return [line for line in lines if not line.startswith('INSERT INTO "timings"')]
+
+
+_NUMBER = re.compile(r"-?\d+\.\d+(?:[eE][-+]?\d+)?")
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    """All rows of two runs' stores but the timings are the same, figures within rounding."""
+    first, second = ([(_NUMBER.sub("#", row), row) for row in rows(run)] for run in (one, other))
+    # By their texts, as a figure that is rounded otherwise may change the order.
+    for (text, row), (same_text, same_row) in zip(sorted(first), sorted(second), strict=True):
+        assert text == same_text
+        numbers, same = ([float(n) for n in _NUMBER.findall(each)] for each in (row, same_row))
+        assert numbers == pytest.approx(same, abs=1e-4, rel=1e-4), row
 
 
 def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, *calls: int, number: int = signal.SIGINT) -> None:

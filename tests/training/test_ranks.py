@@ -15,7 +15,7 @@ from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.learning.peers import ALONE
 from support.rank_cases import train
 from support.rank_workers import Raised, Workers
-from support.runs_compared import rows
+from support.runs_compared import assert_same_rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,21 +69,6 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], atol: float = 1e-5) 
             numpy.testing.assert_allclose(a, b, atol=atol, rtol=atol)
     for what in ("versions", "position", "progressive", "nodes"):
         assert one[what] == other[what], what
-
-
-_NUMBER = re.compile(r"-?\d+\.\d+(?:[eE][-+]?\d+)?")
-
-
-def assert_same_rows(one: Path, other: Path) -> None:
-    """All but timings; figures within rounding."""
-    first, second = rows(one), rows(other)
-    assert len(first) == len(second) > 100
-    by_text = sorted(_NUMBER.sub("#", row) for row in first)
-    assert by_text == sorted(_NUMBER.sub("#", row) for row in second)
-    # In the order of their keys, as a figure in front of them is no key.
-    for a, b in zip(first, second, strict=True):
-        numbers = [[float(n) for n in _NUMBER.findall(row)] for row in (a, b)]
-        assert numbers[0] == pytest.approx(numbers[1], abs=1e-4, rel=1e-4), a
 
 
 @pytest.mark.parametrize(
@@ -194,6 +179,14 @@ def test_who_does_not_come_is_named(workers: Workers) -> None:
         workers.patience = 60.0
     assert messages[0].startswith("rank 1 (")
     assert "training.rank_timeout = 2 seconds" in messages[0]
+
+
+def test_who_is_killed_while_data_go_round_is_named() -> None:
+    with Workers(3) as workers:
+        workers.begin(3, "die_before_the_sum", 2)
+        outcomes = workers.end(2)
+    for outcome in outcomes:
+        assert re.match(r"rank 2 \(process \d+ on \S+\) is lost", outcome.message), outcome
 
 
 @pytest.mark.parametrize("step_per", ["datum", "batch"])

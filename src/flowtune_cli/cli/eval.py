@@ -86,7 +86,9 @@ def eval(
     from ..runs.output_path import check_output
     from .contestants import contestants
     from .examples import first_examples, note_left_out, read_examples
+    from .together import check_alone
 
+    check_alone("eval")
     registry = load_registry()
     if out is not None:
         check_output(out, overwrite=overwrite, directory=True)

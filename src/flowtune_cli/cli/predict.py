@@ -86,7 +86,9 @@ def predict(
     from .examples import chosen_split, first_examples, note_left_out, read_examples
     from .player import load_player
     from .postprocessors import explorations, selected_names, selected_postprocessors
+    from .together import check_alone
 
+    check_alone("predict")
     if out is not None:
         check_predictions_path(out, overwrite=overwrite)
         if json and stdout.is_own(out):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..flow.errors import UsageError
 from . import verbosity
 from .launch import LAUNCHER
 
@@ -29,6 +30,20 @@ def own_place() -> Place:
     from ..training.place import Place
 
     return Place.of(os.environ, os.getppid())
+
+
+def check_alone(command: str) -> None:
+    """Check that a command was started as one process.
+
+    Raises:
+        UsageError: a launcher has started several, which would all do and write the same.
+    """
+    size = own_place().size
+    if size > 1:
+        raise UsageError(
+            f"'flowtune {command}' runs in one process, and a launcher has started {size}: start"
+            " it without the launcher, or unset WORLD_SIZE. 'flowtune train' runs in several."
+        )
 
 
 @contextmanager

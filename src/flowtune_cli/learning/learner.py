@@ -199,7 +199,9 @@ class Learner:
         """
         freed = False
         while True:
-            pieces = self._parts(part, budget)
+            # A part was cut by the first budget already.
+            whole = budget >= self.tokens_per_batch
+            pieces = [list(part)] if whole else self._parts(part, budget)
             reason, found = attempt(partial(self._gradients_of, adapter, pieces, total, budget))
             if found is not None:
                 return found, budget

@@ -177,12 +177,12 @@ class RunDirectory:
     def of_launch(cls, parent: Path, launch: str) -> RunDirectory | None:
         """The newest run that this launch of processes has begun in ``parent``, if any."""
         found = []
-        for file in parent.glob("[!.]*/run.json"):
-            with suppress(FlowtuneError):
+        for file in parent.glob("[!.]*/run.json") if launch else ():
+            with suppress(FlowtuneError):  # it is not this one
                 info = read_json(file)
                 if isinstance(info, dict) and info.get("launch") == launch:
                     found.append((str(info.get("created")), file.parent.name, file.parent))
-        return cls(max(found)[-1]) if launch and found else None
+        return cls(max(found)[-1]) if found else None
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run for training. The lock ends with the process.

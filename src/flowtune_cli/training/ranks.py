@@ -35,7 +35,7 @@ Value = TypeVar("Value")
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
 """Who has not been heard of for so long is lost: killed, stopped, or cut off."""
-_SILENCE_WHEN_STOPPING_SECONDS = 6.0
+_SILENCE_WHEN_STOPPING_SECONDS = 10.0
 """The same when the launcher has asked to stop, as it does when a process has died. It kills what
 is still there half a minute later."""
 _LOOK_SECONDS = 0.02
@@ -73,10 +73,10 @@ class Ranks:
         self.patience = patience
         self.stopping: Callable[[], bool] = lambda: False
         self._launcher = launcher
-        self.bytes_sent = 0
         self._meetings = 0
         self._checked = 0.0
         self._stuck = False
+        self._unheard = False
         self._lost: set[int] = set()
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._listened = 0.0
@@ -137,7 +137,6 @@ class Ranks:
     def total(self, tensor: Tensor) -> Tensor:
         """See ``Peers``."""
         total = tensor.to("cpu", copy=True).contiguous()
-        self.bytes_sent += total.numel() * total.element_size()
         self._wait(partial(dist.all_reduce, total, async_op=True))
         return total.to(tensor.device)
 
@@ -159,16 +158,20 @@ class Ranks:
         if self._left.is_set():
             return
         try:
-            if error is not None and not isinstance(error, (PeerFailed, Stop)):
+            known = error is None or isinstance(error, (PeerFailed, Stop))
+            if error is not None and not known:
                 self._say(_failed(error))
             self._store.set(self._key("left"), b"")
             others = set(range(self.size)) - self._lost - {self.rank}
             waited_for = others if self.rank == 0 else others & {0}
             keys = [self._key("left", rank) for rank in sorted(waited_for)]
             end = time.monotonic() + _GOODBYE_SECONDS
-            while keys and time.monotonic() < end and not self._store.check(keys):
+            while keys and not self._store.check(keys):
                 self._listen(waited_for)
-                time.sleep(0.05)
+                if time.monotonic() > end:
+                    self._unheard = not known
+                    break
+                time.sleep(_LOOK_SECONDS)
         except (RuntimeError, PeerFailed):
             pass  # the store, or someone, is gone already
         self._left.set()
@@ -183,8 +186,11 @@ class Ranks:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process is the one that tells the user of an error: the first that lives."""
-        return self.rank == min(set(range(self.size)) - self._lost)
+        """Whether this process is to tell the user of an error: the first that lives does.
+
+        So does one whose error rank 0 was too busy to hear, as its launcher may end that first.
+        """
+        return self._unheard or self.rank == min(set(range(self.size)) - self._lost)
 
     # Meeting
 
@@ -307,13 +313,15 @@ class Ranks:
             # Silence counts from now, as this process itself may have been stopped meanwhile.
             self._heard.clear()
         self._listened = now
-        for rank in sorted(ranks):
+        for rank in ranks:
             beat = self._store.get(self._key("alive", rank))
-            last, since = self._heard.get(rank, (b"", now))
-            if beat != last:
+            if beat != self._heard.get(rank, (b"", now))[0]:
                 self._heard[rank] = beat, now
-            elif now - since > limit:
-                raise self._is_lost(rank, f"nothing was heard of it for {now - since:.0f} seconds")
+        # Others may be silent since they have ended because of it.
+        first = min(ranks, key=lambda rank: self._heard[rank][1], default=self.rank)
+        silence = now - self._heard[first][1] if ranks else 0.0
+        if silence > limit:
+            raise self._is_lost(first, f"nothing was heard of it for {silence:.0f} seconds")
 
     def _is_lost(self, rank: int, why: str) -> PeerFailed:
         self._lost.add(rank)
@@ -328,9 +336,7 @@ class Ranks:
             yield
         except (dist.DistNetworkError, dist.DistStoreError) as error:
             if self.rank == 0:
-                raise PeerFailed(
-                    f"the launcher's store is gone: {_first_line(error)}", 0
-                ) from error
+                raise PeerFailed(f"the launcher's store is gone: {_first_line(error)}") from error
             raise self._is_lost(0, "its store no longer answers") from error
 
     # Data
@@ -343,7 +349,6 @@ class Ranks:
         lengths = [int(size) for size in sizes]
         if not max(lengths):
             return [b""] * self.size
-        self.bytes_sent += len(data)
         # As gloo gathers like sizes alone, each in turn sends what it has.
         found = []
         for rank, length in enumerate(lengths):
