@@ -227,8 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if given.transformers:
         named = with_architecture(model, Path(theirs.name))
-        command = transformers_command(given.transformers, named, given.port, given.option)
-        servers.append(("transformers serve", named, lambda _: command))
+        other = transformers_command(given.transformers, named, given.port, given.option)
+        servers.append(("transformers serve", named, lambda _: other))
     print(f"{given.clients} clients, {given.seconds:g} s, {os.cpu_count()} cores")
     names = ("answered", "errors", "requests/s", "tokens/s", "p50 s", "p95 s", "longest s")
     print(f"{'':24}" + "".join(f"{name:>10}" for name in names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -76,3 +77,36 @@ def test_a_model_whose_class_is_not_named(
     assert made == {**config, "architectures": ["LlamaForCausalLM"]}
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert json.loads((model / "config.json").read_text()) == config
+
+
+def test_both_servers_get_the_same_work(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+    asked: list[Any] = []
+
+    @contextlib.contextmanager
+    def started(command: list[str], url: str, folder: Path) -> Any:
+        commands.append(command)
+        yield
+
+    async def load(url: str, model: str, **more: Any) -> Load:
+        asked.append((model, more["seconds"], more["tokens"], more["clients"]))
+        return Load(2.0, [0.5] * 4, [], dict.fromkeys(range(4), ("a", 5)))
+
+    monkeypatch.setattr(serving, "started", started)
+    monkeypatch.setattr(serving, "load", load)
+    model = str(tiny_model_dir)
+    given = ["--clients", "2", "--seconds", "3", "--model", model, "--transformers", "their-python"]
+    assert serving.main([*given, "--option=--continuous-batching"]) == 0
+    ours, theirs = commands
+    assert ours[3:6] == ["serve", "--task", "load"]
+    assert (theirs[0], theirs[3:5], theirs[-1]) == (
+        "their-python",
+        ["serve", model],
+        "--continuous-batching",
+    )
+    assert asked == [(m, s, 32, 2) for m in ("node", model) for s in (0.1, 3.0)]
+    out = capsys.readouterr().out
+    assert out.count(" 2.00     10.00      0.50      0.50      0.50") == 2
+    assert "of 4 prompts that both answered, 4 have the same text" in out

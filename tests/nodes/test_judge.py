@@ -209,3 +209,10 @@ def test_labels_must_differ(labels: tuple[str, ...]) -> None:
 def test_likelihood_needs_a_text_and_two_labels(more: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="node 'j' judges by likelihood"):
         by_likelihood(**more)
+
+
+def test_the_inputs_that_a_call_has_to_give() -> None:
+    texts = ("{b.c}", Factor("{d}", prompt=Template("{e} {f}", system="{g}")))
+    judge = Judge(name="a", prompt=Template("{a}"), score="likelihood", text=texts)
+    assert judge.input_names == frozenset("abdefg")
+    assert Judge(name="a", prompt=Template("{a} {a[0]}")).input_names == {"a"}
