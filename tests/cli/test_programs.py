@@ -340,3 +340,18 @@ def test_wrong_use_is_told_before_a_model_is_loaded(
     assert done.code == 2
     assert said in done.err
     assert "loading" not in done.err
+
+
+def test_a_trained_program_is_exported_and_a_node_merged(trained: Path, run: Run) -> None:
+    done = run("export", "a", "--adapters", "out")
+    assert done.code == 0, done.err
+    nodes = json.loads((trained / "out" / "flow.json").read_text())["nodes"]
+    assert {node["kind"] for node in nodes.values()} == {"chat"}
+    for name, node in nodes.items():
+        assert node["unwritten"].keys() == {"prompt"}
+        assert f"'{name}': its prompt is not in flow.json: each call of the flow" in done.err
+        assert (trained / "out" / name / "adapter_config.json").is_file()
+    assert "def chat(name, messages" in (trained / "out" / "README.md").read_text()
+    done = run("merge", "a", next(iter(nodes)), "whole")
+    assert done.code == 0, done.err
+    assert (trained / "whole" / "model.safetensors").is_file()

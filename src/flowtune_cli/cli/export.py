@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..registry import Registry
     from ..runs.directory import RunDirectory
     from ..runs.export_preferences import Split
+    from .exported_flow import ExportedFlow
 
 
 def export(
@@ -51,7 +53,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write the checkpoint's adapters, a PEFT directory for each node.",
+            help="Write the checkpoint's adapters, a PEFT directory for each node, with all else"
+            " that is needed to play them.",
         ),
     ] = None,
     node: Annotated[
@@ -69,7 +72,9 @@ def export(
 ) -> None:
     """Export a run for other programs."""
     from ..registry import load_registry
-    from .checkpoint_names import LAST, split_name
+    from ..runs.output_path import check_output
+    from .checkpoint_names import LAST, checkpoint_of, split_name
+    from .exported_flow import exported_flow
 
     if preferences is None and episodes is None and adapters is None:
         raise UsageError("choose what to export: --preferences, --episodes or --adapters")
@@ -83,6 +88,9 @@ def export(
             f" episodes are those of the whole run, '{directory.path.name}'"
         )
 
+    if adapters is not None:
+        check_output(adapters, overwrite=overwrite, directory=True)  # before anything is written
+
     def model() -> dict[str, Any]:
         return stored_model(directory, options.settings(registry, config=config, overrides=set_))
 
@@ -94,12 +102,12 @@ def export(
     if episodes is not None:
         exported["episodes"] = _episodes(directory, episodes, overwrite)
     if adapters is not None:
-        exported["adapters"] = _adapters(
-            directory, checkpoint, adapters, model(), registry, overwrite
-        )
+        path = checkpoint_of(directory, checkpoint)
+        flow = exported_flow(registry, directory, path, config, set_)
+        exported["adapters"] = _adapters(path, flow, adapters, overwrite)
     if json:
         print_json(exported)
-    elif adapters is not None:
+    elif adapters is not None and exported["adapters"]["vllm"]:
         note("serve them with vLLM:")
         stdout.write(exported["adapters"]["vllm"])
 
@@ -172,42 +180,36 @@ def _episodes(run: RunDirectory, path: Path, overwrite: bool) -> dict[str, Any]:
 
 
 def _adapters(
-    run: RunDirectory,
-    checkpoint: str,
-    path: Path,
-    model: Mapping[str, Any],
-    registry: Registry,
-    overwrite: bool,
+    checkpoint: Path, exported: ExportedFlow, path: Path, overwrite: bool
 ) -> dict[str, Any]:
-    from ..runs.export_adapters import Base, export_adapters
-    from .checkpoint_names import checkpoint_of
+    from ..exports.folder import write_adapters
+    from ..exports.vllm import serve_command
 
-    base = Base(model["name"], model["revision"], _loaded_from(model["name"], registry))
-    metadata = {"run": run.path.name, "task": run.info.task}
-    frozen_prefixes = {name: _frozen_prefix(settings) for name, settings in _nodes(run).items()}
-    manifest = export_adapters(
-        path, checkpoint_of(run, checkpoint), base, metadata, frozen_prefixes, overwrite=overwrite
+    flow = write_adapters(path, checkpoint, exported.about, exported.nodes, overwrite=overwrite)
+    names = ", ".join(name for name, node in flow["nodes"].items() if node["adapter"])
+    note(
+        f"{path.absolute()}: the adapters of {names}, after {flow['episodes']} episodes; README.md"
+        " says how"
     )
-    names = ", ".join(adapter["node"] for adapter in manifest["adapters"])
-    note(f"{path.absolute()}: the adapters of {names}, after {manifest['episode']} episodes")
-    for adapter in manifest["adapters"]:
-        if "head" in adapter:
+    for name, node in flow["nodes"].items():
+        if node["adapter"] and node["head"]:
             note(
-                f"'{adapter['node']}' has a head besides its adapter, which servers do not apply;"
-                " its parameters are in the manifest"
+                f"'{name}' has a head besides its adapter, which servers do not apply; its"
+                " parameters are in flow.json"
             )
-        if "frozen_prefix" in adapter:
+        if node["context_without_adapter"]:
             note(
-                f"'{adapter['node']}' has a frozen prefix, which is encoded without the adapter; a"
-                " server applies the adapter to the whole prompt, so its outputs will differ"
+                f"'{name}' reads a frozen prefix without the adapter, which servers cannot do:"
+                " README.md has the code for it"
             )
-    return {"path": path.absolute(), **manifest}
-
-
-def _loaded_from(name: str, registry: Registry) -> str:
-    if name in registry.entries("model"):
-        return str(registry.model(name).directory)
-    return name
+        for what, why in node["unwritten"].items():
+            note(f"'{name}': its {what} is not in flow.json: {why}")
+    command = serve_command(flow, path)
+    return {
+        "path": path.absolute(),
+        **flow,
+        "vllm": None if command is None else shlex.join(command),
+    }
 
 
 def _nodes(run: RunDirectory) -> Mapping[str, Any]:
@@ -224,8 +226,3 @@ def _settings(run: RunDirectory) -> Mapping[str, Any]:
 def _is_chat_node(settings: Mapping[str, Any]) -> bool:
     prompt = settings.get("prompt")
     return not isinstance(prompt, Mapping) or bool(prompt.get("chat", True))
-
-
-def _frozen_prefix(settings: Mapping[str, Any]) -> str:
-    prompt = settings.get("prompt")
-    return str(prompt.get("frozen_prefix", "")) if isinstance(prompt, Mapping) else ""

@@ -30,6 +30,7 @@ from .evaluate import evaluate
 from .export import export
 from .inspect import inspect
 from .ls import ls
+from .merge import merge
 from .models import models
 from .output import note
 from .play import play
@@ -59,6 +60,7 @@ COMMANDS = (
     inspect,
     report,
     export,
+    merge,
     ls,
     show,
     plugins,

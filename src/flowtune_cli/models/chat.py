@@ -83,25 +83,29 @@ def load_tokenizer(settings: ModelSettings, registry: Registry) -> Any:
     Raises:
         UsageError: it cannot be loaded.
     """
-    name = settings.name
-    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
-    files = find_local(name, registry)
-    source: str | Path = name
-    if files is None:
-        options["revision"] = settings.revision
-    else:
-        source = files.directory
-        if files.gguf:
-            options["gguf_file"] = files.gguf
+    source, options = source_of(settings, registry)
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
-            f"the tokenizer of '{name}', whose chat template the prompts are in, cannot be loaded:"
-            f" {type(error).__name__}: {reason}"
+            f"the tokenizer of '{settings.name}', whose chat template the prompts are in, cannot be"
+            f" loaded: {type(error).__name__}: {reason}"
         ) from error
+
+
+def source_of(settings: ModelSettings, registry: Registry) -> tuple[str | Path, dict[str, Any]]:
+    """What transformers' ``from_pretrained`` takes for parts of a base model that are not weights.
+
+    Raises:
+        UsageError: there is no such model on this machine, and it is no Hugging Face id.
+    """
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    files = find_local(settings.name, registry)
+    if files is None:
+        return settings.name, options | {"revision": settings.revision}
+    return files.directory, options | ({"gguf_file": files.gguf} if files.gguf else {})
 
 
 def _contents(text: str, shape: list[str]) -> list[str] | None:

@@ -81,6 +81,7 @@ class ChatTemplate:
     Attributes:
         source: its text; empty if there is none.
         date: what its clock shows; None if it reads no clock.
+        options: its variables that are set, by name.
         has_system: whether it has a system part: some refuse one, some leave it out.
 
     Raises:
@@ -93,6 +94,7 @@ class ChatTemplate:
         self.source = self._choose(getattr(tokenizer, "chat_template", None), options)
         self.date: Date | None = None
         self.has_system = False
+        self.options: dict[str, Any] = {}
         self._options: dict[str, Any] = {}
         if not self.source:
             if options.template_options:
@@ -109,14 +111,14 @@ class ChatTemplate:
                     f"variable of the chat template of '{self._name}'", option, known
                 )
         defaults = {key: value for key, value in _DEFAULTS.items() if key in known}
-        self._options = {**defaults, **options.template_options}
+        self.options = {**defaults, **options.template_options}
         chosen: dict[str, Any] = {}
         if isinstance(getattr(tokenizer, "chat_template", None), Mapping):
             chosen = {"chat_template": self.source}
         if "strftime_now" in variables:
             self.date = options.date or Date.today()
             chosen = {"chat_template": _FIXED_CLOCK + self.source, _CLOCK: _clock(self.date)}
-        self._options |= chosen
+        self._options = {**self.options, **chosen}
         self._render([{"role": "user", "content": "x"}])  # raises if it cannot
         self.has_system = self._shows_system()
 
@@ -228,6 +230,20 @@ class ChatTemplate:
             advice = "set model.chat_template = 'tool_use'"
         return f"the chat template of '{self._name}' cannot {what}: {reason}; {advice}"
 
+    def standalone(self) -> str:
+        """The template with its options and its clock written into it; empty if there is none.
+
+        Rendered without options, as other programs do, it gives what it gives here.
+        """
+        parts = [
+            f"{{%- if {name} is not defined -%}}{{%- set {name} = {_literal(value)} -%}}"
+            "{%- endif -%}"
+            for name, value in self.options.items()
+        ]
+        if self.source and self.date is not None:
+            parts += [f"{{%- set {_CLOCK} = {_literal(_clock(self.date))} -%}}", _FIXED_CLOCK]
+        return "".join([*parts, self.source])
+
     def after_answer(self) -> str:
         """What the template writes behind an answer of the model; empty if it takes none."""
         if not self.source:
@@ -288,6 +304,11 @@ def _with_texts(message: Mapping[str, Any]) -> Mapping[str, Any]:
         arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         calls.append({**call, "function": {**call["function"], "arguments": arguments}})
     return {**message, "tool_calls": calls}
+
+
+def _literal(value: Any) -> str:
+    """A value as a template writes it: JSON has the same literals, but for null."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _clock(date: Date) -> list[list[str]]:

@@ -15,6 +15,10 @@ class ControlTokens:
     Args:
         tokenizer: of transformers.
         template: the source of the chat template; empty if there is none.
+
+    Attributes:
+        ids: the control tokens' ids by their texts.
+        special: the texts of the special tokens, which decoding leaves out.
     """
 
     def __init__(self, tokenizer: Any, template: str) -> None:
@@ -32,6 +36,7 @@ class ControlTokens:
                 self.ids[text] = index
                 swallowing += [text] if token.rstrip else []
         self._any = _pattern(self.ids)
+        self.special = tuple(special)
         self._special = _pattern(special)
         self._all, self._swallowing = tuple(self.ids), tuple(swallowing)
 

@@ -73,6 +73,11 @@ class Seam:
             self._decode_lead = encode("x")
             self._decode_skip = len(decode(self._decode_lead))
 
+    @property
+    def lead(self) -> str:
+        """What a text that continues another one is tokenised after; empty where it is plain."""
+        return self._leads[0][0] if self._leads else ""
+
     def encode(self, text: str) -> Ids:
         """Token ids of a text that continues an ordinary text.
 

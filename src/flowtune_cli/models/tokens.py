@@ -60,6 +60,9 @@ class Tokens:
         options: what is set, beside what the tokenizer says.
 
     Attributes:
+        begin: the token ids that a plain text begins with.
+        controls: the tokens that steer the model.
+        seam: tokenises texts that continue others.
         end_of_turn: ends an answer of a chat; the chat template's own, or else the tokenizer's end.
 
     Raises:
@@ -78,7 +81,7 @@ class Tokens:
         self.context = context
         self.model_context = model_context
         self.template = ChatTemplate(tokenizer, options)
-        self._controls = ControlTokens(tokenizer, self.template.source)
+        self.controls = ControlTokens(tokenizer, self.template.source)
         self._tool_calls = ToolCallParser(tokenizer, self.template.source)
         self._constraints = Constraints(tokenizer, self.template.source, options.name)
         self._keeps_special = options.special_tokens_in_text
@@ -87,9 +90,9 @@ class Tokens:
         self._encoded: OrderedDict[tuple[Prompt, int], Encoded] = OrderedDict()
         # What is cut out of a document keeps the special tokens that it may have.
         decode = self.whole_text if self._keeps_special else self.decode
-        self._seam = Seam(self._ids, decode, options.name)
-        self._begin = self._special_begin(options.name)
-        end = self._controls.at_start(self.template.after_answer().lstrip())
+        self.seam = Seam(self._ids, decode, options.name)
+        self.begin = self._special_begin(options.name)
+        end = self.controls.at_start(self.template.after_answer().lstrip())
         self.end_of_turn: int = tokenizer.eos_token_id if end is None else end
 
     def encode(self, prompt: Prompt, completion: int = 0) -> Encoded:
@@ -193,7 +196,7 @@ class Tokens:
         if not tools:
             return None
         found = self._tool_calls.parse(self.whole_text(ids), tools, lambda: self.whole_text(prompt))
-        return found and found._replace(text=self._controls.without_special(found.text))
+        return found and found._replace(text=self.controls.without_special(found.text))
 
     def grammar(self, constraint: Constraint | None, prompt: Prompt) -> Grammar | None:
         """The token sequences that a constraint allows after a prompt, their end included.
@@ -212,11 +215,11 @@ class Tokens:
         """
         text = self.decode(ids)
         found = [text[:place] for stop in stops if (place := text.find(stop)) >= 0]
-        special = [stop for stop in stops if self._controls.has_special(stop)]
+        special = [stop for stop in stops if self.controls.has_special(stop)]
         if special:
             whole = self.whole_text(ids)
             places = [place for stop in special if (place := whole.find(stop)) >= 0]
-            found += [self._controls.without_special(whole[:place]) for place in places]
+            found += [self.controls.without_special(whole[:place]) for place in places]
         return min(found, key=len, default=None)
 
     def render(self, prompt: Prompt) -> str:
@@ -244,7 +247,7 @@ class Tokens:
         """A text that consists of segments, cut inside the control tokens that data spells out."""
         if self._keeps_special:
             return _Rendered(text)
-        return _Rendered(text, tuple(place + 1 for place in self._controls.spelled(segments)))
+        return _Rendered(text, tuple(place + 1 for place in self.controls.spelled(segments)))
 
     def _marked(self, segments: Sequence[Segment], mark: str) -> str:
         text = "".join(segment.text for segment in segments)
@@ -254,21 +257,21 @@ class Tokens:
         prompt = _without_surrogates(prompt)
         text, cuts = self._render(prompt)
         # A chat template writes the model's special tokens itself; a plain text has none yet.
-        ids = () if prompt.chat and self.template.source else self._begin
+        ids = () if prompt.chat and self.template.source else self.begin
         length = len(prompt.frozen_prefix)
         if not length:
             ids += self._pieces_ids(_Rendered(text, cuts))
-            return Encoded(text, ids or (self._empty,), 0)
+            return Encoded(text, ids or (self.empty,), 0)
         # On its own, so that its tokens are the same whatever follows it.
         prefix = _Rendered(text[:length], tuple(cut for cut in cuts if cut < length))
         rest = _Rendered(text[length:], tuple(cut - length for cut in cuts if cut > length))
         frozen = ids + self._pieces_ids(prefix)
         ids = frozen + self._behind(prefix, rest)
-        return Encoded(text, ids or (self._empty,), 0, len(frozen))
+        return Encoded(text, ids or (self.empty,), 0, len(frozen))
 
     def _following(self, prompt: Prompt | None, text: _Rendered) -> tuple[int, ...]:
         """Token ids of a text that follows a prompt, or any ordinary text."""
-        if self._seam.is_plain:
+        if self.seam.is_plain:
             return self._pieces_ids(text)
         if prompt is None:
             return self._continued(_pieces(text))
@@ -276,10 +279,10 @@ class Tokens:
 
     def _behind(self, before: _Rendered, text: _Rendered) -> tuple[int, ...]:
         """Token ids of a text that follows another one, as they are where both are one text."""
-        if self._seam.is_plain or not before.text:
+        if self.seam.is_plain or not before.text:
             return self._pieces_ids(text)
         first, *rest = _pieces(text)
-        token = self._controls.at_end(before.text)
+        token = self.controls.at_end(before.text)
         place = len(before.text) - len(token)
         if token and place + 1 not in before.cuts:
             # A tokenizer begins anew behind a special token.
@@ -294,7 +297,7 @@ class Tokens:
         return self._ids(first) + self._continued(rest)
 
     def _continued(self, pieces: Sequence[str]) -> tuple[int, ...]:
-        return tuple(token for piece in pieces for token in self._seam.encode(piece))
+        return tuple(token for piece in pieces for token in self.seam.encode(piece))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -309,7 +312,8 @@ class Tokens:
         return self.end_of_turn if chat else int(self.tokenizer.eos_token_id)
 
     @property
-    def _empty(self) -> int:
+    def empty(self) -> int:
+        """The token that stands for an empty prompt."""
         bos = self.tokenizer.bos_token_id
         return int(self.tokenizer.eos_token_id if bos is None else bos)
 
@@ -342,7 +346,7 @@ class Tokens:
                     f" {self._more_context()}. It begins: {encoded.text[:200]!r}"
                 )
             _cut_longest(pieces, excess)
-            cut = _with_truncatable(prompt, [self._seam.decode(tuple(piece)) for piece in pieces])
+            cut = _with_truncatable(prompt, [self.seam.decode(tuple(piece)) for piece in pieces])
             encoded = self._encode(cut)
             excess = len(encoded.ids) - room
         return replace(encoded, dropped=whole - len(encoded.ids))

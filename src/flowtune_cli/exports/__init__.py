@@ -1,0 +1,1 @@
+"""What a run has learned, in folders that other programs use without flowtune."""
