@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,7 @@ class RunOverrides:
         self.old = self._restore(values)
         self.origins = {key: Origin(**origin) for key, origin in origins.items()}
         self.differences = list(self._differences())
+        self.differences += self._trained_again([each.key for each in self.differences])
 
     def resumed(self) -> Resolved:
         """The settings to go on with: the run's, with such changes as change no result.
@@ -228,6 +229,20 @@ class RunOverrides:
                 continue
             if stored != value:
                 yield Difference(key, path, stored, value, origin)
+
+    def _trained_again(self, changed: Collection[str]) -> Iterable[Difference]:
+        """What nodes learn now that learned nothing in the run because they could not."""
+        from ..flow.adapters import why_untrained
+
+        nodes = {} if self.now.task is None else {node.name: node for node in self.now.task.nodes}
+        for old in [] if self.old.task is None else self.old.task.nodes:
+            node, begin = nodes.get(old.name), f"tasks.{self.task}.nodes.{old.name}"
+            learn = f"{begin}.learn"
+            if node is None or why_untrained(old) is None or why_untrained(node) is not None:
+                continue
+            if {f"{begin}.adapter", f"{begin}.model"} & {*changed} and learn not in changed:
+                path = tuple(learn.split("."))
+                yield Difference(learn, path, old.learn, node.learn, self.now.origins[learn])
 
     def _overrides(self, key: str, origin: Origin) -> bool:
         """Whether a setting's origin now overrides the one it had in the run.
