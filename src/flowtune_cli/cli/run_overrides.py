@@ -13,7 +13,7 @@ from ..flow.preset import NO_PRESET
 from ..runs.directory import RunDirectory
 from . import options
 from .renamed_nodes import Renamed, check_renamed, fitting_origins, fitting_tasks
-from .stored_model import check_model, is_same_model, is_same_place
+from .stored_model import check_model, check_node_models, is_same_model, is_same_place
 from .stored_settings import settings_file, stored_settings
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ class RunOverrides:
         # A run cannot say that its model's code is to be trusted.
         values["model"]["trust_remote_code"] = self.now.settings.model.trust_remote_code
         check_model(self.run, self.stored, values["model"]["name"])
+        check_node_models(self.run, self.stored, values["tasks"].get(self.task, {}))
         return self._restore(values)
 
     def _differences(self) -> Iterable[Difference]:
