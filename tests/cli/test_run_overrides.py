@@ -343,7 +343,9 @@ def test_a_node_that_could_not_learn_learns_again_where_it_can(begin: Begin, now
     assert keys(now(run)) == []
     assert now(run).continued().make_task().node("query").learn == "nothing"
     settings = now(run, f"{QUERY}.adapter=own")
-    assert keys(settings) == [f"{QUERY}.adapter", f"{QUERY}.learn"]
+    # To play it, what was never trained stays the base model.
+    assert settings.trained().make_task().node("query").learn == "nothing"
+    assert keys(settings) == [f"{QUERY}.adapter"]
     assert settings.continued().make_task().node("query").learn == "preferences"
     settings = now(run, f"{QUERY}.adapter=own", f"{QUERY}.learn=supervised")
     assert settings.continued().make_task().node("query").learn == "supervised"

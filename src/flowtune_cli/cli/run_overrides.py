@@ -113,7 +113,6 @@ class RunOverrides:
         self.old = self._restore(values)
         self.origins = {key: Origin(**origin) for key, origin in origins.items()}
         self.differences = list(self._differences())
-        self.differences += self._trained_again([each.key for each in self.differences])
 
     def resumed(self) -> Resolved:
         """The settings to go on with: the run's, with such changes as change no result.
@@ -162,13 +161,14 @@ class RunOverrides:
     def continued(self) -> Resolved:
         """The settings of a new run that begins with what this one has learned.
 
-        As ``trained``; but how much is trained and computed at once, and where runs are kept, is
-        as set now.
+        As ``trained``; but nodes that can learn now do, as they are set; and how much is trained
+        and computed at once, and where runs are kept, is as set now.
 
         Raises:
             UsageError: settings differ that its adapters depend on; lists them.
         """
         self._refuse_other_adapters()
+        self.differences += self._trained_again([each.key for each in self.differences])
         now = ("engine", "training", "run")
         resolved = self._changed(self.old, {name: getattr(self.now.settings, name) for name in now})
         origins = {k: v for k, v in self.now.origins.items() if k.split(".")[0] in now}
