@@ -195,7 +195,7 @@ def compare_gradients(
         if not of_node:
             continue
         for update in updates:
-            update(node, of_node)
+            update(node, {node: of_node})
         steps = [learner.optimizers[node].steps for learner in learners]  # type: ignore[attr-defined]
         report.same("steps", len(steps[0]), len(steps[1]))
         for fast, slow in zip(*steps, strict=True):

@@ -336,3 +336,16 @@ def test_a_presets_settings_count_as_the_choice_of_the_preset_does(begin: Begin,
     assert keys(now(plain)) == ["preset", "model.quantization"]
     toml('preset = "none"\n')
     assert keys(now(plain)) == ["preset"]
+
+
+def test_a_node_that_could_not_learn_learns_again_where_it_can(begin: Begin, now: Now) -> None:
+    run = begin(f"{QUERY}.adapter=none")
+    assert keys(now(run)) == []
+    assert now(run).continued().make_task().node("query").learn == "nothing"
+    settings = now(run, f"{QUERY}.adapter=own")
+    # To play it, what was never trained stays the base model.
+    assert settings.trained().make_task().node("query").learn == "nothing"
+    assert keys(settings) == [f"{QUERY}.adapter"]
+    assert settings.continued().make_task().node("query").learn == "preferences"
+    settings = now(run, f"{QUERY}.adapter=own", f"{QUERY}.learn=supervised")
+    assert settings.continued().make_task().node("query").learn == "supervised"

@@ -101,3 +101,22 @@ def test_another_at_the_same_place_or_elsewhere(begun: str, run: Run) -> None:
         done = run(*command)
         assert done.code == 2
         assert "has other weights than when run 'a' began" in done.err
+
+
+def test_a_model_that_plays_a_node_is_known_again(begun: str, run: Run) -> None:
+    other = Path(shutil.copytree(f"../{MODEL}", "other-model"))
+    change(other)
+    plays = ("--set", "tasks.letters.nodes.write.model=other-model")
+    begun_b = ("train", "letters", "--limit", "1", "--name", "b", "--model", f"../{MODEL}")
+    assert run(*begun_b, *plays).code == 0
+    digests = stored("runs/b")["node_models_sha256"]
+    assert list(digests) == [str(other.resolve())]
+    assert "node_models_sha256" not in stored(begun)
+    assert run("play", "letters", "--run", "b").code == 0
+    change(other)
+    for command in (("train", "--resume", "b", "--limit", "2"), ("play", "letters", "--run", "b")):
+        refused = run(*command)
+        assert refused.code == 2
+        assert "other-model, which plays node 'write', is gone or has other weights" in refused.err
+    base = ("--set", "tasks.letters.nodes.write.model=")
+    assert run("play", "letters", "--run", "b", *base).code == 0

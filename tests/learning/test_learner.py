@@ -878,3 +878,10 @@ def test_what_a_constraint_forces_is_not_learned(tiny_model: LoadedModel) -> Non
     assert same(state(adapters, "a"), before)
     update = make_learner(adapters, tiny_model).update("a", {"a": [datum, free]})["a"]
     assert update.gradient_norm > 0
+
+
+def test_data_teach_the_adapter_of_their_own_node_alone(tiny_model: LoadedModel) -> None:
+    learner = Tiny(tiny_model).learner()
+    for adapter, data in (("b", {"b": [preference()]}), ("b", {"a": [preference()]})):
+        with pytest.raises(FlowtuneError, match="a datum of node 'a' cannot teach node"):
+            learner.update(adapter, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from ..flow.preset import NO_PRESET
 from ..runs.directory import RunDirectory
 from . import options
 from .renamed_nodes import Renamed, check_renamed, fitting_origins, fitting_tasks
-from .stored_model import check_model, is_same_model, is_same_place
+from .stored_model import check_model, check_node_models, is_same_model, is_same_place
 from .stored_settings import settings_file, stored_settings
 
 if TYPE_CHECKING:
@@ -162,13 +162,14 @@ class RunOverrides:
     def continued(self) -> Resolved:
         """The settings of a new run that begins with what this one has learned.
 
-        As ``trained``; but how much is trained and computed at once, and where runs are kept, is
-        as set now.
+        As ``trained``; but nodes that can learn now do, as they are set; and how much is trained
+        and computed at once, and where runs are kept, is as set now.
 
         Raises:
             UsageError: settings differ that its adapters depend on; lists them.
         """
         self._refuse_other_adapters()
+        self.differences += self._trained_again([each.key for each in self.differences])
         now = ("engine", "training", "run")
         resolved = self._changed(self.old, {name: getattr(self.now.settings, name) for name in now})
         origins = {k: v for k, v in self.now.origins.items() if k.split(".")[0] in now}
@@ -212,6 +213,7 @@ class RunOverrides:
         # A run cannot say that its model's code is to be trusted.
         values["model"]["trust_remote_code"] = self.now.settings.model.trust_remote_code
         check_model(self.run, self.stored, values["model"]["name"])
+        check_node_models(self.run, self.stored, values["tasks"].get(self.task, {}))
         return self._restore(values)
 
     def _differences(self) -> Iterable[Difference]:
@@ -229,6 +231,20 @@ class RunOverrides:
                 continue
             if stored != value:
                 yield Difference(key, path, stored, value, origin)
+
+    def _trained_again(self, changed: Collection[str]) -> Iterable[Difference]:
+        """What nodes learn now that learned nothing in the run because they could not."""
+        from ..flow.adapters import why_untrained
+
+        nodes = {} if self.now.task is None else {node.name: node for node in self.now.task.nodes}
+        for old in [] if self.old.task is None else self.old.task.nodes:
+            node, begin = nodes.get(old.name), f"tasks.{self.task}.nodes.{old.name}"
+            learn = f"{begin}.learn"
+            if node is None or why_untrained(old) is None or why_untrained(node) is not None:
+                continue
+            if {f"{begin}.adapter", f"{begin}.model"} & {*changed} and learn not in changed:
+                path = tuple(learn.split("."))
+                yield Difference(learn, path, old.learn, node.learn, self.now.origins[learn])
 
     def _overrides(self, key: str, origin: Origin) -> bool:
         """Whether a setting's origin now overrides the one it had in the run.

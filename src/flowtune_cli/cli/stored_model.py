@@ -52,6 +52,28 @@ def check_model(run: RunDirectory, stored: Mapping[str, Any], name: str) -> None
         )
 
 
+def check_node_models(
+    run: RunDirectory, stored: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Check that the local models that play single nodes are what they were in the run.
+
+    Args:
+        stored: the run's settings.json.
+        values: the settings of its task as they are now.
+
+    Raises:
+        UsageError: one is gone, or has other weights.
+    """
+    for name, node in values.get("nodes", {}).items():
+        model = node.get("model")
+        then = stored.get("node_models_sha256", {}).get(model) if isinstance(model, str) else None
+        if then is not None and model_digest(model) != then:
+            raise UsageError(
+                f"{model}, which plays node '{name}', is gone or has other weights than when run"
+                f" '{run.path.name}' began. Put the old ones back, or set the node's 'model'"
+            )
+
+
 def stored_model(run: RunDirectory, now: Resolved) -> dict[str, Any]:
     """The settings ``[model]`` of a run; of ``now``, the name counts where the model has moved.
 

@@ -50,6 +50,7 @@ def to_store(
         "config": None if config is None else str(config.absolute()),
         "program_sha256": file_digests(values),
         "model_sha256": model_digest(resolved.settings.model.name),
+        **node_model_digests(values),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
         **({"renamed": dict(renamed)} if renamed else {}),
         "data": dict(data),
@@ -139,6 +140,19 @@ def model_digest(name: str) -> str | None:
 
     path = Path(name)
     return weights_digest(path) if path.is_absolute() and path.exists() else None
+
+
+def node_model_digests(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What a run stores of the local models that play single nodes, by their paths.
+
+    Args:
+        values: the settings of its task.
+    """
+    models = (node.get("model") for node in values.get("nodes", {}).values())
+    names = sorted({model for model in models if isinstance(model, str)})
+    found = {name: model_digest(name) for name in names}
+    digests = {name: digest for name, digest in found.items() if digest is not None}
+    return {"node_models_sha256": digests} if digests else {}
 
 
 def settings_file(run: RunDirectory, config: Path | None) -> Path | None:
