@@ -105,6 +105,20 @@ def test_it_comes_from_a_thread(
     assert threading.active_count() == before
 
 
+def test_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.0)
+    closed, tried = io.StringIO(), threading.Event()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+
+    def beat() -> None:
+        tried.set()
+        print("anything", file=sys.stderr)
+
+    with heartbeat.Heartbeat(beat):  # an exception in its thread would fail this test
+        assert tried.wait(60)
+
+
 def test_phases_say_that_they_go_on_even_where_libraries_are_silenced(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
