@@ -376,10 +376,10 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("--name", "whole")
-    replace = os.replace
+    replace, directory = os.replace, Path("runs/a").absolute()
 
     def full(source: Any, target: Any) -> None:
-        if Path("runs/a/checkpoints/0000004").exists() and Path("runs/a") in Path(target).parents:
+        if Path("runs/a/checkpoints/0000004").exists() and directory in Path(target).parents:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
