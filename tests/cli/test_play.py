@@ -61,7 +61,7 @@ def test_deviations_show_outcomes_and_preferences(play: Run) -> None:
             sides.reverse()
         margin = f"margin {preference['margin']:.3f}"
         assert f"    preference: chosen {sides[0]}, rejected {sides[1]}, {margin}\n" in out
-    assert f"rollouts {len(shown['deviations'])}: " in out
+    assert f"rollouts {len(shown['rollouts'])}: " in out
 
 
 def test_json_has_everything(play: Run) -> None:

@@ -134,7 +134,7 @@ def test_interrupted_with_one_set_of_flags_and_gone_on_with_another(
     assert 0 < len(lines("out.jsonl.partial")) < 5
     done = scored("predict", "--out", "out.jsonl", *then)
     if goes_on:
-        assert "resuming from out.jsonl.partial" in done.err
+        assert f"resuming from {Path('out.jsonl.partial').absolute()}" in done.err
         scored("predict", "--out", "whole.jsonl", *then)
         assert lines() == lines("whole.jsonl")
     else:

@@ -83,7 +83,10 @@ def test_interrupted_it_goes_on(predict: Run, monkeypatch: pytest.MonkeyPatch) -
     assert not Path("out.jsonl").exists()
     done = predict(*OUT)
     assert done.code == 0
-    assert f"resuming from out.jsonl.partial, which has {written} of 5 lines" in done.err
+    assert (
+        f"resuming from {Path('out.jsonl.partial').absolute()}, which has {written} of 5 lines"
+        in done.err
+    )
     assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 

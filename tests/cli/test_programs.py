@@ -70,7 +70,7 @@ def counts(name: str) -> Any:
 def test_a_function_is_checked_and_its_nodes_are_written_down(folder: Path, run: Run) -> None:
     before = (folder / "flowtune.toml").read_text()
     done = run("check", "flow.py:run", *ALL, "--limit", "2", "--json")
-    assert "wrote [tasks.flow] with its nodes into flowtune.toml" in done.err
+    assert f"wrote [tasks.flow] with its nodes into {Path('flowtune.toml').absolute()}." in done.err
     assert "playing 2 examples" in done.err
     said = json.loads(done.out)
     assert (said["task"], said["examples"]) == ("flow", ["e0", "e1"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from flowtune_cli.cli import progress as module
 from flowtune_cli.cli.durations import age, duration
 from flowtune_cli.cli.phase import phase
 from flowtune_cli.cli.progress import STOPPING, Bar, Lines, Silence, progress
+from support.installed_plugins import Site
 
 
 class Terminal(io.StringIO):
@@ -101,6 +105,20 @@ def test_it_comes_from_a_thread(
     assert threading.active_count() == before
 
 
+def test_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.0)
+    closed, tried = io.StringIO(), threading.Event()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+
+    def beat() -> None:
+        tried.set()
+        print("anything", file=sys.stderr)
+
+    with heartbeat.Heartbeat(beat):  # an exception in its thread would fail this test
+        assert tried.wait(60)
+
+
 def test_phases_say_that_they_go_on_even_where_libraries_are_silenced(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,3 +164,17 @@ def test_ages(seconds: float, said: str) -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_a_command_says_that_it_goes_on(
+    letters: Site, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it loads, plays and learns, whatever it does meanwhile; and what it counts moves."""
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.005)
+    err = run("train", "letters", "--limit", "4").err
+    assert "flowtune: note: still loading " in err
+    found = re.findall(r"(\d)/4 episodes; ([\d,]+) calls; ([a-z ]+); ", err)
+    assert {doing for _, _, doing in found} & {"play and deviate", "learn", "check the flow"}
+    counts = [int(calls.replace(",", "")) for _, calls, _ in found]
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0] >= 0

@@ -79,7 +79,7 @@ def test_a_run_from_beginning_to_end(train: Run, tiny_model_dir: Path) -> None:
 
     lines = [line for line in done.err.splitlines() if re.match(r"\d+/8 episodes; sum ", line)]
     assert len(lines) == 4, "one a mini-batch"
-    assert "training run 'letters-001' in runs/letters-001" in done.err
+    assert f"training run 'letters-001' in {directory.absolute()}\n" in done.err
     assert "8 of 8 episodes had a truncated output" in done.err
     assert "flowtune play letters --run letters-001 --deviate\n" in done.err
     predict = "flowtune predict letters --run letters-001 --split test --out letters-001-test.jsonl"
@@ -165,7 +165,7 @@ def test_a_run_in_use_is_left_alone(train: Run) -> None:
     with RunDirectory(Path("runs/a")).lock():
         done = train("--resume", "a")
     assert done.code == 2
-    assert f"run 'a' (runs/a) is in use by process {os.getpid()}" in done.err
+    assert f"run 'a' ({Path('runs/a').absolute()}) is in use by process {os.getpid()}" in done.err
 
 
 def test_resume_with_other_settings_says_which(train: Run) -> None:
@@ -376,10 +376,10 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("--name", "whole")
-    replace = os.replace
+    replace, directory = os.replace, Path("runs/a").absolute()
 
     def full(source: Any, target: Any) -> None:
-        if Path("runs/a/checkpoints/0000004").exists() and Path("runs/a") in Path(target).parents:
+        if Path("runs/a/checkpoints/0000004").exists() and directory in Path(target).parents:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
@@ -405,7 +405,7 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_run(
         patch.setattr("flowtune_cli.training.checkpoint._flush", full)
         done = train("--name", "a")
     assert done.code == 1
-    assert "checkpoint runs/a/checkpoints/0000004 could not be written" in done.err
+    assert f"checkpoint {Path.cwd()}/runs/a/checkpoints/0000004 could not be written" in done.err
     assert "There is no checkpoint yet. Start the run again with" in done.err
     assert state("a") == "failed"
     assert list(Path("runs/a/checkpoints").iterdir()) == []
@@ -485,7 +485,7 @@ def test_a_taken_name_is_told_before_the_model_is_loaded(train: Run) -> None:
     train("--limit", "2", "--name", "a")
     done = train("--name", "a")
     assert done.code == 2
-    assert "'a' already exists in runs" in done.err
+    assert f"'a' already exists in {Path('runs').absolute()}. " in done.err
     assert "loading" not in done.err
 
 

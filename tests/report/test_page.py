@@ -153,6 +153,15 @@ def test_the_digest_of_the_data(tmp_path: Path) -> None:
     assert "SHA-256 0123abcd" in " ".join(Parsed(page(figures)).text.split())
 
 
+def test_tags_and_the_note_are_at_the_top(tmp_path: Path) -> None:
+    run = sums_run(tmp_path)
+    assert "tags:" not in page(summarize_run(run))
+    run.change_info(lambda info: {"tags": ["good", "paper"], "note": "<b> of Friday"})
+    shown = page(summarize_run(run))
+    assert "tags: good, paper</p>" in shown
+    assert "<p>&lt;b&gt; of Friday</p>" in shown
+
+
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "new", task="t", model="m", settings={"settings": {}})
     text = Parsed(page(summarize_run(run))).text

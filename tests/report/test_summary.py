@@ -45,6 +45,15 @@ def test_json_is_json_and_complete(tmp_path: Path) -> None:
     assert draw["reference_drift"] is None
 
 
+def test_tags_and_the_note_of_a_run(tmp_path: Path) -> None:
+    run = sums_run(tmp_path)
+    before = as_json(summarize_run(run))
+    assert (before["tags"], before["note"]) == ([], "")
+    run.change_info(lambda info: {"tags": ["paper"], "note": "the one of Friday"})
+    after = as_json(summarize_run(run))
+    assert (after["tags"], after["note"]) == (["paper"], "the one of Friday")
+
+
 def test_few_points_of_a_long_run(tmp_path: Path) -> None:
     run = sums_run(tmp_path, batches=20)
     points = summarize_run(run, points=5).metrics["high"]

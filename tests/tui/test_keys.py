@@ -145,7 +145,7 @@ def test_r_shows_what_is_stored(app: InspectApp) -> None:
         shown = app.screen.query_one(TextArea)
         assert json.loads(shown.text)["alternative"] == 1
         await press(pilot, "r")
-        assert json.loads(shown.text)["question"] == "the sum of 35"
+        assert json.loads(shown.text)["example"]["question"] == "the sum of 35"
         await press(pilot, "j", "k", "r", "escape")
         assert isinstance(app.screen, EpisodeScreen)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ..flow.deviation import Deviation, Trace
 from ..flow.episode import Episode, Failure, Step
 from ..flow.node import NodeOutput
 from ..flow.task import Task
-from ..runs.episode_json import effect_json
+from ..runs.episode_json import effect_json, reward_json
 from ..runs.serialization import from_json, to_json
 
 
@@ -25,7 +24,7 @@ def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
         },
         "steps": [_step(task, step) for step in episode.steps],
         "effects": [effect_json(effect) for effect in episode.effects],
-        "rewards": [asdict(reward) for reward in episode.rewards],
+        "rewards": [reward_json(reward) for reward in episode.rewards],
         "reward_means": episode.reward_means(),
         "targets": [{"step": t.step, "gold": _json_values(t.gold)} for t in episode.targets],
         "result": _json_values(episode.result),

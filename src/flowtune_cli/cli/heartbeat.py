@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 SECONDS = 30.0
@@ -49,5 +50,7 @@ class Heartbeat:
         return self._last + SECONDS - time.monotonic()
 
     def _run(self) -> None:
-        while not self._ended.wait(max(self._left(), 0)):
-            self.tick()
+        # Where nobody reads any more, there is nobody to be told.
+        with suppress(OSError, ValueError):
+            while not self._ended.wait(max(self._left(), 0)):
+                self.tick()

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..flow.deviation import Outcome
 from ..flow.effect import EffectRecord
+from ..flow.episode import RewardEvent
 from .episode_rewards import mean_by_name
 from .records import EpisodeRecord, RolloutRecord, StepRecord
 from .serialization import from_json
@@ -29,7 +30,7 @@ def episode_json(episode: EpisodeRecord) -> dict[str, Any]:
         },
         "steps": [step_json(step) for step in episode.steps],
         "effects": [effect_json(effect) for effect in episode.effects],
-        "rewards": [asdict(reward) for reward in episode.rewards],
+        "rewards": [reward_json(reward) for reward in episode.rewards],
         "reward_means": mean_by_name(episode.rewards),
         "targets": [asdict(target) for target in episode.targets],
         "result": episode.result,
@@ -91,6 +92,11 @@ def rollout_json(rollout: RolloutRecord) -> dict[str, Any]:
             for call in rollout.evaluator_calls
         ],
     }
+
+
+def reward_json(reward: RewardEvent) -> dict[str, Any]:
+    """A reward event."""
+    return {"name": reward.name, "value": reward.value, "steps": reward.steps}
 
 
 def effect_json(effect: EffectRecord) -> dict[str, Any]:
