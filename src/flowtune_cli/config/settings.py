@@ -109,7 +109,7 @@ class LearningSettings(Section):
 
 
 class VllmSettings(Section):
-    """The servers of ``rollouts = "vllm"``, see docs/vllm.md."""
+    """The servers of engine.rollouts = 'vllm', see docs/vllm.md."""
 
     urls: list[str] = Field(
         [], description="Where they are, such as ['http://127.0.0.1:8000']; one base model on all."
