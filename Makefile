@@ -5,6 +5,7 @@
 #   make setup PYTHON=python3.12
 #   make test-lowest        with the oldest versions of what flowtune needs, in .venv-lowest
 #   make test-agents        agents of other frameworks, whose packages go into .venv-agents
+#   make test-vllm          rollouts on vLLM, in the environment of make vllm
 #   make gpu-bundle         what a machine with a GPU and no network lacks, see docs/gpu.md
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
 STAMP := $(VENV)/.set-up$(if $(GPU),-gpu)
 
-.PHONY: setup demo test test-lowest test-agents gpu-bundle lint clean
+.PHONY: setup demo test test-lowest test-agents test-vllm gpu-bundle lint clean
 
 setup: $(STAMP)
 
@@ -49,6 +50,10 @@ test-agents: setup
 	test -x $(AGENTS)/bin/python || $(PYTHON) -m venv $(AGENTS)
 	$(AGENTS)/bin/python -m pip install -r examples/agents/requirements.txt
 	FLOWTUNE_AGENTS_PYTHON=$(CURDIR)/$(AGENTS)/bin/python $(BIN)/python -m pytest tests/examples
+
+test-vllm: setup
+	@test -x .venv-vllm/bin/vllm || { echo 'There is no vLLM in .venv-vllm: make vllm' >&2; exit 1; }
+	FLOWTUNE_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -n 0 tests/rollouts/test_vllm.py
 
 # DATA=FOLDER takes along the files of a folder, such as MuSiQue's.
 gpu-bundle: setup
