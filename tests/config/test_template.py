@@ -28,6 +28,7 @@ def test_as_it_is_it_sets_nothing() -> None:
     document = tomllib.loads(template())
     assert document == {
         **{name: {} for name in SECTIONS if "." not in name},
+        "engine": {"vllm": {}},
         "training": {"evaluate": {}},
     }
 

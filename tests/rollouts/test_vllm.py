@@ -7,6 +7,7 @@ Python.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.engine.engine import ModelEngine
@@ -39,16 +41,33 @@ TEXTS = [f"number {number} of them" for number in range(12)]
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
-    made = RealVllm(str(PYTHON), tiny_model_dir, RANK, tmp_path_factory.mktemp("vllm") / "log")
+def model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with heads as wide as vLLM's attention needs them on a processor."""
+    target = tmp_path_factory.mktemp("vllm") / "model"
+    shutil.copytree(tiny_model_dir, target)
+    config = LlamaConfig.from_pretrained(target)
+    config.head_dim = 32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(target)
+    return target
+
+
+@pytest.fixture
+def settings(model_dir: Path) -> ModelSettings:
+    return ModelSettings(name=str(model_dir), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def server(model_dir: Path) -> Iterator[RealVllm]:
+    made = RealVllm(str(PYTHON), model_dir, RANK, model_dir.parent / "log")
     made.start()
     yield made
     made.kill()
 
 
 @pytest.fixture
-def local(tiny_model_dir: Path) -> ModelEngine:
-    settings = ModelSettings(name=str(tiny_model_dir), device="cpu", dtype="float32")
+def local(settings: ModelSettings) -> ModelEngine:
     loaded = load_model(settings, load_registry())
     return make_engine(loaded, make_adapters(loaded, rank=RANK))
 
@@ -122,14 +141,14 @@ def test_samples_and_groups(local: ModelEngine, server: RealVllm, tmp_path: Path
 
 
 def test_a_run_learns_what_it_learns_here_though_the_server_is_killed(
-    tiny_settings: ModelSettings, server: RealVllm, tmp_path: Path
+    settings: ModelSettings, server: RealVllm, tmp_path: Path
 ) -> None:
     more: dict[str, Any] = {"count": 6, "adapter": {"rank": RANK}}
     more |= {"flow": flow, "nodes": nodes, "gate": "check"}
-    expected = adapters_of(Run(tiny_settings, tmp_path, "here", **more).train())
+    expected = adapters_of(Run(settings, tmp_path, "here", **more).train())
     vllm = {"urls": [server.url], "timeout": 400.0}
     engine = {"rollouts": "vllm", "vllm": vllm}
-    run = Run(tiny_settings, tmp_path, "there", engine=engine, **more)
+    run = Run(settings, tmp_path, "there", engine=engine, **more)
     killed: list[threading.Thread] = []
 
     def kill() -> bool:

@@ -176,6 +176,15 @@ def test_batches_are_of_one_kind_and_adapter_and_the_largest_goes_first() -> Non
     assert batches == [["3", "6", "7"], ["2", "5"], ["1"], ["4"]]
 
 
+def test_an_engine_that_mixes_adapters_gets_all_at_once() -> None:
+    requests = [decode("a", "1"), score("a", "2"), decode("b", "3"), decode(None, "4")]
+    engine = echo_engine()
+    engine.mixes_adapters = True  # type: ignore[attr-defined]
+    run(engine, *map(once, requests), batch_requests=3)
+    batches = [[shown(request) for request in batch] for batch in engine.batches]
+    assert batches == [["1", "2", "3"], ["4"]]
+
+
 def test_batches_are_no_larger_than_batch_requests() -> None:
     engine = echo_engine()
     results = run(engine, *(calls(str(n), 1) for n in range(7)), batch_requests=3)

@@ -10,6 +10,7 @@ import copy
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ class FakeVllm:
         loaded: a tiny model, which stays as it is.
         settings: of the adapters; their rank is the largest that it takes.
         context: that it tells.
+        key: without which it says nothing.
+        port: of the loopback; 0 is a free one.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class FakeVllm:
         *,
         context: int | None = None,
         key: str | None = None,
+        port: int = 0,
     ) -> None:
         model = copy.deepcopy(loaded.model)
         self._tokenizer = copy.deepcopy(loaded.tokenizer)
@@ -91,12 +95,13 @@ class FakeVllm:
         self._context = loaded.context if context is None else context
         self._key = key
         self.faults = Faults()
+        self.listing: Any = None  # of its models, where it is none of vLLM
         self.seen = Seen()
         self._weights: dict[str, Mapping[str, torch.Tensor]] = {}
         self._before: dict[str, Mapping[str, torch.Tensor]] = {}
         self._paths: dict[str, str] = {}
         self.number = 0
-        self.port = 0
+        self.port = port
         self.starts = 0
         self.start()
 
@@ -124,6 +129,7 @@ class FakeVllm:
         self._socket = made
         app = Starlette(
             routes=[
+                Route("/health", lambda request: PlainTextResponse("")),
                 Route("/v1/models", self._models),
                 Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
                 Route("/v1/unload_lora_adapter", self._unload, methods=["POST"]),
@@ -161,6 +167,8 @@ class FakeVllm:
     async def _models(self, request: Request) -> Response:
         if self._key is not None and request.headers.get("authorization") != f"Bearer {self._key}":
             return JSONResponse({"error": "Unauthorized"}, 401)
+        if self.listing is not None:
+            return JSONResponse(self.listing)
         base = {"id": BASE, "root": BASE, "parent": None, "max_model_len": self._context}
         others = [{"id": n, "root": p, "parent": BASE} for n, p in self._paths.items()]
         return JSONResponse({"object": "list", "data": [base, *others]})
@@ -241,6 +249,35 @@ class FakeVllm:
                 break
         told = {"token_logprobs": chosen_logprobs, "top_logprobs": tops}
         return {"index": 0, "token_ids": tokens, "logprobs": told}
+
+
+PROGRAM = """\
+#!{python}
+import sys, threading
+sys.path[:0] = {path!r}
+from flowtune_cli.config.settings import AdapterSettings, ModelSettings
+from flowtune_cli.models.loading import load_model
+from flowtune_cli.registry import load_registry
+from support.fake_vllm import FakeVllm
+if "--odd" in sys.argv:
+    sys.exit("no such option: --odd")
+words = [word for word in sys.argv[3:] if word != "--enable-lora"]
+given = dict(zip(words[::2], words[1::2]))
+settings = ModelSettings(name=sys.argv[2], device="cpu", dtype=given["--dtype"])
+loaded = load_model(settings, load_registry())
+adapters = AdapterSettings(rank=int(given["--max-lora-rank"]))
+context, port = int(given["--max-model-len"]), int(given["--port"])
+server = FakeVllm(loaded, adapters, context=context, port=port)
+threading.Event().wait()
+"""
+
+
+def write_program(target: Path) -> Path:
+    """Write what stands for the command ``vllm``."""
+    path = [each for each in sys.path if each]
+    target.write_text(PROGRAM.format(python=sys.executable, path=path))
+    target.chmod(0o755)
+    return target
 
 
 def _error(status: int, message: str) -> Response:

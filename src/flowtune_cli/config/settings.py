@@ -109,7 +109,7 @@ class LearningSettings(Section):
 
 
 class VllmSettings(Section):
-    """The servers of ``rollouts = "vllm"``, see docs/vllm.md."""
+    """The servers of engine.rollouts = 'vllm', see docs/vllm.md."""
 
     urls: list[str] = Field(
         [], description="Where they are, such as ['http://127.0.0.1:8000']; one base model on all."
@@ -117,11 +117,20 @@ class VllmSettings(Section):
     key: str | None = Field(
         None, description="The environment variable that has their API key, if they want one."
     )
+    program: Path | None = Field(
+        None,
+        description="Instead of urls: vllm in its environment, such as '.venv-vllm/bin/vllm'. A"
+        " server is started with it, and ended with the run.",
+    )
+    options: list[str] = Field(
+        [],
+        description="Further arguments for that one, such as ['--gpu-memory-utilization', '0.4'].",
+    )
     timeout: float = Field(
         600.0,
         gt=0,
-        description="Seconds within which an output has to be there, and a server that is gone has"
-        " to be back; then the run ends, and can be resumed.",
+        description="Seconds within which a server that is started has to be there, an output has"
+        " to be decoded, and a server that is gone has to be back; then the run ends.",
     )
 
 

@@ -18,6 +18,7 @@ from ..engine.engine import DecodeKey, ModelEngine
 from ..engine.rows import TokenizedRequest
 from ..flow.errors import UsageError
 from ..flow.request import GREEDY, Answer, DecodeRequest, Refusal, Request
+from .child import Child
 from .driver import Driver, Ended, Failed, Piece
 from .fleet import Fleet
 from .outputs import Writer
@@ -41,6 +42,7 @@ class VllmEngine:
     Args:
         local: the engine with the model and the adapters.
         fleet: the servers.
+        child: the one that was started for it, and ends with it.
 
     Attributes:
         mixes_adapters: servers put requests for different adapters into one batch.
@@ -52,8 +54,9 @@ class VllmEngine:
 
     mixes_adapters = True
 
-    def __init__(self, local: ModelEngine, fleet: Fleet) -> None:
+    def __init__(self, local: ModelEngine, fleet: Fleet, child: Child | None = None) -> None:
         self.local = local
+        self._child = child
         self.fleet = fleet
         self.writer = Writer(local.decoder.end, local.decoder.maybe_end)
         self.watch = Watch(local.adapters)
@@ -199,5 +202,7 @@ class VllmEngine:
         return RolloutSession(self)
 
     def close(self) -> None:
-        """Leave the servers."""
+        """Leave the servers; end the one that was started."""
         self.fleet.close()
+        if self._child is not None:
+            self._child.close()

@@ -67,7 +67,7 @@ class Fleet:
         self._thread.start()
 
         async def members() -> tuple[list[_Member], asyncio.Condition]:
-            found = [_Member(Server(url.rstrip("/"), key, patience)) for url in urls]
+            found = [_Member(Server(url, key, patience)) for url in urls]
             return found, asyncio.Condition()
 
         self._members, self._changed = self.wait(members())
@@ -210,7 +210,10 @@ class Fleet:
         except Gone as gone:
             self._lose(member, gone)
             return
-        if member.there and any(held.get(name) == path for name, path in self._adapters.items()):
+        lacking = [name for name, path in self._adapters.items() if held.get(name) != path]
+        if not lacking or not member.there:
+            return  # it was started anew, and has got them meanwhile or will
+        if len(lacking) < len(self._adapters):
             raise FlowtuneError(
                 f"{member.server.url} no longer knows an adapter of this run, and knows others of"
                 f" it: something else unloads adapters there ({unknown}). The base model's outputs"

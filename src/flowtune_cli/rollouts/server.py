@@ -12,7 +12,7 @@ import httpx2
 from ..engine.packing import Ids
 from ..flow.errors import FlowtuneError, UsageError
 
-_SOON = 10.0
+_SOON = 30.0
 """Seconds within which a server that is there answers what takes it no computing."""
 
 
