@@ -65,6 +65,21 @@ async def flow(episode: Any, example: Example) -> dict[str, Any]:
     return {"draft": draft, "good": good}
 
 
+def readers() -> list[Node]:
+    """Nodes that read documents with their adapters off."""
+    shown = Template(" is it?", frozen_prefix="{x}.", chat=False)
+    return [Judge(name=name, prompt=shown, learn="supervised") for name in ("reader", "again")]
+
+
+async def reading(episode: Any, example: Example) -> Any:
+    """Documents of unlike lengths are read in other batches where fewer examples are played."""
+    for node in ("reader", "again"):
+        await episode.call(node, x=f"{example.question} " * (3 + example.gold))
+        episode.target(node, example.gold % 2 == 0)
+    episode.reward("end", 1.0)
+    return {}
+
+
 def make_run(model: ModelSettings, parent: Path, name: str, **more: Any) -> Run:
     """A run that rank 0 or a test makes; the others open it."""
     more = {"flow": flow, "nodes": kinds_of_nodes, "max_failures": 1.0, **more}
@@ -81,6 +96,7 @@ def train(
     tokens: int | None = None,
     not_finite_on: int | None = None,
     effects: Path | None = None,
+    documents: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """Train a run, or go on with it; what this process then holds.
@@ -90,7 +106,10 @@ def train(
         tokens: of a part that is learned from at once.
         not_finite_on: the rank whose losses are not finite.
         effects: a file to which each effect adds the id of its example.
+        documents: whether the nodes read documents with their adapters off, and nothing else.
     """
+    if documents:
+        more = {**more, "flow": reading, "nodes": readers}
     if effects is not None:
         more = {**more, "flow": partial(flow_with_effects, effects), "nodes": kinds_of_nodes}
     path = peers.first(lambda: _directory(model, parent, name, **more))

@@ -102,6 +102,22 @@ def test_however_many_processes_it_is_the_same_run(
     assert alone["nodes"]["urn"] != {"red": 0.0, "blue": 0.0}
 
 
+@pytest.mark.parametrize("step_per", ["datum", "batch"])
+def test_documents_are_read_with_adapters_off_on_all(
+    trained: Train, tmp_path: Path, step_per: str
+) -> None:
+    """They are read in other batches, so their keys and values differ by rounding: steps that go by
+    signs might turn round, but these do not."""
+    smooth = {"name": "adam", "lr": 0.01, "eps": 0.01}
+    more = {"documents": True, "learning": {"optimizer": smooth, "step_per": step_per}}
+    (alone,) = trained(1, "alone", **more, tokens=60)
+    several = trained(3, "three", **more, tokens=60)
+    for each in several:
+        assert_same(alone, each)
+        assert_same(several[0], each, atol=0)
+    assert_same_rows(tmp_path / "alone", tmp_path / "three")
+
+
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (3, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(
     trained: Train, tmp_path: Path, first: int, then: int
