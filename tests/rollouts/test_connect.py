@@ -137,7 +137,7 @@ def test_the_command_of_a_server(tmp_path: Path, tiny_settings: ModelSettings) -
     words = command(program, tiny_settings.name, rank=12, **more)
     assert words[:3] == [str(program), "serve", tiny_settings.name]
     assert " ".join(words[3:]) == (
-        "--dtype bfloat16 --max-model-len 512 --enable-lora --max-loras 5 --max-lora-rank 16 --x"
+        "--dtype bfloat16 --max-model-len 512 --enable-lora --max-loras 6 --max-lora-rank 16 --x"
     )
     with pytest.raises(UsageError, match="up to rank 512"):
         command(program, tiny_settings.name, rank=513, **more)

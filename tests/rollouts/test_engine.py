@@ -193,6 +193,35 @@ def test_too_many_groups_are_refused(local: ModelEngine, serve: Serve, tmp_path:
         engine.answer([written("one", how=how)])
 
 
+def test_the_base_model_is_asked_for_under_an_adapter_of_zeros(
+    local: ModelEngine, serve: Serve, tmp_path: Path
+) -> None:
+    requests: list[Request] = [written("one", None), written("one", "a")]
+    expected = local.answer(requests)
+    local.forget()
+    server = serve()
+    with rolling(local, tmp_path / "adapters", server) as engine:
+        server.faults.last_slot = True
+        found = engine.answer(requests)
+        assert len(server.adapters) == 3
+    assert [a.generations[0].tokens for a in found] == [  # type: ignore[union-attr]
+        a.generations[0].tokens  # type: ignore[union-attr]
+        for a in expected
+    ]
+    assert server.adapters == []
+
+
+def test_the_base_model_of_a_flow_without_adapters_is_asked_for_by_its_name(
+    tiny_model: LoadedModel, serve: Serve, tmp_path: Path
+) -> None:
+    server = serve()
+    alone = make_engine(tiny_model, make_adapters(tiny_model, {}))
+    with rolling(alone, tmp_path / "adapters", server) as engine:
+        engine.answer([written("one", None)])
+    assert server.seen.completions[-1]["model"] == "tiny"
+    assert server.seen.loaded == []
+
+
 # Versions
 
 

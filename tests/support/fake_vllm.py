@@ -47,6 +47,8 @@ class Faults:
         dies: the server ends in the middle of the completion of this number, counted from 0.
         status: every completion is answered by this status.
         names: the model that answers say they come from.
+        last_slot: the base model's outputs are those of the adapter that was loaded last, as vLLM's
+            on a processor may be.
         stops: outputs with stop strings end after so many tokens, as if one had come.
     """
 
@@ -56,6 +58,7 @@ class Faults:
     dies: int | None = None
     status: int | None = None
     names: str | None = None
+    last_slot: bool = False
     stops: int | None = None
 
 
@@ -218,6 +221,9 @@ class FakeVllm:
         if name != BASE and not self.faults.base:
             slot = SLOTS[0]
             self._adapters.set_state(slot, self._weights[name])
+        elif name == BASE and self.faults.last_slot and self._weights:
+            slot = SLOTS[0]
+            self._adapters.set_state(slot, list(self._weights.values())[-1])
         choice = self._decode(slot, body)
         return JSONResponse({"model": self.faults.names or name, "choices": [choice]})
 

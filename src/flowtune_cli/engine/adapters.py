@@ -223,11 +223,15 @@ class Adapters:
         for name in self.versions:
             self.write(name, directory / name)
 
-    def write(self, name: str, target: Path) -> None:
-        """Write one adapter to a new directory, in the format that PEFT reads."""
+    def write(self, name: str, target: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write one adapter to a new directory, in the format that PEFT reads.
+
+        Args:
+            state: other weights, in the place of its own.
+        """
         target.mkdir(parents=True)
         assert self.peft is not None
-        state = self._state(name)
+        state = self._state(name) if state is None else state
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in state.items()},
             target / "adapter_model.safetensors",

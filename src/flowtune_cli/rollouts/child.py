@@ -54,7 +54,7 @@ def command(
     if rank > _RANKS[-1]:
         raise UsageError(f"vLLM knows adapters up to rank {_RANKS[-1]}; adapter.rank is {rank}")
     words = [str(program), "serve", model, "--dtype", dtype, "--max-model-len", str(context)]
-    words += ["--enable-lora", "--max-loras", str(nodes + 2)]
+    words += ["--enable-lora", "--max-loras", str(nodes + 3)]
     words += ["--max-lora-rank", str(next(each for each in _RANKS if each >= rank))]
     return [*words, *options]
 

@@ -72,12 +72,16 @@ class VllmEngine:
                     f"{url} reads {served.context} tokens, and this run {context}: start it with"
                     f" --max-model-len {context}, or set model.context = {served.context}"
                 )
-        driver = Driver(self.fleet)
         for url in self.fleet.urls:
             for text in _PROBES:
-                ids = self.local.tokens.completion(text)
-                request = TokenizedRequest(ids, _PROBE_TOKENS, (), GREEDY, ())
-                driver.start((url, text), None, self.writer.steps(request), only=url)
+                self._probe(url, text)
+
+    def _probe(self, url: str, text: str) -> None:
+        """See that a server has the base model; alone, as servers mix up what is in one batch."""
+        ids = self.local.tokens.completion(text)
+        request = TokenizedRequest(ids, _PROBE_TOKENS, (), GREEDY, ())
+        driver = Driver(self.fleet)
+        driver.start(text, None, self.writer.steps(request), only=url)
         while driver:
             for each in driver.ended(_POLL_SECONDS):
                 if isinstance(each, Failed):
@@ -132,10 +136,8 @@ class VllmEngine:
     def begin(self, driver: Driver, keys: Sequence[DecodeKey]) -> None:
         """Send requests to servers, each under its own key; their adapters are loaded first."""
         assert self._published is not None, "the servers hold no adapters yet"
-        names = {key.adapter: None for key in keys}
-        models = {
-            adapter: None if adapter is None else self._published.name(adapter) for adapter in names
-        }
+        adapters = dict.fromkeys(key.adapter for key in keys)
+        models = {adapter: self._published.name(adapter) for adapter in adapters}
         for key in keys:
             driver.start(key, models[key.adapter], self.writer.steps(key.request))
 

@@ -44,6 +44,9 @@ class Published:
         label: with which names begin.
 
     Attributes:
+        base: the name of an adapter of zeros, for the base model's outputs. Without any, vLLM on a
+            processor computes them with whatever adapter is in its last slot, if other requests are
+            in the same batch. None as long as there is none.
         previous: what servers held of a node before its present state, by node.
     """
 
@@ -53,6 +56,7 @@ class Published:
         self._label = label
         self.directory = directory.absolute()
         self._present: dict[str, State] = {}
+        self.base: str | None = None
         self.previous: dict[str, State] = {}
 
     def begin(self) -> None:
@@ -62,48 +66,59 @@ class Published:
 
     def end(self) -> None:
         """Drop all."""
-        for state in self._present.values():
-            self._fleet.wait(self._fleet.unload(state.name))
+        names = [state.name for state in self._present.values()]
+        for name in names if self.base is None else [*names, self.base]:
+            self._fleet.wait(self._fleet.unload(name))
         self._present.clear()
+        self.base = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def name(self, node: str) -> str:
+    def name(self, node: str | None) -> str | None:
         """The name of a node's adapter as it is now; every server that is there has loaded it.
 
         No request may be under way that names what it was before.
 
+        Args:
+            node: None is the base model; there is no name for it if no node has an adapter.
+
         Raises:
             FlowtuneError: it cannot be written, or a server cannot read it.
         """
+        if node is None:
+            if self.base is None and self._adapters.nodes:
+                self.base = self._load(self._adapters.nodes[0], f"{self._label}-base", zeros=True)
+            return self.base
         present = self._present.get(node)
         if present is not None and present.version == self._adapters.version(node):
             return present.name
-        state = self._write(node)
-        self._fleet.wait(self._fleet.load(state.name, str(state.directory)))
-        self._present[node] = state
+        weights = self._adapters.state(node)
+        version = self._adapters.version(node)
+        name = f"{self._label}-{node}-v{version}-{_digest(weights)}"
+        self._load(node, name)
+        self._present[node] = State(name, version, self.directory / name, weights)
         if present is not None:
             self.previous[node] = present
             self._fleet.wait(self._fleet.unload(present.name))
             shutil.rmtree(present.directory, ignore_errors=True)
-        return state.name
+        return name
 
-    def _write(self, node: str) -> State:
+    def _load(self, node: str, name: str, *, zeros: bool = False) -> str:
+        """Write a node's adapter, and have the servers load it."""
         weights = self._adapters.state(node)
-        version = self._adapters.version(node)
-        name = f"{self._label}-{node}-v{version}-{_digest(weights)}"
-        directory = self.directory / name
-        building = self.directory / f".{name}"
+        if zeros:
+            weights = {key: torch.zeros_like(value) for key, value in weights.items()}
+        directory, building = self.directory / name, self.directory / f".{name}"
         try:
             shutil.rmtree(building, ignore_errors=True)
-            self._adapters.write(node, building)
+            self._adapters.write(node, building, weights)
             shutil.rmtree(directory, ignore_errors=True)
             building.rename(directory)
         except OSError as error:
             raise FlowtuneError(
-                f"cannot write the adapter of node '{node}' to {directory}:"
-                f" {error.strerror or error}"
+                f"cannot write an adapter for vLLM to {directory}: {error.strerror or error}"
             ) from error
-        return State(name, version, directory, weights)
+        self._fleet.wait(self._fleet.load(name, str(directory)))
+        return name
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
