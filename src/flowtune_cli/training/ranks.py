@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,15 +27,10 @@ from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError
 from ..learning.peers import PeerFailed, Stop
 from .place import Place
+from .signs_of_life import BEAT_SECONDS, SILENCE_WHEN_STOPPING_SECONDS, SignsOfLife, beat
 
 Value = TypeVar("Value")
 
-_BEAT_SECONDS = 1.0
-_SILENCE_SECONDS = 30.0
-"""Who has not been heard of for so long is lost: killed, stopped, or cut off."""
-_SILENCE_WHEN_STOPPING_SECONDS = 10.0
-"""The same when the launcher has asked to stop, as it does when a process has died. It kills what
-is still there half a minute later."""
 _LOOK_SECONDS = 0.02
 _CHECK_SECONDS = 0.5
 _GOODBYE_SECONDS = 15.0
@@ -71,16 +64,11 @@ class Ranks:
     def __init__(self, place: Place, patience: float = 600.0, launcher: int | None = None) -> None:
         self.rank, self.size = place.rank, place.size
         self.patience = patience
-        self.stopping: Callable[[], bool] = lambda: False
-        self._launcher = launcher
         self._meetings = 0
         self._checked = 0.0
         self._stuck = False
         self._unheard = False
-        self._lost: set[int] = set()
-        self._heard: dict[int, tuple[bytes, float]] = {}
-        self._listened = 0.0
-        self._left = threading.Event()
+        self._has_left = False
         os.environ.update(place.variables)
         timeout = timedelta(seconds=patience)
         try:
@@ -102,9 +90,17 @@ class Ranks:
                 f"process {self.rank} of {self.size} could not meet the others at {where}"
                 f" (MASTER_ADDR, MASTER_PORT): {_first_line(error)}"
             ) from error
-        self._own_store = dist.PrefixStore(self._token, store.clone())
-        self._thread = threading.Thread(target=self._live, name="flowtune ranks", daemon=True)
-        self._thread.start()
+        own = dist.PrefixStore(self._token, store.clone())
+        self._life = SignsOfLife(own, self.rank, self.name, launcher)
+
+    @property
+    def stopping(self) -> Callable[[], bool]:
+        """See ``Peers``."""
+        return self._life.stopping
+
+    @stopping.setter
+    def stopping(self, asked: Callable[[], bool]) -> None:
+        self._life.stopping = asked
 
     def name(self, rank: int) -> str:
         """How errors name a process."""
@@ -155,27 +151,27 @@ class Ranks:
 
         Whoever keeps the store waits for the others, and they for it to have heard of the error.
         """
-        if self._left.is_set():
+        if self._has_left:
             return
+        self._has_left = True
         try:
             known = error is None or isinstance(error, (PeerFailed, Stop))
             if error is not None and not known:
                 self._say(_failed(error))
             self._store.set(self._key("left"), b"")
-            others = set(range(self.size)) - self._lost - {self.rank}
+            others = self._others - self._life.lost
             waited_for = others if self.rank == 0 else others & {0}
             keys = [self._key("left", rank) for rank in sorted(waited_for)]
             end = time.monotonic() + _GOODBYE_SECONDS
             while keys and not self._store.check(keys):
-                self._listen(waited_for)
+                self._life.listen(self._store, waited_for)
                 if time.monotonic() > end:
                     self._unheard = not known
                     break
                 time.sleep(_LOOK_SECONDS)
         except (RuntimeError, PeerFailed):
             pass  # the store, or someone, is gone already
-        self._left.set()
-        self._thread.join(_BEAT_SECONDS)
+        self._life.end()
         if not self._stuck:
             dist.destroy_process_group()
 
@@ -190,7 +186,11 @@ class Ranks:
 
         So does one whose error rank 0 was too busy to hear, as its launcher may end that first.
         """
-        return self._unheard or self.rank == min(set(range(self.size)) - self._lost)
+        return self._unheard or self.rank == min(set(range(self.size)) - self._life.lost)
+
+    @property
+    def _others(self) -> set[int]:
+        return set(range(self.size)) - {self.rank}
 
     # Meeting
 
@@ -219,7 +219,7 @@ class Ranks:
             if token:
                 own = dist.PrefixStore(token, store)
                 if not own.check([self._key("name")]):
-                    self._beat(own)
+                    beat(own, self.rank)
                     own.set(self._key("name"), _own_name())
                 names = [self._key("name", rank) for rank in range(self.size)]
                 if own.check(names):
@@ -276,9 +276,9 @@ class Ranks:
             time.sleep(pause)
             pause = min(pause * 1.2, _LOOK_SECONDS)
             now = time.monotonic()
-            if now - listened > _BEAT_SECONDS:
+            if now - listened > BEAT_SECONDS:
                 listened = now
-                self._listen(set(missing))
+                self._life.listen(self._store, missing)
             if now - begin > self.patience:
                 late = ", ".join(self.name(rank) for rank in missing)
                 raise PeerFailed(
@@ -289,47 +289,6 @@ class Ranks:
     def _failure(self, rank: int, status: _Status) -> PeerFailed:
         return PeerFailed(f"{self.name(rank)}: {status.message}", status.exit_code)
 
-    # Who lives
-
-    def _beat(self, store: Any) -> None:
-        store.set(self._key("alive"), str(time.time()))
-
-    def _live(self) -> None:
-        """Tell the others every second that this process lives."""
-        try:
-            while not self._left.wait(_BEAT_SECONDS):
-                self._beat(self._own_store)
-                if self._launcher is not None and os.getppid() != self._launcher:
-                    self._launcher = None
-                    signal.raise_signal(signal.SIGTERM)
-        except RuntimeError:
-            pass  # the store is gone, which the main thread will find, too
-
-    def _listen(self, ranks: set[int]) -> None:
-        """Raise if one of these processes is lost."""
-        limit = _SILENCE_WHEN_STOPPING_SECONDS if self.stopping() else _SILENCE_SECONDS
-        now = time.monotonic()
-        if now - self._listened > 5 * _BEAT_SECONDS:
-            # Silence counts from now, as this process itself may have been stopped meanwhile.
-            self._heard.clear()
-        self._listened = now
-        for rank in ranks:
-            beat = self._store.get(self._key("alive", rank))
-            if beat != self._heard.get(rank, (b"", now))[0]:
-                self._heard[rank] = beat, now
-        # Others may be silent since they have ended because of it.
-        first = min(ranks, key=lambda rank: self._heard[rank][1], default=self.rank)
-        silence = now - self._heard[first][1] if ranks else 0.0
-        if silence > limit:
-            raise self._is_lost(first, f"nothing was heard of it for {silence:.0f} seconds")
-
-    def _is_lost(self, rank: int, why: str) -> PeerFailed:
-        self._lost.add(rank)
-        return PeerFailed(
-            f"{self.name(rank)} is lost: {why}. It was killed (by the system, if memory ran out),"
-            " or its machine or network is gone."
-        )
-
     @contextmanager
     def _reaching_the_store(self) -> Iterator[None]:
         try:
@@ -337,7 +296,7 @@ class Ranks:
         except (dist.DistNetworkError, dist.DistStoreError) as error:
             if self.rank == 0:
                 raise PeerFailed(f"the launcher's store is gone: {_first_line(error)}") from error
-            raise self._is_lost(0, "its store no longer answers") from error
+            raise self._life.is_lost(0, "its store no longer answers") from error
 
     # Data
 
@@ -367,7 +326,6 @@ class Ranks:
         Raises:
             PeerFailed: a process is lost meanwhile.
         """
-        others = set(range(self.size)) - {self.rank}
         try:
             work = begin()
             pause = 1e-5
@@ -376,12 +334,12 @@ class Ranks:
                 time.sleep(pause)
                 pause = min(pause * 1.2, 0.01)
                 now = time.monotonic()
-                if now - listened < _BEAT_SECONDS:
+                if now - listened < BEAT_SECONDS:
                     continue
                 listened = now
                 self._stuck = True
                 with self._reaching_the_store():
-                    self._listen(others)
+                    self._life.listen(self._store, self._others)
                 if now - begun > self.patience:
                     raise PeerFailed(
                         "data did not go round within training.rank_timeout ="
@@ -396,18 +354,14 @@ class Ranks:
 
     def _who_is_lost(self, error: RuntimeError) -> PeerFailed:
         """A connection broke: who is silent, if anyone is."""
-        others = set(range(self.size)) - {self.rank}
-        end = time.monotonic() + _SILENCE_WHEN_STOPPING_SECONDS + 3 * _BEAT_SECONDS
-        stopping, self.stopping = self.stopping, lambda: True
+        end = time.monotonic() + SILENCE_WHEN_STOPPING_SECONDS + 3 * BEAT_SECONDS
         try:
             with self._reaching_the_store():
                 while time.monotonic() < end:
-                    self._listen(others)
-                    time.sleep(_BEAT_SECONDS / 4)
+                    self._life.listen(self._store, self._others, urgent=True)
+                    time.sleep(BEAT_SECONDS / 4)
         except PeerFailed as lost:
             return lost
-        finally:
-            self.stopping = stopping
         return PeerFailed(f"the processes lost touch: {_first_line(error)}")
 
 
