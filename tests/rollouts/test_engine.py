@@ -522,8 +522,10 @@ def test_a_server_that_is_not_there_is_named(local: ModelEngine, serve: Serve) -
 def test_a_server_that_cannot_read_adapters_is_told_what_it_lacks(
     local: ModelEngine, serve: Serve, tmp_path: Path
 ) -> None:
+    able, unable = serve(), serve(rank=2)
     with (
         pytest.raises(UsageError, match=r"rank 4 is greater .* --max-lora-rank"),
-        rolling(local, tmp_path / "adapters", serve(rank=2)),
+        rolling(local, tmp_path / "adapters", able, unable),
     ):
         pass
+    assert able.adapters == []

@@ -74,3 +74,10 @@ class RealVllm:
         with urllib.request.urlopen(f"{self.url}/v1/models", timeout=30) as answer:
             cards = json.load(answer)["data"]
         return [card["id"] for card in cards if card["parent"] is not None]
+
+    def cache_hits(self) -> float:
+        """Tokens that were found in its prefix cache so far."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        values = [line for line in lines if line.startswith("vllm:prefix_cache_hits_total")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in values)

@@ -139,7 +139,11 @@ class Fleet:
             FlowtuneError: a server is gone for good.
         """
         self._adapters[name] = path
-        await asyncio.gather(*(self._load(member, name, path) for member in self._members))
+        try:
+            await asyncio.gather(*(self._load(member, name, path) for member in self._members))
+        except UsageError:
+            await self.unload(name)
+            raise
         await self._some()
 
     async def _load(self, member: _Member, name: str, path: str) -> None:
