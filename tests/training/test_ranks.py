@@ -195,6 +195,7 @@ def test_who_does_not_come_is_named(workers: Workers) -> None:
         workers.patience = 60.0
     assert messages[0].startswith("rank 1 (")
     assert "training.rank_timeout = 2 seconds" in messages[0]
+    assert messages[1] == messages[0]  # which it hears when it comes
 
 
 def test_who_is_killed_while_data_go_round_is_named() -> None:

@@ -42,11 +42,16 @@ class _Abandoned(Exception):
 
 @dataclass(frozen=True)
 class _Status:
-    """How the work of a process has ended: ``done``, ``stopped``, ``abandoned`` or ``failed``."""
+    """How the work of a process has ended: ``done``, ``stopped``, ``abandoned`` or ``failed``.
+
+    Args:
+        is_of_another: the message is about another process, and names it.
+    """
 
     ended: str
     message: str = ""
     exit_code: int = 1
+    is_of_another: bool = False
 
 
 class Ranks:
@@ -156,7 +161,8 @@ class Ranks:
         self._has_left = True
         try:
             known = error is None or isinstance(error, (PeerFailed, Stop))
-            if error is not None and not known:
+            if error is not None and not isinstance(error, Stop):
+                # Also for one that comes late, and that nobody waits for any more.
                 self._say(_failed(error))
             self._store.set(self._key("left"), b"")
             others = self._others - self._life.lost
@@ -287,7 +293,8 @@ class Ranks:
                 )
 
     def _failure(self, rank: int, status: _Status) -> PeerFailed:
-        return PeerFailed(f"{self.name(rank)}: {status.message}", status.exit_code)
+        who = "" if status.is_of_another else f"{self.name(rank)}: "
+        return PeerFailed(f"{who}{status.message}", status.exit_code)
 
     @contextmanager
     def _reaching_the_store(self) -> Iterator[None]:
@@ -377,7 +384,8 @@ def _pickled(value: Any) -> bytes:
 
 def _failed(error: BaseException) -> _Status:
     if isinstance(error, FlowtuneError):
-        return _Status("failed", str(error), error.exit_code)
+        of_another = isinstance(error, PeerFailed)
+        return _Status("failed", str(error), error.exit_code, of_another)
     if isinstance(error, KeyboardInterrupt):
         return _Status("failed", "interrupted at once", 130)
     message = Failure.of(error).traceback if isinstance(error, Exception) else repr(error)
