@@ -468,6 +468,13 @@ def test_a_node_that_cannot_take_targets_fails_its_episodes(
         (["letters", "--data", "empty.jsonl"], "there is nothing to train on"),
         (["letters", "--model", "missing/model/here"], "missing/model/here"),
         (["letters", "--set", "learning.optimizer={name='cocob', alpah=1}"], "Did you mean"),
+        (
+            [
+                *("letters", "--set", "engine.rollouts=vllm"),
+                *("--set", "engine.vllm.urls=['http://127.0.0.1:1']"),
+            ],
+            "no server of vLLM answers at http://127.0.0.1:1",
+        ),
     ],
 )
 def test_wrong_use_leaves_no_run(letters: Site, run: Run, arguments: list[str], said: str) -> None:

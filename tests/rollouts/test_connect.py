@@ -134,11 +134,14 @@ def test_a_server_ends_with_flowtune_however_that_ends(
 def test_the_command_of_a_server(tmp_path: Path, tiny_settings: ModelSettings) -> None:
     program = write_program(tmp_path / "vllm")
     more: dict[str, Any] = {"dtype": "bfloat16", "context": 512, "nodes": 3, "options": ["--x"]}
+    more["processor"] = False
     words = command(program, tiny_settings.name, rank=12, **more)
     assert words[:3] == [str(program), "serve", tiny_settings.name]
     assert " ".join(words[3:]) == (
         "--dtype bfloat16 --max-model-len 512 --enable-lora --max-loras 6 --max-lora-rank 16 --x"
     )
+    on_processor = command(program, tiny_settings.name, rank=12, **{**more, "processor": True})
+    assert on_processor == [*words[:-1], "--no-enable-chunked-prefill", "--x"]
     with pytest.raises(UsageError, match="up to rank 512"):
         command(program, tiny_settings.name, rank=513, **more)
     with pytest.raises(UsageError, match="no model's directory"):

@@ -18,9 +18,9 @@ from flowtune_cli.trackers.metrics import batch_metrics
 from flowtune_cli.training.loop import Stopped
 from support.fake_servers import Serve
 from support.fake_vllm import FakeVllm
-from support.one_token import flow, nodes
 from support.tiny import same
 from support.tiny_training import Run, adapters_of, selected
+from support.writing_flow import flow, nodes
 
 
 async def waiting(episode: Episode, example: Example) -> str:

@@ -267,7 +267,8 @@ from flowtune_cli.registry import load_registry
 from support.fake_vllm import FakeVllm
 if "--odd" in sys.argv:
     sys.exit("no such option: --odd")
-words = [word for word in sys.argv[3:] if word != "--enable-lora"]
+flags = ("--enable-lora", "--no-enable-chunked-prefill")
+words = [word for word in sys.argv[3:] if word not in flags]
 given = dict(zip(words[::2], words[1::2]))
 settings = ModelSettings(name=sys.argv[2], device="cpu", dtype=given["--dtype"])
 loaded = load_model(settings, load_registry())

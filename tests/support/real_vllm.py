@@ -35,6 +35,8 @@ class RealVllm:
         command += ["--host", "127.0.0.1", "--dtype", "float32", "--enable-lora"]
         # Not compiling saves a minute; it changes nothing else.
         command += ["--max-loras", 4, "--max-lora-rank", rank, "--enforce-eager"]
+        # On a processor, a seed and a prompt that is read in two parts would end it.
+        command += ["--no-enable-chunked-prefill"]
         self.command = [str(each) for each in command]
 
     def start(self) -> None:

@@ -31,6 +31,7 @@ def command(
     context: int,
     nodes: int,
     rank: int,
+    processor: bool,
     options: Sequence[str],
 ) -> list[str]:
     """The command that serves a base model, without its address.
@@ -39,6 +40,7 @@ def command(
         program: ``vllm`` in its environment.
         model: the base model's directory.
         nodes: those that have an adapter.
+        processor: it computes without a GPU.
         options: further ones; the last of two counts.
 
     Raises:
@@ -56,6 +58,9 @@ def command(
     words = [str(program), "serve", model, "--dtype", dtype, "--max-model-len", str(context)]
     words += ["--enable-lora", "--max-loras", str(nodes + 3)]
     words += ["--max-lora-rank", str(next(each for each in _RANKS if each >= rank))]
+    if processor:
+        # vLLM 0.32 ends there with a sample's seed and a prompt that is read in two parts.
+        words.append("--no-enable-chunked-prefill")
     return [*words, *options]
 
 

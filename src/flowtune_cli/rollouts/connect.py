@@ -57,6 +57,7 @@ def _start(settings: Settings, local: ModelEngine) -> Child:
         context=local.tokens.context,
         nodes=len(local.adapters.nodes),
         rank=settings.adapter.rank,
+        processor=local.adapters.model.device.type == "cpu",
         options=chosen.options,
     )
     print("starting a server of vLLM", file=sys.stderr, flush=True)

@@ -3,22 +3,38 @@
 What ends an output, and its text, is decided here by the same code as where outputs are decoded
 here: a server only goes on for long enough. So ``steps`` yields what is to be decoded next, at
 once, and is sent what came of it.
+
+A diverse group (see ``engine.choosing``) pays in each place for the tokens that earlier groups
+chose there. Servers know no such thing. They write greedily, and tell the likeliest tokens in each
+place: as many as there are groups, among which is the one that the group chooses, as it may pay for
+all but one of them. Where that is another than the server wrote, the server goes on from there.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..engine.rows import Output, TokenizedRequest, make_outputs
 from ..flow.errors import FlowtuneError
 from ..flow.request import Generation
-from .departures import Path, follow
 from .server import Ask, Written
 
 Steps = Generator[list[Ask], list[Written], tuple[Generation, ...]]
 MOST_GROUPS = 20
 """A server tells so many of the likeliest tokens, by default (``--max-logprobs``)."""
+
+
+Top = Mapping[int, float]
+"""The likeliest tokens in a place, with their log-probabilities."""
+
+
+class _Path(NamedTuple):
+    """A group's tokens, and the likeliest ones in the place of each."""
+
+    tokens: Sequence[int]
+    tops: Sequence[Top]
 
 
 class Writer:
@@ -49,28 +65,41 @@ class Writer:
             )
         groups, samples = outputs[: decoding.groups], outputs[decoding.groups :]
         first = [*groups[:1], *samples]
-        tops: list[list[Mapping[int, float]]] = []
-        tops.append((yield from self._finish(first, decoding.groups))[0])
-        for number, output in enumerate(groups[1:], 1):
-            earlier = [
-                Path(group.tokens, top) for group, top in zip(groups[:number], tops, strict=True)
-            ]
-            departed = follow(earlier, decoding.diversity_penalty)
-            for token, logprob in departed.tokens:
-                self._add(output, token, logprob)
-                if output.text is not None:
-                    break
-            top = departed.top
-            if output.text is None:
-                top = top + (yield from self._finish([output], decoding.groups))[0]
-            tops.append(top)
+        tops = yield from self._finish(first, decoding.groups)
+        earlier = [_Path(group.tokens, top) for group, top in zip(groups[:1], tops, strict=False)]
+        for output in groups[1:]:
+            top = yield from self._diversify(output, earlier)
+            earlier.append(_Path(output.tokens, top))
         return tuple(output.generation for output in outputs)
+
+    def _diversify(
+        self, output: Output, earlier: Sequence[_Path]
+    ) -> Generator[list[Ask], list[Written], list[Top]]:
+        """Write a group to its end; returns the likeliest tokens in each place."""
+        tops: list[Top] = []
+        # What a server wrote from here on, with the likeliest tokens in each place.
+        ahead: list[tuple[int, Top]] = []
+        same = list(earlier)
+        while output.text is None:
+            place = len(output.tokens)
+            same = [path for path in same if place < len(path.tokens)]
+            if not ahead and not same:
+                (written,) = yield [self._ask(output, output.request.decoding.groups, True)]
+                ahead = list(zip(written.tokens, written.top, strict=True))
+            top = ahead[0][1] if ahead else same[0].tops[place]
+            paid = [path.tokens[place] for path in earlier if place < len(path.tokens)]
+            token = _choose(top, paid, output.request.decoding.diversity_penalty)
+            self._add(output, token, top[token])
+            tops.append(top)
+            same = [path for path in same if path.tokens[place] == token]
+            ahead = ahead[1:] if ahead and ahead[0][0] == token else []
+        return tops
 
     def _finish(
         self, outputs: Sequence[Output], groups: int
-    ) -> Generator[list[Ask], list[Written], list[list[Mapping[int, float]]]]:
+    ) -> Generator[list[Ask], list[Written], list[list[Top]]]:
         """Go on with outputs to their ends; returns the likeliest tokens in each new place."""
-        tops: list[list[Mapping[int, float]]] = [[] for _ in outputs]
+        tops: list[list[Top]] = [[] for _ in outputs]
         stops = True
         while True:
             open_ = [n for n, output in enumerate(outputs) if output.text is None]
@@ -106,6 +135,15 @@ class Writer:
         output.tokens.append(token)
         output.logprobs.append(logprob)
         self._maybe_end(output)
+
+
+def _choose(top: Top, paid: Sequence[int], penalty: float) -> int:
+    """The likeliest token after paying for those that earlier groups chose."""
+
+    def value(token: int) -> tuple[float, int]:
+        return top[token] - penalty * paid.count(token), -token
+
+    return max(top, key=value)
 
 
 def _seed(output: Output) -> int:

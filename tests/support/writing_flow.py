@@ -1,4 +1,4 @@
-"""A flow whose nodes write a token each: diverse beam search then is the same everywhere."""
+"""A flow of two nodes that write, and learn from rewards that depend on each letter."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from support.fake_engine import digest, writer
 
 
 def nodes() -> list[Node]:
-    """A token each: there, a group that departs ends, as in diverse beam search."""
+    """Both explore by diverse beam search."""
     return [
-        writer("draft", "draft", alternatives=2, max_new_tokens=1),
-        writer("check", "check", max_new_tokens=1),
+        writer("draft", "draft", alternatives=2, max_new_tokens=4),
+        writer("check", "check", max_new_tokens=4),
     ]
 
 
