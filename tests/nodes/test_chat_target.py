@@ -89,7 +89,7 @@ def test_a_call_that_is_learned_is_made(tiny_model_dir: Path) -> None:
     data = training_data(made, Trace(EXAMPLE, before))["agent"]
     session = tiny._session
     learner = session.learner()
-    losses = [session.update(learner, "agent", data).loss for _ in range(30)]
+    losses = [session.update(learner, "agent", {"agent": data})["agent"].loss for _ in range(30)]
     assert losses[-1] < losses[0] / 10
     session.engine.forget()
     (after,) = tiny.play([EXAMPLE])

@@ -116,7 +116,7 @@ def test_every_episode_whole(tmp_path: Path) -> None:
         lines = [json.loads(json.dumps(episode)) for episode in reader.stream_episodes()]
         assert [line["number"] for line in lines] == list(range(9))
         whole = reader.episode(4)
-    assert lines[4]["steps"][0]["output"] == whole.steps[0].output
+    assert lines[4]["steps"][0]["output"]["text"] == whole.steps[0].output
     assert lines[4]["rollouts"][0]["outcome"] == whole.rollouts[0].outcome.value
     assert len(lines[4]["preferences"]) == len(whole.preferences)
 

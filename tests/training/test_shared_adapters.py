@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from flowtune_cli.engine.adapters import reference_of
+from flowtune_cli.exports.folder import write_adapters
+from flowtune_cli.exports.vllm import serve_command
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.node import Node
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.nodes import Generate, Judge
-from flowtune_cli.runs.export_adapters import Base, export_adapters
 from flowtune_cli.training.checkpoint import checkpoints
+from support.exported import about_model
 from support.fake_engine import digest
 from support.tiny import same
 from support.tiny_training import Run, adapters_of, selected
@@ -122,14 +124,19 @@ def test_heads_stay_a_node_s_own_and_all_of_it_goes_on_exactly(make_run: MakeRun
 
 def test_an_export_names_the_nodes_that_share(make_run: MakeRun, tmp_path: Any) -> None:
     run = make_run(flow=judged, nodes=judges, gate=None, count=1, save_every=1)
-    adapters = run.train().session.adapters
-    base = Base("tiny", None, "/tiny")
+    session = run.train().session
     newest = checkpoints(run.directory.checkpoints)[-1]
-    manifest = export_adapters(tmp_path / "out", newest, base, {}, {}, overwrite=False)
-    [exported] = manifest["adapters"]
-    assert exported["node"] == "a"
-    assert exported["shared_by"] == {"b": adapters.heads["b"].values()}
-    assert manifest["vllm"].endswith(f"a={tmp_path}/out/a b={tmp_path}/out/a")
+    target = tmp_path / "out"
+    about = about_model(run.settings.model)
+    flow = write_adapters(target, newest, about, session.task.nodes, overwrite=False)
+    heads = session.adapters.heads
+    assert heads["a"].values() != heads["b"].values()
+    for name in ("a", "b"):
+        assert flow["nodes"][name]["adapter"]["path"] == "a"
+        assert flow["nodes"][name]["head"] == heads[name].values()
+    command = serve_command(flow, target)
+    assert command is not None
+    assert command[-2:] == [f"a={target}/a", f"b={target}/a"]
 
 
 def test_the_one_reference_moves_if_any_of_them_compares(make_run: MakeRun) -> None:

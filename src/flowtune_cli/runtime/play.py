@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -63,7 +64,8 @@ async def play(
             raise fatal from None
         episode.failure = Failure.of(error)
     finally:
-        CURRENT_EPISODE.reset(token)
+        with suppress(ValueError):  # thrown away, it is closed in whatever context that is done
+            CURRENT_EPISODE.reset(token)
     replay.finish(episode)
     return episode
 
