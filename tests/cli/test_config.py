@@ -29,8 +29,10 @@ def test_settings_with_their_origins(
     assert rows["learning.optimizer"] == ['"cocob"', "default"]
     sections = Settings().model_dump(exclude={"preset", "tasks"})
     nested = sections["training"].pop("evaluate")
-    run_keys = sections.pop("run")
-    sections |= {"training.evaluate": nested, "run": run_keys}
+    servers = sections["engine"].pop("vllm")
+    later = {name: sections.pop(name) for name in ("training", "run")}
+    sections |= {"engine.vllm": servers, "training": later["training"]}
+    sections |= {"training.evaluate": nested, "run": later["run"]}
     assert list(rows) == ["preset", *(f"{s}.{k}" for s, values in sections.items() for k in values)]
 
 

@@ -46,10 +46,10 @@ def test_play_prints_each_ending_and_the_mean_behind_the_last(task: FlowTask, tr
 
 
 def test_json_has_both_sides_of_each_ending(task: FlowTask, trace: Trace) -> None:
-    deviations = trace_json(task, trace)["deviations"]
-    assert [each["ending"] for each in deviations] == [0, 1, 2]
-    assert deviations[0]["baseline"] is None
-    for each, deviation in zip(deviations[1:], trace.deviations[1:], strict=True):
+    rollouts = trace_json(task, trace)["rollouts"]
+    assert [each["ending"] for each in rollouts] == [0, 1, 2]
+    assert rollouts[0]["baseline"] is None
+    for each, deviation in zip(rollouts[1:], trace.deviations[1:], strict=True):
         assert deviation.baseline is not None
         own = [step["output"]["text"] for step in each["baseline"]["steps"]]
         assert own == [step.output.text for step in deviation.baseline.steps]

@@ -19,6 +19,7 @@ PLAYED_ONLY = {
     ("steps", "options"),
     ("output", "value"),
     ("alternatives", "value"),
+    ("rollouts", "baseline"),
 }
 STORED_ONLY = {("", "number"), ("", "batch")}
 

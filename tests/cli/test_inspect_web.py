@@ -40,7 +40,7 @@ def test_a_run_or_all_runs_without_a_terminal(
     assert "http://127.0.0.1:1/?token=x" in done.err
     assert run("inspect", "--web").code == 0
     assert served == [
-        (Path("runs/first"), {"is_run": True, "port": 0}),
+        (Path("runs/first").absolute(), {"is_run": True, "port": 0}),
         (Path("runs"), {"is_run": False, "port": 8000}),
     ]
 

@@ -247,7 +247,7 @@ def test_a_run_is_played_as_of_any_of_its_checkpoints(play: Run, run: Run) -> No
     assert done.code == 2
     assert "unknown run 'b'" in done.err
     exported = run("export", "a@4", "--adapters", "x", "--json")
-    assert json.loads(exported.out)["adapters"]["episode"] == 4
+    assert json.loads(exported.out)["adapters"]["episodes"] == 4
     done = run("export", "a@4", "--preferences", "p.jsonl")
     assert done.code == 2
     assert "matters for --adapters alone" in done.err

@@ -52,7 +52,7 @@ def test_from_another_folder(begun: str, run: Run) -> None:
     again = ("--set", f"model.name=../{MODEL}")
     assert run("play", "letters", "--run", begun, "--json", *again).out == played.out
     exported = run("export", begun, "--adapters", "e", "--preferences", "p.jsonl", "--json")
-    assert json.loads(exported.out)["adapters"]["base_model_loaded_from"] == str(model)
+    assert json.loads(exported.out)["adapters"]["base_model"]["loaded_from"] == str(model)
     assert run("train", "--resume", begun, "--model", f"../{MODEL}").code == 0
 
 
@@ -83,7 +83,7 @@ def test_moved(begun: str, run: Run) -> None:
         == json.loads(played)["steps"]
     )
     exported = json.loads(run("export", begun, "--adapters", "e", "--json", *moved).out)
-    assert exported["adapters"]["base_model_loaded_from"] == str(new)
+    assert exported["adapters"]["base_model"]["loaded_from"] == str(new)
     assert run("train", "--resume", begun, "--model", "./new").code == 0
     assert stored(begun)["settings"]["model"]["name"] == str(new)
     assert run("play", "letters", "--run", begun).code == 0

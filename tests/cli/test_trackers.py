@@ -76,6 +76,7 @@ def test_none_is_on_by_default(run: Run) -> None:
         "examples.jsonl",
         "lock",
         "run.json",
+        "run.json.lock",
         "settings.json",
         "store.sqlite",
         "store.sqlite-shm",

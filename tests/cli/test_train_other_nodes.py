@@ -136,7 +136,7 @@ def test_an_endpoint_plays_a_node_and_its_key_is_nowhere(
         shown = run("export", "a", "--episodes", "episodes.jsonl")
         assert shown.code == 0
         episode = json.loads(Path("episodes.jsonl").read_text().splitlines()[0])
-        assert json.loads(episode["effects"][0]["result"])["cost"] == 9e-06
+        assert episode["effects"][0]["result"]["cost"] == 9e-06
         assert run("train", "--resume", "a", "--limit", "3").code == 0
     files = [path for path in Path().rglob("*") if path.is_file()]
     assert any(b"BIG_KEY" in path.read_bytes() for path in files)

@@ -283,7 +283,7 @@ def test_a_fault_of_the_gateway_itself_is_the_flow_s(monkeypatch: pytest.MonkeyP
     def broken(body: Any) -> Any:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr("flowtune_cli.gateway.app._json", broken)
+    monkeypatch.setattr("flowtune_cli.gateway.app.json_response", broken)
 
     async def program(client: Any) -> Any:
         try:

@@ -1,8 +1,8 @@
 """A stored episode as JSON values, by the same names as ``flowtune play --json`` has them.
 
 The tables keep an episode flat, and JSON as text. A key that only one of the two knows is left out
-by the other: a store has no inputs, no values of outputs and no options, and what is played has no
-number in a run.
+by the other: a store has no inputs, no values of outputs, no options and no episode's side of an
+ending, and what is played has no number in a run.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def rollout_json(rollout: RolloutRecord) -> dict[str, Any]:
         "step": rollout.step,
         "node": rollout.node,
         "alternative": rollout.alternative,
+        "ending": rollout.ending,
         "outcome": rollout.outcome.value,
         "greedy_reward": rollout.greedy_reward,
         "alternative_reward": rollout.alternative_reward,
