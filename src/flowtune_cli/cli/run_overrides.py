@@ -29,6 +29,7 @@ _FREE = (
     "preset",
     "engine.",
     "model.device",
+    "model.devices",
     "model.trust_remote_code",
     "run.trackers",
     "training.evaluate.data",  # whose content is checked
