@@ -6,9 +6,11 @@ others, as CUDA's do: but for numbers on the host, and indices there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate import dispatch_model
@@ -63,6 +65,11 @@ class _Pretender(Tensor):
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    # In inference mode operations come as they were called, made of others or not.
+    with _Factories():
+        found = func.decompose(*args, **kwargs)
+    if found is not NotImplemented:
+        return found
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     wanted = kwargs.get("device")
     if func not in _COPIES:
@@ -70,7 +77,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         others = [leaf for leaf in leaves[len(owners) :] if leaf.device.type != "cpu"]
         devices = {x.device for x in [*owners, *others] if x.dim() or x.device.type != "cpu"}
         if len(devices) > 1:
-            raise RuntimeError(f"{func} found tensors on several devices: {sorted(map(str, devices))}")
+            raise RuntimeError(
+                f"{func} found tensors on several devices: {sorted(map(str, devices))}"
+            )
     if wanted is None:
         wanted = next((x.device for x in leaves if x.device.type == KIND), torch.device("cpu"))
         if func in _COPIES:
@@ -114,7 +123,9 @@ class _Constants(TorchFunctionMode):
 @contextmanager
 def pretending() -> Iterator[None]:
     """In this block these devices are there."""
-    with _Constants(), _Factories():
+    # Gradient checkpointing wants a module of their kind, and asks it for nothing.
+    there = patch.object(torch, KIND, SimpleNamespace(), create=True)
+    with there, _Constants(), _Factories():
         yield
 
 
@@ -130,9 +141,10 @@ def split(model: Any, *devices: torch.device) -> Any:
 
 def _move(module: torch.nn.Module, device: str) -> None:
     for part in module.modules():
-        for values in (part._parameters, part._buffers):
-            moved: Callable[[Any], Any] = lambda x: torch.nn.Parameter(x, False)  # noqa: E731
-            for name, value in values.items():
-                if value is not None and value.device.type == "cpu":
-                    made = _Pretender(value.detach(), device)
-                    values[name] = moved(made) if values is part._parameters else made
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.device.type == "cpu":
+                moved = _Pretender(parameter.detach(), device)
+                part._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.device.type == "cpu":
+                part._buffers[name] = _Pretender(buffer, device)

@@ -268,8 +268,9 @@ def _load(
             tokenizer = AutoTokenizer.from_pretrained(files.directory, **options)
     except Exception as error:
         if is_out_of_memory(error):
+            devices = ", ".join(dict.fromkeys(where.values()))
             raise OutOfMemory(
-                f"memory ran out on {', '.join(dict.fromkeys(where.values()))} while the weights of '{settings.name}' were read:"
+                f"memory ran out on {devices} while the weights of '{settings.name}' were read:"
                 " free some, take a smaller model, or one whose weights take less (model.dtype ="
                 f" '{settings.dtype}' and model.quantization = '{settings.quantization}' now)"
             ) from error
