@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from flowtune_cli.config.settings import AdapterSettings
+from flowtune_cli.engine import limits, proof_cache
 from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.likelihoods import Completion, likelihoods
 from flowtune_cli.engine.limits import Limits
@@ -23,10 +25,12 @@ from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.engine.proof import prove
 from flowtune_cli.engine.rows import TokenizedRequest
 from flowtune_cli.engine.scoring import score
+from flowtune_cli.engine.structure import structural_copy
 from flowtune_cli.flow.request import Decoding
 from flowtune_cli.learning.gradient_sum import GradientSum
 from flowtune_cli.learning.peers import Alone
 from flowtune_cli.models.loading import LoadedModel
+from flowtune_cli.models.split import split_devices
 from flowtune_cli.testing.tiny_model import randomize
 from support.device import DEVICE
 from support.pretend_devices import FIRST, SECOND, pretending, split
@@ -173,3 +177,35 @@ def test_a_split_model_is_proved_to_run_padded(tiny_model: LoadedModel, devices:
     assert [line.partition(":")[0] for line in found.found] == [
         "what prompts share is copied for each of them"
     ]
+
+
+def test_the_small_copy_is_on_one_device(tiny_model: LoadedModel, devices: None) -> None:
+    """Its layers compute by themselves, not by the hooks of those that they were copied from."""
+    model = split(make_model("Llama", tiny_model).model.bfloat16(), FIRST, SECOND)
+    made = structural_copy(model, 1024)
+    assert made is not None
+    assert {parameter.device for parameter in made.parameters()} == {FIRST}
+    assert not split_devices(made)
+    assert not any(hasattr(module, "_hf_hook") for module in made.modules())
+    logits = made(torch.tensor([[1, 2, 3]], device=FIRST)).logits
+    assert (logits.device, logits.dtype) == (FIRST, torch.float32)
+
+
+def test_a_proof_counts_for_the_same_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    model = SimpleNamespace(device=torch.device("cuda:0"))
+    assert proof_cache._device(model) == "card 0"
+    model.hf_device_map = {"one": "cuda:0", "two": "cuda:0", "three": "cuda:1"}
+    assert proof_cache._device(model) == "card 0 and card 1"
+
+
+def test_the_fullest_device_limits(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: LoadedModel
+) -> None:
+    model = make_model("Llama", tiny_model).model
+    free = {"cuda:0": 8 * 2**30, "cuda:1": 2**30}
+    monkeypatch.setattr(limits, "available_bytes", lambda device: free[str(device)])
+    monkeypatch.setattr(type(model), "device", torch.device("cuda:0"))
+    alone = Limits.for_model(model)
+    model.hf_device_map = {"one": "cuda:0", "two": "cuda:1"}
+    assert alone.prefix_cache_bytes == 8 * Limits.for_model(model).prefix_cache_bytes

@@ -125,8 +125,14 @@ def pretending() -> Iterator[None]:
     """In this block these devices are there."""
     # Gradient checkpointing wants a module of their kind, and asks it for nothing.
     there = patch.object(torch, KIND, SimpleNamespace(), create=True)
-    with there, _Constants(), _Factories():
-        yield
+    # A conversion in place would change what a tensor says, and not what it holds.
+    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with there, _Constants(), _Factories():
+            yield
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
 
 
 def split(model: Any, *devices: torch.device) -> Any:
