@@ -6,6 +6,8 @@ The devices do not exist, see ``support.pretend_devices``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from flowtune_cli.engine.adapters import Adapters
 from flowtune_cli.engine.limits import Limits
 from flowtune_cli.engine.prefix_cache import PrefixCache
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
+from flowtune_cli.learning import optimizer_trial
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import cocob
@@ -84,3 +87,21 @@ def test_an_update_is_the_same(
     if optimizer is sgd:  # the first steps of COCOB go by signs, of sums near zero, too
         for one, other in zip(*moved, strict=True):
             assert torch.allclose(one, other, atol=1e-4, rtol=1e-2)
+
+
+def test_a_trial_of_an_optimizer_leaves_the_draws_of_all_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+
+    def fork(devices: list[torch.device]) -> AbstractContextManager[None]:
+        asked.append([str(device) for device in devices])
+        return nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    monkeypatch.setattr(optimizer_trial, "_steps", lambda *_, **__: [])
+    names = ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    parameters: list[Any] = [SimpleNamespace(device=torch.device(name)) for name in names]
+    choice: Any = SimpleNamespace(where="here", name="chosen")
+    optimizer_trial.check_resumes(sgd, parameters, choice)
+    assert asked == [["cuda:0", "cuda:1"]]

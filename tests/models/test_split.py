@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from accelerate import dispatch_model
 from torch import nn
 
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.flow.errors import UsageError
 from flowtune_cli.models import loading, memory
-from flowtune_cli.models.loading import choose_devices, load_model
+from flowtune_cli.models.loading import LoadedModel, choose_devices, load_model
 from flowtune_cli.models.memory import model_bytes
-from flowtune_cli.models.split import balanced, bytes_by_device, device_map
+from flowtune_cli.models.split import balanced, bytes_by_device, device_map, split_devices
 from flowtune_cli.registry import load_registry
 from support.tiny import make_model
 
@@ -187,12 +188,12 @@ def test_a_device_that_is_too_small_for_its_layers(
     gpus: Any, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before any weight is read, by what each device has free."""
-    gpus(2)
+    gpus(3)
     free = {A: 10**9, B: 1000}
     monkeypatch.setattr(memory, "available_bytes", free.__getitem__)
     monkeypatch.setattr(loading, "_load", lambda *_: pytest.fail("loaded all the same"))
     settings = ModelSettings(name=str(tiny_model_dir), devices=2, dtype="float32")
-    with pytest.raises(UsageError, match=r"need 0\.0 GB in float32 on cuda:1, where"):
+    with pytest.raises(UsageError, match=r"on cuda:1, where .* model\.devices = 3\."):
         load_model(settings, load_registry())
 
 
@@ -227,13 +228,24 @@ def test_a_model_whose_layers_are_not_known(
         load_model(settings, load_registry())
 
 
-def test_the_tiny_model_runs_by_hooks_on_one_device(tiny_model: Any) -> None:
-    """A real load over a device map, all of it on the processor, computes what it did."""
-    from accelerate import dispatch_model
+def test_weights_are_read_by_a_device_map(
+    tiny_settings: ModelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By transformers, part by part, here onto one device."""
+    whole = load_model(tiny_settings, load_registry()).model
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(loading, "choose_devices", lambda settings: (cpu, cpu))
+    parts = load_model(tiny_settings, load_registry()).model
+    assert not split_devices(parts)
+    state = whole.state_dict()
+    assert all(torch.equal(state[name], x) for name, x in parts.state_dict().items())
 
+
+def test_hooks_on_one_device_change_nothing(tiny_model: LoadedModel) -> None:
     whole, hooked = (make_model("Llama", tiny_model).model for _ in range(2))
-    where = dict.fromkeys(device_map(hooked, [A, B]), "cpu")
-    dispatch_model(hooked, where, force_hooks=True, skip_keys=hooked._skip_keys_device_placement)
+    where = dict.fromkeys(device_map(hooked, [A, B]), str(tiny_model.device))
+    skipped = hooked._skip_keys_device_placement
+    dispatch_model(hooked, where, force_hooks=True, skip_keys=skipped)
     assert hasattr(hooked.model.layers[1], "_hf_hook")
     ids = torch.tensor([[1, 2, 3, 4]], device=tiny_model.device)
     assert torch.equal(hooked(ids).logits, whole(ids).logits)

@@ -63,7 +63,7 @@ def prove(model: Any, settings: AdapterSettings, context: int, texts: Sequence[I
     found: list[str] = []
     if wanted.devices > 1:
         found.append(
-            f"what prompts share is copied for each of them: the model is split over"
+            "what prompts share is copied for each of them: the model is split over"
             f" {wanted.devices} devices, and to read it in place is for a model on one"
         )
     structure = _prove_structure(model, settings, context, texts, found, wanted)
