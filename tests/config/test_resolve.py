@@ -97,6 +97,7 @@ def test_later_layers_win(resolved: Resolve) -> None:
         "max_steps": "default",
         "effect_timeout": "default",
         "effect_retries": "default",
+        "rank_timeout": "default",
         "episode_timeout": "default",
     }
 

@@ -120,6 +120,7 @@ def load_player(
 def _digest(resolved: Resolved, task: str) -> str:
     """A short digest of the settings that outputs depend on."""
     values = resolved.settings.model_dump(mode="json")
-    model = {key: value for key, value in values["model"].items() if key != "device"}
+    where = {"device", "devices"}
+    model = {key: value for key, value in values["model"].items() if key not in where}
     text = json.dumps([model, values["training"]["seed"], values["tasks"].get(task)])
     return hashlib.sha256(text.encode()).hexdigest()[:8]

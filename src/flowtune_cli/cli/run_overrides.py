@@ -28,7 +28,7 @@ _ADAPTERS = ("model.name", "model.revision", "adapter.")
 _FREE = (
     "preset",
     "engine.",
-    "model.device",
+    "model.device",  # and devices
     "model.trust_remote_code",
     "run.trackers",
     "training.evaluate.data",  # whose content is checked

@@ -44,6 +44,12 @@ class ModelSettings(Section):
         description="'auto' (a GPU if there is one, under torchrun the one of LOCAL_RANK), 'cpu',"
         " 'cuda', 'cuda:1' ...",
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="Split the model over so many GPUs, layer by layer, where one is too small for"
+        " it: see docs/models.md.",
+    )
     chat_template: str | None = Field(
         None, description="Which of the model's chat templates is used, where it has several."
     )

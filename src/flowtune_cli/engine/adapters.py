@@ -215,8 +215,9 @@ class Adapters:
         """How far an adapter has drifted from its reference (Euclidean norm of weights)."""
         pairs = zip(self.parameters(name), self.parameters(reference_of(name)), strict=True)
         squares = [(a.detach() - b.detach()).double().square().sum() for a, b in pairs]
-        # The device is waited for once, not for each layer.
-        return float(sum(torch.stack(squares).tolist()) ** 0.5)
+        # The device is waited for once, not for each layer; heads and some layers are on others.
+        together = torch.stack([square.to(squares[0].device) for square in squares])
+        return float(sum(together.tolist()) ** 0.5)
 
     def save(self, directory: Path) -> None:
         """Write every adapter, each to ``directory/NAME/``, in the format that PEFT reads."""

@@ -169,7 +169,9 @@ class Baseline:
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         for parameter in parameters:
             parameter.grad = None
-        return values.detach(), torch.cat([part.flatten().float() for part in parts])
+        return values.detach(), torch.cat(
+            [part.flatten().to(values.device, torch.float32) for part in parts]
+        )
 
     def _measure(self) -> None:
         """How far log-likelihoods and gradients by the model's own forward depend on the batch."""

@@ -33,10 +33,13 @@ def with_cache(model: Any, cache: Cache) -> dict[str, Any]:
 
 
 def hidden_states(model: Any, ids: Tensor, *, cache: Cache, **more: Any) -> Tensor:
-    """The decoder's last hidden states of tokens after a cache: (rows, columns, hidden size)."""
+    """The decoder's last hidden states of tokens after a cache: (rows, columns, hidden size).
+
+    They are on the device of ``ids``, also where the last layers are on another.
+    """
     decoder = model.get_decoder()
     states: Tensor = decoder(input_ids=ids, **with_cache(decoder, cache), **more).last_hidden_state
-    return states
+    return states.to(ids.device)
 
 
 def compute_logits(model: Any, states: Tensor) -> Tensor:

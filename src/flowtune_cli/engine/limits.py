@@ -14,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..models.memory import available_bytes, total_bytes
+from ..models.split import split_devices
 from ..models.targets import fused_experts
 
 _MB = 2**20
@@ -50,7 +51,8 @@ class Limits:
         keys_values = _bytes_of_keys_and_values(model)
         graph = max(_bytes_of_graph(model), 1)
         if model.device.type == "cuda":
-            spare = available_bytes(model.device)
+            # The fullest device decides, though each holds its own layers' share alone.
+            spare = min(map(available_bytes, split_devices(model) or [model.device]))
             return cls(
                 min(_power_of_two(spare / 8 / (4 * keys_values)), _GPU_TOKENS_PER_BATCH),
                 min(_power_of_two(spare / 4 / graph), _GPU_LEARNING_TOKENS_PER_BATCH),

@@ -49,7 +49,7 @@ def merge_adapter(
         UsageError: the base model cannot be loaded, or the adapter does not fit it.
         FlowtuneError: the weights cannot be written.
     """
-    loaded = load_model(settings.model_copy(update={"device": "cpu"}), registry)
+    loaded = load_model(settings.model_copy(update={"device": "cpu", "devices": 1}), registry)
     base = {name: tensor.dtype for name, tensor in loaded.model.state_dict().items()}
     try:
         with quiet(), warnings.catch_warnings():

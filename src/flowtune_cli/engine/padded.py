@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..models.split import layer_devices
 from .forward import hidden_states
 from .prefix import Prefix
 from .transfers import to_device
@@ -20,6 +21,8 @@ from .transfers import to_device
 
 class PaddedCache(DynamicCache):
     """Rows of tokens, each after its prefix.
+
+    Prefixes are on the model's first device, and what is made of them here on that of each layer.
 
     Args:
         model: with the adapter active that is to read the tokens.
@@ -43,8 +46,10 @@ class PaddedCache(DynamicCache):
         for row, prefix in enumerate(prefixes):
             if prefix is not None:
                 prefix.copy_to(rows[:, :, row, :, width - prefix.length :])
-        for layer in range(layers):
-            super().update(rows[layer, 0], rows[layer, 1], layer)
+        where = layer_devices(model) or [first.device] * layers
+        for layer, device in enumerate(where):
+            keys, values = rows[layer].to(device)
+            super().update(keys, values, layer)
 
     def forward(self, ids: Tensor, tree: Mapping[str, Tensor] | None = None) -> Tensor:
         """Hidden states of the rows' next tokens, shape (rows, columns, hidden size).
@@ -88,7 +93,9 @@ class PaddedCache(DynamicCache):
     def select_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows; these are in ascending order."""
         index = to_device(rows, self.mask.device)
-        self.batch_select_indices(index)
+        layers: list[Any] = list(self.layers)
+        for layer in layers:
+            layer.batch_select_indices(index.to(layer.keys.device))
         self.mask, self.positions = self.mask[index], self.positions[index]
 
     def join(self, other: PaddedCache) -> None:
@@ -106,9 +113,8 @@ class PaddedCache(DynamicCache):
         """Those of some of a row's columns, shape (layers, 2, key-value heads, columns, size)."""
         columns = slice(begin, end)
         layers: list[Any] = list(self.layers)
-        return torch.stack(
-            [torch.stack([x.keys[row, :, columns], x.values[row, :, columns]]) for x in layers]
-        )
+        found = [torch.stack([x.keys[row, :, columns], x.values[row, :, columns]]) for x in layers]
+        return torch.stack([both.to(self.mask.device) for both in found])
 
 
 def _on_the_right(one: Tensor, other: Tensor, columns: int, dim: int) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ..models.split import split_devices
 from .cascade import can_replace_attention
 from .windows import bites, rope_switch
 
@@ -49,6 +50,7 @@ class Paths:
         frozen_prefixes: whether a prompt's beginning can be read by the base model alone, in the
             slower ways as part of each text (see ``adapter_mask``).
         recomputing: whether layers can compute again in the backward pass.
+        devices: over how many the model is split; what texts share can be read in place on one.
     """
 
     playing: Playing = "plain"
@@ -58,6 +60,7 @@ class Paths:
     cached_beyond: bool = True
     frozen_prefixes: bool = True
     recomputing: bool = True
+    devices: int = 1
 
     @classmethod
     def by_config(cls, model: Any, context: int | None = None) -> Paths:
@@ -67,11 +70,12 @@ class Paths:
             context: the longest sequence that it will read, in tokens.
         """
         windows = bites(model.config, context)
+        devices = len(split_devices(model)) or 1
         playing: Playing = "padded"
-        if not windows and can_replace_attention(model):
+        if devices == 1 and not windows and can_replace_attention(model):
             playing = "cascade"
         longest = rope_switch(model.config, context)
-        return cls(playing, "packed", branches=not windows, longest=longest)
+        return cls(playing, "packed", branches=not windows, longest=longest, devices=devices)
 
     def shares(self, length: int) -> bool:
         """Whether a sequence of this length is played by reading what it shares once."""
@@ -94,6 +98,8 @@ class Paths:
         notes = [self.playing, f"learning {self.learning}", *self._beyond_text]
         if not self.frozen_prefixes:
             notes.append("no frozen prefixes")
+        if self.devices > 1:
+            notes.append(f"split over {self.devices} devices")
         return ", ".join(notes)
 
     @property

@@ -17,6 +17,7 @@ import transformers
 
 from ..config.settings import AdapterSettings
 from ..models.devices import dtype_name
+from ..models.split import split_devices
 from .packing import Ids
 from .paths import Paths
 from .proof import Proved, prove
@@ -81,7 +82,8 @@ def _digest(model: Any, settings: AdapterSettings, context: int) -> str:
 def _device(model: Any) -> str:
     device = torch.device(model.device)
     if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+        names = [torch.cuda.get_device_name(each) for each in split_devices(model) or [device]]
+        return " and ".join(names)
     return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 from torch import nn
 
+from ..models.split import split_devices
 from .baseline import BROKEN
 from .windows import WINDOWS, bites, rope_groups, rope_switch, switch, window
 
@@ -57,11 +59,11 @@ def structural_copy(model: Any, context: int) -> Any | None:
 
 
 def _copy(model: Any) -> Any:
-    """In float32, with few tokens if a model still runs with them."""
+    """In float32 on one device, with few tokens if a model still runs with them."""
     if not all(parameter.is_floating_point() for parameter in model.parameters()):
         model = _drawn(model)
     with _few_tokens(model) as found:
-        made = copy.deepcopy(model).float().eval().requires_grad_(False)
+        made = _on_one_device(model)
     if not found:
         return made
     made.config.get_text_config(decoder=True).vocab_size = VOCABULARY
@@ -75,7 +77,17 @@ def _copy(model: Any) -> Any:
                 return made
     except BROKEN:
         pass
-    return copy.deepcopy(model).float().eval().requires_grad_(False)
+    return _on_one_device(model)
+
+
+def _on_one_device(model: Any) -> Any:
+    """A copy in float32, where the model reads tokens."""
+    made = copy.deepcopy(model).float().eval().requires_grad_(False)
+    if split_devices(model):
+        remove_hook_from_module(made, recurse=True)
+        del made.hf_device_map
+        made = made.to(model.device)
+    return made
 
 
 def _drawn(model: Any) -> Any:

@@ -30,9 +30,9 @@ def check_resumes(make: Make, parameters: Sequence[Tensor], choice: OptimizerCho
             on otherwise: a run with it would be lost at its first checkpoint, or wrong after it.
     """
     where = f"{choice.where}: the optimizer '{choice.name}'"
-    devices = [p.device for p in parameters if p.device.type == "cuda"]
+    devices = list(dict.fromkeys(p.device for p in parameters if p.device.type == "cuda"))
     try:
-        with torch.random.fork_rng(devices=devices[:1]):
+        with torch.random.fork_rng(devices=devices):
             whole = _steps(make, parameters, through_file=False)
             parts = _steps(make, parameters, through_file=True)
     except UsageError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from .skeleton import (
     nf4_config,
     read_config,
 )
+from .split import DeviceMap, bytes_by_device, device_map
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -40,6 +41,7 @@ class LoadedModel:
     Args:
         model: a transformers causal language model.
         tokenizer: a transformers tokenizer; it may have no chat template.
+        device: where it reads tokens, and gives logits; some of its layers may be on others.
         dtype: what it computes in, also where its weights are stored in 4 bits.
         context: the longest prompt plus output, in tokens.
         model_context: the longest that the model can read; None if its configuration has none.
@@ -71,7 +73,8 @@ def load_model(
         UsageError: no such model, device or revision; no safe weights; not enough memory; an
             architecture that transformers does not know.
     """
-    device = choose_device(settings.device)
+    devices = choose_devices(settings)
+    device = devices[0]
     dtype = choose_dtype(settings, device)
     quantized = settings.quantization == "nf4"
     if quantized and settings.name.lower().endswith(".gguf"):
@@ -82,9 +85,9 @@ def load_model(
     if quantized and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError("model.quantization = 'nf4' needs the package bitsandbytes: install it")
 
-    checks = Checks(settings, device, dtype, check_skeleton)
+    checks = Checks(settings, devices, dtype, check_skeleton)
     files = find_model(settings, checks, registry)
-    model, tokenizer = _load(files, settings, device, dtype)
+    model, tokenizer = _load(files, settings, checks.device_map, dtype)
     if quantized:
         check_quantized(settings.name, model)
     if quantized and device.type == "cpu":
@@ -107,14 +110,22 @@ class Checks:
     """What is refused before a model's weights are fetched or read.
 
     Args:
+        devices: that the model is to be on.
         check_skeleton: see ``load_model``.
+
+    Attributes:
+        device_map: where each part of the model goes.
     """
 
     settings: ModelSettings
-    device: torch.device
+    devices: Sequence[torch.device]
     dtype: torch.dtype
     check_skeleton: Callable[[Any], None] = lambda model: None
+    device_map: DeviceMap = field(init=False)
     _built: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.device_map = {"": str(self.devices[0])}
 
     def config(self, directory: Path) -> None:
         """Check a directory with the model's config.json, be there weights or not."""
@@ -126,16 +137,64 @@ class Checks:
         self.check_skeleton(skeleton)
         if self.settings.quantization == "nf4":
             check_quantized(self.settings.name, skeleton)
-        self._memory(model_bytes(skeleton))
+        if len(self.devices) > 1:
+            self.device_map = device_map(skeleton, self.devices)
+            for device, needed in bytes_by_device(skeleton, self.device_map).items():
+                self._memory(needed, torch.device(device))
+        else:
+            self._memory(model_bytes(skeleton), self.devices[0])
 
     def weights(self, weights: list[Weight]) -> None:
         """Check the headers of the weights."""
-        if not self._built:
-            quantized = self.settings.quantization == "nf4"
-            self._memory(weight_bytes(weights, self.dtype, quantized))
+        if self._built:
+            return
+        if len(self.devices) > 1:
+            raise UsageError(
+                f"model.devices is {len(self.devices)}, and '{self.settings.name}' cannot be split:"
+                " its layers are not known before its weights are read, as it is a GGUF file,"
+                " quantised already, or runs code of its own. Set model.devices = 1, or take the"
+                " model's plain safetensors."
+            )
+        quantized = self.settings.quantization == "nf4"
+        self._memory(weight_bytes(weights, self.dtype, quantized), self.devices[0])
 
-    def _memory(self, needed: int) -> None:
-        check_memory(self.settings, needed, self.device, self.dtype)
+    def _memory(self, needed: int, device: torch.device) -> None:
+        check_memory(self.settings, needed, device, self.dtype)
+
+
+def choose_devices(settings: ModelSettings) -> tuple[torch.device, ...]:
+    """The devices that a model is to be on, in the order of its layers.
+
+    Of several processes on a machine, the first takes the first ``model.devices`` GPUs, and so on.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    count = settings.devices
+    if count == 1:
+        return (choose_device(settings.device),)
+    if settings.device not in ("auto", "cuda"):
+        raise UsageError(
+            f"model.devices is {count}, and model.device is '{settings.device}': a model is split"
+            " over GPUs, from the first on. Set model.device = 'auto' (and CUDA_VISIBLE_DEVICES for"
+            " others), or model.devices = 1."
+        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    sees = f"torch {torch.__version__} sees {there or 'no'} GPU{'s' * (there != 1)} here"
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and not rank.isdigit():
+        raise UsageError(f"LOCAL_RANK is '{rank}', which is no number from 0 on")
+    first = int(rank or 0) * count
+    if first + count > there:
+        if rank is None:
+            raise UsageError(f"model.devices is {count}, but {sees}. Set it to {max(there, 1)}.")
+        raise UsageError(
+            f"model.devices is {count} and LOCAL_RANK {rank}, so this process would take the GPUs"
+            f" {first} to {first + count - 1}, but {sees}: of"
+            f" such processes {there // count} fit on this machine. Start fewer, or set"
+            " model.devices lower."
+        )
+    return tuple(torch.device("cuda", number) for number in range(first, first + count))
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -189,13 +248,13 @@ def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
 
 
 def _load(
-    files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype
+    files: ModelFiles, settings: ModelSettings, where: DeviceMap, dtype: torch.dtype
 ) -> tuple[Any, Any]:
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if files.gguf:
         print(f"reading {files.gguf}: this takes a while at every start", file=sys.stderr)
         options["gguf_file"] = files.gguf
-    model_options = options | {"dtype": dtype, "device_map": {"": str(device)}}
+    model_options = options | {"dtype": dtype, "device_map": where}
     if settings.quantization == "nf4":
         model_options["quantization_config"] = nf4_config(dtype)
     try:
@@ -209,8 +268,9 @@ def _load(
             tokenizer = AutoTokenizer.from_pretrained(files.directory, **options)
     except Exception as error:
         if is_out_of_memory(error):
+            devices = ", ".join(dict.fromkeys(where.values()))
             raise OutOfMemory(
-                f"memory ran out on {device} while the weights of '{settings.name}' were read:"
+                f"memory ran out on {devices} while the weights of '{settings.name}' were read:"
                 " free some, take a smaller model, or one whose weights take less (model.dtype ="
                 f" '{settings.dtype}' and model.quantization = '{settings.quantization}' now)"
             ) from error

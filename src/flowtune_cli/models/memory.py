@@ -153,6 +153,8 @@ def check_memory(
     quantized = settings.quantization == "nf4"
     less = ["model.dtype = 'bfloat16'"] * (dtype.itemsize > 2 and not quantized)
     less += ["model.quantization = 'nf4'"] * (not quantized)
+    if device.type == "cuda" and torch.cuda.device_count() > settings.devices:
+        less.append(f"model.devices = {settings.devices + 1}")
     kind = "NF4" if quantized else dtype_name(dtype)
     raise UsageError(
         f"the weights of '{settings.name}' need {needed / 1e9:.1f} GB in {kind} on"

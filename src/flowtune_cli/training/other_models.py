@@ -19,7 +19,15 @@ from ..models.chat_template import TextOptions
 from ..models.determinism import naming_the_setting
 from ..models.loading import LoadedModel, load_model
 
-_LIKE_THE_BASE = ("dtype", "quantization", "device", "date", "context", "trust_remote_code")
+_LIKE_THE_BASE = (
+    "dtype",
+    "quantization",
+    "device",
+    "devices",
+    "date",
+    "context",
+    "trust_remote_code",
+)
 
 
 def play_elsewhere(nodes: Iterable[Node]) -> None:
@@ -42,7 +50,7 @@ def play_elsewhere(nodes: Iterable[Node]) -> None:
 
 
 def load_others(nodes: Iterable[Node], settings: ModelSettings, registry: Any) -> list[LoadedModel]:
-    """Load the models that nodes name, each once: as the base model is, on its device.
+    """Load the models that nodes name, each once: as the base model is, on its devices.
 
     What the settings say of the base model's own files (revision, chat template and its options)
     does not count for them.

@@ -34,7 +34,7 @@ from ..learning.peers import ALONE, Peers
 from ..models.chat_template import TextOptions
 from ..models.determinism import fix_arithmetic, naming_the_setting
 from ..models.devices import dtype_name
-from ..models.loading import choose_device, load_model
+from ..models.loading import choose_devices, load_model
 from ..models.out_of_memory import advising
 from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
@@ -374,7 +374,7 @@ def set_up(
         if node.deviates and node.evaluator is not None
     }
     optimizers = _optimizers(task, settings, registry)
-    fix_arithmetic(choose_device(settings.model.device), settings.engine.deterministic)
+    fix_arithmetic(choose_devices(settings.model)[0], settings.engine.deterministic)
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
     model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
     settings = settings.model_copy(update={"model": model})
