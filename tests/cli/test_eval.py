@@ -37,7 +37,7 @@ def test_runs_and_the_untrained_flow_are_played_on_the_same_examples(
 ) -> None:
     loaded: list[Any] = []
     set_up = Player.set_up
-    monkeypatch.setattr(Player, "set_up", lambda self: loaded.append(self) or set_up(self))
+    monkeypatch.setattr(Player, "set_up", lambda self, peers: loaded.append(self) or set_up(self))
     found = figures(trained, "--run", "a", "--run", "b@best", "--baseline", "--out", "out")
     assert (found["split"], found["examples"]) == ("test", 5)
     assert [flow["flow"] for flow in found["flows"]] == ["untrained", "a", "b@best"]
@@ -101,7 +101,7 @@ def test_another_model_is_loaded_for_a_run_that_has_one(
     assert trained("train", "letters", "--name", "c", rank, "--limit=4").code == 0
     loaded: list[Any] = []
     set_up = Player.set_up
-    monkeypatch.setattr(Player, "set_up", lambda self: loaded.append(self) or set_up(self))
+    monkeypatch.setattr(Player, "set_up", lambda self, peers: loaded.append(self) or set_up(self))
     found = figures(trained, "--run=a", "--run=c")
     assert len(loaded) == 2
     assert [flow["flow"] for flow in found["flows"]] == ["a", "c"]
