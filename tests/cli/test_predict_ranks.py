@@ -109,5 +109,7 @@ def test_a_line_that_is_no_json_is_the_same_error(site: Site, disturbed: Site) -
     done = start(disturbed, *FLOWTUNE, "predict", "scored", "--out", "out.jsonl", *TWO)
     assert done.returncode == 2
     assert done.stderr.count("flowtune: error: ") == 1, done.stderr
-    assert re.search(r"rank 1 \(.*\): the prediction at position 3 is not made of JSON", done.stderr)
+    assert re.search(
+        r"rank 1 \(.*\): the prediction at position 3 is not made of JSON", done.stderr
+    )
     assert len(Path("out.jsonl.partial").read_text().splitlines()) == 3

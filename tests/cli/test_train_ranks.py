@@ -122,8 +122,19 @@ def test_a_launcher_that_says_otherwise(
     assert os.environ.get("MASTER_ADDR") is None
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("play", "letters"),
+        ("check", "letters"),
+        ("serve", "--task", "letters"),
+        ("export", "a", "--adapters", "out"),
+        ("merge", "a", "out"),
+        ("postprocess", "letters", "in.jsonl", "--out", "out.jsonl"),
+    ],
+)
 def test_other_commands_refuse_to_be_started_as_several(
-    disturbed: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+    disturbed: Site, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     for name, value in {
         "RANK": "1",
@@ -132,6 +143,6 @@ def test_other_commands_refuse_to_be_started_as_several(
         "MASTER_PORT": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    done = run("play", "letters")
+    done = run(*command)
     assert done.code == 2
-    assert "'flowtune play' runs in one process" in done.err
+    assert f"'flowtune {command[0]}' runs in one process" in done.err
