@@ -56,7 +56,7 @@ def test_stopped_on_the_last_rank_it_goes_on_with_another_number_of_processes(
     assert [each["stopped"] for each in stopped] == [True] * first
     partial = tmp_path / "out.jsonl.partial"
     kept = len(partial.read_text().splitlines())
-    assert kept >= 1
+    assert kept >= (2 if first == 2 else 1)  # then the second one is of the rank that was stopped
     assert not (tmp_path / "out.jsonl").exists()
     resumed = on(then, "out")
     assert sum(len(each["played"]) for each in resumed) == 8 - kept  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def test_a_launcher_that_says_otherwise(
         ("check", "letters"),
         ("serve", "--task", "letters"),
         ("export", "a", "--adapters", "out"),
-        ("merge", "a", "out"),
+        ("merge", "a", "draft", "out"),
         ("postprocess", "letters", "in.jsonl", "--out", "out.jsonl"),
     ],
 )

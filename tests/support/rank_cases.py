@@ -161,11 +161,14 @@ def predict(
         stop_on: a rank, and by which of its examples it gets a SIGTERM.
     """
     played: list[str] = []
+    partial = parent / f"{name}.jsonl.partial"
 
     async def run_flow(episode: Any, example: Example) -> Any:
         if not episode.is_rollout:
             played.append(example.id)
             if (peers.rank, len(played)) == stop_on:
+                while not partial.stat().st_size:  # rank 0 has its first line
+                    time.sleep(0.01)
                 signal.raise_signal(signal.SIGTERM)
         return {"draft": await episode.call("draft", x=example.question)}
 

@@ -184,15 +184,17 @@ class _Shares:
 
         Raises:
             Stop: some process was asked to stop; what was played by then is written.
-            FlowtuneError: what ended the work of a process, after that.
+            Exception: what ended the work of this process, after that; ``PeerFailed`` for another.
         """
         own = _Played()
-        ended_by: list[FlowtuneError] = []
+        ended_by: list[Exception] = []
 
         def work() -> None:
             try:
                 self._play_share(chunk, own)
-            except FlowtuneError as error:
+            except Stop:
+                raise
+            except Exception as error:
                 # The others are to end as well, but what they have is not to be lost.
                 ended_by.append(error)
                 raise Stop from error
