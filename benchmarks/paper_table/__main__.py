@@ -23,6 +23,7 @@ from rich.console import Console
 from benchmarks.paper_table.rows import Treatments, say
 from benchmarks.paper_table.table import mean_rows, table
 from flowtune_cli.flow.errors import FlowtuneError, UsageError
+from flowtune_cli.learning.peers import Stop
 from flowtune_cli.registry import load_registry
 from flowtune_cli.runs.atomic import read_json, write_json
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FlowtuneError as error:
         say(f"treatments: error: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stop):
         say("interrupted; the same command goes on")
         return 130
     if given.json:

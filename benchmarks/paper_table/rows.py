@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.paper_table.played import played_lines
 from benchmarks.paper_table.table import FIGURES
 from flowtune_cli.cli.postprocessors import explorations
-from flowtune_cli.cli.predict import write_predictions
+from flowtune_cli.cli.predicting import write_predictions
 from flowtune_cli.cli.stored_settings import describe, to_store
 from flowtune_cli.config.resolve import resolve
 from flowtune_cli.flow.example import Example

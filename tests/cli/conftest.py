@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowtune_cli.cli.main import main
+from support.disturbed import DISTURBED
 from support.installed_plugins import HOPQA, Site
 from support.letters_task import LETTERS
 
@@ -75,3 +76,13 @@ def letters(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     torch.set_num_threads(1)
     yield site
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def disturbed(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The task "letters" on the tiny model, one rank of which may get a signal."""
+    site.install("letters", DISTURBED)
+    monkeypatch.setenv("FLOWTUNE_MODEL__NAME", str(tiny_model_dir))
+    monkeypatch.setenv("FLOWTUNE_MODEL__DTYPE", "float32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return site

@@ -11,7 +11,7 @@ import pytest
 
 from flowtune_cli.cli.player import Player
 from support.installed_plugins import Site
-from support.letters_task import LETTERS
+from support.judged_task import JUDGED
 
 Run = Callable[..., Any]
 
@@ -37,7 +37,7 @@ def test_runs_and_the_untrained_flow_are_played_on_the_same_examples(
 ) -> None:
     loaded: list[Any] = []
     set_up = Player.set_up
-    monkeypatch.setattr(Player, "set_up", lambda self: loaded.append(self) or set_up(self))
+    monkeypatch.setattr(Player, "set_up", lambda self, peers: loaded.append(self) or set_up(self))
     found = figures(trained, "--run", "a", "--run", "b@best", "--baseline", "--out", "out")
     assert (found["split"], found["examples"]) == ("test", 5)
     assert [flow["flow"] for flow in found["flows"]] == ["untrained", "a", "b@best"]
@@ -101,7 +101,7 @@ def test_another_model_is_loaded_for_a_run_that_has_one(
     assert trained("train", "letters", "--name", "c", rank, "--limit=4").code == 0
     loaded: list[Any] = []
     set_up = Player.set_up
-    monkeypatch.setattr(Player, "set_up", lambda self: loaded.append(self) or set_up(self))
+    monkeypatch.setattr(Player, "set_up", lambda self, peers: loaded.append(self) or set_up(self))
     found = figures(trained, "--run=a", "--run=c")
     assert len(loaded) == 2
     assert [flow["flow"] for flow in found["flows"]] == ["a", "c"]
@@ -136,31 +136,10 @@ def test_what_cannot_be_compared(trained: Run, arguments: list[str], message: st
     assert "loading" not in done.err
 
 
-JUDGED = """
-class Longer:
-    name = "longer"
-
-    def __init__(self, look: bool = False):
-        self.look = look
-
-    async def compare(self, ask, task, example, first, second):
-        if self.look:
-            first.steps
-        return len(second.result["text"]) - len(first.result["text"])
-
-
-@hookimpl
-def register_rewards(register):
-    register(Longer)
-"""
-
-
 @pytest.fixture
 def unrewarded(letters: Site, run: Run) -> Run:
     """The task "letters" without rewards; its nodes have the evaluator "longer"."""
-    text = LETTERS.replace('reward="sum"', 'evaluator="longer"').replace('gate = "sum"', "")
-    text = text.replace("episode.reward(", "(lambda *given: None)(")
-    letters.install("judged", text.replace('"letters"', '"judged"') + JUDGED)
+    letters.install("judged", JUDGED)
     done = run("train", "judged", "--name", "a", "--limit=4")
     assert done.code == 0, done.err
     return run

@@ -117,7 +117,7 @@ def test_the_engine_forgets_between_chunks(predict: Run, monkeypatch: pytest.Mon
     forgotten = []
     forget = ModelEngine.forget
     monkeypatch.setattr(ModelEngine, "forget", lambda self: forgotten.append(forget(self)))
-    monkeypatch.setattr("flowtune_cli.cli.predict._CHUNK", 2)
+    monkeypatch.setattr("flowtune_cli.cli.predicting._CHUNK", 2)
     assert predict(*OUT).code == 0
     assert len(forgotten) == 3
     assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from flowtune_cli.runs.directory import RunDirectory
+from support.disturbed import FLOWTUNE, TORCHRUN, start
 from support.installed_plugins import Site
-from support.letters_task import LETTERS
 from support.runs_compared import assert_same_rows, learned
 
 Run = Callable[..., Any]
@@ -24,61 +24,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="signals"),
 ]
-
-FLOWTUNE = (sys.executable, "-m", "flowtune_cli")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-
-DISTURBED = LETTERS.replace(
-    """        draft = await episode.call("draft\"""",
-    """        disturb(episode)
-        draft = await episode.call("draft\"""",
-).replace(
-    "class Letters(",
-    '''def disturb(episode):
-    """Get the signal that a file names for this rank, at the episode that it names, once."""
-    global EPISODES
-    EPISODES += not episode.is_rollout
-    wish = pathlib.Path("signal-" + os.environ.get("RANK", "none"))
-    if wish.exists():
-        name, number = wish.read_text().split()
-        if EPISODES >= int(number):
-            wish.unlink()
-            os.kill(os.getpid(), getattr(signal, name))
-
-
-EPISODES = 0
-
-
-class Letters(''',
-)
-DISTURBED = "import os, pathlib, signal\n" + DISTURBED
-
-
-@pytest.fixture
-def disturbed(site: Site, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The task "letters" on the tiny model, one rank of which may get a signal."""
-    site.install("letters", DISTURBED)
-    monkeypatch.setenv("FLOWTUNE_MODEL__NAME", str(tiny_model_dir))
-    monkeypatch.setenv("FLOWTUNE_MODEL__DTYPE", "float32")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return site
-
-
-def train(site: Site, *command: str) -> subprocess.CompletedProcess[str]:
-    with subprocess.Popen(
-        command,
-        env=site.environ(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=300)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def assert_same_run(one: str, other: str) -> None:
@@ -90,7 +35,7 @@ def test_killed_under_torchrun_it_goes_on_by_itself(disturbed: Site, run: Run) -
     """Its second rank is killed in its third mini-batch: the whole launch starts again."""
     Path("signal-1").write_text("SIGKILL 3")
     command = (*TORCHRUN, "--max-restarts", "1", "-m", "flowtune_cli", "train", "letters")
-    done = train(disturbed, *command)
+    done = start(disturbed, *command)
     assert done.returncode == 0, done.stderr
     assert not Path("signal-1").exists()
     lost = re.findall(r"flowtune: error: rank 1 \(process \d+ on \S+\) is lost", done.stderr)
@@ -103,7 +48,7 @@ def test_killed_under_torchrun_it_goes_on_by_itself(disturbed: Site, run: Run) -
 
 def test_stopped_on_one_rank_all_stop_and_one_process_goes_on(disturbed: Site, run: Run) -> None:
     Path("signal-1").write_text("SIGTERM 2")
-    done = train(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
+    done = start(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
     assert done.returncode == 130, done.stderr
     assert done.stderr.count("stopped after 2 of 8 episodes") == 1
     assert done.stderr.count("flowtune train --resume a\n") == 1
@@ -116,7 +61,7 @@ def test_stopped_on_one_rank_all_stop_and_one_process_goes_on(disturbed: Site, r
 
 def test_a_lost_rank_0_is_told_of_by_another(disturbed: Site) -> None:
     Path("signal-0").write_text("SIGKILL 2")
-    done = train(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
+    done = start(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")
     assert done.returncode == 1
     assert len(re.findall("flowtune: error: ", done.stderr)) == 1, done.stderr
     assert re.search(r"error: rank 0 \(process \d+ on \S+\) is lost", done.stderr)
@@ -145,7 +90,7 @@ def test_ctrl_c_comes_to_all_and_an_error_is_told_once(disturbed: Site) -> None:
     assert out == ""
     assert "Traceback" not in err
     assert err.count("flowtune train --resume a\n") == 1
-    wrong = train(disturbed, *FLOWTUNE, "train", "--resume", "a", "--processes", "2", "--seed", "7")
+    wrong = start(disturbed, *FLOWTUNE, "train", "--resume", "a", "--processes", "2", "--seed", "7")
     assert wrong.returncode == 2
     assert wrong.stderr.count("flowtune: error: ") == 1
     assert wrong.stderr.count("training.seed = 42 in the run, and 7 now") == 1
@@ -178,7 +123,15 @@ def test_a_launcher_that_says_otherwise(
 
 
 @pytest.mark.parametrize(
-    "command", [("predict", "letters", "--out", "p.jsonl"), ("eval", "letters")]
+    "command",
+    [
+        ("play", "letters"),
+        ("check", "letters"),
+        ("serve", "--task", "letters"),
+        ("export", "a", "--adapters", "out"),
+        ("merge", "a", "draft", "out"),
+        ("postprocess", "letters", "in.jsonl", "--out", "out.jsonl"),
+    ],
 )
 def test_other_commands_refuse_to_be_started_as_several(
     disturbed: Site, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from flowtune_cli.cli import predicting
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.flow.example import Example
@@ -143,6 +144,54 @@ def train(
         "evaluations": trainer.evaluations,
         "stopped": stopped,
     }
+
+
+def predict(
+    peers: Peers,
+    model: ModelSettings,
+    parent: Path,
+    name: str,
+    *,
+    chunk: int,
+    stop_on: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Predict 8 examples, ``chunk`` of each process at a time; what this process then knows.
+
+    Args:
+        stop_on: a rank, and by which of its examples it gets a SIGTERM.
+    """
+    played: list[str] = []
+    partial = parent / f"{name}.jsonl.partial"
+
+    async def run_flow(episode: Any, example: Example) -> Any:
+        if not episode.is_rollout:
+            played.append(example.id)
+            if (peers.rank, len(played)) == stop_on:
+                while not partial.stat().st_size:  # rank 0 has its first line
+                    time.sleep(0.01)
+                signal.raise_signal(signal.SIGTERM)
+        return {"draft": await episode.call("draft", x=example.question)}
+
+    path = peers.first(
+        lambda: _directory(model, parent, f"run-{name}", flow=run_flow, engine={"in_flight": 1})
+    )
+    run = OpenRun(model, path, flow=run_flow, engine={"in_flight": 1})
+    predicting._CHUNK = chunk
+    stopped = False
+    try:
+        predicting.write_predictions(
+            run.session(),
+            run.examples,
+            parent / f"{name}.jsonl",
+            made_by="a test",
+            explorations={},
+            processors=(),
+            scores=False,
+            peers=peers,
+        )
+    except Stop:
+        stopped = True
+    return {"played": played, "stopped": stopped}
 
 
 async def flow_with_effects(file: Path, episode: Any, example: Example) -> Any:

@@ -70,7 +70,9 @@ def check(
     from .declare import declare, is_undeclared
     from .examples import first_examples, note_left_out, read_examples
     from .player import load_player
+    from .together import check_alone
 
+    check_alone("check")
     of_program = given(program, reward, gold)
     player = load_player(
         load_registry(),

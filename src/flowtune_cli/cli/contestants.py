@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..flow.episode import Failure
 from ..flow.errors import UsageError
 from ..flow.example import Example
+from ..learning.peers import ALONE, Peers
 from .player import Player, load_player
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ class Played:
     predictions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
 
+    def add(self, other: Played) -> None:
+        """Add what another process has played."""
+        self.rewards |= other.rewards
+        self.results |= other.results
+        self.predictions |= other.predictions
+        self.failures |= other.failures
+
 
 def contestants(
     registry: Registry,
@@ -64,6 +72,7 @@ def contestants(
     overrides: Sequence[str] | None,
     preset: str | None,
     model: str | None = None,
+    peers: Peers = ALONE,
 ) -> list[Contestant]:
     """The flows to compare; the untrained one, if it is wanted, is the first.
 
@@ -77,7 +86,7 @@ def contestants(
     """
 
     def player_of(run: str | None) -> Player:
-        return load_player(registry, task, run, config, overrides, preset, model=model)
+        return load_player(registry, task, run, config, overrides, preset, model=model, peers=peers)
 
     found: list[Contestant] = []
     for run in runs:
@@ -101,7 +110,9 @@ def contestants(
     return found
 
 
-def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]]:
+def sessions(
+    found: Sequence[Contestant], peers: Peers = ALONE
+) -> Iterator[tuple[Contestant, Session]]:
     """Each flow with its session; the model is loaded again only where it is another one."""
     from ..flow.adapters import link_adapters
     from ..training.checkpoint import load_checkpoint, nodes_with_adapters
@@ -125,7 +136,7 @@ def sessions(found: Sequence[Contestant]) -> Iterator[tuple[Contestant, Session]
         else:
             session = loaded = None
             gc.collect()  # two models may not fit into memory
-            session, loaded = player.set_up(), player
+            session, loaded = player.set_up(peers), player
         yield each, session
 
 
@@ -150,21 +161,39 @@ def play_examples(
     results: bool,
     predictions: bool,
     seed: Any,
-) -> Iterator[Played]:
-    """Play the examples greedily; yields what there is so far, after each.
+    check: Callable[[], None],
+    on_played: Callable[[Played], None],
+    peers: Peers,
+) -> Played:
+    """Play the examples greedily.
 
     Args:
         results, predictions: whether these are kept.
         seed: of the noise.
+        check: called between the engine's calls; may raise.
+        on_played: called with what this process has played so far, after each.
+        peers: each plays its share, and all get what was played.
     """
-    played, task = Played(), session.task
-    for position, episode in session.play_all(examples, seed=seed):
-        if episode.failure is not None:
-            played.failures[position] = episode.failure
-        else:
-            played.rewards[position] = episode.reward_means()
-            if results:
-                played.results[position] = episode.result
-            if predictions:
-                played.predictions[position] = task.prediction(examples[position], episode.result)
-        yield played
+    task = session.task
+    places = range(peers.rank, len(examples), peers.size)
+
+    def play_share() -> Played:
+        own = Played()
+        share = [examples[place] for place in places]
+        for number, episode in session.play_all(share, check, seed=seed):
+            place = places[number]
+            if episode.failure is not None:
+                own.failures[place] = episode.failure
+            else:
+                own.rewards[place] = episode.reward_means()
+                if results:
+                    own.results[place] = episode.result
+                if predictions:
+                    own.predictions[place] = task.prediction(examples[place], episode.result)
+            on_played(own)
+        return own
+
+    played = Played()
+    for of_one in peers.each(play_share):
+        played.add(of_one)
+    return played

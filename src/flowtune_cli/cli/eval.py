@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,10 +22,12 @@ from .options import (
 from .output import note, print_json, print_rows, warn
 from .phase import phase
 from .programs import ProgramTaskArgument
+from .together import ProcessesOption, launched, own_place, together
 
 if TYPE_CHECKING:
     from ..flow.example import Example
     from ..flow.task import Task
+    from ..learning.peers import Peers
     from ..training.session import Session
     from .contestants import Contestant, Played
     from .paired_bootstrap import Interval, Paired, Wins
@@ -35,6 +37,7 @@ Found = dict[str, dict[str, Any]]
 
 
 def eval(
+    context: typer.Context,
     task: ProgramTaskArgument = None,
     run: Annotated[
         list[str] | None,
@@ -69,6 +72,7 @@ def eval(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write to DIR though it is not empty.")
     ] = False,
+    processes: ProcessesOption = None,
     model: ModelOption = None,
     json: JsonOption = False,
     preset: PresetOption = None,
@@ -81,38 +85,64 @@ def eval(
     the first flow. Intervals are of the paired bootstrap. Where the flow reports no reward, the
     evaluator of its nodes says which flow ended better.
     """
-    from ..flow.task import Task
-    from ..registry import load_registry
-    from ..runs.output_path import check_output
-    from .contestants import contestants
-    from .examples import first_examples, note_left_out, read_examples
-    from .together import check_alone
+    place = own_place()
+    code = launched(place, processes, context.obj)
+    if code is not None:
+        return code
+    with together(place) as peers:
+        from ..registry import load_registry
+        from ..runs.output_path import check_output
+        from .contestants import contestants
 
-    check_alone("eval")
-    registry = load_registry()
-    if out is not None:
-        check_output(out, overwrite=overwrite, directory=True)
-    found = contestants(
-        registry,
-        task,
-        run or [],
-        baseline=baseline,
-        config=config,
-        overrides=set_,
-        preset=preset,
-        model=model,
-    )
+        registry = load_registry()
+        if out is not None:
+            peers.first(lambda: check_output(out, overwrite=overwrite, directory=True))
+        found = contestants(
+            registry,
+            task,
+            run or [],
+            baseline=baseline,
+            config=config,
+            overrides=set_,
+            preset=preset,
+            model=model,
+            peers=peers,
+        )
+        return _compare(found, peers, data=data, split=split, limit=limit, out=out, json=json)
+
+
+def _compare(
+    found: Sequence[Contestant],
+    peers: Peers,
+    *,
+    data: Path | None,
+    split: str | None,
+    limit: int | None,
+    out: Path | None,
+    json: bool,
+) -> int:
+    """Play the flows and print how they compare; returns the exit code."""
+    from ..flow.task import Task
+    from ..learning.peers import Stop
+    from .alike import check_alike
+    from .examples import first_examples, note_left_out, read_examples
+
     first = found[0].player.task
     split = split or first.splits[min(1, len(first.splits) - 1)]
     examples = first_examples(read_examples(first, data, split), limit)
     note_left_out(first)
+    for each in found:
+        check_alike(peers, each.player.resolved.settings, examples)
+    peers.patience = found[0].player.resolved.settings.training.rank_timeout
     _warn_of_trained(found, examples)
     labelled = all(example.gold is not None for example in examples)
     own = labelled and type(first).evaluate is not Task.evaluate
     try:
-        all_played, task_figures, gains = _play_all(found, examples, out, own)
-    except KeyboardInterrupt:
+        all_played, task_figures, gains = _play_all(found, examples, out, own, peers)
+    except Stop:
         return 130
+    if peers.rank:
+        return 0
     figures = _compared(all_played, len(examples))
     if json:
         print_json(_as_json(found, examples, split, all_played, figures, task_figures, gains))
@@ -127,12 +157,22 @@ def eval(
 
 
 def _play_all(
-    found: Sequence[Contestant], examples: Sequence[Example], out: Path | None, own: bool
+    found: Sequence[Contestant],
+    examples: Sequence[Example],
+    out: Path | None,
+    own: bool,
+    peers: Peers,
 ) -> tuple[list[Played], list[dict[str, Any]], dict[str, list[Wins | None]]]:
-    """What each flow did, the figures of the task's own evaluation, and the evaluators' wins."""
-    from ..training.judged import judge
+    """What each flow did, the figures of the task's own evaluation, and the evaluators' wins.
+
+    Figures and wins are found on rank 0 alone.
+
+    Raises:
+        Stop: some process was asked to stop.
+    """
+    from ..learning.peers import Stop
     from .contestants import play_examples, sessions
-    from .paired_bootstrap import Wins
+    from .interrupts import StopRequest
     from .progress import progress
 
     all_played: list[Played] = []
@@ -140,51 +180,76 @@ def _play_all(
     evaluators = _evaluators(found[0])
     session: Session | None = None
     seed = found[0].player.resolved.settings.training.seed
+    count = len(examples)
+    display = progress(0, len(found) * count, lambda: 0 if session is None else session.tally.calls)
 
-    def calls() -> int:
-        return 0 if session is None else session.tally.calls
+    def check() -> None:
+        if stop.requested:
+            raise Stop
+        peers.check()
 
-    with progress(0, len(found) * len(examples), calls) as display:
-        for each, session in sessions(found):
-            task = each.player.task
-            for played in play_examples(
+    with display, StopRequest(display.stopping) as stop:
+        peers.stopping = lambda: stop.requested
+        for each, session in sessions(found, peers):
+
+            def show(played: Played, each: Contestant = each) -> None:
+                # The others are about as far: their shares are as large.
+                done = min(count, (len(played.rewards) + len(played.failures)) * peers.size)
+                display.show(len(all_played) * count + done, _progress_text(each, played))
+
+            played = play_examples(
                 session,
                 examples,
                 results=bool(evaluators),
                 predictions=own or out is not None,
                 seed=seed,
-            ):
-                done = len(played.rewards) + len(played.failures)
-                last = done == len(examples)
-                display.show(
-                    len(all_played) * len(examples) + done, _progress_text(each, played), line=last
-                )
-            _note_failures(each, examples, played)
-            if out is not None:
-                _write(out / each.file_name, played)
-            task_figures.append(_evaluated(task, examples, played) if own else {})
-            played.predictions.clear()
+                check=check,
+                on_played=show,
+                peers=peers,
+            )
             all_played.append(played)
+            display.show(len(all_played) * count, _progress_text(each, played), line=True)
+            if peers.rank == 0:
+                _note_failures(each, examples, played)
+                if out is not None:
+                    _write(out / each.file_name, played)
+                task_figures.append(_evaluated(each.player.task, examples, played) if own else {})
+            played.predictions.clear()
             if len(all_played) < len(found):
                 session = None  # the next flow may have another model
-    gains: dict[str, list[Wins | None]] = {}
-    if not any(rewards for played in all_played for rewards in played.rewards.values()):
-        assert session is not None
-        first, *others = all_played
-        for name, evaluator in evaluators.items():
-            gains[name] = [None]
-            for other in others:
-                with phase(f"comparing by evaluator '{name}'", silent=True):
-                    judged, failures = judge(
-                        session, evaluator, examples, first.results, other.results
-                    )
-                gains[name].append(Wins.of([judged.get(n) for n in range(len(examples))]))
-                if failures:
-                    note(
-                        f"evaluator '{name}' failed for {len(failures)} examples:"
-                        f" {failures[0].error}"
-                    )
+        gains: dict[str, list[Wins | None]] = {}
+        if peers.rank == 0 and not any(
+            rewards for played in all_played for rewards in played.rewards.values()
+        ):
+            assert session is not None
+            gains = _judged(session, evaluators, examples, all_played, check)
     return all_played, task_figures, gains
+
+
+def _judged(
+    session: Session,
+    evaluators: Mapping[str, Any],
+    examples: Sequence[Example],
+    all_played: Sequence[Played],
+    check: Callable[[], None],
+) -> dict[str, list[Wins | None]]:
+    """By each evaluator, how often each flow but the first ended better than that one."""
+    from ..training.judged import judge
+    from .paired_bootstrap import Wins
+
+    gains: dict[str, list[Wins | None]] = {}
+    first, *others = all_played
+    for name, evaluator in evaluators.items():
+        gains[name] = [None]
+        for other in others:
+            with phase(f"comparing by evaluator '{name}'", silent=True):
+                judged, failures = judge(
+                    session, evaluator, examples, first.results, other.results, check
+                )
+            gains[name].append(Wins.of([judged.get(n) for n in range(len(examples))]))
+            if failures:
+                note(f"evaluator '{name}' failed for {len(failures)} examples: {failures[0].error}")
+    return gains
 
 
 def _evaluators(contestant: Contestant) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def export(
     from ..runs.output_path import check_output
     from .checkpoint_names import LAST, checkpoint_of, split_name
     from .exported_flow import exported_flow
+    from .together import check_alone
 
+    check_alone("export")
     if preferences is None and episodes is None and adapters is None:
         raise UsageError("choose what to export: --preferences, --episodes or --adapters")
     if node is not None and preferences is None:

@@ -56,7 +56,9 @@ def merge(
     from ..runs.output_path import check_output
     from .checkpoint_names import find_checkpoint
     from .exported_flow import exported_flow
+    from .together import check_alone
 
+    check_alone("merge")
     check_output(directory, overwrite=overwrite, directory=True)
     registry = load_registry()
     found, checkpoint = find_checkpoint(registry, run, config, set_)

@@ -62,7 +62,9 @@ def play(
     from .examples import example_of_input, find_example, read_examples
     from .output import print_styled
     from .player import load_player
+    from .together import check_alone
 
+    check_alone("play")
     if input_ is not None and (example, data, split) != (None, None, None):
         raise UsageError("--input is the example: leave --example, --data and --split out")
     of_program = given(program, reward, gold)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..flow.task import Task
+from ..learning.peers import ALONE, Peers
 from . import options
+from .alike import load_alike
 from .checkpoint_names import find_checkpoint
 from .origins import tell_origins
 from .output import note
@@ -20,6 +22,7 @@ from .run_overrides import RunOverrides
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
+    from ..config.settings import Settings
     from ..programs.find import Given
     from ..registry import Registry
     from ..training.session import Session
@@ -47,25 +50,32 @@ class Player:
             return "untrained"
         return f"{self.checkpoint.parent.parent.name}@{int(self.checkpoint.name)}"
 
-    def set_up(self) -> Session:
-        """Load the model, and the adapters of the checkpoint."""
-        settings = self.resolved.settings
-        with phase(f"loading {settings.model.name}") as loading:
-            # These import torch, which takes seconds.
-            from ..training.checkpoint import load_checkpoint
-            from ..training.session import set_up
+    def set_up(self, peers: Peers = ALONE) -> Session:
+        """Load the model, and the adapters of the checkpoint.
 
-            session = set_up(
-                self.task, settings, self.registry, self.checkpoint, on_phase=loading.now
-            )
-            if self.checkpoint is not None:
-                load_checkpoint(
-                    self.checkpoint,
-                    adapters=session.adapters,
-                    learner=None,
-                    nodes=self.task.nodes,
+        Args:
+            peers: the processes that play together, each with a model of its own.
+        """
+
+        def load(settings: Settings) -> Session:
+            with phase(f"loading {settings.model.name}") as loading:
+                # These import torch, which takes seconds.
+                from ..training.checkpoint import load_checkpoint
+                from ..training.session import set_up
+
+                session = set_up(
+                    self.task, settings, self.registry, self.checkpoint, on_phase=loading.now
                 )
-        return session
+                if self.checkpoint is not None:
+                    load_checkpoint(
+                        self.checkpoint,
+                        adapters=session.adapters,
+                        learner=None,
+                        nodes=self.task.nodes,
+                    )
+            return session
+
+        return load_alike(load, self.resolved.settings, peers)
 
 
 def load_player(
@@ -79,6 +89,7 @@ def load_player(
     *,
     model: str | None = None,
     needs_nodes: bool = True,
+    peers: Peers = ALONE,
 ) -> Player:
     """The task with a run's checkpoint, by default the newest; without a run, untrained.
 
@@ -88,10 +99,12 @@ def load_player(
         task_name: None where ``program`` or the run says what is meant.
         model: the base model, what ``--model`` said; with a run it has to be the run's.
         needs_nodes: a program without declared nodes is refused.
+        peers: the processes that play together: the checkpoint that rank 0 finds.
     """
     run = checkpoint = None
     if run_name is not None:
-        run, checkpoint = find_checkpoint(registry, run_name, config, overrides)
+        name = run_name
+        run, checkpoint = peers.first(lambda: find_checkpoint(registry, name, config, overrides))
     found = find(
         registry, task_name, program or given(), config=config, overrides=overrides, run=run
     )

@@ -56,7 +56,9 @@ def postprocess(
     from .evaluate import read_lines
     from .examples import first_examples, note_failed_rollouts, note_left_out, read_examples
     from .postprocessors import selected_postprocessors
+    from .together import check_alone
 
+    check_alone("postprocess")
     check_output(out, overwrite=overwrite)
     if json and stdout.is_own(out):
         raise UsageError(

@@ -62,7 +62,9 @@ def serve(
     from ..registry import load_registry
     from .interrupts import StopRequest
     from .player import load_player
+    from .together import check_alone
 
+    check_alone("serve")
     if (run is None) == (task is None):
         raise UsageError("say which run is served: flowtune serve RUN (or --task TASK, untrained)")
     try:

@@ -6,19 +6,26 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..flow.errors import UsageError
-from . import verbosity
-from .launch import LAUNCHER
+from . import stdout, verbosity
+from .launch import LAUNCHER, launch
 
 if TYPE_CHECKING:
     from ..learning.peers import Peers
     from ..training.place import Place
+
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Run as so many processes of this machine, one for a GPU."
+    ),
+]
 
 
 def own_place() -> Place:
@@ -42,8 +49,32 @@ def check_alone(command: str) -> None:
     if size > 1:
         raise UsageError(
             f"'flowtune {command}' runs in one process, and a launcher has started {size}: start"
-            " it without the launcher, or unset WORLD_SIZE. 'flowtune train' runs in several."
+            " it without the launcher, or unset WORLD_SIZE. 'flowtune train', 'predict' and 'eval'"
+            " run in several."
         )
+
+
+def launched(place: Place, processes: int | None, arguments: Sequence[str]) -> int | None:
+    """Run the command as the processes that ``--processes`` asks for, if it is not one of them.
+
+    Args:
+        arguments: those that this process was given.
+
+    Returns:
+        The exit code; None if this process is to run the command itself.
+
+    Raises:
+        UsageError: a launcher has started another number.
+    """
+    if processes in (None, place.size):
+        return None
+    if place.size > 1:
+        raise UsageError(
+            f"--processes is {processes}, but the launcher has started {place.size}: leave it out"
+        )
+    assert processes is not None
+    with stdout.given_back():  # to rank 0, whose output is the command's
+        return launch(processes, arguments)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from ..flow.errors import UsageError
 from ..flow.paths import place_text
 from . import options
 from .completion import complete_checkpoint, complete_run
-from .launch import launch as launch_processes
 from .options import (
     ConfigOption,
     DataOption,
@@ -36,7 +35,7 @@ from .programs import (
     warn_of_tools,
 )
 from .renamed_nodes import Renamed, parse_renamed
-from .together import own_place, together
+from .together import ProcessesOption, launched, own_place, together
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -90,12 +89,7 @@ def train(
         bool,
         typer.Option("--or-resume", help="If the run of --name is there, go on with it."),
     ] = False,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Train on so many processes of this machine, one for a GPU."
-        ),
-    ] = None,
+    processes: ProcessesOption = None,
     model: ModelOption = None,
     dry_run: Annotated[
         bool,
@@ -118,13 +112,9 @@ def train(
             "--dry-run is for a new run, on one process: leave --resume, --or-resume, --processes"
             " and launchers out"
         )
-    if processes is not None and place.size == 1:
-        if processes > 1:
-            return launch_processes(processes, context.obj)
-    elif processes is not None and processes != place.size:
-        raise UsageError(
-            f"--processes is {processes}, but the launcher has started {place.size}: leave it out"
-        )
+    code = launched(place, processes, context.obj)
+    if code is not None:
+        return code
     if or_resume and name is None:
         raise UsageError("--or-resume goes on with the run of --name, which is not given")
     if resume is not None and (name is not None or from_ is not None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config.resolve import FILE, Resolved
-from ..config.settings import ModelSettings, Settings
+from ..config.settings import Settings
 from ..flow.adapters import why_untrained
-from ..flow.errors import FlowtuneError, UsageError
+from ..flow.errors import FlowtuneError
 from ..flow.example import Example
 from ..flow.task import Task
 from ..learning.peers import ALONE, Peers
@@ -30,6 +29,7 @@ from ..training.dry_run import expect
 from ..training.loop import Stopped, Trainer
 from ..training.other_models import spent_elsewhere
 from ..training.session import Session, check_learning, set_up
+from .alike import check_alike, load_alike
 from .dry_run_text import print_expectation
 from .interrupts import StopRequest
 from .output import detail, note, print_json, print_rows, suggest, warn
@@ -118,53 +118,23 @@ class TrainingRun:
             learn = self.resolved.origins.get(f"tasks.{self.task.name}.nodes.{node.name}.learn")
             if why is not None and not (learn and learn.rank):
                 note(f"node '{node.name}' learns nothing: {why}")
-        self._check_alike(settings)
-        found: list[Session] = []
+        check_alike(self.peers, settings, (*self.examples, *self.held_out))
 
-        def load(settings: Settings) -> None:
-            found[:] = []
+        def load(settings: Settings) -> Session:
             with phase(f"loading {settings.model.name}") as loading:
-                found.append(
-                    set_up(
-                        self.task,
-                        settings,
-                        self.registry,
-                        checkpoint,
-                        renamed,
-                        on_phase=loading.now,
-                    )
+                return set_up(
+                    self.task,
+                    settings,
+                    self.registry,
+                    checkpoint,
+                    renamed,
+                    on_phase=loading.now,
                 )
 
-        def load_again(chosen: ModelSettings) -> None:
-            chosen = chosen.model_copy(update={"device": settings.model.device})
-            if found[0].settings.model != chosen:
-                load(settings.model_copy(update={"model": chosen}))
-
-        self.peers.each(lambda: load(settings))
-        # What "auto" is depends on the machine, and all are to compute in the same way.
-        chosen = self.peers.first(lambda: found[0].settings.model)
-        self.peers.each(lambda: load_again(chosen))
+        session = load_alike(load, settings, self.peers)
         # Before there is a run, where a server is not there.
-        self.peers.each(found[0].connect)
-        return found[0]
-
-    def _check_alike(self, settings: Settings) -> None:
-        """Check that all processes are to do the same, each on a device of its own.
-
-        Raises:
-            UsageError: they have read other settings or data.
-        """
-        values = settings.model_dump(mode="json", exclude={"model": {"device"}, "engine": True})
-        ids = [example.id for example in (*self.examples, *self.held_out)]
-        what = {"settings": json.dumps(values, sort_keys=True), "data": json.dumps(ids)}
-        each = self.peers.each(lambda: what)
-        for rank, of_rank in enumerate(each):
-            for name in what:
-                if of_rank[name] != each[0][name]:
-                    raise UsageError(
-                        f"rank {rank} has read other {name} than rank 0: start all processes in"
-                        " the same directory, with the same files, options and environment"
-                    )
+        self.peers.each(session.connect)
+        return session
 
     def _train(self, session: Session, run: RunDirectory, reference: str) -> int:
         resume = self._resume_command(reference)

@@ -84,9 +84,13 @@ class PredictionWriter:
             UsageError: the record is not made of JSON values.
             FlowtuneError: the file cannot be written.
         """
+        self.write_encoded(position, encode(record, position))
+
+    def write_encoded(self, position: int, line: bytes) -> None:
+        """As ``write``, a record that another process has turned into its line, by ``encode``."""
         if not self.done <= position < self._expected or position in self._pending:
             raise ValueError(f"position {position} is out of range or already written")
-        self._pending[position] = _encode(record, position)
+        self._pending[position] = line
         lines: list[bytes] = []
         while self.done + len(lines) in self._pending:
             lines.append(self._pending.pop(self.done + len(lines)))
@@ -225,10 +229,15 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         UsageError: a line is not made of JSON values.
         FlowtuneError: it cannot be written.
     """
-    write_bytes(path, (_encode(line, number) for number, line in enumerate(lines)))
+    write_bytes(path, (encode(line, number) for number, line in enumerate(lines)))
 
 
-def _encode(prediction: Mapping[str, Any], position: int) -> bytes:
+def encode(prediction: Mapping[str, Any], position: int) -> bytes:
+    """The line of a record or prediction.
+
+    Raises:
+        UsageError: it is not made of JSON values.
+    """
     try:
         line = json.dumps(prediction, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -36,7 +36,7 @@ _CHECK_SECONDS = 0.5
 _GOODBYE_SECONDS = 15.0
 
 
-class _Abandoned(Exception):
+class _Abandoned(Stop):
     """This process's work is for nothing, as another has failed or was asked to stop."""
 
 

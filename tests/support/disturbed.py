@@ -1,0 +1,57 @@
+"""Commands as several processes on the tiny model, one rank of which may get a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from support.installed_plugins import Site
+from support.letters_task import LETTERS
+
+FLOWTUNE = (sys.executable, "-m", "flowtune_cli")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+
+DISTURBED = LETTERS.replace(
+    """        draft = await episode.call("draft\"""",
+    """        disturb(episode)
+        draft = await episode.call("draft\"""",
+).replace(
+    "class Letters(",
+    '''def disturb(episode):
+    """Get the signal that a file names for this rank, at the episode that it names, once."""
+    global EPISODES
+    EPISODES += not episode.is_rollout
+    wish = pathlib.Path("signal-" + os.environ.get("RANK", "none"))
+    if wish.exists():
+        name, number = wish.read_text().split()
+        if EPISODES >= int(number):
+            wish.unlink()
+            os.kill(os.getpid(), getattr(signal, name))
+
+
+EPISODES = 0
+
+
+class Letters(''',
+)
+DISTURBED = "import os, pathlib, signal\n" + DISTURBED
+
+
+def start(site: Site, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a process of its own."""
+    with subprocess.Popen(
+        command,
+        env=site.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
