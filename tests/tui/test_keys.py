@@ -23,6 +23,7 @@ from flowtune_cli.tui.screens.raw import RawScreen
 from flowtune_cli.tui.screens.runs import RunsScreen
 from flowtune_cli.tui.widgets.lazy_table import LazyTable
 from flowtune_cli.tui.widgets.pane import Pane
+from report.stored_runs import sums_run
 from tui.conftest import press, settle, text_of, until
 
 Script = Callable[[Pilot[None]], Awaitable[None]]
@@ -231,6 +232,33 @@ def test_compare(finished: Path) -> None:
         assert isinstance(app.screen, RunsScreen)
         await press(pilot, "enter")
         assert isinstance(app.screen, OverviewScreen)
+
+    run(app, script, (120, 60))
+
+
+def test_any_number_of_runs_is_compared(finished: Path) -> None:
+    sums_run(finished, 1, "third")
+    app = InspectApp(finished, is_run=False)
+
+    async def script(pilot: Pilot[None]) -> None:
+        await press(pilot, "space", "j", "space")
+        assert text_of(app).count("[c] ") == 2
+        assert "are marked [c]" in text_of(app)
+        await press(pilot, "space")
+        assert text_of(app).count("[c] ") == 1
+        await press(pilot, "space", "j", "c")
+        assert isinstance(app.screen, CompareScreen)
+        names = [side.name for side in app.screen.sides]
+        assert sorted(names) == ["first", "second", "third"]
+        assert f"{names[0]}, {names[1]} and {names[2]}" in text_of(app)
+        shown = str(app.screen.query_one("#table", Static).content)
+        episodes = next(line for line in shown.splitlines() if " episodes " in line)
+        assert episodes.split()[0] == "≠"
+        assert len(episodes.split()) == 5
+        exported = app.screen.export()
+        assert f"| run | {' | '.join(names)} |" in exported.markdown()
+        await press(pilot, "escape")
+        assert "[c] " not in text_of(app)
 
     run(app, script, (120, 60))
 

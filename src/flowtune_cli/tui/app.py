@@ -77,8 +77,8 @@ class InspectApp(App[None]):
         self.following = run.live
         self.push_screen(OverviewScreen(run))
 
-    def open_comparison(self, one: Path, other: Path) -> None:
-        self.push_screen(CompareScreen(self.open_store(one), self.open_store(other)))
+    def open_comparison(self, runs: Sequence[Path]) -> None:
+        self.push_screen(CompareScreen(*map(self.open_store, runs)))
 
     def open_episodes(self, run: OpenRun, where: Filter) -> None:
         self.push_screen(EpisodesScreen(run, where))

@@ -1,8 +1,8 @@
-"""Compare: two runs side by side, and the settings in which they differ."""
+"""Compare: runs side by side, and the settings in which they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -20,14 +20,14 @@ from ..widgets.metric_plot import Line, MetricPlot
 from ..widgets.title_bar import TitleBar
 from .base import COMMON_BINDINGS, InspectScreen
 
-Comparison = tuple[str, str, str]
-"""What is compared, and its value in both runs."""
+Comparison = tuple[str, ...]
+"""What is compared, and its value in each run."""
 
 
 class CompareScreen(InspectScreen):
-    """A metric of both runs over the episodes; below, metrics, nodes, and differing settings."""
+    """A metric of all runs over the episodes; below, metrics, nodes, and differing settings."""
 
-    HELP = "Compare: which of the two learns better, and what did they do differently?"
+    HELP = "Compare: which of them learns better, and what did they do differently?"
     DEFAULT_CSS = """
     CompareScreen {
         MetricPlot { height: 40%; }
@@ -41,9 +41,9 @@ class CompareScreen(InspectScreen):
         *COMMON_BINDINGS,
     ]
 
-    def __init__(self, one: OpenRun, other: OpenRun) -> None:
+    def __init__(self, *sides: OpenRun) -> None:
         super().__init__()
-        self.sides = (one, other)
+        self.sides = sides
         self.shift = 0
 
     def body(self) -> ComposeResult:
@@ -60,12 +60,9 @@ class CompareScreen(InspectScreen):
     def update(self) -> None:
         for side in self.sides:
             side.refresh()
-        one, other = (side.name for side in self.sides)
-        self.query_one(TitleBar).show(
-            ["compare", f"{one} and {other}"], following=self.inspector.following
-        )
+        self.query_one(TitleBar).show(["compare", self._names], following=self.inspector.following)
         series = [side.reader.metrics(200) if side.reader else {} for side in self.sides]
-        names = sorted({*series[0], *series[1]})
+        names = _all_names(series)
         if names:
             name = names[self.shift % len(names)]
             lines = [
@@ -81,24 +78,24 @@ class CompareScreen(InspectScreen):
 
     def _content(self) -> Content:
         lines = []
-        width = max(20, (self.size.width - 30) // 2 - 1)
+        count = len(self.sides)
+        width = min(max(20 if count == 2 else 12, (self.size.width - 30) // count - 1), 30)
         for heading, rows in self._tables():
             lines.append(Content.assemble((heading, "bold")))
             for name, *values in rows:
-                differs = "≠" if values[0] != values[1] else " "
-                cells = "".join(f"{value:>{min(width, 30)}} " for value in values)
+                differs = "≠" if len(set(values)) > 1 else " "
+                cells = "".join(f"{value:>{width}} " for value in values)
                 lines.append(Content(f"{differs} {name:<26}{cells}"))
             lines.append(Content(""))
         return Content("\n").join(lines)
 
     def _tables(self) -> Iterator[tuple[str, Sequence[Comparison]]]:
-        one, other = self.sides
         yield (
             "run",
             [
-                ("name", one.name, other.name),
+                ("name", *(side.name for side in self.sides)),
                 *(
-                    (key, str(getattr(one.info, key)), str(getattr(other.info, key)))
+                    (key, *(str(getattr(side.info, key)) for side in self.sides))
                     for key in ("task", "model", "state", "episodes")
                 ),
             ],
@@ -112,20 +109,19 @@ class CompareScreen(InspectScreen):
         for side in self.sides:
             series = side.reader.metrics(1) if side.reader else {}
             lasts.append({name: points[-1].metric.overall for name, points in series.items()})
-        for name in sorted({*lasts[0], *lasts[1]}):
-            one, other = (of.get(name) for of in lasts)
-            gap = signed(other - one) if one is not None and other is not None else ""
-            yield name, number(one), f"{number(other)} {f'({gap})' if gap else ''}".strip()
+        for name in _all_names(lasts):
+            one, *others = (of.get(name) for of in lasts)
+            yield name, number(one), *(_with_gap(other, one) for other in others)
 
     def _node_rows(self) -> Iterator[Comparison]:
         of: list[dict[str, NodeSummary]] = [
             {node.node: node for node in side.reader.node_summary()} if side.reader else {}
             for side in self.sides
         ]
-        for name in sorted({*of[0], *of[1]}):
-            one, other = _learning_stats(of[0].get(name)), _learning_stats(of[1].get(name))
-            for stat in one:
-                yield f"{name} {stat}", one[stat], other[stat]
+        for name in _all_names(of):
+            stats = [_learning_stats(of_side.get(name)) for of_side in of]
+            for stat in stats[0]:
+                yield f"{name} {stat}", *(of_side[stat] for of_side in stats)
 
     def _setting_rows(self) -> Iterator[Comparison]:
         settings: list[dict[str, Any]] = []
@@ -133,12 +129,12 @@ class CompareScreen(InspectScreen):
             try:
                 settings.append(dict(flatten(side.directory.settings.get("settings", {}))))
             except FlowtuneError as error:
-                yield ("cannot be read", side.name, str(error))
+                yield "cannot be read", *(str(error) if each is side else "" for each in self.sides)
                 return
-        for key in sorted({*settings[0], *settings[1]}):
-            one, other = (str(of.get(key, UNKNOWN)) for of in settings)
-            if one != other:
-                yield key, one, other
+        for key in _all_names(settings):
+            values = [str(of.get(key, UNKNOWN)) for of in settings]
+            if len(set(values)) > 1:
+                yield key, *values
 
     def action_metric(self) -> None:
         self.shift += 1
@@ -151,19 +147,35 @@ class CompareScreen(InspectScreen):
         return self.export().markdown()
 
     def export(self) -> ScreenExport:
-        one, other = (side.name for side in self.sides)
+        names = [side.name for side in self.sides]
         tables = [(heading, list(rows)) for heading, rows in self._tables()]
         records = [
-            {"table": heading, "what": name, one: left, other: right}
+            {"table": heading, "what": what, **dict(zip(names, values, strict=True))}
             for heading, rows in tables
-            for name, left, right in rows
+            for what, *values in rows
         ]
 
         def markdown() -> str:
-            parts = [table([heading, one, other], rows) for heading, rows in tables]
-            return f"# {one} and {other}\n\n" + "\n".join(parts)
+            parts = [table([heading, *names], rows) for heading, rows in tables]
+            return f"# {self._names}\n\n" + "\n".join(parts)
 
-        return ScreenExport(f"{one}-and-{other}", "the comparison", lambda: records, markdown)
+        return ScreenExport("-and-".join(names), "the comparison", lambda: records, markdown)
+
+    @property
+    def _names(self) -> str:
+        *first, last = (side.name for side in self.sides)
+        return f"{', '.join(first)} and {last}"
+
+
+def _all_names(of_sides: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({name for of_side in of_sides for name in of_side})
+
+
+def _with_gap(value: float | None, first: float | None) -> str:
+    """A figure, with its difference to that of the first run."""
+    if value is None or first is None:
+        return number(value)
+    return f"{number(value)} ({signed(value - first)})"
 
 
 def _learning_stats(node: NodeSummary | None) -> dict[str, str]:

@@ -37,6 +37,7 @@ class RunsScreen(InspectScreen):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "compare", "Compare"),
+        Binding("space", "mark", "Mark", show=False),
         Binding("m", "metric", "Metric"),
         *COMMON_BINDINGS,
     ]
@@ -45,7 +46,7 @@ class RunsScreen(InspectScreen):
         super().__init__()
         self.directory = parent
         self.runs: list[RunInfo] = []
-        self.marked: Path | None = None
+        self.marked: list[Path] = []
         self.shift = 0
 
     def body(self) -> ComposeResult:
@@ -87,7 +88,7 @@ class RunsScreen(InspectScreen):
         names = names[self.shift % len(names) :] + names[: self.shift % len(names)] if names else []
         lasts = [f"{name} {number(series[name][-1].metric.overall)}" for name in names]
         name = Content(run.name)
-        if run.path == self.marked:
+        if run.path in self.marked:
             name = Content.assemble(("[c] ", "$text-accent bold"), run.name)
         trend = ""
         if names:
@@ -117,8 +118,10 @@ class RunsScreen(InspectScreen):
         else:
             text = self.inspector.open_store(run.path).problem
             text = text or run.note
-            if not text and self.marked is not None:
-                text = f"{self.marked.name} is marked [c]: press c on another run to compare."
+            if not text and self.marked:
+                names = " and ".join(path.name for path in self.marked)
+                are = "is" if len(self.marked) == 1 else "are"
+                text = f"{names} {are} marked [c]: on another run, c compares, space marks it, too."
         note = self.query_one("#problem", Static)
         note.update(Content(text))
         note.display = bool(text)
@@ -137,12 +140,23 @@ class RunsScreen(InspectScreen):
         run = self._under_cursor()
         if run is None:
             return
-        if self.marked is None or self.marked == run.path:
-            self.marked = run.path if self.marked is None else None
-            self.update()
+        if self.marked in ([], [run.path]):
+            self.action_mark()
             return
-        one, self.marked = self.marked, None
-        self.inspector.open_comparison(one, run.path)
+        compared = list(dict.fromkeys([*self.marked, run.path]))
+        self.marked = []
+        self.inspector.open_comparison(compared)
+
+    def action_mark(self) -> None:
+        """Mark the run at the cursor for a comparison, or no longer."""
+        run = self._under_cursor()
+        if run is None:
+            return
+        if run.path in self.marked:
+            self.marked.remove(run.path)
+        else:
+            self.marked.append(run.path)
+        self.update()
 
     def copy_text(self) -> str:
         run = self._under_cursor()
