@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flowtune_cli import DataError, Outcome
@@ -58,6 +60,15 @@ def test_retrieval_ends_with_the_documents(task, oracle):
     example = first(made)
     episode = run(made, example, oracle(example, stops=False))
     assert [s.node for s in episode.steps].count("retrieve") == 2
+
+
+def test_retrieval_ends_where_an_example_has_fewer_documents(task, oracle):
+    made = task(max_retrievals=9)
+    example = first(made)
+    two = replace(example, inputs={**example.inputs, "documents": example.documents[:2]}, gold=None)
+    episode = run(made, two, oracle(example, stops=False))
+    loop = ["query", "retrieve"]
+    assert [s.node for s in episode.steps] == [*loop, "stop", *loop, "answer"]
 
 
 def test_a_found_document_is_no_candidate_again(task, oracle):

@@ -122,7 +122,7 @@ class ToyQA(Task):
             query = await episode.call("query", question=question, found=found)
             unused = [document for document in example.documents if document not in found]
             found.append(await episode.call("retrieve", query=query, candidates=unused))
-            if len(found) == self.settings.retrievals:
+            if len(found) == self.settings.retrievals or set(found) == set(example.documents):
                 break
             if await episode.call("stop", question=question, found=found) == "Yes":
                 break
