@@ -48,6 +48,9 @@ def test_what_fits_is_taken_and_said(letters: Site, run: Run) -> None:
     ):
         assert said in begun.err
     named = ("--rename", "write=author")
+    expected = run("train", "letters", "--limit", "2", "--from", "a", *named, "--dry-run")
+    assert expected.code == 0, expected.err
+    assert "node 'author' (there 'write') goes on with its adapter (" in expected.err
     begun = run("train", "letters", "--limit", "2", "--from", "a", *named, "--name", "c")
     assert begun.code == 0, begun.err
     assert "node 'author' (there 'write') goes on with its adapter (" in begun.err

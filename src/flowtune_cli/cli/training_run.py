@@ -24,7 +24,8 @@ from ..runs.reader import RunReader
 from ..runs.usage import used_text
 from ..training.admission.examine import Refused
 from ..training.admission.finding import Finding
-from ..training.checkpoint import checkpoints, load_checkpoint
+from ..training.carry_over import carry_over
+from ..training.checkpoint import checkpoints
 from ..training.dry_run import expect
 from ..training.loop import Stopped, Trainer
 from ..training.other_models import spent_elsewhere
@@ -87,13 +88,15 @@ class TrainingRun:
     def expect(self) -> int:
         """Say what a new run is going to take, and make none; returns the exit code."""
         session = self._set_up(self.source, self.renamed)
+        learner = session.learner()
         if self.source is not None:
-            load_checkpoint(
-                self.source, adapters=session.adapters, learner=None, nodes=self.task.nodes
-            )
+            for line in carry_over(
+                self.source, session.adapters, learner, self.task.nodes, self.renamed
+            ):
+                note(line)
         settings = session.settings.training
         note(f"playing and learning from the first {settings.batch_size} examples or fewer")
-        found = expect(session, self.examples, len(self.held_out))
+        found = expect(session, learner, self.examples, len(self.held_out))
         if self.json:
             print_json(dataclasses.asdict(found))
         else:

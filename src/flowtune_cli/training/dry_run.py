@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..flow.deviation import Trace
@@ -11,6 +11,7 @@ from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError
 from ..flow.example import Example
 from ..flow.node import Datum
+from ..learning.learner import Learner
 from ..runs.usage import Usage
 from .data import collect
 from .evaluation import is_due
@@ -61,16 +62,16 @@ class Expectation:
 
 def expect(
     session: Session,
+    learner: Learner,
     examples: Sequence[Example],
     held_out: int,
-    check: Callable[[], None] = lambda: None,
 ) -> Expectation:
     """Play the run's first mini-batch and learn from it; the adapters are others afterwards.
 
     Args:
+        learner: the session's.
         examples: to train on, as for ``Trainer``.
         held_out: how many examples each evaluation plays.
-        check: called between the engine's calls; may raise.
 
     Raises:
         FlowtuneError: no episode came to its end.
@@ -79,7 +80,7 @@ def expect(
     order = training_order(examples, settings.seed, settings.limit, settings.passes)
     batch = order[: min(settings.batch_size, settings.save_every)]
     began = time.perf_counter()
-    traces = [trace for _, trace in session.deviate(batch, check)]
+    traces = [trace for _, trace in session.deviate(batch)]
     played = time.perf_counter()
     failed = [trace for trace in traces if trace.episode.failure is not None]
     if len(failed) == len(traces):
@@ -90,7 +91,6 @@ def expect(
             f" is '{failed[0].example.id}':\n{failure.traceback}"
         )
     collected = collect(session.task.nodes, traces)
-    learner = session.learner()
     session.engine.forget()
     by_adapter: dict[str, dict[str, list[Datum]]] = {}
     for node, node_data in collected.items():
