@@ -135,15 +135,7 @@ class Endpoint:
         Raises:
             UsageError: the variable is not set.
         """
-        if self.key is None:
-            return None
-        found = os.environ.get(self.key)
-        if not found:
-            raise UsageError(
-                f"the environment variable {self.key} is not set; it is to hold the key for"
-                f" {self.url}"
-            )
-        return found
+        return key_from_environment(self.key, self.url)
 
     def cost(self, input_tokens: int, output_tokens: int) -> float | None:
         """What these tokens cost; None where no price is declared."""
@@ -151,6 +143,22 @@ class Endpoint:
             return None
         spent = self.price["input"] * input_tokens + self.price["output"] * output_tokens
         return spent / MILLION
+
+
+def key_from_environment(variable: str | None, url: str) -> str | None:
+    """The key of a server; None where no variable is declared to hold it.
+
+    Raises:
+        UsageError: the variable is not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise UsageError(
+            f"the environment variable {variable} is not set; it is to hold the key for {url}"
+        )
+    return key
 
 
 def _check_url(url: str) -> None:

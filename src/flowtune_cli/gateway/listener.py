@@ -12,6 +12,7 @@ import uvicorn
 from ..flow.errors import FlowtuneError, UsageError
 from .connections import is_loopback
 from .serving import Serving
+from .uvicorn_config import BACKLOG, uvicorn_config
 
 STOPPING_SECONDS = 25.0
 """How long what runs may take when the server is stopped; orchestrators wait for 30."""
@@ -19,8 +20,6 @@ STOPPING_SECONDS = 25.0
 KEEP_ALIVE_SECONDS = 75
 """How long a connection may idle: longer than clients and proxies keep theirs, so that a request
 does not meet a connection that is being closed."""
-
-_BACKLOG = 2048
 
 
 class Listener:
@@ -52,19 +51,10 @@ class Listener:
         found = self._socket.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{found}/v1"
-        config = uvicorn.Config(
+        config = uvicorn_config(
             serving,
-            access_log=False,
-            backlog=_BACKLOG,
-            http="h11",
-            lifespan="off",
-            log_config=None,
-            loop="asyncio",
-            proxy_headers=False,
-            server_header=False,
+            stopping_seconds=max(1, round(stopping_seconds)),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(stopping_seconds)),
-            ws="none",
         )
         self._server = _Server(config)
 
@@ -131,7 +121,7 @@ def _bound(host: str, port: int) -> socket.socket:
         # A server that is started again need not wait for the old one's connections.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
-        made.listen(_BACKLOG)
+        made.listen(BACKLOG)
     except OSError as error:
         made.close()
         raise FlowtuneError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx2
 
+from ..flow.endpoint import key_from_environment
 from ..flow.errors import UsageError
 
 SECONDS = 600.0
@@ -81,15 +81,7 @@ class PassedThrough:
         Raises:
             UsageError: the variable is not set.
         """
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env)
-        if not key:
-            raise UsageError(
-                f"the environment variable {self.api_key_env} is not set; it is to hold the key"
-                f" for {self.base_url}"
-            )
-        return key
+        return key_from_environment(self.api_key_env, self.base_url)
 
 
 @dataclass

@@ -14,11 +14,11 @@ import uvicorn
 from ..flow.episode import Episode
 from ..flow.errors import FlowtuneError
 from .app import Gateway
+from .uvicorn_config import uvicorn_config
 
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
 CLOSING_SECONDS = 5.0
-_BACKLOG = 2048
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,7 @@ class Server:
             self._socket.close()
             raise FlowtuneError(f"no port of {HOST} can be had: {error}") from error
         self.port: int = self._socket.getsockname()[1]
-        config = uvicorn.Config(
-            gateway,
-            access_log=False,
-            backlog=_BACKLOG,
-            http="h11",
-            lifespan="off",
-            log_config=None,
-            loop="asyncio",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            ws="none",
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(uvicorn_config(gateway, stopping_seconds=1))
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="gateway", daemon=True
         )
