@@ -91,8 +91,19 @@ def test_closed_it_takes_no_calls() -> None:
     made = called()
     left = made.submit(example("wait"), 0)
     made.close()
-    with contextlib.suppress(CancelledError):
-        left.result(20)
     assert left.cancelled()
     with pytest.raises(UsageError, match="the flow is closed"):
         made.submit(example("1"), 0)
+
+
+def test_a_call_whose_flow_has_begun_is_cancelled_by_closing() -> None:
+    async def waits(episode: Episode, example: Example) -> Any:
+        begun.set()
+        await asyncio.sleep(60)
+
+    begun = threading.Event()
+    made = CalledFlow(FlowTask([], waits), lambda: Scheduler(FakeEngine()))
+    left = made.submit(example("1"), 0)
+    assert begun.wait(20)
+    made.close()
+    assert left.cancelled()

@@ -40,6 +40,14 @@ class _Call:
     seed: Seed
     made: Made
     result: Future[Any] = field(default_factory=Future)
+    task: asyncio.Task[None] | None = None
+    is_dropped: bool = False
+
+    def drop(self) -> None:
+        """Stop playing; its failure, which that is to the flow, is not one to the caller."""
+        self.is_dropped = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 class CalledFlow:
@@ -128,26 +136,28 @@ class CalledFlow:
         started.set()
         clock = loop.call_later(_FOREVER, _nothing)
         at_once = asyncio.Semaphore(MOST_AT_ONCE)
-        tasks: set[asyncio.Task[None]] = set()
+        calls: dict[asyncio.Task[None], _Call] = {}
         try:
             while (call := await queue.get()) is not None:
-                task = loop.create_task(self._play(call, at_once))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                call.result.add_done_callback(partial(_cancel_too, loop, task))
+                call.task = loop.create_task(self._play(call, at_once))
+                calls[call.task] = call
+                call.task.add_done_callback(calls.pop)
+                call.result.add_done_callback(partial(_drop_too, loop, call))
         finally:
             clock.cancel()
-            for task in tasks:
-                task.cancel()
-            if tasks:
+            for call in calls.values():
+                call.drop()
+            if calls:
                 # A flow that does not let itself be cancelled is left behind.
-                await asyncio.wait(tasks, timeout=CLOSING_SECONDS)
+                await asyncio.wait(list(calls), timeout=CLOSING_SECONDS)
 
     async def _play(self, call: _Call, at_once: asyncio.Semaphore) -> None:
         try:
             async with at_once:
                 episode = await play(self.task, call.example, seed=call.seed)
             if episode.failure is not None:
+                if call.is_dropped:
+                    return
                 raise FlowFailed(episode.failure.error, episode.failure.traceback)
             made = call.made(episode)
         except Exception as error:
@@ -167,11 +177,9 @@ def _end(call: _Call, end: Callable[[], None]) -> None:
         end()
 
 
-def _cancel_too(
-    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], result: Future[Any]
-) -> None:
+def _drop_too(loop: asyncio.AbstractEventLoop, call: _Call, result: Future[Any]) -> None:
     if result.cancelled() and not loop.is_closed():
-        loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(call.drop)
 
 
 def _nothing() -> None:
