@@ -225,6 +225,20 @@ def test_what_is_larger_than_the_memory_is_read_and_not_kept(adapters: Adapters)
     assert prefixes._bytes == len(prefixes._entries) == 0
 
 
+def test_in_float32_bits_of_a_frozen_prefix_do_not_depend_on_what_else_is_read(
+    adapters: Adapters,
+) -> None:
+    documents = [(*text(30, 0), *text(20 + 7 * seed, seed)) for seed in range(6)]
+    together = make_prefixes(adapters).prefill_frozen([*documents, (), documents[0]])
+    assert list(together) == documents
+    for ids in documents:
+        (alone,) = make_prefixes(adapters).prefill_frozen([ids]).values()
+        assert alone.logits is not None
+        assert together[ids].logits is not None
+        assert torch.equal(alone.logits, together[ids].logits)
+        assert torch.equal(whole(alone), whole(together[ids]))
+
+
 def test_frozen_prefixes_that_will_be_needed_outlast_all_else(adapters: Adapters) -> None:
     prefixes = make_prefixes(adapters)
     one, other = PROMPTS[4], PROMPTS[2]

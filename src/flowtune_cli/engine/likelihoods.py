@@ -115,8 +115,7 @@ def _packed(
     model = prefixes.adapters.model
     if adapter is None:
         completions = [completion._replace(frozen_length=0) for completion in completions]
-    frozen = list(dict.fromkeys(c.frozen_prefix for c in completions if c.frozen_length))
-    read = dict(zip(frozen, prefixes.prefill(None, frozen, keep=True), strict=True))
+    read = prefixes.prefill_frozen(c.frozen_prefix for c in completions)
     rows = pack_completions(prefixes, completions)
     owners: dict[tuple[Ids, Ids], list[int]] = {}
     sums = torch.zeros(len(completions), device=model.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -115,9 +115,7 @@ class PrefixCache:
         ]
         frozen: dict[Ids, Prefix] = {}
         if any(frozen_lengths):
-            different = dict.fromkeys(key.namespace.frozen_prefix for key in keys)
-            wanted = [ids for ids in different if ids]
-            frozen = dict(zip(wanted, self.prefill(None, wanted, keep=True), strict=True))
+            frozen = self.prefill_frozen(key.namespace.frozen_prefix for key in keys)
         found: dict[Key, Prefix] = {}
         missing = []
         for key in dict.fromkeys(keys):
@@ -135,6 +133,28 @@ class PrefixCache:
             if keep:
                 self._remember(key, prefix)
         return [found[key] for key in keys]
+
+    def prefill_frozen(self, frozen_prefixes: Iterable[Ids]) -> dict[Ids, Prefix]:
+        """Read frozen prefixes, and remember them. Empty ones are left out.
+
+        In float32 each is read by itself, so that the bits of its keys and values do not depend on
+        what else is read, and what is learned of it not on which process learns it. Other dtypes
+        promise no equal bits, and save the passes.
+        """
+        wanted = [ids for ids in dict.fromkeys(frozen_prefixes) if ids]
+        if self.adapters.model.dtype != torch.float32:
+            return dict(zip(wanted, self.prefill(None, wanted, keep=True), strict=True))
+        found = {}
+        for ids in wanted:
+            key = Key(Namespace(None, 0, ids), ids)
+            entry = self._entries.get(key)
+            if entry is None:
+                ((_, entry),) = self._prefill_level([key], {key.namespace: {}}, logits=True)
+                self._remember(key, entry)
+            else:
+                self._entries.move_to_end(key)
+            found[ids] = entry
+        return found
 
     @torch.inference_mode()
     def _prefill(
@@ -161,6 +181,7 @@ class PrefixCache:
                 self._remember(key, prefix)
         yield from self._prefill_level(keys, beginnings, logits=True, keys_values=keys_values)
 
+    @torch.inference_mode()
     def _prefill_level(
         self,
         keys: Sequence[Key],
