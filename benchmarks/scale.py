@@ -5,9 +5,10 @@
 
 Each mini-batch is drawn with replacement from a run's episodes: how often each called its nodes,
 how many tokens these read and wrote, and what its rollouts did from their steps on. GPUs get their
-examples as ranks do. On each, calls that can be made at once are made at once: an episode's own one
-after the other, then those of all its rollouts side by side. Tools, evaluations and checkpoints are
-not simulated.
+examples as ranks do, and with few of them share out rollouts as ranks do (here one by one, not by
+step). On each, calls that can be made at once are made at once: an episode's own one after the
+other, then those of all its rollouts side by side. Tools, evaluations and checkpoints are not
+simulated.
 
 The times are estimates (see ``DEVICES``) unless they are given. Nothing of this was run on a GPU.
 """
@@ -24,6 +25,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from flowtune_cli.training.deviating import EXAMPLES_A_PROCESS
+from flowtune_cli.training.rollout_shares import Rollouts, share_out
 
 TRACES = Path(__file__).with_name("scale_traces.json")
 
@@ -113,7 +117,7 @@ class Times:
     """Seconds of a mini-batch.
 
     Args:
-        play: of the GPU that plays longest; ``mean_play`` of the mean one.
+        play: of the GPU that plays longest; ``mean_play`` of one GPU alone, by their number.
         learn: of the GPU that learns longest.
         meet: gradients and traces sent, and processes waited for.
     """
@@ -129,17 +133,39 @@ class Times:
 
 
 def play_seconds(traces: Sequence[Trace], device: Device) -> float:
-    """Of one GPU that plays these examples side by side."""
-    rounds: list[list[Call]] = []
+    """Of one GPU that plays these examples and their rollouts side by side."""
+    chains = []
     for trace in traces:
-        chains = [(0, trace.own), *((len(trace.own), calls) for calls in trace.rollouts)]
-        for begin, calls in chains:
-            for number, call in enumerate(calls, begin):
-                while len(rounds) <= number:
-                    rounds.append([])
-                rounds[number].append(call)
+        chains.append((0, trace.own))
+        chains += [(len(trace.own), calls) for calls in trace.rollouts]
+    return _seconds(chains, device)
+
+
+def share_seconds(traces: Sequence[Trace], device: Device, gpus: int) -> list[float]:
+    """Of each GPU: first its share of the examples, and when all have played theirs, of the
+    rollouts."""
+    own = [_seconds([(0, t.own) for t in traces[rank::gpus]], device) for rank in range(gpus)]
+    rollouts = [(place % gpus, each) for place, t in enumerate(traces) for each in t.rollouts]
+    costs = [
+        Rollouts(rank, sum(read + 20.0 * written for read, written in calls), may_move=True)
+        for rank, calls in rollouts
+    ]
+    chains: list[list[tuple[int, tuple[Call, ...]]]] = [[] for _ in range(gpus)]
+    for rank, (_, calls) in zip(share_out(costs, gpus), rollouts, strict=True):
+        chains[rank].append((0, calls))
+    return [max(own) + _seconds(of_rank, device) for of_rank in chains]
+
+
+def _seconds(chains: Sequence[tuple[int, Sequence[Call]]], device: Device) -> float:
+    """Of calls one after the other, each chain from that round on."""
+    rounds: list[list[Call]] = []
+    for begin, calls in chains:
+        for number, call in enumerate(calls, begin):
+            while len(rounds) <= number:
+                rounds.append([])
+            rounds[number].append(call)
     seconds = 0.0
-    for calls_at_once in rounds:
+    for calls_at_once in filter(None, rounds):
         steps = max(written for _, written in calls_at_once)
         rows = len(calls_at_once) - 1
         seconds += steps * (device.step + rows * device.row)
@@ -168,14 +194,17 @@ def _longest(work: Sequence[float], gpus: int) -> float:
 
 def mini_batch(traces: Sequence[Trace], device: Device, gpus: int, per_datum: bool) -> Times:
     """A mini-batch on so many GPUs."""
-    shares = [play_seconds(traces[rank::gpus], device) for rank in range(min(gpus, len(traces)))]
+    if gpus > 1 and len(traces) <= EXAMPLES_A_PROCESS * gpus:
+        shares = share_seconds(traces, device, gpus)
+    else:
+        shares = [play_seconds(traces[rank::gpus], device) for rank in range(gpus)]
     nodes = len({node for trace in traces for node in trace.data})
     doublings = math.ceil(math.log2(gpus))
     meetings = 2 if per_datum else 1 + nodes
     sent = nodes * device.adapter / device.bandwidth * (2 * (gpus - 1) / gpus)
     return Times(
         play=max(shares),
-        mean_play=sum(shares) / gpus,
+        mean_play=play_seconds(traces, device) / gpus,
         learn=learn_seconds(traces, device, gpus, per_datum),
         meet=meetings * doublings * device.meeting + sent if gpus > 1 else 0.0,
     )

@@ -48,7 +48,8 @@ def test_a_mini_batch() -> None:
     assert two.play == pytest.approx(2.7)
     assert two.meet == pytest.approx(2 * 0.5 + 2 * 50 / 100 * 1)
     four = mini_batch([TRACE, TRACE], DEVICE, 4, True)
-    assert (four.play, four.mean_play) == (pytest.approx(2.7), pytest.approx(5.4 / 4))
+    # Each has one of the four rollouts; two have an episode.
+    assert (four.play, four.mean_play) == (pytest.approx(2.3 + 0.2), pytest.approx(3.6 / 4))
 
 
 def test_rows_say_what_costs_most() -> None:

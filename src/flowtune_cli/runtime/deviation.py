@@ -20,7 +20,8 @@ from ..flow.task import Task
 from .effects import Effects
 from .endings import Endings
 from .judging import compare
-from .play import alternatives, play
+from .play import alternatives, play, recording_of
+from .recording import Recording
 from .replay import Plan, Seed
 from .scheduler import gather
 
@@ -46,26 +47,85 @@ async def deviate(
         effects: what is known of them already; None is nothing.
     """
     effects = Effects() if effects is None else effects
+    base = await play_base(
+        task, example, explorations=explorations, seed=seed, deviations=deviations, effects=effects
+    )
+    found = await deviate_at(
+        task, base, base.steps, evaluators=evaluators, rollouts=rollouts, effects=effects
+    )
+    return base.trace(task, found)
+
+
+@dataclass(frozen=True)
+class Base:
+    """An episode that was played, to deviate from. Pickled, it can be deviated from elsewhere.
+
+    Args:
+        recording: of the episode.
+        seed: what it drew its noise from.
+        steps: indices of those at which alternatives are tried, in order.
+        has_effects: whether it or its rollouts have had any, as far as is known.
+    """
+
+    episode: Episode
+    recording: Recording
+    seed: Seed
+    steps: tuple[int, ...]
+    has_effects: bool
+
+    def trace(self, task: Task, deviations: list[Deviation]) -> Trace:
+        """The whole, with all deviations in the order of their steps."""
+        preferences = prefer(task, self.episode, deviations)
+        return Trace(self.episode.example, self.episode, deviations, preferences)
+
+
+async def play_base(
+    task: Task,
+    example: Example,
+    *,
+    explorations: Mapping[str, Exploration],
+    seed: Seed,
+    deviations: int,
+    effects: Effects,
+) -> Base:
+    """Play an example greedily, and choose the steps to deviate at; see ``deviate``."""
     plan = Plan(explorations=explorations, skip_undefined=True)
     episode = await play(task, example, plan=plan, seed=seed, effects=effects)
-    trace = Trace(example, episode)
+    steps: list[int] = []
     if episode.failure is None:
         deviating = {node.name for node in task.nodes if node.deviates}
-        chosen = _chosen(task, episode, deviating, seed, deviations)
-        endings = Endings(task, episode, seed, effects)
-        found = await gather(
-            _deviate_once(endings, step, alternative, evaluators, rollouts)
-            for step, alternative in alternatives(episode, deviating)
-            if step.index in chosen
-        )
-        trace.deviations = [deviation for each in found for deviation in each]
-        trace.preferences = prefer(task, episode, trace.deviations)
-    return trace
+        steps = _chosen(task, episode, deviating, seed, deviations)
+    recording = recording_of(episode)
+    return Base(episode, recording, seed, tuple(steps), has_effects=bool(effects.ends))
+
+
+async def deviate_at(
+    task: Task,
+    base: Base,
+    steps: Sequence[int],
+    *,
+    evaluators: Mapping[str, Evaluator],
+    rollouts: int,
+    effects: Effects,
+) -> list[Deviation]:
+    """Try every alternative output at some of an episode's steps; see ``deviate``.
+
+    Args:
+        steps: their indices.
+    """
+    nodes = {base.episode.steps[index].node for index in steps}
+    endings = Endings(task, base.episode, base.recording, base.seed, effects)
+    found = await gather(
+        _deviate_once(endings, step, alternative, evaluators, rollouts)
+        for step, alternative in alternatives(base.episode, nodes)
+        if step.index in steps
+    )
+    return [deviation for each in found for deviation in each]
 
 
 def _chosen(
     task: Task, episode: Episode, deviating: Container[str], seed: Seed, most: int
-) -> set[int]:
+) -> list[int]:
     """The steps at which alternatives are tried: first each node's number of them, then of all."""
     steps: dict[str, list[int]] = {}
     for step in episode.steps:
@@ -74,7 +134,7 @@ def _chosen(
     drawn: list[int] = []
     for node, of_node in steps.items():
         drawn += _draw(of_node, task.node(node).deviations, f"{seed}/{episode.example.id}/{node}")
-    return set(_draw(drawn, most, f"{seed}/{episode.example.id}"))
+    return sorted(_draw(drawn, most, f"{seed}/{episode.example.id}"))
 
 
 def _draw(steps: Sequence[int], most: int, seed: str) -> Sequence[int]:

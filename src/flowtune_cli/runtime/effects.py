@@ -70,6 +70,9 @@ class Effects:
         self.journal.end(key, end)
         self.ends[key] = end
 
+    def check_allowed(self) -> None:
+        """Called before something new is asked of the world; may raise."""
+
     def remembered(self, key: Key, compute: Callable[[], Any]) -> Any:
         """What a plain function returned or raised, called at once unless it is known.
 
@@ -80,6 +83,7 @@ class Effects:
         """
         end = self.ends.get(key)
         if end is None:
+            self.check_allowed()
             try:
                 end = EffectEnd(strict_json(compute(), f"the value of {key[1]}"))
             except Exception as error:
@@ -109,6 +113,7 @@ class Effects:
 
         It is cancelled once nobody waits for it any more.
         """
+        self.check_allowed()
         if key not in self._running:
             # It belongs to no flow: the others go on waiting where one is ended.
             context = contextvars.copy_context()
@@ -140,6 +145,26 @@ class Effects:
             end = EffectEnd(error=error)
         self.end(key, end)
         return end
+
+
+class NotHere(Exception):
+    """Another process has an example's effects."""
+
+
+@dataclass
+class NoEffects(Effects):
+    """Those of an episode that another process plays: nothing is asked of the world here.
+
+    Attributes:
+        wanted: something was to be asked, so what came of it is not to be used.
+    """
+
+    wanted: bool = False
+
+    def check_allowed(self) -> None:
+        """See ``Effects``."""
+        self.wanted = True
+        raise NotHere("an effect runs where its episode was played")
 
 
 async def _attempts(function: Callable[..., Any], args: tuple[Any, ...], opt: EffectOptions) -> Any:

@@ -13,7 +13,7 @@ from ..flow.episode import Episode, Step
 from ..flow.task import Task
 from .effects import Effects
 from .play import recording_of, roll_out
-from .recording import Key
+from .recording import Key, Recording
 from .replay import Seed
 
 
@@ -22,11 +22,13 @@ class Endings:
     """What follows the steps of an episode, with the noise of one ending or another.
 
     Args:
+        recording: of the episode.
         effects: those of the episode.
     """
 
     task: Task
     episode: Episode
+    recording: Recording
     seed: Seed
     effects: Effects
     _own: dict[tuple[int, int], asyncio.Future[Episode]] = field(default_factory=dict)
@@ -37,7 +39,8 @@ class Endings:
         """The rollout from an output of a step; see ``roll_out``."""
         return await roll_out(
             self.task,
-            self.episode,
+            self.episode.example,
+            self.recording,
             step,
             alternative,
             until=until,
@@ -67,13 +70,14 @@ class Endings:
         report = None if until is None else played.reward_of(until, begin)
         # The report for a certain call may come whenever it likes.
         end = None if report is None or report.of_call else report.steps
+        recording = self.recording if played is self.episode else recording_of(played)
         return any(
             call.step.sampled and key not in before and (end is None or call.step.index < end)
-            for key, call in recording_of(played).calls.items()
+            for key, call in recording.calls.items()
         )
 
     def _before(self, step: Step) -> set[Key]:
         """The calls that every rollout from a step makes again."""
-        recording = recording_of(self.episode)
-        deliveries = len(recording.until(recording.key_of(step.index)))
-        return {key for key, call in recording.calls.items() if call.issued_at < deliveries}
+        deliveries = len(self.recording.until(self.recording.key_of(step.index)))
+        calls = self.recording.calls.items()
+        return {key for key, call in calls if call.issued_at < deliveries}

@@ -23,7 +23,7 @@ from ..flow.errors import FlowtuneError
 from ..flow.numbers import is_bool, real_number
 from ..flow.request import DecodeRequest, Request
 from ..flow.task import Task
-from .effects import Effects, pause_before_retry
+from .effects import Effects, NotHere, pause_before_retry
 from .event_loop import running_loop
 from .scheduler import ask
 
@@ -76,11 +76,13 @@ async def compare(
         return Comparison.from_json(known.result)
     limits = running_loop().limits
     for attempt in range(limits.effect_retries + 1):
-        judging = _Attempt(evaluator, limits.effect_timeout)
+        judging = _Attempt(evaluator, limits.effect_timeout, effects)
         try:
             value = await judging.run(task, first, second)
         except FlowtuneError:
             raise
+        except NotHere as error:
+            return Comparison(None, (), Failure.of(error))
         except Exception as error:
             comparison = Comparison(None, tuple(judging.calls), Failure.of(error))
         else:
@@ -104,10 +106,11 @@ class _Attempt:
         waited_outside: it has waited for something else than the engine.
     """
 
-    def __init__(self, evaluator: Evaluator, seconds: float) -> None:
+    def __init__(self, evaluator: Evaluator, seconds: float, effects: Effects) -> None:
         self.calls: list[EvaluatorCall] = []
         self.waited_outside = False
         self._evaluator = evaluator
+        self._effects = effects
         self._seconds = self._left = seconds
         self._loop = running_loop()
         self._task = asyncio.current_task()
@@ -127,7 +130,7 @@ class _Attempt:
         await self._enter()
         try:
             if not inspect.iscoroutinefunction(compare):
-                self.waited_outside = True
+                self.wait_outside()
                 value: Any = await asyncio.to_thread(
                     compare, self._ask, task, first.example, first, second
                 )
@@ -144,6 +147,11 @@ class _Attempt:
             ) from None
         finally:
             self._leave()
+
+    def wait_outside(self) -> None:
+        """It is about to wait for something else than the engine."""
+        self._effects.check_allowed()
+        self.waited_outside = True
 
     async def _ask(self, request: Request) -> Any:
         self._at_engine += 1
@@ -189,9 +197,9 @@ def _watched(attempt: _Attempt, coroutine: Coroutine[Any, Any, Any]) -> Generato
             awaited = resume(argument)
         except StopIteration as stop:
             return stop.value
-        if not attempt._at_engine:
-            attempt.waited_outside = True
         try:
+            if not attempt._at_engine:
+                attempt.wait_outside()
             resume, argument = coroutine.send, (yield awaited)
         except BaseException as error:
             resume, argument = coroutine.throw, error

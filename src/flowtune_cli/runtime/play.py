@@ -80,7 +80,8 @@ def _fatal(error: BaseException) -> FlowtuneError | None:
 
 async def roll_out(
     task: Task,
-    episode: Episode,
+    example: Example,
+    recording: Recording,
     step: Step,
     alternative: int,
     *,
@@ -92,19 +93,20 @@ async def roll_out(
     """Reset the flow to a step, substitute an alternative output, and play on greedily.
 
     Args:
+        recording: of the episode that the step is from.
         alternative: index into the step's ``response.outputs``; 0 is its own output.
         until: the reward whose report after the step, or for it, ends the rollout; None plays to
             the end.
-        effects: those of ``episode``.
+        effects: those of the episode.
         ending: whose noise is drawn; 0 is the episode's.
     """
     plan = Plan(
-        recording=recording_of(episode),
+        recording=recording,
         substitute=(step, alternative),
         until=until,
         ending=ending,
     )
-    return await play(task, episode.example, plan=plan, seed=seed, effects=effects)
+    return await play(task, example, plan=plan, seed=seed, effects=effects)
 
 
 def recording_of(episode: Episode) -> Recording:
@@ -141,8 +143,9 @@ async def play_with_rollouts(
     if episode.failure is not None:
         return episode, []
     tried = alternatives(episode, explorations)
+    recording = recording_of(episode)
     rollouts = await gather(
-        roll_out(task, episode, step, alternative, seed=seed, effects=effects)
+        roll_out(task, example, recording, step, alternative, seed=seed, effects=effects)
         for step, alternative in tried
     )
     return episode, [

@@ -56,11 +56,14 @@ def assert_replays(
                 f"{where}: the flow failed, so nothing is known about its replay; pass an engine"
                 f" whose outputs it can use.\n{episode.failure.traceback}"
             )
-        plan = Plan(recording=recording_of(episode))
+        recording = recording_of(episode)
+        plan = Plan(recording=recording)
         again = run_again(play(task, example, plan=plan, seed=seed, effects=effects))
         _assert_same(where, episode, again)
         for step, alternative in alternatives(episode, explorations):
-            run_again(roll_out(task, episode, step, alternative, seed=seed, effects=effects))
+            run_again(
+                roll_out(task, example, recording, step, alternative, seed=seed, effects=effects)
+            )
     if none:
         raise AssertionError(f"task '{task.name}': there are no examples to replay")
 

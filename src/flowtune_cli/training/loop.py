@@ -43,6 +43,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .data import NodeData, collect
+from .deviating import Deviating
 from .evaluation import EvaluationReport, evaluate, is_due
 from .exchange import get_state, set_state
 from .meter import used_so_far
@@ -338,31 +339,21 @@ class Trainer:
         Returns:
             Of a run's first batch, also what its admission plays again.
         """
-        found: dict[int, tuple[Trace, Recorded | None]] = {}
-        for share_of_one in self.peers.each(partial(self._deviate_share, batch)):
-            found |= share_of_one
-        ordered = [found[place] for place in range(len(batch))]
-        for trace, _ in ordered:
-            for run in trace.runs:
-                run.nodes = self.session.task.nodes_by_name
-        recorded = [again for _, again in ordered if again is not None]
-        return [trace for trace, _ in ordered], recorded
-
-    def _deviate_share(self, batch: Sequence[Example]) -> dict[int, tuple[Trace, Recorded | None]]:
-        """This process's share of the batch, by the places of its examples."""
-        self._check()  # a flow may ask the engine for nothing
-        found: dict[int, tuple[Trace, Recorded | None]] = {}
         begin = self.position.episodes
-        places = range(self.peers.rank, len(batch), self.peers.size)
-        plays = [self._play(begin + place, batch[place]) for place in places]
-        for number, trace in self.session.deviate_plays(plays, self._check):
-            failed = trace.episode.failure is not None
-            recorded = None if failed or self.position.batches else Recorded.of(trace.episode)
-            found[places[number]] = trace, recorded
-            if len(found) < len(batch):
-                done = begin + len(found)
-                self.on_report(Report(done, len(self.order), None, self.progressive))
-        return found
+
+        def on_episode(own: int) -> None:
+            if own < len(batch):
+                self.on_report(Report(begin + own, len(self.order), None, self.progressive))
+
+        plays = [self._play(begin + place, example) for place, example in enumerate(batch)]
+        return Deviating(
+            self.session,
+            plays,
+            self.peers,
+            check=self._check,
+            on_episode=on_episode,
+            records=not self.position.batches,
+        ).traces()
 
     def _play(self, number: int, example: Example) -> Play:
         """An episode, with what is known of its effects since the newest checkpoint."""

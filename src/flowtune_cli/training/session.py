@@ -21,7 +21,7 @@ from ..engine.limits import Limits
 from ..engine.proof import real_texts
 from ..engine.proof_cache import proved
 from ..flow.adapters import check_adapters, link_adapters, settle
-from ..flow.deviation import Evaluator, Trace
+from ..flow.deviation import Deviation, Evaluator, Trace
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
 from ..flow.example import Example
@@ -39,7 +39,7 @@ from ..models.out_of_memory import advising
 from ..models.skeleton import build_skeleton
 from ..models.targets import ALL_LINEAR, AUTO, fused_experts, resolve_targets
 from ..runtime.batch_session import open_session
-from ..runtime.deviation import deviate
+from ..runtime.deviation import Base, deviate, deviate_at, play_base
 from ..runtime.effects import Effects
 from ..runtime.event_loop import EpisodeLimits
 from ..runtime.play import play
@@ -224,6 +224,40 @@ class Session:
                 effects=play.effects,
             )
             for play in plays
+        )
+
+    def play_bases(
+        self, plays: Sequence[Play], before_batch: Callable[[], None]
+    ) -> Iterator[tuple[int, Base]]:
+        """The first half of ``deviate_plays``: episodes, and the steps to deviate at."""
+        return self.scheduler(before_batch).stream(
+            play_base(
+                self.task,
+                play.example,
+                explorations=self.explorations,
+                seed=self._seed(play.number),
+                deviations=self.settings.training.deviations,
+                effects=play.effects,
+            )
+            for play in plays
+        )
+
+    def deviate_from(
+        self,
+        bases: Sequence[tuple[Base, Sequence[int], Effects]],
+        before_batch: Callable[[], None],
+    ) -> Iterator[tuple[int, list[Deviation]]]:
+        """The second half: deviate from each episode at these of its steps, with its effects."""
+        return self.scheduler(before_batch).stream(
+            deviate_at(
+                self.task,
+                base,
+                steps,
+                evaluators=self.evaluators,
+                rollouts=self.settings.training.rollouts,
+                effects=effects,
+            )
+            for base, steps, effects in bases
         )
 
     def _seed(self, number: int) -> Seed:
