@@ -5,6 +5,7 @@ torch is not imported here, so that tests of pure Python start in milliseconds.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -82,3 +83,13 @@ def isolated(
         monkeypatch.setenv("FLOWTUNE_CACHE", str(empty_cache))
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After each file, what lives goes out of the garbage collector's sight.
+
+    Else every full collection walks through all the modules that tests have imported so far.
+    """
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
