@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flowtune_cli.flow.errors import FlowtuneError
 from flowtune_cli.learning import learner
 from flowtune_cli.models import chat_template
 from flowtune_cli.models import loading as models
@@ -424,6 +425,22 @@ def test_too_many_failures_fail_the_run_and_may_be_allowed(train: Run) -> None:
     done = train("--resume", "a", "--set", "training.max_failures=1")
     assert done.code == 0
     assert "1 of 8 episodes failed" in done.err
+
+
+def test_how_to_go_on_is_no_part_of_what_other_processes_are_sent(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who tells of an error of another process would say it twice."""
+    error = FlowtuneError("no luck")
+
+    def fail(self: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("flowtune_cli.training.loop.Trainer.train", fail)
+    done = train("--name", "a")
+    assert str(error) == "no luck"
+    assert "flowtune: error: no luck\nThere is no checkpoint yet." in done.err
+    assert done.err.endswith("  flowtune train --resume a\n")
 
 
 def _bug(self: Any, *given: Any) -> None:

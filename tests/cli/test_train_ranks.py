@@ -32,15 +32,22 @@ def assert_same_run(one: str, other: str) -> None:
 
 
 def test_killed_under_torchrun_it_goes_on_by_itself(disturbed: Site, run: Run) -> None:
-    """Its second rank is killed in its third mini-batch: the whole launch starts again."""
+    """Its second rank is killed in its third mini-batch, and then rank 0 has a full disk: the whole
+    launch starts again, and once more."""
     Path("signal-1").write_text("SIGKILL 3")
-    command = (*TORCHRUN, "--max-restarts", "1", "-m", "flowtune_cli", "train", "letters")
+    Path("signal-0-after-1").write_text("FULL 1")
+    command = (*TORCHRUN, "--max-restarts", "2", "-m", "flowtune_cli", "train", "letters")
     done = start(disturbed, *command)
     assert done.returncode == 0, done.stderr
-    assert not Path("signal-1").exists()
+    assert not list(Path().glob("signal-*"))
     lost = re.findall(r"flowtune: error: rank 1 \(process \d+ on \S+\) is lost", done.stderr)
     assert len(lost) == 1, done.stderr
-    assert "going on with run 'letters-001'" in done.stderr
+    full = re.findall(
+        r"error: rank 0 \(process .*\): cannot write batch 2 to \S+store", done.stderr
+    )
+    assert len(full) == 1, done.stderr
+    assert done.stderr.count("The newest checkpoint is after 4 episodes.") == 2
+    assert done.stderr.count("going on with run 'letters-001'") == 2
     assert [run.name for run in Path("runs").iterdir()] == ["letters-001"]
     assert run("train", "letters", "--name", "whole").code == 0
     assert_same_run("letters-001", "whole")

@@ -20,15 +20,23 @@ DISTURBED = LETTERS.replace(
 ).replace(
     "class Letters(",
     '''def disturb(episode):
-    """Get the signal that a file names for this rank, at the episode that it names, once."""
+    """What a file wishes for this rank at an episode, once: a signal, or that the disk is full.
+
+    It may be wished for after so many restarts: ``signal-RANK`` or ``signal-RANK-after-RESTARTS``.
+    """
     global EPISODES
     EPISODES += not episode.is_rollout
-    wish = pathlib.Path("signal-" + os.environ.get("RANK", "none"))
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    after = "" if restarts == "0" else "-after-" + restarts
+    wish = pathlib.Path("signal-" + os.environ.get("RANK", "none") + after)
     if wish.exists():
         name, number = wish.read_text().split()
         if EPISODES >= int(number):
             wish.unlink()
-            os.kill(os.getpid(), getattr(signal, name))
+            if name == "FULL":  # no file takes a byte more
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            else:
+                os.kill(os.getpid(), getattr(signal, name))
 
 
 EPISODES = 0
@@ -36,7 +44,7 @@ EPISODES = 0
 
 class Letters(''',
 )
-DISTURBED = "import os, pathlib, signal\n" + DISTURBED
+DISTURBED = "import os, pathlib, resource, signal\n" + DISTURBED
 
 
 def start(site: Site, *command: str) -> subprocess.CompletedProcess[str]:

@@ -6,9 +6,11 @@ import math
 import os
 import signal
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,8 +23,10 @@ from flowtune_cli.flow.prompt import Template
 from flowtune_cli.learning.peers import Peers, Stop
 from flowtune_cli.nodes import Feature, Judge, Rank
 from flowtune_cli.runs.directory import RunDirectory
-from flowtune_cli.training.loop import Stopped
+from flowtune_cli.training import ranks, signs_of_life
+from flowtune_cli.training.loop import Stopped, Trainer
 from support.fake_engine import digest, writer
+from support.short_memory import short_of_memory
 from support.tiny_training import Run, Urn, adapters_of
 
 
@@ -81,6 +85,18 @@ async def reading(episode: Any, example: Example) -> Any:
     return {}
 
 
+class Short(NamedTuple):
+    """A process that has no memory for so many layers in a phase of a mini-batch."""
+
+    rank: int
+    batch: int
+    phase: str
+    times: int
+
+    def begins(self, trainer: Trainer, phases: Sequence[str]) -> bool:
+        return (trainer.position.batches, phases[-1]) == (self.batch, self.phase)
+
+
 def make_run(model: ModelSettings, parent: Path, name: str, **more: Any) -> Run:
     """A run that rank 0 or a test makes; the others open it."""
     more = {"flow": flow, "nodes": kinds_of_nodes, "max_failures": 1.0, **more}
@@ -96,6 +112,7 @@ def train(
     stop_in_batch: int | None = None,
     tokens: int | None = None,
     not_finite_on: int | None = None,
+    short_of: Sequence[Short] = (),
     effects: Path | None = None,
     documents: bool = False,
     **more: Any,
@@ -106,6 +123,7 @@ def train(
         stop_in_batch: the last rank is asked to stop while it plays that batch.
         tokens: of a part that is learned from at once.
         not_finite_on: the rank whose losses are not finite.
+        short_of: where memory runs out.
         effects: a file to which each effect adds the id of its example.
         documents: whether the nodes read documents with their adapters off, and nothing else.
     """
@@ -123,16 +141,22 @@ def train(
         return last and batch == stop_in_batch and asked.count(batch) > 2
 
     asked: list[int] = []
-    trainer = run.trainer(peers=peers, should_stop=should_stop)
+    phases = [""]
+    trainer = run.trainer(peers=peers, should_stop=should_stop, on_phase=phases.append)
     if tokens is not None:
         trainer.learner.tokens_per_batch = tokens
     if not_finite_on == peers.rank:
         trainer.learner._loss = lambda *_: (torch.tensor(math.nan), None)  # type: ignore
     stopped = False
-    try:
-        trainer.train()
-    except Stopped:
-        stopped = True
+    with ExitStack() as stack:
+        for short in short_of:
+            if short.rank == peers.rank:
+                now = partial(short.begins, trainer, phases)
+                stack.enter_context(short_of_memory(short.times, now))
+        try:
+            trainer.train()
+        except Stopped:
+            stopped = True
     adapters = trainer.session.adapters
     return {
         "adapters": {n: [w.numpy() for w in ws] for n, ws in adapters_of(trainer).items()},
@@ -252,8 +276,30 @@ def dawdle(peers: Peers, rank: int) -> None:
     raise AssertionError("nobody was missed")
 
 
+def fail_before_the_sum(peers: Peers, rank: int) -> None:
+    """It does not come to where data go round, and the others wait there."""
+    peers.each(lambda: None)
+    if peers.rank == rank:
+        raise FlowtuneError("no memory")
+    begin = time.monotonic()
+    try:
+        peers.total(torch.zeros(100_000))
+    finally:
+        assert time.monotonic() - begin < 8
+
+
+def freeze(peers: Peers, rank: int) -> None:
+    """It lives, but neither goes on nor answers."""
+    signs_of_life.SILENCE_SECONDS = 2.0
+    peers.each(lambda: None)
+    if peers.rank == rank:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    peers.each(lambda: None)
+
+
 def die_before_the_sum(peers: Peers, rank: int) -> None:
     """All have met, so that the others wait for data alone."""
+    ranks.SILENCE_WHEN_STOPPING_SECONDS = signs_of_life.SILENCE_WHEN_STOPPING_SECONDS = 2.0
     peers.each(lambda: None)
     if peers.rank == rank:
         os.kill(os.getpid(), signal.SIGKILL)

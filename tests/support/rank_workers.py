@@ -5,6 +5,7 @@ A case is a function of ``support.rank_cases`` that takes its ``Peers`` first.
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import socket
@@ -60,6 +61,13 @@ class Workers:
             worker.close()  # at whose end they leave
         self._listener.close()
         self._directory.cleanup()
+
+    def spare(self, size: int) -> Workers:
+        """So many of the last, for a case that leaves them broken: nobody else has them then."""
+        spare = copy.copy(self)
+        spare.workers = [self.workers.pop() for _ in range(size)]
+        spare.processes = [self.processes.pop() for _ in range(size)]
+        return spare
 
     def begin(self, size: int, case: str, *arguments: Any, **more: Any) -> None:
         """Let so many ranks begin a case."""

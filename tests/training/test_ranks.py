@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from flowtune_cli.config.settings import ModelSettings
 from flowtune_cli.learning.peers import ALONE
-from support.rank_cases import train
+from support.rank_cases import Short, train
 from support.rank_workers import Raised, Workers
 from support.runs_compared import assert_same_rows
 
@@ -24,13 +27,15 @@ pytestmark = [
 
 ADAM = {"name": "adam", "lr": 0.01}
 COCOB = {"name": "cocob", "alpha": 2.0}
+SMOOTH = {"name": "adam", "lr": 0.01, "eps": 0.01}
+"""Its steps do not go by signs, which rounding may turn round."""
 
 Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    with Workers(4) as started:
+    with Workers(4 + 8) as started:
         yield started
 
 
@@ -197,12 +202,77 @@ def test_who_does_not_come_is_named(workers: Workers) -> None:
     assert messages[1] == messages[0]  # which it hears when it comes
 
 
-def test_who_is_killed_while_data_go_round_is_named() -> None:
-    with Workers(3) as workers:
-        workers.begin(3, "die_before_the_sum", 2)
-        outcomes = workers.end(2)
-    for outcome in outcomes:
+def test_who_is_killed_while_data_go_round_is_named(workers: Workers) -> None:
+    spare = workers.spare(3)
+    spare.begin(3, "die_before_the_sum", 2)
+    for outcome in spare.end(2):
         assert re.match(r"rank 2 \(process \d+ on \S+\) is lost", outcome.message), outcome
+
+
+def test_a_frozen_rank_0_whose_store_does_not_answer_is_named(workers: Workers) -> None:
+    spare = workers.spare(2)
+    spare.begin(2, "freeze", 0)
+    try:
+        assert spare.workers[1].poll(60.0), "it waits for ever"
+        outcome = pickle.loads(spare.workers[1].recv_bytes())
+    finally:
+        os.kill(spare.processes[0], signal.SIGKILL)
+    assert re.match(r"rank 0 \(.*\) is lost: its store no longer answers", outcome.message), outcome
+
+
+def test_what_fails_before_data_go_round_is_told(workers: Workers) -> None:
+    for message in failed(workers.spare(3), 3, "fail_before_the_sum", 1)[::2]:
+        assert re.fullmatch(r"rank 1 \(process \d+ on \S+\): no memory", message)
+
+
+PLAY, LEARN = "play and deviate", "learn"
+
+
+def test_memory_that_is_short_on_one_rank_changes_nothing(trained: Train, tmp_path: Path) -> None:
+    """It plays and learns in smaller pieces, which are rounded otherwise."""
+    more = {"learning": {"optimizer": SMOOTH, "step_per": "batch"}, "batch_size": 4, "tokens": 80}
+    (alone,) = trained(1, "alone", **more)
+    short = [Short(1, 0, PLAY, 1), Short(1, 0, LEARN, 1), Short(0, 1, LEARN, 1)]
+    several = trained(2, "two", **more, short_of=short)
+    for each in several:
+        assert_same(alone, each)
+        assert_same(several[0], each, atol=0)
+    assert_same_rows(tmp_path / "alone", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("rank", "phase", "kept"),
+    [(1, PLAY, ["0000003"]), (0, PLAY, ["0000003"]), (1, LEARN, [])],
+)
+def test_memory_that_runs_out_on_one_rank_ends_all(
+    workers: Workers,
+    tiny_settings: ModelSettings,
+    tmp_path: Path,
+    rank: int,
+    phase: str,
+    kept: list[str],
+) -> None:
+    """What was learned before is kept, unless the failure may have left it half-done."""
+    case = {
+        "batch_size": 3,
+        "save_every": 8,
+        "count": 6,
+        "short_of": [Short(rank, 1, phase, 99999)],
+    }
+    messages = failed(workers, 2, "train", tiny_settings, tmp_path, "run", **case)
+    assert messages[rank].startswith("memory ran out while ")
+    assert "lower one of model.context" in messages[rank]
+    assert re.match(rf"rank {rank} \(process \d+ on \S+\): memory ran", messages[1 - rank])
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == kept
+
+
+def test_a_flow_that_fails_on_one_rank_is_placed(
+    workers: Workers, tiny_settings: ModelSettings, tmp_path: Path
+) -> None:
+    case = {"max_failures": 0.0, "batch_size": 4, "count": 4}
+    for message in failed(workers, 2, "train", tiny_settings, tmp_path, "run", **case):
+        assert re.search(r"The last one, of example 'e3' on rank \d \(process \d+ on", message)
+        assert "this example fails" in message
 
 
 @pytest.mark.parametrize("step_per", ["datum", "batch"])

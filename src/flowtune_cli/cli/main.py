@@ -181,6 +181,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     except FlowtuneError as error:
         _tell_where(error)
         typer.echo(f"flowtune: error: {error}", err=True)
+        if error.how_to_go_on:
+            typer.echo(error.how_to_go_on, err=True)
         return error.exit_code
     except typer.TyperException as error:
         typer.echo(f"flowtune: error: {error.format_message()}", err=True)

@@ -92,7 +92,7 @@ def write_predictions(
             raise
         except PeerFailed as error:
             if file is not None:
-                error.args = (f"{error}\n{file.how_to_go_on}",)
+                error.how_to_go_on = file.how_to_go_on
             raise
         if file is None:
             return

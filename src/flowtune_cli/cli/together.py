@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..flow.errors import UsageError
+from ..flow.errors import FlowtuneError, UsageError
 from . import stdout, verbosity
 from .launch import LAUNCHER, launch
+from .output import note
 
 if TYPE_CHECKING:
     from ..learning.peers import Peers
@@ -110,9 +111,20 @@ def together(place: Place) -> Iterator[Peers]:
             end.code = code
         if ranks.speaks:
             verbosity.be_silent(False)
+            if ranks.is_to_blame:
+                _name(ranks.name(ranks.rank), error)
             raise
         raise typer.Exit(code) from None
     ranks.leave()
+
+
+def _name(who: str, error: BaseException) -> None:
+    """Name the process that has failed, unless it was used wrongly."""
+    if isinstance(error, FlowtuneError):
+        if not isinstance(error, UsageError):
+            error.args = (f"{who}: {error}",)
+    elif isinstance(error, Exception):
+        note(f"{who} failed unexpectedly")
 
 
 class _End:

@@ -180,7 +180,8 @@ class TrainingRun:
             raise
         except FlowtuneError as error:
             self._mark_failed(run)
-            error.args = (f"{error}\n{_resume_hint(run)}\n  {resume}",)
+            # Not in its message, which other processes may be sent.
+            error.how_to_go_on = f"{_resume_hint(run)}\n  {resume}"
             raise
         except Exception:
             self._mark_failed(run)

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 
 class FlowtuneError(Exception):
-    """Something failed, and the message says what, where and what to do. Exit code 1."""
+    """Something failed, and the message says what, where and what to do. Exit code 1.
+
+    Attributes:
+        how_to_go_on: shown below the message by who tells of it, such as a command.
+    """
 
     exit_code = 1
+    how_to_go_on = ""
 
 
 class UsageError(FlowtuneError):

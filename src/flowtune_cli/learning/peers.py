@@ -43,6 +43,9 @@ class Peers(Protocol):
     patience: float
     stopping: Callable[[], bool]
 
+    def name(self, rank: int) -> str:
+        """How errors name a process."""
+
     def each(self, work: Callable[[], Value]) -> list[Value]:
         """What the work of each process gave, in the order of ranks, on all of them.
 
@@ -74,6 +77,10 @@ class Alone:
     def __init__(self) -> None:
         self.patience = 0.0
         self.stopping: Callable[[], bool] = lambda: False
+
+    def name(self, rank: int) -> str:
+        """See ``Peers``."""
+        return "this process"
 
     def each(self, work: Callable[[], Value]) -> list[Value]:
         """See ``Peers``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..flow.example import Example
 from ..flow.node import Node, SelfLearning
 from ..flow.numbers import real_number
 from ..learning.learner import Learner, Update
-from ..learning.peers import ALONE, PeerFailed, Peers, Stop, share
+from ..learning.peers import ALONE, Peers, Stop, share
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
@@ -220,9 +220,8 @@ class Trainer:
             except Stop:
                 self._checkpoint()
                 raise Stopped(self.position) from None
-            except PeerFailed:
-                if self._as_at_position and self.peers.rank == 0:
-                    self._save_checkpoint()
+            except Exception:
+                self._keep_what_was_learned()
                 raise
         self._check_failures(final=True)
         return self.progressive
@@ -476,6 +475,13 @@ class Trainer:
         if self._journal is not None:
             self._journal.forget(self.position.episodes)
 
+    def _keep_what_was_learned(self) -> None:
+        """After an error, save a checkpoint of the last mini-batch that is whole, if all is so."""
+        if self._as_at_position and self.position.batches and self.peers.rank == 0:
+            # The first error is the one to tell: a full disk has no room for this, either.
+            with suppress(FlowtuneError):
+                self._save_checkpoint()
+
     def _save_checkpoint(self) -> None:
         save_checkpoint(
             self.run.checkpoints,
@@ -502,10 +508,13 @@ class Trainer:
         }
 
     def _count_failures(self, traces: Sequence[Trace]) -> None:
-        for trace in traces:
+        for place, trace in enumerate(traces):
             failures = trace.failures
             if failures:
-                self.last_failure = trace.example.id, failures[-1]
+                which = f"of example '{trace.example.id}'"
+                if self.peers.size > 1:
+                    which += f" on {self.peers.name(place % self.peers.size)}"
+                self.last_failure = which, failures[-1]
             self.position = replace(
                 self.position,
                 failed=self.position.failed + len(failures),
@@ -520,8 +529,8 @@ class Trainer:
         if failed / played > self.settings.max_failures:
             last = ""
             if self.last_failure is not None:
-                example, failure = self.last_failure
-                last = f" The last one, of example '{example}':\n{failure.traceback}"
+                which, failure = self.last_failure
+                last = f" The last one, {which}:\n{failure.traceback}"
             raise FlowtuneError(
                 f"{failed} of {played} episodes and rollouts failed, more than"
                 f" training.max_failures = {self.settings.max_failures} allows.{last}"

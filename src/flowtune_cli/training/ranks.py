@@ -26,8 +26,15 @@ from torch import Tensor
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError
 from ..learning.peers import PeerFailed, Stop
+from .patient_store import NoAnswer, PatientStore
 from .place import Place
-from .signs_of_life import BEAT_SECONDS, SILENCE_WHEN_STOPPING_SECONDS, SignsOfLife, beat
+from .signs_of_life import (
+    BEAT_SECONDS,
+    SILENCE_SECONDS,
+    SILENCE_WHEN_STOPPING_SECONDS,
+    SignsOfLife,
+    beat,
+)
 
 Value = TypeVar("Value")
 
@@ -73,18 +80,20 @@ class Ranks:
         self._checked = 0.0
         self._stuck = False
         self._unheard = False
+        self._alone_has_failed = False
         self._has_left = False
         os.environ.update(place.variables)
         timeout = timedelta(seconds=patience)
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-            self._token = self._meet_first(store, time.monotonic() + patience)
-            self._store = dist.PrefixStore(self._token, store)
+            all_launches = PatientStore(store, lambda: SILENCE_SECONDS)
+            self._token = self._meet_first(all_launches, time.monotonic() + patience)
+            self._store = all_launches.under(self._token)
             names = [self._key("name", rank) for rank in range(self.size)]
             self._names = [self._store.get(name).decode() for name in names]
             dist.init_process_group(
                 "gloo",
-                store=dist.PrefixStore("gloo", self._store),
+                store=dist.PrefixStore("gloo", dist.PrefixStore(self._token, store)),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=timeout,
@@ -97,6 +106,7 @@ class Ranks:
             ) from error
         own = dist.PrefixStore(self._token, store.clone())
         self._life = SignsOfLife(own, self.rank, self.name, launcher)
+        self._store.patience = self._life.silence_limit
 
     @property
     def stopping(self) -> Callable[[], bool]:
@@ -108,7 +118,7 @@ class Ranks:
         self._life.stopping = asked
 
     def name(self, rank: int) -> str:
-        """How errors name a process."""
+        """See ``Peers``."""
         return f"rank {rank} ({self._names[rank]})"
 
     # What processes do together
@@ -175,16 +185,18 @@ class Ranks:
                     self._unheard = not known
                     break
                 time.sleep(_LOOK_SECONDS)
+            self._alone_has_failed = not known and not any(map(self._has_failed, self._others))
         except (RuntimeError, PeerFailed):
             pass  # the store, or someone, is gone already
         self._life.end()
-        if not self._stuck:
+        self._store.end()
+        if not self.must_exit_at_once:
             dist.destroy_process_group()
 
     @property
     def must_exit_at_once(self) -> bool:
-        """Whether a thread of gloo waits for a process that is lost, and would hold up the end."""
-        return self._stuck
+        """Whether a thread waits for a process that is lost, and would hold up the end."""
+        return self._stuck or self._store.is_silent
 
     @property
     def speaks(self) -> bool:
@@ -195,12 +207,17 @@ class Ranks:
         return self._unheard or self.rank == min(set(range(self.size)) - self._life.lost)
 
     @property
+    def is_to_blame(self) -> bool:
+        """Whether this process alone has failed; known once it has left."""
+        return self._alone_has_failed
+
+    @property
     def _others(self) -> set[int]:
         return set(range(self.size)) - {self.rank}
 
     # Meeting
 
-    def _meet_first(self, store: Any, end: float) -> str:
+    def _meet_first(self, store: PatientStore, end: float) -> str:
         """Wait for all to come; gives the prefix of their keys.
 
         A launcher that starts processes again may keep its store, with what those before have left
@@ -223,7 +240,7 @@ class Ranks:
                 to, answered = store.get(self._key("welcome")).decode().split()
                 token = answered if to == word else ""
             if token:
-                own = dist.PrefixStore(token, store)
+                own = store.under(token)
                 if not own.check([self._key("name")]):
                     beat(own, self.rank)
                     own.set(self._key("name"), _own_name())
@@ -264,17 +281,15 @@ class Ranks:
 
     def _statuses(self) -> dict[int, _Status]:
         """Those of all; raises as soon as one has failed."""
-        number = str(self._meetings)
         found: dict[int, _Status] = {}
         begin = listened = time.monotonic()
         pause = 5e-4
         while True:
             for rank in range(self.size):
-                key = self._key(number, rank)
-                if rank not in found and self._store.check([key]):
-                    found[rank] = pickle.loads(self._store.get(key))
-                    if found[rank].ended == "failed":
-                        raise self._failure(rank, found[rank])
+                if rank not in found and (status := self._status(rank)) is not None:
+                    found[rank] = status
+                    if status.ended == "failed":
+                        raise self._failure(rank, status)
             missing = [rank for rank in range(self.size) if rank not in found]
             if not missing:
                 return found
@@ -292,6 +307,26 @@ class Ranks:
                     " of the others: it hangs, or has much more to do than they."
                 )
 
+    def _status(self, rank: int) -> _Status | None:
+        """How a process comes to the next meeting, if it is known."""
+        key = self._key(str(self._meetings), rank)
+        if not self._store.check([key]):
+            return None
+        status: _Status = pickle.loads(self._store.get(key))
+        return status
+
+    def _has_failed(self, rank: int) -> bool:
+        """Whether a process has said that it failed, and not because of another."""
+        status = self._status(rank)
+        return status is not None and status.ended == "failed" and not status.is_of_another
+
+    def _hear_of_failures(self) -> None:
+        """Raise if one has failed since the last meeting, so that it does not come."""
+        for rank in self._others:
+            status = self._status(rank)
+            if status is not None and status.ended == "failed":
+                raise self._failure(rank, status)
+
     def _failure(self, rank: int, status: _Status) -> PeerFailed:
         who = "" if status.is_of_another else f"{self.name(rank)}: "
         return PeerFailed(f"{who}{status.message}", status.exit_code)
@@ -300,7 +335,7 @@ class Ranks:
     def _reaching_the_store(self) -> Iterator[None]:
         try:
             yield
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
+        except (dist.DistNetworkError, dist.DistStoreError, NoAnswer) as error:
             if self.rank == 0:
                 raise PeerFailed(f"the launcher's store is gone: {_first_line(error)}") from error
             raise self._life.is_lost(0, "its store no longer answers") from error
@@ -346,6 +381,7 @@ class Ranks:
                 listened = now
                 self._stuck = True
                 with self._reaching_the_store():
+                    self._hear_of_failures()
                     self._life.listen(self._store, self._others)
                 if now - begun > self.patience:
                     raise PeerFailed(
@@ -365,6 +401,7 @@ class Ranks:
         try:
             with self._reaching_the_store():
                 while time.monotonic() < end:
+                    self._hear_of_failures()
                     self._life.listen(self._store, self._others, urgent=True)
                     time.sleep(BEAT_SECONDS / 4)
         except PeerFailed as lost:

@@ -64,8 +64,7 @@ class SignsOfLife:
         Raises:
             PeerFailed: one is lost.
         """
-        urgent = urgent or self.stopping()
-        limit = SILENCE_WHEN_STOPPING_SECONDS if urgent else SILENCE_SECONDS
+        limit = SILENCE_WHEN_STOPPING_SECONDS if urgent else self.silence_limit()
         now = time.monotonic()
         if now - self._listened > 5 * BEAT_SECONDS:
             # Silence counts from now, as this process itself may have been stopped meanwhile.
@@ -80,6 +79,10 @@ class SignsOfLife:
         silence = now - self._heard[first][1] if ranks else 0.0
         if silence > limit:
             raise self.is_lost(first, f"nothing was heard of it for {silence:.0f} seconds")
+
+    def silence_limit(self) -> float:
+        """After how many seconds of silence someone is lost."""
+        return SILENCE_WHEN_STOPPING_SECONDS if self.stopping() else SILENCE_SECONDS
 
     def is_lost(self, rank: int, why: str) -> PeerFailed:
         """The error of a process that is lost."""
