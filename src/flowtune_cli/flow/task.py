@@ -16,7 +16,7 @@ from .example import Example, labelled_inputs
 from .left_out import LeftOut
 from .node import Node
 from .preset import Preset
-from .served_inputs import inputs_of_text, last_user_text
+from .served_inputs import inputs_of_text, only_user_text
 
 
 class Task(ABC):
@@ -86,9 +86,9 @@ class Task(ABC):
     def example_from_messages(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """An example of a chat: ``flowtune serve``, where the whole flow is asked as a model.
 
-        By default the last message is a user's, and holds the inputs of ``example_from`` as a JSON
-        object, or as the text that it is, if it is known which input that is. What came before is
-        not looked at.
+        By default there is one message, a user's, that holds the inputs of ``example_from`` as a
+        JSON object, or as the text that it is, if it is known which input that is. Override it for
+        chats of several messages, such as those with a system's.
 
         Args:
             messages: as OpenAI's API has them: ``role``, and ``content``, a text or text parts.
@@ -98,8 +98,8 @@ class Task(ABC):
         """
         name = self.text_input or self.only_text_input
         names = () if name is None else (name,)
-        text = last_user_text(messages)
-        return self.example_from(inputs_of_text(text, names, f"the flow '{self.name}'"))
+        whose = f"the flow '{self.name}'"
+        return self.example_from(inputs_of_text(only_user_text(messages, whose), names, whose))
 
     @cached_property
     def only_text_input(self) -> str | None:
@@ -112,8 +112,14 @@ class Task(ABC):
         return next(iter(found)) if [type(v) for v in found.values()] == [str] else None
 
     def text_of(self, result: Any) -> str:
-        """The answer of a chat with the flow: by default a text as it is, and all else as JSON."""
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        """The answer of a chat with the flow: by default a text as it is, and all else as JSON.
+
+        Raises:
+            TypeError, ValueError: it is no JSON value.
+        """
+        if isinstance(result, str):
+            return result
+        return json.dumps(result, ensure_ascii=False, allow_nan=False)
 
     def leave_out(self, example_id: str, reason: str) -> None:
         """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.
