@@ -47,7 +47,7 @@ def test_the_only_message_is_a_users() -> None:
     user = {"role": "user", "content": parts}
     assert only_user_text([user], "node 'a'") == "ab"
     for messages in ([{"role": "assistant", "content": "a"}], [user, user]):
-        with pytest.raises(DataError, match="node 'a' .*send one message, a user's"):
+        with pytest.raises(DataError, match=r"node 'a' .*send one message, a user's"):
             only_user_text(messages, "node 'a'")
 
 

@@ -177,3 +177,14 @@ def test_a_prompt_that_is_cut_is_told_in_the_log_once_of_each_node(caplog: Any) 
     told = [each.getMessage() for each in caplog.records if "was cut by 7 tokens" in each.message]
     assert len(told) == 2  # a model each: the node, and the flow
     assert all("a prompt of node 'write'" in each for each in told)
+
+
+def test_inputs_that_no_example_had(caplog: Any) -> None:
+    with served(Story(), engine(), known_inputs=["topic", "mood"]) as made:
+        said = refusal(made, "flow:story", '{"topic": "cats", "moood": 1}')
+        assert "there is no input 'moood'. Did you mean 'mood'?" in said
+        for _ in range(2):
+            assert asked(made, "flow:story", '{"topic": "cats", "length": 2}')
+    told = [each.getMessage() for each in caplog.records if "is unknown" in each.message]
+    assert len(told) == 1
+    assert "the input 'length' is unknown, and maybe ignored" in told[0]

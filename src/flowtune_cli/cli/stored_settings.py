@@ -20,6 +20,7 @@ from ..runs.example_digests import (
     read_digests,
 )
 from .output import note
+from .task_code import code_digest
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -49,6 +50,7 @@ def to_store(
         **resolved.stored,
         "config": None if config is None else str(config.absolute()),
         "program_sha256": file_digests(values),
+        "task_sha256": None if resolved.task is None else code_digest(resolved.task.task_class),
         "model_sha256": model_digest(resolved.settings.model.name),
         **node_model_digests(values),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
@@ -85,6 +87,7 @@ def describe(
         "split": split,
         "examples": len(order) * training.passes,
         "available": len(examples),
+        "inputs": sorted({name for example in order for name in example.inputs}),
         "examples_sha256": digest_of_all(digests),
     }
     return TrainingData(described, digests)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from ..flow.chat import ChatAnswer
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
+from ..flow.known_inputs import KnownInputs
 from ..flow.messages import ChatError
 from ..flow.node import Call, Node, NodeOutput, Response, SelfLearning
 from ..flow.prompt import NotAText
@@ -152,12 +153,17 @@ class ServedNode:
 
 
 class ServedFlow:
-    """A task's flow: an episode a request."""
+    """A task's flow: an episode a request.
 
-    def __init__(self, task: Task, flow: CalledFlow) -> None:
+    Args:
+        known: checks the inputs of a request.
+    """
+
+    def __init__(self, task: Task, flow: CalledFlow, known: KnownInputs) -> None:
         self.name = f"flow:{task.name}"
         self._task = task
         self._flow = flow
+        self._known = known
         self._cut_prompts = CutPrompts()
 
     def streaming(self, asked: Asked) -> Streaming | None:
@@ -171,6 +177,7 @@ class ServedFlow:
         _refuse_choices(asked, "a flow's nodes have settings of their own for that")
         try:
             example = self._task.example_from_messages(asked.inputs["messages"])
+            self._known.check(example)
         except UsageError as error:
             raise invalid("messages", str(error)) from None
         seed = "/".join(map(str, _noise(asked, self.name, token)))
