@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .flow.errors import UsageError
-from .flow.known_inputs import KnownInputs
+from .flow.known_inputs import Kinds, KnownInputs
 
 if TYPE_CHECKING:
     from .flow.episode import Episode
@@ -116,13 +116,14 @@ class LoadedFlow:
     or use it in a ``with`` block.
 
     Samples of the flow are drawn by the run's seed: equal calls get equal results. A prompt that is
-    cut to fit the context window, and an input that no example of the run had, are warned of.
+    cut to fit the context window, and an input that no example of the run had, are warned of. An
+    input that seems to be misspelt, or is a list, say, where it was a text, is an error.
 
     Args:
-        known_inputs: the names of the inputs that the run's examples had; None if that is unknown.
+        known_inputs: the inputs that the run's examples had; None if that is unknown.
     """
 
-    def __init__(self, session: Session, known_inputs: Collection[str] | None = None) -> None:
+    def __init__(self, session: Session, known_inputs: Kinds | None = None) -> None:
         from .runtime.called_flow import CalledFlow
 
         self.task = session.task

@@ -18,6 +18,8 @@ from flowtune_cli.nodes import Chat, Generate, Judge
 from support.served import Served, served
 from support.stepping_engine import SteppingEngine
 
+TEXT = ["a text"]
+
 
 class Story(Task):
     """Its result is what a function makes of what a node wrote."""
@@ -180,7 +182,9 @@ def test_a_prompt_that_is_cut_is_told_in_the_log_once_of_each_node(caplog: Any) 
 
 
 def test_inputs_that_no_example_had(caplog: Any) -> None:
-    with served(Story(), engine(), known_inputs=["topic", "mood"]) as made:
+    with served(Story(), engine(), known_inputs=dict.fromkeys(["topic", "mood"], TEXT)) as made:
+        said = refusal(made, "flow:story", '{"topic": ["cats"]}')
+        assert "the input 'topic' is a list, and in the run's examples it was a text" in said
         said = refusal(made, "flow:story", '{"topic": "cats", "moood": 1}')
         assert "there is no input 'moood'. Did you mean 'mood'?" in said
         for _ in range(2):

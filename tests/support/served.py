@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import openai
 
-from flowtune_cli.flow.known_inputs import KnownInputs
+from flowtune_cli.flow.known_inputs import Kinds, KnownInputs
 from flowtune_cli.flow.task import Task
 from flowtune_cli.gateway.served_models import ServedFlow, ServedNode
 from flowtune_cli.gateway.serving import Serving
@@ -68,7 +68,7 @@ def served(
     engine: Any,
     tokens: Any = None,
     between: Any = lambda: None,
-    known_inputs: Collection[str] | None = None,
+    known_inputs: Kinds | None = None,
     **more: Any,
 ) -> Iterator[Served]:
     """A task whose requests an engine answers."""

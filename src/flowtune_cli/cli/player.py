@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..flow.known_inputs import Kinds
 from ..flow.task import Task
 from ..learning.peers import ALONE, Peers
 from . import options
@@ -36,7 +37,7 @@ class Player:
     Args:
         checkpoint: a run's checkpoint; None for the untrained task.
         made_by: identifies the model, checkpoint and settings, on which outputs depend.
-        known_inputs: the names of the inputs that the run's examples had; None if that is unknown.
+        known_inputs: the inputs that the run's examples had; None if that is unknown.
     """
 
     registry: Registry
@@ -44,7 +45,7 @@ class Player:
     task: Task
     checkpoint: Path | None
     made_by: str
-    known_inputs: Collection[str] | None = None
+    known_inputs: Kinds | None = None
 
     @property
     def label(self) -> str:

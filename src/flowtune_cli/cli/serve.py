@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..flow.errors import UsageError, missing_package
+from ..flow.known_inputs import Kinds, KnownInputs
 from . import stdout
 from .options import ConfigOption, SetOption
 from .output import note
@@ -117,11 +117,10 @@ class Served:
         self,
         session: Session,
         *,
-        known_inputs: Collection[str] | None = None,
+        known_inputs: Kinds | None = None,
         key: str | None = None,
         queue: int = 256,
     ) -> None:
-        from ..flow.known_inputs import KnownInputs
         from ..gateway.served_models import ServedFlow, ServedNode
         from ..gateway.serving import Serving
         from ..loaded_flow import forgetting

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flow.errors import UsageError
+from ..flow.known_inputs import kinds_of
 from ..flow.paths import place_text
 from ..runs.directory import RunDirectory
 from ..runs.example_digests import (
@@ -87,7 +88,7 @@ def describe(
         "split": split,
         "examples": len(order) * training.passes,
         "available": len(examples),
-        "inputs": sorted({name for example in order for name in example.inputs}),
+        "inputs": kinds_of(order),
         "examples_sha256": digest_of_all(digests),
     }
     return TrainingData(described, digests)
