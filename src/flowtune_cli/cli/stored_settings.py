@@ -53,6 +53,7 @@ def to_store(
         "program_sha256": file_digests(values),
         "task_sha256": None if resolved.task is None else code_digest(resolved.task.task_class),
         "model_sha256": model_digest(resolved.settings.model.name),
+        "model_texts_sha256": model_texts_digest(resolved.settings.model.name),
         **node_model_digests(values),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
         **({"renamed": dict(renamed)} if renamed else {}),
@@ -144,6 +145,14 @@ def model_digest(name: str) -> str | None:
 
     path = Path(name)
     return weights_digest(path) if path.is_absolute() and path.exists() else None
+
+
+def model_texts_digest(name: str) -> str | None:
+    """The same of its tokenizer and chat template."""
+    from ..models.digest import texts_digest
+
+    path = Path(name)
+    return texts_digest(path) if path.is_absolute() and path.is_dir() else None
 
 
 def node_model_digests(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
