@@ -521,8 +521,9 @@ def test_an_engine_that_fails_fails_those_alone_whom_it_was_answering(
     assert flow.get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])
 def test_an_engine_that_fails_within_a_stream_is_told_in_it(
-    flow: Served, engine: SteppingEngine
+    flow: Served, engine: SteppingEngine, endpoint: str
 ) -> None:
     engine.hold()
 
@@ -538,15 +539,26 @@ def test_an_engine_that_fails_within_a_stream_is_told_in_it(
 
     async def read(client: Any) -> Any:
         pieces = []
-        chunks = await client.chat.completions.create(model="draft", messages=USER, stream=True)
+        asked = {"model": "draft", "stream": True}
+        if endpoint == "chat":
+            chunks = await client.chat.completions.create(messages=USER, **asked)
+        elif endpoint == "completions":
+            chunks = await client.completions.create(prompt="hello", **asked)
+        else:
+            chunks = await client.responses.create(input="hello", **asked)
         try:
             async for chunk in chunks:
-                pieces.append(chunk.choices[0].delta.content)
+                if endpoint == "responses":
+                    pieces += [chunk.delta] if chunk.type.endswith("delta") else []
+                else:
+                    (choice,) = chunk.choices
+                    pieces.append(choice.delta.content if endpoint == "chat" else choice.text)
         except openai.APIError as error:
             return pieces, error.message
         raise AssertionError("the stream ended well")
 
-    assert asyncio.run(main()) == (["", "you"], "the server failed; its log has more")
+    pieces = ["", "you"] if endpoint == "chat" else ["you"]
+    assert asyncio.run(main()) == (pieces, "the server failed; its log has more")
 
 
 def test_counts(flow: Served) -> None:
