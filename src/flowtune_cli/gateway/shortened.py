@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class CutPrompts:
-    """Says in the log, once of each node, that its prompts are cut: an answer has no place for."""
+    """Says in the log, once of each node, that its prompts are cut. Answers have no place for it."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
