@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class CutPrompts:
-    """Says in the log, once of each node, that its prompts are cut. Answers have no place for it."""
+    """Says in the log, once of each node, that its prompts are cut: answers cannot say it."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
