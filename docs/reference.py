@@ -56,6 +56,8 @@ file to the file's own directory, everywhere else to the current one. This goes 
 whose type is a path, those of plugins too, and for `model.name` where it is a directory or a GGUF
 file. A run stores absolute paths, and a digest of a local model's weights: where the model has been
 moved, `--set model.name=PATH` says where it is now, and other weights are refused.
+Another tokenizer or chat template there is warned of. A model of the hub is kept by the commit that
+the run began with, unless `model.revision` names another.
 """
 
 

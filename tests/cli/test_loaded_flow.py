@@ -86,9 +86,14 @@ def test_threads_may_call_it(flow: LoadedFlow) -> None:
 
 
 def test_a_flow_that_fails_says_so_and_the_next_call_works(flow: LoadedFlow) -> None:
-    with pytest.raises(FlowFailed, match="example has no input 'question'") as caught:
+    with (
+        pytest.warns(UserWarning, match="the input 'text' is unknown.* examples had: question"),
+        pytest.raises(FlowFailed, match="example has no input 'question'") as caught,
+    ):
         flow.run(text="x")
     assert "in run" in caught.value.traceback
+    with pytest.raises(UsageError, match="Did you mean 'question'"):
+        flow.run(qestion="x")
     assert flow.run(question="q")
 
 
@@ -140,3 +145,7 @@ def test_what_is_not_there(trained: str) -> None:
         flowtune_cli.load(trained, checkpoint=3)
     with pytest.raises(UsageError, match="load a run, or say which task"):
         flowtune_cli.load()
+    with pytest.raises(UsageError, match="checkpoint=2 is one of a run"):
+        flowtune_cli.load(task="letters", checkpoint=2)
+    with pytest.raises(UsageError, match="names the checkpoint 2, and checkpoint=4 another one"):
+        flowtune_cli.load(f"{trained}@2", checkpoint=4)

@@ -194,15 +194,18 @@ def test_inputs_of_ones_own(play: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done = play("--input", given, "--json")
     assert done.code == 0, done.err
     shown = json.loads(done.out)
+    assert shown["example"].pop("id").startswith("input-")
     assert shown["example"] == {
-        "id": "input",
         "question": "what is mine?",
         "inputs": {"question": "what is mine?"},
         "gold": None,
     }
     assert "what is mine?" in shown["steps"][0]["prompt"]
     monkeypatch.setattr("sys.stdin", io.StringIO(given))
-    assert json.loads(play("--input", "-", "--json").out) == shown
+    again = json.loads(play("--input", "-", "--json").out)
+    assert again.pop("example")["id"].startswith("input-")
+    del shown["example"]
+    assert again == shown
 
 
 @pytest.mark.parametrize(
@@ -219,10 +222,21 @@ def test_inputs_that_are_none(play: Run, arguments: list[str], said: str) -> Non
     assert said in done.err
 
 
-def test_inputs_that_the_flow_does_not_know(play: Run) -> None:
+def test_inputs_that_the_flow_does_not_know(play: Run, run: Run) -> None:
     done = play("--input", '{"text": "x"}')
     assert done.code == 1
     assert "example has no input 'question'; it has: text" in done.out
+    assert run("train", "letters", "--name", "a", "--limit", "2").code == 0
+    for given, said in (
+        ('{"qestion": "x"}', "there is no input 'qestion'. Did you mean 'question'?"),
+        ('{"question": ["x"]}', "the input 'question' is a list, and in the run's examples it was"),
+    ):
+        done = play("--run", "a", "--input", given)
+        assert done.code == 2
+        assert said in done.err
+    done = play("--run", "a", "--input", '{"question": "x", "tone": "sad"}')
+    assert done.code == 0
+    assert "warning: the input 'tone' is unknown, and maybe ignored" in done.err
 
 
 def test_a_run_is_played_as_of_any_of_its_checkpoints(play: Run, run: Run) -> None:

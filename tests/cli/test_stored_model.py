@@ -6,11 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from flowtune_cli.cli.stored_model import check_model
+from flowtune_cli.cli.stored_settings import model_texts_digest
 from support.installed_plugins import Site
 from support.runs_compared import press_ctrl_c
 
@@ -101,6 +104,27 @@ def test_another_at_the_same_place_or_elsewhere(begun: str, run: Run) -> None:
         done = run(*command)
         assert done.code == 2
         assert "has other weights than when run 'a' began" in done.err
+
+
+def test_another_tokenizer_or_chat_template_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    begun: Any = SimpleNamespace(path=Path("runs/a"))
+    files = ("tokenizer.json", "chat_template.jinja", "generation_config.json", "config.json")
+    for name in files:
+        (model / name).write_text("{}")
+    then = {"model_texts_sha256": model_texts_digest(str(model))}
+    for name in files:
+        (model / name).write_text("{ }")
+        check_model(begun, then, str(model))
+        told = capsys.readouterr().err
+        assert ("has changed since run 'a' began" in told) == (name != "config.json")
+        (model / name).write_text("{}")
+    check_model(begun, {}, str(model))  # a run of before
+    check_model(begun, then, str(model))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_model_that_plays_a_node_is_known_again(begun: str, run: Run) -> None:

@@ -123,7 +123,7 @@ def test_several_adapters_at_once(served: Served) -> None:
         node = next(node for node in served.nodes if node.name == name)
         inputs = inputs_of(node, INPUTS[n])
         if isinstance(node, Chat):
-            prompt = served.code["chat_prompt"](inputs["messages"])
+            prompt = served.code["chat_of"](inputs["messages"])
         else:
             prompt = served.code["prompt_of"](served.code["nodes"][name]["prompt"], inputs)
         return served.code["served"](name, prompt, served.url)

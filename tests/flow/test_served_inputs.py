@@ -9,7 +9,7 @@ import pytest
 
 from flowtune_cli.flow.errors import DataError
 from flowtune_cli.flow.example import Example
-from flowtune_cli.flow.served_inputs import inputs_of_text, last_user_text
+from flowtune_cli.flow.served_inputs import inputs_of_text, only_user_text
 from flowtune_cli.flow.task import Task
 
 
@@ -36,11 +36,19 @@ def test_what_gives_none(text: str) -> None:
         inputs_of_text(text, ["r", "q"], "node 'a'")
 
 
-def test_the_last_message_is_a_users() -> None:
+@pytest.mark.parametrize("text", ['{"Question": "a"}', '{"x": 1, "questoin": "a"}'])
+def test_a_misspelt_name_is_no_text(text: str) -> None:
+    with pytest.raises(DataError, match=r"has no input '.*'\. Did you mean 'question'\?"):
+        inputs_of_text(text, ["question"], "node 'a'")
+
+
+def test_the_only_message_is_a_users() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert last_user_text([{"role": "user", "content": parts}]) == "ab"
-    with pytest.raises(DataError, match="of the role 'assistant'"):
-        last_user_text([{"role": "assistant", "content": "a"}])
+    user = {"role": "user", "content": parts}
+    assert only_user_text([user], "node 'a'") == "ab"
+    for messages in ([{"role": "assistant", "content": "a"}], [user, user]):
+        with pytest.raises(DataError, match=r"node 'a' .*send one message, a user's"):
+            only_user_text(messages, "node 'a'")
 
 
 class OfInputs(Task):
@@ -92,6 +100,8 @@ def test_results_as_texts() -> None:
     task = OfInputs({})
     assert task.text_of("é") == "é"
     assert task.text_of({"a": "é", "b": [1, None]}) == '{"a": "é", "b": [1, null]}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        task.text_of({"a": float("inf")})
 
 
 def test_a_task_may_name_the_input_that_a_text_is() -> None:

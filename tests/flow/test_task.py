@@ -43,8 +43,20 @@ def test_nodes_can_be_given() -> None:
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:
-    with pytest.raises(UsageError, match="task 'small' has two nodes of one name: a, b, a"):
-        Small(nodes=[writer("a"), writer("b"), writer("a")])
+    for name in ("a", "A"):
+        with pytest.raises(UsageError, match=f"'small' has two nodes of one name.*: a, b, {name}"):
+            Small(nodes=[writer("a"), writer("b"), writer(name)])
+
+
+def test_other_inputs_have_another_id() -> None:
+    task = Small()
+    first, again, other = (task.example_from({"question": text}) for text in "aab")
+    assert first == again
+    assert first.id.startswith("input-")
+    assert first.id != other.id
+    # What has no digest is told apart, too.
+    opened = {"file": (each for each in "ab")}
+    assert task.example_from(opened).id != task.example_from(opened).id
 
 
 def test_settings_default_to_the_tasks_own() -> None:

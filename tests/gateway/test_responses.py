@@ -40,6 +40,9 @@ def test_a_response() -> None:
     assert got.id.startswith("resp_")
     assert got.id == result_of(create(instructions="Be short.")).id
     assert got.id != result_of(create()).id
+    assert got.parallel_tool_calls is True
+    told = result_of(create(tools=[TOOL], parallel_tool_calls=False))
+    assert told.parallel_tool_calls is False
 
 
 def test_what_the_node_gets() -> None:

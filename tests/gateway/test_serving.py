@@ -267,14 +267,14 @@ def test_the_flow_is_a_model(flow: Served) -> None:
     assert text_of(flow, "flow:asked", '{"country": "Plain"}') == "city wrote after Plain"
 
     async def program(client: Any) -> Any:
-        history = [*USER, {"role": "assistant", "content": "hi"}]
         async with client.chat.completions.stream(
-            model="flow:asked", messages=[*history, {"role": "user", "content": "Plain"}]
+            model="flow:asked", messages=[{"role": "user", "content": "Plain"}]
         ) as events:
             streamed = await events.get_final_completion()
         whole = await client.responses.create(model="flow:asked", input="Plain")
-        with pytest.raises(openai.BadRequestError, match="the last message must be a user's"):
-            await client.chat.completions.create(model="flow:asked", messages=history)
+        said = [{"role": "assistant", "content": "hi"}]
+        with pytest.raises(openai.BadRequestError, match="send one message, a user's"):
+            await client.chat.completions.create(model="flow:asked", messages=said)
         return streamed.choices[0].message.content, whole.output_text, whole.usage.output_tokens
 
     assert flow.run(program) == ("city wrote after Plain", "city wrote after Plain", 6)
@@ -521,8 +521,9 @@ def test_an_engine_that_fails_fails_those_alone_whom_it_was_answering(
     assert flow.get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])
 def test_an_engine_that_fails_within_a_stream_is_told_in_it(
-    flow: Served, engine: SteppingEngine
+    flow: Served, engine: SteppingEngine, endpoint: str
 ) -> None:
     engine.hold()
 
@@ -538,15 +539,26 @@ def test_an_engine_that_fails_within_a_stream_is_told_in_it(
 
     async def read(client: Any) -> Any:
         pieces = []
-        chunks = await client.chat.completions.create(model="draft", messages=USER, stream=True)
+        asked = {"model": "draft", "stream": True}
+        if endpoint == "chat":
+            chunks = await client.chat.completions.create(messages=USER, **asked)
+        elif endpoint == "completions":
+            chunks = await client.completions.create(prompt="hello", **asked)
+        else:
+            chunks = await client.responses.create(input="hello", **asked)
         try:
             async for chunk in chunks:
-                pieces.append(chunk.choices[0].delta.content)
+                if endpoint == "responses":
+                    pieces += [chunk.delta] if chunk.type.endswith("delta") else []
+                else:
+                    (choice,) = chunk.choices
+                    pieces.append(choice.delta.content if endpoint == "chat" else choice.text)
         except openai.APIError as error:
             return pieces, error.message
         raise AssertionError("the stream ended well")
 
-    assert asyncio.run(main()) == (["", "you"], "the server failed; its log has more")
+    pieces = ["", "you"] if endpoint == "chat" else ["you"]
+    assert asyncio.run(main()) == (pieces, "the server failed; its log has more")
 
 
 def test_counts(flow: Served) -> None:

@@ -186,6 +186,11 @@ class M(ModelSource):
             f"{TASK}\nT.nodes = [Generate(name='n', prompt=Template(''))] * 2\nregister(T)",
             "two nodes named 'n'",
         ),
+        (
+            "tasks",
+            f"{TASK}\nT.nodes = [Generate(name=n, prompt=Template('')) for n in 'nN']\nregister(T)",
+            "two nodes named 'n', if upper and lower case are one",
+        ),
         ("tasks", f"{TASK}\nT.presets = ['x']\nregister(T)", "must be a list of presets"),
         (
             "tasks",

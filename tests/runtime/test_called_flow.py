@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -94,6 +95,20 @@ def test_closed_it_takes_no_calls() -> None:
     assert left.cancelled()
     with pytest.raises(UsageError, match="the flow is closed"):
         made.submit(example("1"), 0)
+
+
+def test_a_fork_is_told_that_nobody_would_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = called()
+    try:
+        assert made.submit(example("1"), 0).result(20) == "A"
+        with monkeypatch.context() as fork:
+            fork.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(UsageError, match="before this process was forked"):
+                made.submit(example("1"), 0)
+            made.close()  # of the other process
+        assert made.submit(example("1"), 0).result(20) == "A"
+    finally:
+        made.close()
 
 
 def test_a_call_whose_flow_has_begun_is_cancelled_by_closing() -> None:

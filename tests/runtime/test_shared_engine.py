@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -106,6 +107,47 @@ def test_an_error_of_one_flow_leaves_the_others(
     assert ended == ["too much", "to a again I say yes"]
 
 
+def test_those_who_ask_meanwhile_have_no_part_in_an_error() -> None:
+    """The first request is bad, and others ask while it is found out, so that as many are open."""
+    others: list[Any] = []
+
+    class Session:
+        def __init__(self) -> None:
+            self.futures: list[Any] = []
+
+        @property
+        def busy(self) -> bool:
+            return bool(self.futures)
+
+        def add(self, request: Any, on_tokens: Any = None) -> Any:
+            self.futures.append(Future())
+            return self.futures[-1]
+
+        def step(self) -> None:
+            if not others:
+                asking = threading.Thread(
+                    target=lambda: others.extend(shared.add(request(each)) for each in "bc")
+                )
+                asking.start()
+                asking.join(20)
+                error = ValueError("only of a")
+                self.futures.pop(0).set_exception(error)
+                raise error
+            self.futures.pop(0).set_result("done")
+
+    class Engine(ScriptedEngine):
+        def session(self) -> Any:
+            return Session()
+
+    shared = SharedEngine(Engine())
+    try:
+        with pytest.raises(ValueError, match="only of a"):
+            shared.add(request("a")).result(20)
+        assert [other.result(20) for other in others] == ["done", "done"]
+    finally:
+        shared.close()
+
+
 def test_a_session_that_only_fails_is_left() -> None:
     class Broken(ScriptedEngine):
         sessions = 0
@@ -118,8 +160,6 @@ def test_a_session_that_only_fails_is_left() -> None:
                 busy = False
 
                 def add(self, request: Any, on_tokens: Any = None) -> Any:
-                    from concurrent.futures import Future
-
                     self.busy = True
                     self.future: Any = Future()
                     return self.future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import httpx2
 import openai
 
+from flowtune_cli.flow.known_inputs import Kinds, KnownInputs
 from flowtune_cli.flow.task import Task
 from flowtune_cli.gateway.served_models import ServedFlow, ServedNode
 from flowtune_cli.gateway.serving import Serving
@@ -62,13 +64,19 @@ class Served:
 
 @contextmanager
 def served(
-    task: Task, engine: Any, tokens: Any = None, between: Any = lambda: None, **more: Any
+    task: Task,
+    engine: Any,
+    tokens: Any = None,
+    between: Any = lambda: None,
+    known_inputs: Kinds | None = None,
+    **more: Any,
 ) -> Iterator[Served]:
     """A task whose requests an engine answers."""
     shared = SharedEngine(engine, between)
     flow = CalledFlow(task, lambda: Scheduler(shared))
     nodes: Sequence[Any] = [ServedNode(node, shared.add) for node in task.nodes]
-    app = Serving([*nodes, ServedFlow(task, flow)], shared, tokens or engine, **more)
+    whole = ServedFlow(task, flow, KnownInputs(known_inputs, logging.getLogger("served").warning))
+    app = Serving([*nodes, whole], shared, tokens or engine, **more)
     try:
         yield Served(app, shared)
     finally:

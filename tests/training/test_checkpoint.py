@@ -258,3 +258,12 @@ def test_the_best_is_not_deleted(trained: State, tmp_path: Path) -> None:
     assert [int(path.name) for path in checkpoints(tmp_path)] == [4, 12, 16]
     trained.save(tmp_path, 20, keep=1, best=20)
     assert [int(path.name) for path in checkpoints(tmp_path)] == [20]
+
+
+def test_a_node_that_learns_by_itself_is_not_played_as_it_began(
+    trained: State, fresh: State, tmp_path: Path
+) -> None:
+    path = trained.save(tmp_path, 12)
+    fresh.nodes[0].name = "other"
+    with pytest.raises(UsageError, match="has nothing of node 'other', which learns by itself"):
+        fresh.load(path, learner=None)

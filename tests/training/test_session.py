@@ -67,6 +67,32 @@ def test_names_that_are_not_there(make_run: MakeRun, node: dict[str, str], messa
         run.session()
 
 
+def test_a_model_of_the_hub_is_kept_with_its_commit(
+    make_run: MakeRun, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = ["0" * 40, "1" * 40]
+    place = tmp_path / "hub" / "models--some--model"
+    for commit in commits:
+        shutil.copytree(tiny_model_dir, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commits[0])
+    (place / "refs" / "old").write_text(commits[1])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run = make_run(nodes=lambda: [writer("draft", "r")])
+
+    def loaded(**model: Any) -> Any:
+        chosen = run.settings.model.model_copy(update={"name": "some/model", **model})
+        settings = run.settings.model_copy(update={"model": chosen})
+        task = FlowTask(run.nodes(), run.flow)
+        return set_up(task, settings, load_registry()).settings.model.revision
+
+    assert loaded() == commits[0]
+    (place / "refs" / "main").write_text(commits[1])
+    assert loaded(revision=commits[0]) == commits[0]
+    assert loaded(revision="old") == "old"  # as the user names it
+
+
 def test_the_layers_that_were_found_are_kept_with_the_settings(make_run: MakeRun) -> None:
     session = make_run(nodes=lambda: [writer("draft")]).session()
     assert session.settings.adapter.targets == ["q_proj", "v_proj"]

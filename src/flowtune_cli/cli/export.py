@@ -194,6 +194,11 @@ def _adapters(
         " says how"
     )
     for name, node in flow["nodes"].items():
+        if node["model"] is not None:
+            note(
+                f"'{name}' is played by another model ({node['model']}), which is not in the"
+                " folder: the code of README.md refuses to play it"
+            )
         if node["adapter"] and node["head"]:
             note(
                 f"'{name}' has a head besides its adapter, which servers do not apply; its"

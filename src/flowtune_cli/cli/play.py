@@ -56,11 +56,12 @@ def play(
 ) -> int:
     """Play one example and show its unrolled graph: prompts, outputs, rewards."""
     from ..flow.deviation import Trace
+    from ..flow.known_inputs import KnownInputs
     from ..registry import load_registry
     from .episode_json import trace_json
     from .episode_view import view
     from .examples import example_of_input, find_example, read_examples
-    from .output import print_styled
+    from .output import print_styled, warn
     from .player import load_player
     from .together import check_alone
 
@@ -71,6 +72,7 @@ def play(
     player = load_player(load_registry(), task, run, config, set_, preset, of_program, model=model)
     if input_ is not None:
         chosen = example_of_input(player.task, input_)
+        KnownInputs(player.known_inputs, warn).check(chosen)
     else:
         chosen = find_example(read_examples(player.task, data, split), example)
     session = player.set_up()

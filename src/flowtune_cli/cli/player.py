@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..flow.known_inputs import Kinds
 from ..flow.task import Task
 from ..learning.peers import ALONE, Peers
 from . import options
@@ -19,6 +20,7 @@ from .output import note
 from .phase import phase
 from .programs import find, given, ready
 from .run_overrides import RunOverrides
+from .stored_settings import stored_settings
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -35,6 +37,7 @@ class Player:
     Args:
         checkpoint: a run's checkpoint; None for the untrained task.
         made_by: identifies the model, checkpoint and settings, on which outputs depend.
+        known_inputs: the inputs that the run's examples had; None if that is unknown.
     """
 
     registry: Registry
@@ -42,6 +45,7 @@ class Player:
     task: Task
     checkpoint: Path | None
     made_by: str
+    known_inputs: Kinds | None = None
 
     @property
     def label(self) -> str:
@@ -127,7 +131,8 @@ def load_player(
     made_by += f", settings {_digest(resolved, task_class.name)}"
     task = resolved.make_task()
     ready(task, resolved, run, needs_nodes=needs_nodes)
-    return Player(registry, resolved, task, checkpoint, made_by)
+    known = None if run is None else stored_settings(run)["data"].get("inputs")
+    return Player(registry, resolved, task, checkpoint, made_by, known)
 
 
 def _digest(resolved: Resolved, task: str) -> str:

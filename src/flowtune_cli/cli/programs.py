@@ -118,13 +118,20 @@ def ready(
     from ..programs.files import changed_files
     from ..programs.task import ProgramTask
     from .stored_settings import stored_settings
+    from .task_code import code_digest, code_place
 
     if not isinstance(task, ProgramTask):
+        then = None if run is None else stored_settings(run).get("task_sha256")
+        if run is not None and then is not None and then != code_digest(type(task)):
+            warn(
+                f"the code of task '{task.name}' ({code_place(type(task))}) has changed since run"
+                f" '{run.path.name}' began, and is used as it is now"
+            )
         return
     task.load()
     if run is not None:
-        then = stored_settings(run).get("program_sha256") or {}
-        for line in changed_files(then, resolved.settings.tasks[task.name]):
+        digests = stored_settings(run).get("program_sha256") or {}
+        for line in changed_files(digests, resolved.settings.tasks[task.name]):
             warn(f"{line} since run '{run.path.name}' began, and is used as it is now")
     if needs_nodes and not task.nodes:
         raise UsageError(

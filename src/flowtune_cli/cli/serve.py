@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..flow.errors import UsageError, missing_package
+from ..flow.known_inputs import Kinds, KnownInputs
 from . import stdout
 from .options import ConfigOption, SetOption
 from .output import note
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from ..runtime.called_flow import CalledFlow
     from ..runtime.shared_engine import SharedEngine
     from ..training.session import Session
+
+_log = logging.getLogger(__name__)
 
 KEY = "FLOWTUNE_API_KEY"
 """The environment variable that holds the key. It is no option, as processes show theirs to all."""
@@ -74,7 +78,9 @@ def serve(
     key = _key()
     listener.check_address(host, has_key=key is not None)
     player = load_player(load_registry(), task, run, config, set_)
-    with Served(player.set_up(), key=key, queue=queue) as served:
+    session = player.set_up()
+    known = player.known_inputs
+    with Served(session, known_inputs=known, key=key, queue=queue) as served:
         listening = listener.Listener(served.app, host, port)
 
         def ready() -> None:
@@ -99,12 +105,22 @@ def _key() -> str | None:
 class Served:
     """A loaded flow with all that answers for it; close it, or use it in a ``with`` block.
 
+    Args:
+        known_inputs: see ``Player``.
+
     Attributes:
         app: what answers requests.
         names: of the models that can be asked.
     """
 
-    def __init__(self, session: Session, *, key: str | None = None, queue: int = 256) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        known_inputs: Kinds | None = None,
+        key: str | None = None,
+        queue: int = 256,
+    ) -> None:
         from ..gateway.served_models import ServedFlow, ServedNode
         from ..gateway.serving import Serving
         from ..loaded_flow import forgetting
@@ -118,7 +134,7 @@ class Served:
         self.engine: SharedEngine = engine
         self.flow: CalledFlow = CalledFlow(task, lambda: Scheduler(engine, limits=limits))
         nodes = [ServedNode(node, self.engine.add) for node in task.nodes]
-        whole = ServedFlow(task, self.flow)
+        whole = ServedFlow(task, self.flow, KnownInputs(known_inputs, _log.warning))
         self.names = [*(node.name for node in nodes if node.refusal is None), whole.name]
         others: Any = getattr(task.settings, "models", None)
         self.app: Serving = Serving(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flow.errors import UsageError
-from .stored_settings import model_digest, stored_settings
+from .output import warn
+from .stored_settings import model_digest, model_texts_digest, stored_settings
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -33,6 +34,8 @@ def is_same_model(stored: Mapping[str, Any], name: str) -> bool:
 def check_model(run: RunDirectory, stored: Mapping[str, Any], name: str) -> None:
     """Check that a run's local model is there, with the weights that it was trained with.
 
+    A tokenizer or a chat template that has changed is warned of.
+
     Raises:
         UsageError: it is not, and what to do.
     """
@@ -49,6 +52,12 @@ def check_model(run: RunDirectory, stored: Mapping[str, Any], name: str) -> None
             f"{path} has other weights than when run '{run.path.name}' began, and what the run has"
             " learned cannot be used with them. Put the old ones back, or say where they are:"
             " --set model.name=PATH"
+        )
+    texts = stored.get("model_texts_sha256")
+    if texts is not None and model_texts_digest(name) != texts:
+        warn(
+            f"the tokenizer or the chat template in {path} has changed since run"
+            f" '{run.path.name}' began: prompts may read otherwise than those that it learned from"
         )
 
 

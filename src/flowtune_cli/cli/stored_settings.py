@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flow.errors import UsageError
+from ..flow.known_inputs import kinds_of
 from ..flow.paths import place_text
 from ..runs.directory import RunDirectory
 from ..runs.example_digests import (
@@ -20,6 +21,7 @@ from ..runs.example_digests import (
     read_digests,
 )
 from .output import note
+from .task_code import code_digest
 
 if TYPE_CHECKING:
     from ..config.resolve import Resolved
@@ -49,7 +51,9 @@ def to_store(
         **resolved.stored,
         "config": None if config is None else str(config.absolute()),
         "program_sha256": file_digests(values),
+        "task_sha256": None if resolved.task is None else code_digest(resolved.task.task_class),
         "model_sha256": model_digest(resolved.settings.model.name),
+        "model_texts_sha256": model_texts_digest(resolved.settings.model.name),
         **node_model_digests(values),
         "from": None if checkpoint is None else str(checkpoint.absolute()),
         **({"renamed": dict(renamed)} if renamed else {}),
@@ -85,6 +89,7 @@ def describe(
         "split": split,
         "examples": len(order) * training.passes,
         "available": len(examples),
+        "inputs": kinds_of(order),
         "examples_sha256": digest_of_all(digests),
     }
     return TrainingData(described, digests)
@@ -140,6 +145,14 @@ def model_digest(name: str) -> str | None:
 
     path = Path(name)
     return weights_digest(path) if path.is_absolute() and path.exists() else None
+
+
+def model_texts_digest(name: str) -> str | None:
+    """The same of its tokenizer and chat template."""
+    from ..models.digest import texts_digest
+
+    path = Path(name)
+    return texts_digest(path) if path.is_absolute() and path.is_dir() else None
 
 
 def node_model_digests(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -31,10 +31,17 @@ def folder_readme(flow: Mapping[str, Any]) -> str:
         kinds={node["kind"] for node in nodes.values()},
         calls={name: _call(name, node) for name, node in nodes.items()},
         contexts=[name for name, node in nodes.items() if node["context_without_adapter"]],
+        elsewhere={name: _model(node) for name, node in nodes.items() if node["model"]},
         coded={name: node["code"] for name, node in nodes.items() if node["code"]},
         command=None if command is None else shell(command),
         served=served_nodes(flow),
     )
+
+
+def _model(node: Mapping[str, Any]) -> str:
+    """The other model that plays a node."""
+    model = node["model"]
+    return model if isinstance(model, str) else f"{model.get('name')} at {model.get('url')}"
 
 
 def _call(name: str, node: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, did_you_mean
 
 
 def message_text(message: Mapping[str, Any]) -> str:
@@ -15,16 +15,24 @@ def message_text(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of a chat's latest message, which has to be a user's.
+def only_user_text(messages: Sequence[Mapping[str, Any]], whose: str) -> str:
+    """The text of a chat's only message, which has to be a user's.
+
+    What else a chat says would be lost without a word, so it is refused.
+
+    Args:
+        whose: who is asked, for messages: "node 'draft'".
 
     Raises:
-        DataError: it is another's.
+        DataError: there are others, or it is another's.
     """
-    last = messages[-1]
-    if last["role"] != "user":
-        raise DataError(f"the last message must be a user's, and is of the role '{last['role']}'")
-    return message_text(last)
+    roles = [message["role"] for message in messages]
+    if roles != ["user"]:
+        raise DataError(
+            f"{whose} has prompts of its own, and reads no chat: send one message, a user's, with"
+            f" its inputs. These messages are of the roles {', '.join(roles)}"
+        )
+    return message_text(messages[0])
 
 
 def inputs_of_text(text: str, names: Collection[str], whose: str) -> dict[str, Any]:
@@ -35,7 +43,8 @@ def inputs_of_text(text: str, names: Collection[str], whose: str) -> dict[str, A
         whose: of what, for messages: "node 'draft'".
 
     Raises:
-        DataError: it is not JSON of inputs, and there is not one alone.
+        DataError: it is not JSON of inputs, and there is not one alone; or it is an object with a
+            name that looks like the input's.
     """
     try:
         value = json.loads(text)
@@ -43,7 +52,14 @@ def inputs_of_text(text: str, names: Collection[str], whose: str) -> dict[str, A
         value = None
     is_object = isinstance(value, dict)
     if len(names) == 1 and not (is_object and set(names) <= set(value)):
-        return {next(iter(names)): text}
+        name = next(iter(names))
+        for key in value if is_object else ():
+            if key.lower() == name.lower() or did_you_mean(key, [name]):
+                raise DataError(
+                    f"{whose} has no input '{key}'. Did you mean '{name}'? If the object itself is"
+                    f' meant, send it as a text: {{"{name}": "..."}}'
+                )
+        return {name: text}
     if not is_object:
         known = f", with {', '.join(sorted(names))}" if names else ""
         raise DataError(f"{whose} is asked by a JSON object of its inputs{known}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +17,8 @@ from .example import Example, labelled_inputs
 from .left_out import LeftOut
 from .node import Node
 from .preset import Preset
-from .served_inputs import inputs_of_text, last_user_text
+from .served_inputs import inputs_of_text, only_user_text
+from .value_digest import NoDigest, value_digest
 
 
 class Task(ABC):
@@ -58,9 +60,13 @@ class Task(ABC):
         self.left_out = LeftOut()
         self.nodes = tuple(self.default_nodes(self.settings) if nodes is None else nodes)
         self.nodes_by_name = {node.name: node for node in self.nodes}
-        if len(self.nodes_by_name) < len(self.nodes):
+        if len({name.lower() for name in self.nodes_by_name}) < len(self.nodes):
+            # Environment variables, and the folders of adapters on some machines, know no case.
             names = ", ".join(node.name for node in self.nodes)
-            raise UsageError(f"task '{self.name}' has two nodes of one name: {names}")
+            raise UsageError(
+                f"task '{self.name}' has two nodes of one name, or of names that differ in their"
+                f" case alone: {names}"
+            )
 
     def node(self, name: str) -> Any:
         """The node of that name, with the fields of its own type."""
@@ -78,17 +84,22 @@ class Task(ABC):
     def example_from(self, inputs: Mapping[str, Any]) -> Example:
         """An example of a user's own inputs, without labels: ``flowtune play --input``, ``load``.
 
-        By default these are the flow's inputs. Override it where a flow wants other things than
+        By default these are the flow's inputs, and other inputs have another id, as flows may keep
+        what they know of an example by its id. Override it where a flow wants other things than
         JSON values, and raise a DataError that says what is missing.
         """
-        return Example("input", dict(inputs))
+        try:
+            digest = value_digest(dict(inputs))[:12]
+        except NoDigest:
+            digest = secrets.token_hex(6)
+        return Example(f"input-{digest}", dict(inputs))
 
     def example_from_messages(self, messages: Sequence[Mapping[str, Any]]) -> Example:
         """An example of a chat: ``flowtune serve``, where the whole flow is asked as a model.
 
-        By default the last message is a user's, and holds the inputs of ``example_from`` as a JSON
-        object, or as the text that it is, if it is known which input that is. What came before is
-        not looked at.
+        By default there is one message, a user's, that holds the inputs of ``example_from`` as a
+        JSON object, or as the text that it is, if it is known which input that is. Override it for
+        chats of several messages, such as those with a system's.
 
         Args:
             messages: as OpenAI's API has them: ``role``, and ``content``, a text or text parts.
@@ -98,8 +109,8 @@ class Task(ABC):
         """
         name = self.text_input or self.only_text_input
         names = () if name is None else (name,)
-        text = last_user_text(messages)
-        return self.example_from(inputs_of_text(text, names, f"the flow '{self.name}'"))
+        whose = f"the flow '{self.name}'"
+        return self.example_from(inputs_of_text(only_user_text(messages, whose), names, whose))
 
     @cached_property
     def only_text_input(self) -> str | None:
@@ -112,8 +123,14 @@ class Task(ABC):
         return next(iter(found)) if [type(v) for v in found.values()] == [str] else None
 
     def text_of(self, result: Any) -> str:
-        """The answer of a chat with the flow: by default a text as it is, and all else as JSON."""
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        """The answer of a chat with the flow: by default a text as it is, and all else as JSON.
+
+        Raises:
+            TypeError, ValueError: it is no JSON value.
+        """
+        if isinstance(result, str):
+            return result
+        return json.dumps(result, ensure_ascii=False, allow_nan=False)
 
     def leave_out(self, example_id: str, reason: str) -> None:
         """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.

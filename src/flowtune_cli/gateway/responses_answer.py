@@ -53,7 +53,6 @@ def response(asked: Asked, answered: Answered) -> dict[str, Any]:
         "incomplete_details": None if complete else {"reason": "max_output_tokens"},
         "model": asked.model,
         "output": output,
-        "parallel_tool_calls": True,
         "previous_response_id": None,
         "store": False,
         "text": {"format": {"type": "text"}},

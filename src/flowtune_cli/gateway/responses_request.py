@@ -68,6 +68,7 @@ def responses_request(body: Any) -> Asked:
         inner.end()
     check_labels(fields)
     shown["metadata"] = body.get("metadata") or {}
+    shown["parallel_tool_calls"] = body.get("parallel_tool_calls") is not False
     for name in ("temperature", "top_p", "max_output_tokens"):
         shown[name] = body.get(name)
     fields.nothing_but(_REFUSED)

@@ -6,20 +6,24 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ..flow.chat import ChatAnswer
 from ..flow.episode import Episode
 from ..flow.errors import UsageError
+from ..flow.known_inputs import KnownInputs
 from ..flow.messages import ChatError
 from ..flow.node import Call, Node, NodeOutput, Response, SelfLearning
 from ..flow.prompt import NotAText
 from ..flow.request import Answer, OnTokens, Request
-from ..flow.served_inputs import inputs_of_text, message_text
+from ..flow.served_inputs import inputs_of_text, only_user_text
 from ..flow.task import Task
 from ..runtime.called_flow import CalledFlow
 from .errors import WireError, invalid, unsupported
+from .read_inputs import ReadInputs
 from .requests import Asked
+from .shortened import CutPrompts, is_cut_off
 
 Add = Callable[[Request, OnTokens | None], "Future[Answer]"]
 """Has an engine answer a request, see ``EngineSession.add``."""
@@ -83,10 +87,16 @@ class ServedNode:
         self.refusal = _refusal(node)
         self._node = node
         self._add = add
+        self._cut_prompts = CutPrompts()
 
     def streaming(self, asked: Asked) -> Streaming | None:
-        """See ``ServedModel``. A call of a tool, and tokens with figures, are told as a whole."""
+        """See ``ServedModel``. A call of a tool, and tokens with figures, are told as a whole.
+
+        So is what another model writes, whose tokens are not those of the base model.
+        """
         node = self._node
+        if node.other_model is not None:
+            return None
         if node.serves == "written":
             return Streaming(tuple(getattr(node, "stop", ())), stripped=True)
         inputs = asked.inputs
@@ -99,10 +109,18 @@ class ServedNode:
     ) -> ChatAnswer:
         """See ``ServedModel``."""
         inputs = self._inputs(asked)
+        read = ReadInputs(inputs)
         try:
-            self._node.prompt_text(inputs)
+            self._node.prompt_text(read)
         except (ValueError, NotAText, UsageError) as error:
             raise WireError(str(error), code="invalid_value") from None
+        if read.unread and self._node.serves != "chat":
+            named = ", ".join(f"'{name}'" for name in read.unread)
+            shown = ", ".join(sorted(read.read)) or "nothing"
+            raise invalid(
+                "messages[0].content",
+                f"node '{self.name}' has no use for {named}: its prompt shows {shown}",
+            )
 
         async def ask(request: Request) -> Any:
             model = self._node.other_model
@@ -114,6 +132,7 @@ class ServedNode:
             response = await self._node.respond(Call(inputs, ask, None, noise))
         except ChatError as error:  # what only the model finds impossible
             raise WireError(str(error), code="invalid_value") from None
+        self._cut_prompts.note(self.name, response.dropped_tokens)
         return _chat_answer(self._node, response)
 
     def _inputs(self, asked: Asked) -> Mapping[str, Any]:
@@ -122,27 +141,30 @@ class ServedNode:
         if self._node.serves == "chat":
             return asked.inputs
         _refuse_choices(asked, f"node '{self.name}' has settings of its own for that")
-        messages = asked.inputs["messages"]
-        if len(messages) != 1 or messages[0]["role"] != "user":
-            raise invalid(
-                "messages",
-                f"node '{self.name}' has a prompt of its own: send one message, a user's, with"
-                " its inputs",
-            )
-        names = self._node.input_names
+        whose = f"node '{self.name}'"
         try:
-            return inputs_of_text(message_text(messages[0]), names, f"node '{self.name}'")
+            text = only_user_text(asked.inputs["messages"], whose)
+        except UsageError as error:
+            raise invalid("messages", str(error)) from None
+        try:
+            return inputs_of_text(text, self._node.input_names, whose)
         except UsageError as error:
             raise invalid("messages[0].content", str(error)) from None
 
 
 class ServedFlow:
-    """A task's flow: an episode a request."""
+    """A task's flow: an episode a request.
 
-    def __init__(self, task: Task, flow: CalledFlow) -> None:
+    Args:
+        known: checks the inputs of a request.
+    """
+
+    def __init__(self, task: Task, flow: CalledFlow, known: KnownInputs) -> None:
         self.name = f"flow:{task.name}"
         self._task = task
         self._flow = flow
+        self._known = known
+        self._cut_prompts = CutPrompts()
 
     def streaming(self, asked: Asked) -> Streaming | None:
         """See ``ServedModel``: what the flow returns is not written by any one node."""
@@ -155,17 +177,38 @@ class ServedFlow:
         _refuse_choices(asked, "a flow's nodes have settings of their own for that")
         try:
             example = self._task.example_from_messages(asked.inputs["messages"])
+            self._known.check(example)
         except UsageError as error:
             raise invalid("messages", str(error)) from None
         seed = "/".join(map(str, _noise(asked, self.name, token)))
         answer: ChatAnswer = await asyncio.wrap_future(
-            self._flow.submit(example, seed, self._answer)
+            self._flow.submit(example, seed, partial(self._answer, asked))
         )
         return answer
 
-    def _answer(self, episode: Episode) -> ChatAnswer:
+    def _answer(self, asked: Asked, episode: Episode) -> ChatAnswer:
+        for step in episode.steps:
+            self._cut_prompts.note(step.node, step.response.dropped_tokens)
+        sampled = [step.node for step in episode.steps if step.sampled]
+        if sampled and asked.inputs.get("temperature") == 0:
+            raise unsupported(
+                "temperature",
+                f"node '{sampled[0]}' samples in the flow, and another run of it"
+                " could answer otherwise: leave the temperature out",
+            )
+        try:
+            text = self._task.text_of(episode.result)
+            if not isinstance(text, str):
+                raise TypeError(f"it is a {type(text).__qualname__}")
+        except (TypeError, ValueError) as error:
+            raise WireError(
+                f"the flow's result cannot be sent as text or JSON: {error}",
+                code="flow_failed",
+                status=500,
+            ) from error
         return ChatAnswer(
-            self._task.text_of(episode.result),
+            text,
+            finish_reason="length" if is_cut_off(episode) else "stop",
             prompt_tokens=sum(step.response.prompt_tokens for step in episode.steps),
             completion_tokens=sum(step.output.tokens for step in episode.steps),
         )

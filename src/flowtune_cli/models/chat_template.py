@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date as Date
 from datetime import datetime, time
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import jinja2.ext
@@ -187,6 +187,18 @@ class ChatTemplate:
                 f"the chat template of '{self._name}' fails on a chat of {roles}: {reason}. Set"
                 " model.template_options if it lacks a variable, or take another model."
             ) from error
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether it shows the model what it may call."""
+        return bool(self.source) and not self._loses_tools
+
+    @property
+    def tool_arguments(self) -> Literal["object", "text"] | None:
+        """What it takes the arguments of a tool call as; None where it shows no calls."""
+        if not self.source or self._loses_tool_calls:
+            return None
+        return "text" if self._arguments_are_texts else "object"
 
     @cached_property
     def _loses_tools(self) -> str:

@@ -6,6 +6,32 @@ import hashlib
 from pathlib import Path
 
 _BLOCKS, _BYTES = 256, 4096
+_OF_TEXTS = (
+    "tokenizer*",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "generation_config.json",
+)
+
+
+def texts_digest(model: Path) -> str | None:
+    """The SHA-256 of the files that say how texts become tokens; None if there are none.
+
+    Args:
+        model: a directory; what a GGUF file says of it is among its weights.
+    """
+    found = {path for pattern in _OF_TEXTS for path in model.glob(pattern) if path.is_file()}
+    if not found:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(found):
+        digest.update(f"{path.relative_to(model)}\0".encode("utf-8", "surrogatepass"))
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def weights_digest(model: Path) -> str | None:

@@ -66,6 +66,8 @@ def texts(settings: ModelSettings, registry: Registry) -> tuple[dict[str, Any], 
             "options": template.options,
             "date": None if template.date is None else template.date.isoformat(),
             "system": template.has_system,
+            "tools": template.shows_tools,
+            "tool_arguments": template.tool_arguments,
         }
         if template.source
         else None,

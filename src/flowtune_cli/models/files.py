@@ -38,10 +38,15 @@ GENERIC_WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A directory that transformers can load from, or the name of a GGUF file in it."""
+    """A directory that transformers can load from, or the name of a GGUF file in it.
+
+    Args:
+        commit: of a hub's repository, from which they are.
+    """
 
     directory: Path
     gguf: str | None = None
+    commit: str | None = None
 
 
 class Check(Protocol):
@@ -66,7 +71,8 @@ def find_model(settings: ModelSettings, check: Check, registry: Registry) -> Mod
     name = settings.name
     files = find_local(name, registry)
     if files is None:
-        files = ModelFiles(_fetch(settings, check))
+        snapshot = _fetch(settings, check)
+        files = ModelFiles(snapshot, commit=snapshot.name)
     elif files.gguf is None:
         if not (files.directory / "config.json").is_file():
             raise UsageError(

@@ -46,6 +46,7 @@ class LoadedModel:
         context: the longest prompt plus output, in tokens.
         model_context: the longest that the model can read; None if its configuration has none.
         name: as in the settings.
+        commit: of a hub's repository, from which it was loaded.
     """
 
     model: Any
@@ -55,6 +56,7 @@ class LoadedModel:
     context: int
     model_context: int | None
     name: str
+    commit: str | None = None
 
 
 def load_model(
@@ -102,7 +104,9 @@ def load_model(
     _check_vocabulary(model, tokenizer, settings)
     context = context_of(model.config, settings)
     model_context = model_context_of(model.config)
-    return LoadedModel(model, tokenizer, device, dtype, context, model_context, settings.name)
+    return LoadedModel(
+        model, tokenizer, device, dtype, context, model_context, settings.name, files.commit
+    )
 
 
 @dataclass

@@ -59,6 +59,13 @@ class ProgramTask(Task):
         Raises:
             UsageError: something cannot be loaded, or does not fit.
         """
+        for name in self.settings.models:
+            if name in self.nodes_by_name:
+                raise UsageError(
+                    f"'{name}' is a node of task '{self.name}' and one of its models"
+                    f" (tasks.{self.name}.models), which would answer in its place: rename one of"
+                    " them"
+                )
         assert self.program is not None
         assert self.targets is not None
         _ = self.reward
@@ -127,7 +134,8 @@ class ProgramTask(Task):
 
     def example_from(self, inputs: Mapping[str, Any]) -> Example:
         """An example of a user's own inputs, which is not judged."""
-        return Example("input", {k: v for k, v in inputs.items() if k not in self.settings.gold})
+        gold = self.settings.gold
+        return super().example_from({k: v for k, v in inputs.items() if k not in gold})
 
     @cached_property
     def only_text_input(self) -> str | None:

@@ -62,9 +62,12 @@ def task(thing: Any) -> Checked:
     if not isinstance(nodes, (list, tuple)) or not all(isinstance(n, Node) for n in nodes):
         raise Refused(f"task '{name}': nodes must be a list of nodes")
     node_names = [name_of(node.name, f"a node of task '{name}'") for node in nodes]
+    lower = [node_name.lower() for node_name in node_names]
     for node_name in node_names:
-        if node_names.count(node_name) > 1:
-            raise Refused(f"task '{name}' has two nodes named '{node_name}'")
+        if lower.count(node_name.lower()) > 1:
+            raise Refused(
+                f"task '{name}' has two nodes named '{node_name}', if upper and lower case are one"
+            )
     return "task", name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -60,6 +61,7 @@ class CalledFlow:
     def __init__(self, task: Task, scheduler: Callable[[], Scheduler]) -> None:
         self.task = task
         self._scheduler: Callable[[], Scheduler] | None = scheduler
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,8 +76,12 @@ class CalledFlow:
             made: makes the result of the episode, which has no failure.
 
         Raises:
-            UsageError: the flow is closed.
+            UsageError: the flow is closed; or this process is a fork of the one that has it.
         """
+        if os.getpid() != self._process:  # whose thread is not here: nobody would ever answer
+            raise UsageError(
+                "the flow was loaded before this process was forked: load it in each process"
+            )
         call = _Call(example, seed, made)
         with self._lock:
             if self._scheduler is None:
@@ -87,6 +93,8 @@ class CalledFlow:
 
     def close(self) -> None:
         """End the thread; calls that have no result are cancelled."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._scheduler = None
             thread, self._thread = self._thread, None

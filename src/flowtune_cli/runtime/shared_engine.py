@@ -43,6 +43,7 @@ class SharedEngine:
         self._session = open_session(engine)
         self._changed = threading.Condition()
         self._open: set[Future[Answer]] = set()
+        self._failed = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
@@ -100,6 +101,8 @@ class SharedEngine:
     def _forget(self, future: Future[Answer]) -> None:
         with self._changed:
             self._open.discard(future)
+            if not future.cancelled() and future.exception() is not None:
+                self._failed += 1
 
     def _work(self) -> None:
         while True:
@@ -107,7 +110,7 @@ class SharedEngine:
                 self._changed.wait_for(lambda: self._closed or self._session.busy)
                 if self._closed:
                     return
-                before = len(self._open)
+                before = self._failed
             try:
                 self._between()
                 self._session.step()
@@ -122,9 +125,10 @@ class SharedEngine:
         if not isinstance(error, FlowtuneError):
             self.failure = error
         with self._changed:
-            left = list(self._open)
-            if len(left) < before:
+            # Not by who is left: others may have asked meanwhile, whom it does not concern.
+            if self._failed > before:
                 return
+            left = list(self._open)
             # It did not say whose error it is, and would make it again for ever.
             self._session = open_session(self._engine)
         for future in left:

@@ -112,13 +112,21 @@ def load_checkpoint(
 
     Args:
         learner: None when nothing will be learned.
+
+    Raises:
+        UsageError: it is not whole, or lacks an adapter or the state of a node.
     """
     state = _state(directory)
     adapters.load(directory / "adapters")
     if learner is not None:
         learner.optimizers.load(directory / "optimizers")
     for node in nodes:
-        if isinstance(node, SelfLearning) and node.name in state["nodes"]:
+        if isinstance(node, SelfLearning):
+            if node.name not in state["nodes"]:
+                raise UsageError(
+                    f"the checkpoint {directory} has nothing of node '{node.name}', which learns by"
+                    " itself: was it trained with another task or other nodes?"
+                )
             node.load_state(state["nodes"][node.name])
     return Position(**state["position"]), Progressive.from_state(state["progressive"])
 

@@ -78,7 +78,8 @@ class Session:
 
     Args:
         settings: with the dtype that the model computes in and the layers that are adapted, never
-            "auto", and the date that its chat template shows, if it shows one.
+            "auto", the commit of a model of the hub, and the date that its chat template shows, if
+            it shows one.
         explorations: the strategy of each node that deviates, by node name.
         evaluators: that of each node that deviates and has one, by node name.
         optimizers: the factories of the nodes' optimizers, by name.
@@ -410,7 +411,10 @@ def set_up(
     optimizers = _optimizers(task, settings, registry)
     fix_arithmetic(choose_devices(settings.model)[0], settings.engine.deterministic)
     loaded = load_model(settings.model, registry, partial(check_skeleton, settings))
-    model = settings.model.model_copy(update={"dtype": dtype_name(loaded.dtype)})
+    # A hub's model may be another one tomorrow, and what is learned belongs to this one.
+    revision = settings.model.revision or loaded.commit
+    chosen = {"dtype": dtype_name(loaded.dtype), "revision": revision}
+    model = settings.model.model_copy(update=chosen)
     settings = settings.model_copy(update={"model": model})
     others = load_others(task.nodes, settings.model, registry)  # before memory is shared out
     limits = Limits.for_model(loaded.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,7 +62,7 @@ class MusiqueAnswerable(Task):
 
     def example_from(self, inputs: Mapping[str, Any]) -> Example:
         """A record as in the data files; it needs no id, and labels are left aside."""
-        return example_of(inputs)
+        return replace(example_of(inputs), id=super().example_from(inputs).id)
 
     def training_examples(self, examples: Iterable[Example], split: str) -> Iterable[Example]:
         """Those of the train split whose ids hop matching keeps, if ``match_hops`` is set.
