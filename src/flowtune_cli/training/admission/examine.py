@@ -14,11 +14,34 @@ from .differences import AGAIN, OTHER_GOLD, difference_findings, other_golds
 from .failures import failure_findings
 from .finding import Finding, in_order
 from .learning import learning_findings, nothing_to_learn
+from .objects import object_findings
 from .prompts import cut_findings
+from .requests import request_findings
 
-_REFUSED = ("not-a-text", "not-awaited", "request-differs", "reward-misspelt")
+_REFUSED = (
+    "model-not-found",
+    "no-calls",
+    "not-a-text",
+    "not-awaited",
+    "object-shown",
+    "request-differs",
+    "reward-misspelt",
+)
 """What is certainly wrong. Rollouts that do not replay teach nothing, and count as failed."""
-_TOLD = ("gold-in-prompt", "no-judge", "reward-unreported", "rewards-differ", "targets-differ")
+_TOLD = (
+    "gold-in-prompt",
+    "no-judge",
+    "no-target",
+    "object-shown",
+    "output-truncated",
+    "prompt-cut",
+    "request-failed",
+    "reward-unreported",
+    "rewards-differ",
+    "target-not-offered",
+    "target-shown",
+    "targets-differ",
+)
 _MOST_EPISODES = 16
 """How many of a mini-batch are played again before training."""
 
@@ -58,6 +81,8 @@ def examine(
         *_unlabelled(traces),
         *difference_findings(recorded, again, AGAIN),
         *failure_findings(traces),
+        *request_findings(traces),
+        *object_findings(traces),
         *learning_findings(task, traces),
         *cut_findings(traces),
     ]
