@@ -98,6 +98,12 @@ def test_nodes_are_judged_by_the_reward_unless_they_say_otherwise(folder: Path) 
     assert task(folder, reward="").node("a").reward is None
 
 
+def test_a_node_that_is_supervised_needs_a_target(folder: Path) -> None:
+    made = task(folder, **{"nodes.a.learn": "supervised"})
+    with pytest.raises(UsageError, match="node 'a' of task 'flow' learns 'supervised', and has no"):
+        made.load()
+
+
 def test_without_labels_nothing_is_judged(folder: Path) -> None:
     assert played(task(folder), example(gold=None)).rewards == []
 

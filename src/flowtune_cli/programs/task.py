@@ -107,6 +107,12 @@ class ProgramTask(Task):
         for node in self.nodes:
             text = getattr(node, "target", None)
             if text is None:
+                if node.learn == "supervised":
+                    raise UsageError(
+                        f"node '{node.name}' of task '{self.name}' learns 'supervised', and has no"
+                        " target: set target to a template such as '{category}', or to"
+                        " FILE.py:FUNCTION"
+                    )
                 continue
             if node.learn != "supervised":
                 raise UsageError(
