@@ -120,9 +120,7 @@ def test_what_cannot_be_called(tmp_path: Path) -> None:
 
 
 def test_arguments_that_are_swapped(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"takes \(result, example\), and is called"
-    ):
+    with pytest.raises(UsageError, match=r"takes \(result, example\), and is called"):
         reward(tmp_path, "def score(result, example): return float(example == result)")
 
 

@@ -114,6 +114,17 @@ def test_a_result_that_is_no_json_is_a_failure(folder: Path) -> None:
     assert episode.failure.error.startswith("TypeError: the program's result['a'] is a set")
 
 
+def test_training_says_which_labels_are_missing(folder: Path) -> None:
+    (folder / "d.jsonl").write_text('{"id": "a", "q": 1, "golds": 2}\n')
+    made = task(folder, data="d.jsonl")
+    with pytest.raises(DataError, match="example 'a' has no labels") as caught:
+        list(made.training_examples(made.examples(None, "train"), "train"))
+    assert (
+        "one of the fields 'gold' (tasks.flow.gold) is missing, empty or null. Did you mean"
+        " 'golds'? Its other fields: q, golds"
+    ) in str(caught.value)
+
+
 def test_predictions_are_evaluated_where_there_are_labels(folder: Path) -> None:
     made = task(folder)
     examples = [example(), example("x", n=4), example(None), example()]

@@ -115,6 +115,10 @@ class Task(ABC):
         """The answer of a chat with the flow: by default a text as it is, and all else as JSON."""
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
+    def why_unlabelled(self, example: Example) -> str:
+        """Why an example has no gold, as a clause: what messages say of it."""
+        return "its gold is None"
+
     def leave_out(self, example_id: str, reason: str) -> None:
         """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.
 

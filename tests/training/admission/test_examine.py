@@ -172,6 +172,7 @@ def test_a_reward_that_is_announced_as_undefined_is_stated() -> None:
 def test_examples_without_labels() -> None:
     found = findings(flows.healthy, examples=[Example("e0", {"question": "?"})])
     assert codes(found) == ["no-labels"]
+    assert found[0].message.endswith("which training refuses: its gold is None")
 
 
 def test_a_target_that_cannot_be_learned_from() -> None:

@@ -78,7 +78,7 @@ def examine(
     swapped = other_golds(recorded, pool)
     with_swapped = play_again(task, swapped, limits=limits, check=check)
     found = [
-        *_unlabelled(traces),
+        *_unlabelled(task, traces),
         *difference_findings(recorded, again, AGAIN),
         *failure_findings(traces),
         *request_findings(traces),
@@ -94,13 +94,14 @@ def examine(
     return in_order([*([nothing] if nothing else []), *found])
 
 
-def _unlabelled(traces: Sequence[Trace]) -> Iterator[Finding]:
+def _unlabelled(task: Task, traces: Sequence[Trace]) -> Iterator[Finding]:
     for trace in traces:
         if trace.example.gold is None:
             yield Finding(
                 "no-labels",
                 "error",
-                "there are examples without labels (gold is None), which training refuses",
+                "there are examples without labels, which training refuses:"
+                f" {task.why_unlabelled(trace.example).removesuffix('.')}",
                 "Check a split that has labels (--split), or leave such examples out.",
                 example=trace.example.id,
             )
