@@ -30,6 +30,9 @@ class NodeTarget:
     template is for nodes that are called once an episode; where one of its fields is null, there is
     no right answer either.
 
+    Attributes:
+        fields: of the example, which a template shows; a function has none.
+
     Raises:
         UsageError: it is neither, or the function cannot be loaded.
     """
@@ -39,6 +42,7 @@ class NodeTarget:
         self.text = text
         place = target_file(text)
         self.function = None if place is None else load_function(place)
+        self.fields = _fields(text) if place is None else []
         if self.function is not None:
             takes(self.function, text, "example", "request")
             if inspect.iscoroutinefunction(self.function):
@@ -46,7 +50,7 @@ class NodeTarget:
                     f"the target '{text}' of node '{node}' is an async function, which nobody"
                     " awaits: make it 'def', and put what it would ask into the data"
                 )
-        elif not _fields(text):
+        elif not self.fields:
             raise UsageError(
                 f"the target '{text}' of node '{node}' is neither a template with a field of the"
                 " example, such as '{category}', nor a function FILE.py:FUNCTION"
@@ -79,14 +83,14 @@ class NodeTarget:
                 episode.targets.append(Target(step.index, gold))
 
     def _filled(self, example: Mapping[str, Any]) -> str | None:
-        for field in _fields(self.text):
+        for field in self.fields:
             if field not in example:
                 raise KeyError(
                     f"the target '{self.text}' of node '{self.node}' asks for '{field}', which the"
                     f" example does not have.{did_you_mean(field, list(example))} It has:"
                     f" {', '.join(example)}"
                 )
-        if any(example[field] is None for field in _fields(self.text)):
+        if any(example[field] is None for field in self.fields):
             return None
         texts = {
             name: value if isinstance(value, str) else _json(value)

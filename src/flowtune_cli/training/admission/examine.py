@@ -13,6 +13,7 @@ from ...runtime.second_play import Recorded, play_again
 from .differences import AGAIN, OTHER_GOLD, difference_findings, other_golds
 from .failures import failure_findings
 from .finding import Finding, in_order
+from .labels import label_findings
 from .learning import learning_findings, nothing_to_learn
 from .objects import object_findings
 from .prompts import cut_findings
@@ -29,6 +30,7 @@ _REFUSED = (
 )
 """What is certainly wrong. Rollouts that do not replay teach nothing, and count as failed."""
 _TOLD = (
+    "gold-among-inputs",
     "gold-in-prompt",
     "no-judge",
     "no-target",
@@ -77,8 +79,10 @@ def examine(
     again = play_again(task, recorded, limits=limits, check=check)
     swapped = other_golds(recorded, pool)
     with_swapped = play_again(task, swapped, limits=limits, check=check)
+    examples = {example.id: example for example in (*(t.example for t in traces), *pool)}
     found = [
         *_unlabelled(task, traces),
+        *label_findings(task, list(examples.values())),
         *difference_findings(recorded, again, AGAIN),
         *failure_findings(traces),
         *request_findings(traces),
