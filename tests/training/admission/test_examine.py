@@ -11,7 +11,7 @@ import pytest
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import Answer, Decoded, Request
-from flowtune_cli.nodes import Judge
+from flowtune_cli.nodes import Judge, Rank
 from flowtune_cli.runtime.event_loop import NO_LIMITS
 from flowtune_cli.testing import ScriptedEngine, deviate
 from flowtune_cli.training.admission.examine import Refused, admit
@@ -185,6 +185,24 @@ def test_a_target_that_cannot_be_learned_from() -> None:
     assert "node 'a' learns from target texts; got 3" in finding.message
 
 
+def ranking(offered: list[Any], gold: list[Any]) -> list[Finding]:
+    async def flow(episode: Any, example: Example) -> None:
+        await episode.call("a", candidates=offered)
+        episode.target("a", gold)
+
+    prompt = Template("{candidate}", chat=False)
+    return findings(flow, [Rank(name="a", prompt=prompt, learn="supervised")])
+
+
+def test_targets_that_are_never_among_the_candidates() -> None:
+    [finding] = ranking(["1", "2"], [1])
+    assert (finding.code, finding.severity, finding.node) == ("target-not-offered", "warning", "a")
+    assert "none of the targets of node 'a' (3) is among its candidates: [1] is none of" in (
+        finding.message
+    )
+    assert ranking(["1", "2"], ["1"]) == []
+
+
 def test_a_rollout_that_does_not_replay() -> None:
     async def flow(episode: Any, example: Example) -> None:
         first = await episode.call("a", x="first")
@@ -225,6 +243,12 @@ def test_outputs_that_are_all_truncated() -> None:
 
     found = findings(flows.healthy, [writer("a", max_new_tokens=2)], write=long)
     assert "output-truncated" in codes(found)
+
+
+def test_training_tells_what_is_cut() -> None:
+    task = FlowTask([writer("a")], flows.healthy)
+    traces = [deviate(task, Cutting(flows.letters), example) for example in EXAMPLES]
+    assert codes(admit(task, traces, limits=NO_LIMITS)) == ["prompt-cut"]
 
 
 def test_gold_in_a_prompt() -> None:
@@ -296,6 +320,7 @@ def test_training_goes_on_with_a_warning() -> None:
     assert codes(admitted(flows.gold_shown)) == ["gold-in-prompt"]
     assert codes(admitted(flows.silent)) == ["reward-unreported"]
     assert codes(admitted(flows.healthy, writer("a", None), writer("b"))) == ["no-judge"]
+    assert codes(admitted(flows.healthy, writer("a", learn="supervised"))) == ["no-target"]
     # One batch is too few to tell.
     assert admitted(flows.ties) == []
     assert admitted(flows.failing) == []
