@@ -245,6 +245,24 @@ def test_outputs_that_are_all_truncated() -> None:
     assert "output-truncated" in codes(found)
 
 
+def test_outputs_that_are_all_empty() -> None:
+    found = findings(flows.healthy, write=lambda node, prompt, output: " " * output)
+    [finding] = [each for each in found if each.code == "output-empty"]
+    assert (finding.severity, finding.node, finding.count) == ("warning", "a", 3)
+
+
+def test_a_reward_that_is_never_defined() -> None:
+    async def flow(episode: Any, example: Example) -> None:
+        await episode.call("a", x=1)
+        episode.reward("reward", None)
+
+    [finding] = [each for each in findings(flow) if each.code == "reward-undefined"]
+    assert finding.message == "the reward 'reward' is undefined (None) each time that it was" + (
+        " reported (3)"
+    )
+    assert "reward-undefined" in codes(admitted(flow))
+
+
 def test_training_tells_what_is_cut() -> None:
     task = FlowTask([writer("a")], flows.healthy)
     traces = [deviate(task, Cutting(flows.letters), example) for example in EXAMPLES]

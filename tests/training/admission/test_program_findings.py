@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,25 @@ def test_looking_whether_there_is_a_model_is_no_mistake() -> None:
         return await healthy(client, example)
 
     assert found(program) == []
+
+
+def test_a_call_that_the_program_gives_up() -> None:
+    """As a time limit of its own would: no call is answered before all have been made."""
+
+    async def program(client: Any, example: Example) -> str:
+        draft = await healthy(client, example)
+        second = asyncio.ensure_future(ask(client, "once more"))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        return draft
+
+    [finding] = found(program)
+    assert (finding.code, finding.severity, finding.count) == ("call-given-up", "warning", 2)
+    assert finding.message.startswith("the flow did not wait for calls of node 'draft'")
+    assert [each.code for each in admitted(program)] == ["call-given-up"]
 
 
 async def calls_none(client: Any, example: Example) -> str:

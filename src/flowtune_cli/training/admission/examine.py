@@ -17,7 +17,8 @@ from .labels import label_findings
 from .learning import learning_findings, nothing_to_learn
 from .objects import object_findings
 from .prompts import cut_findings
-from .requests import request_findings
+from .requests import given_up_findings, request_findings
+from .results import result_findings
 
 _REFUSED = (
     "model-not-found",
@@ -30,14 +31,18 @@ _REFUSED = (
 )
 """What is certainly wrong. Rollouts that do not replay teach nothing, and count as failed."""
 _TOLD = (
+    "call-given-up",
     "gold-among-inputs",
     "gold-in-prompt",
     "no-judge",
+    "no-result",
     "no-target",
     "object-shown",
+    "output-empty",
     "output-truncated",
     "prompt-cut",
     "request-failed",
+    "reward-undefined",
     "reward-unreported",
     "rewards-differ",
     "target-not-offered",
@@ -86,6 +91,8 @@ def examine(
         *difference_findings(recorded, again, AGAIN),
         *failure_findings(traces),
         *request_findings(traces),
+        *given_up_findings(recorded),
+        *result_findings(task, traces),
         *object_findings(traces),
         *learning_findings(task, traces),
         *cut_findings(traces),

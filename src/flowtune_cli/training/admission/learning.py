@@ -112,8 +112,25 @@ def _reward_findings(
             yield _unreported(
                 f"the reward of node '{node.name}',", node.reward, rewards, unused, node
             )
+    for name in {node.reward for node in task.nodes if node.name in called}:
+        yield from _undefined(name, finished)
     if task.gate and task.gate not in (*rewards, *undefined):
         yield _unreported("the gate,", task.gate, rewards, unused)
+
+
+def _undefined(name: str | None, finished: Sequence[Episode]) -> Iterator[Finding]:
+    """That a reward is reported and never defined, and not announced as such."""
+    values = [r.value for episode in finished for r in episode.rewards if r.name == name]
+    announced = any(name in episode.undefined_rewards for episode in finished)
+    if values and not announced and all(value is None for value in values):
+        yield Finding(
+            "reward-undefined",
+            "warning",
+            f"the reward '{name}' is undefined (None) each time that it was reported"
+            f" ({len(values):,})",
+            "Report a number where there is one: a function without 'return' gives None.",
+            reward=name,
+        )
 
 
 def _target_findings(task: Task, finished: Sequence[Episode]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Findings about requests of programs that were answered with an error, which nobody noticed."""
+"""Findings about requests that a flow has no answer to, and goes on as if it had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...flow.deviation import Trace
 from ...flow.episode import RequestError
+from ...runtime.second_play import Recorded
 from .finding import Finding
 
 _MOST = 300
@@ -22,6 +23,24 @@ def request_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
             if run.failure is None:
                 for error in run.request_errors:
                     yield _finding(error, trace.example.id)
+
+
+def given_up_findings(recorded: Sequence[Recorded]) -> Iterator[Finding]:
+    """A finding for each node whose calls a flow did not wait for."""
+    for each in recorded:
+        nodes = [key[0] for key in each.recording.cancelled]
+        for node in dict.fromkeys(nodes):
+            yield Finding(
+                "call-given-up",
+                "warning",
+                f"the flow did not wait for calls of node '{node}': it gave them up, or ended"
+                " before they were answered",
+                "How long a node takes depends on how many episodes are played at once: wait"
+                " without a time limit of the flow's own, and await all that was begun.",
+                node=node,
+                example=each.example.id,
+                count=nodes.count(node),
+            )
 
 
 def _finding(error: RequestError, example: str) -> Finding:
