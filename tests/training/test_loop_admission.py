@@ -89,5 +89,7 @@ def test_what_is_not_sure_is_told_and_training_goes_on(make_run: MakeRun) -> Non
     run = make_run(flow=flow, nodes=one_node, gate=None)
     found: list[Any] = []
     run.trainer(on_findings=found.extend).train()
-    assert [each.code for each in found] == ["reward-unreported", "gold-in-prompt"]
+    # The tiny model never ends.
+    codes = [each.code for each in found if each.code != "output-truncated"]
+    assert codes == ["reward-unreported", "gold-in-prompt"]
     assert selected(run, "SELECT count(*) FROM episodes") == [(8,)]

@@ -86,9 +86,9 @@ def _no_calls(episodes: int) -> Finding:
         "no-calls",
         "error",
         f"the flow called no node in {episodes:,} episode{'' if episodes == 1 else 's'}",
-        "A program must ask for its nodes by the client that it is given, or at OPENAI_BASE_URL:"
-        " one that asks another server, or finds its answers in a cache, calls none. A flow calls"
-        " them by episode.call.",
+        "A program must ask for its nodes by the client that it is given, or at OPENAI_BASE_URL"
+        " with the key OPENAI_API_KEY: one that asks another server, or finds its answers in a"
+        " cache, calls none. A flow calls them by episode.call.",
     )
 
 
