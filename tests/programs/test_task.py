@@ -247,6 +247,12 @@ def test_a_model_of_another_server_that_is_not_declared_rightly(folder: Path) ->
         run_play(FakeEngine(write), made, example=example())
 
 
+def test_a_model_of_another_server_that_is_a_node_too(folder: Path) -> None:
+    made = task(folder, models={"a": {"base_url": "http://example.org/v1"}})
+    with pytest.raises(UsageError, match="'a' is a node of task 'flow' and a model that is passed"):
+        made.load()
+
+
 def test_a_chat_with_the_whole_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "d.jsonl").write_text('{"id": "1", "q": "why", "gold": "so"}\n')
     made = task(folder, data=str(folder / "d.jsonl"))

@@ -59,6 +59,12 @@ class ProgramTask(Task):
         Raises:
             UsageError: something cannot be loaded, or does not fit.
         """
+        for name in self.settings.models:
+            if name in self.nodes_by_name:
+                raise UsageError(
+                    f"'{name}' is a node of task '{self.name}' and a model that is passed through"
+                    f" (tasks.{self.name}.models), so the node would never be called: rename one"
+                )
         assert self.program is not None
         assert self.targets is not None
         _ = self.reward
