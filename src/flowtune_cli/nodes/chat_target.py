@@ -59,9 +59,10 @@ def check_possible(node: str, answer: str | Message, constraint: Constraint | No
         return
     calls = () if isinstance(answer, str) else answer.tool_calls
     text = answer if isinstance(answer, str) else answer.text
-    why = _why_no_call(calls, constraint) if constraint.kind == "tool_calls" else None
-    if constraint.kind != "tool_calls" and not calls:
-        why = _why_no_text(text, constraint)
+    if constraint.kind == "tool_calls":
+        why = _why_no_call(calls, constraint)
+    else:
+        why = None if calls else _why_no_text(text, constraint)
     if why is not None:
         raise UsageError(
             f"node '{node}': the target {_short(text)} cannot be written under the constraint of"
