@@ -386,9 +386,9 @@ class Trainer:
         session = self.session
         self.on_phase("check the flow")
         limits = session.limits
-        self.on_findings(
-            admit(session.task, traces, limits=limits, check=self._check, recorded=recorded)
-        )
+        found = admit(session.task, traces, limits=limits, check=self._check, recorded=recorded)
+        self._told.update((finding.code, finding.place) for finding in found)
+        self.on_findings(found)
 
     def _tell_of_requests(self, traces: Sequence[Trace]) -> None:
         """Tell of requests that failed unnoticed in a later mini-batch, each kind of them once."""
