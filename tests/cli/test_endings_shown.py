@@ -9,6 +9,7 @@ import pytest
 from flowtune_cli.cli.episode_json import trace_json
 from flowtune_cli.cli.episode_view import view
 from flowtune_cli.flow.deviation import Trace, mean_gains
+from flowtune_cli.nodes import Chat
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.store import BatchRecord, Store
 from flowtune_cli.training.admission.sampling import sampling_findings
@@ -82,8 +83,18 @@ def test_a_run_stores_each_ending_as_a_rollout_of_its_own(tmp_path: Path, trace:
 def test_the_check_notes_that_a_sampling_flow_is_judged_by_one_ending(
     task: FlowTask, trace: Trace
 ) -> None:
-    (finding,) = sampling_findings([trace], 1)
+    (finding,) = sampling_findings(task, [trace], 1)
     assert (finding.code, finding.severity, finding.node) == ("one-ending", "note", "draw")
-    assert list(sampling_findings([trace], 2)) == []
+    assert list(sampling_findings(task, [trace], 2)) == []
     still = FlowTask([writer("a"), writer("b", None)], judged_last("a", "b"))
-    assert list(sampling_findings([tried(NoisyEngine(write_letters), still, 1)], 1)) == []
+    found = tried(NoisyEngine(write_letters), still, 1)
+    assert list(sampling_findings(still, [found], 1)) == []
+
+
+def test_the_check_notes_an_exploration_that_is_not_used() -> None:
+    for temperature, codes in ((1.0, ["exploration-unused"]), (0.0, [])):
+        chat = Chat(name="draw", temperature=temperature, reward="reward", exploration="other")
+        task = FlowTask([chat], judged_last("draw"))
+        engine = NoisyEngine(write_letters)
+        found = tried(engine, task, 2)
+        assert [each.code for each in sampling_findings(task, [found], 2)] == codes

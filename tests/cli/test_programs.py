@@ -100,6 +100,30 @@ reward = "score"
     assert counts("b").episodes == 2
 
 
+REFUSED = """
+async def run(example, client):
+    try:
+        await client.chat.completions.create(
+            model="draft", n=2, messages=[{"role": "user", "content": "x"}]
+        )
+    except Exception:
+        return ""
+"""
+
+
+def test_a_program_that_catches_what_it_is_told(folder: Path, run: Run) -> None:
+    (folder / "flow.py").write_text(REFUSED)
+    done = run("check", "flow.py:run", *ALL, "--limit", "1")
+    assert done.code == 1
+    assert "called no model: it must ask for its nodes by the client that it is given" in done.err
+    assert "A request was answered with an error: 'n': a node gives one answer a call" in done.err
+    add(folder, NODES)
+    done = run("train", "flow.py:run", *ALL, "--limit", "2")
+    assert done.code == 2
+    assert "training is refused after the first mini-batch was played" in done.err
+    assert "- the flow called no node in 2 episodes" in done.err
+
+
 def test_training_without_nodes_says_what_to_do(folder: Path, run: Run) -> None:
     done = run("train", "flow.py:run", *ALL)
     assert done.code == 2

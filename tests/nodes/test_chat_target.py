@@ -97,3 +97,53 @@ def test_a_call_that_is_learned_is_made(tiny_model_dir: Path) -> None:
     assert answer.finish_reason == "tool_calls"
     (call,) = answer.tool_calls
     assert (call.name, json.loads(call.arguments)) == ("look", {"at": "left"})
+
+
+def target_under(constraint: Any, gold: Any, **more: Any) -> None:
+    async def flow(episode: Episode, example: Example) -> Any:
+        messages = [{"role": "user", "content": "Which?"}]
+        await episode.call("agent", messages=messages, constraint=constraint, **more)
+        episode.target("agent", gold)
+
+    made = FlowTask([Chat(name="agent", learn="supervised")], flow)
+    example = Example("e", {}, gold=gold)
+    training_data(made, Trace(example, run_play(FakeEngine(), made, example=example)))
+
+
+CHOICE = {"kind": "choice", "value": ["billing", " repairs"]}
+SCHEMA = {"kind": "json_schema", "value": {"type": "object", "required": ["team"]}}
+REQUIRED = {"tools": TOOLS, "tool_choice": "required"}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "gold", "more", "said"),
+    [
+        (CHOICE, "delivery", {}, "'delivery' cannot be written under .* it is none of 'billing'"),
+        ({"kind": "regex", "value": "[a-z]+"}, "A1", {}, "it does not match the regex"),
+        ({"kind": "json_object"}, "billing", {}, "it is not JSON"),
+        ({"kind": "json_object"}, "[1]", {}, "it is no JSON object"),
+        (SCHEMA, '{"name": 1}', {}, "it lacks what the schema requires: team"),
+        (None, "billing", REQUIRED, "a tool has to be called"),
+    ],
+)
+def test_a_target_that_the_constraint_never_lets_through(
+    constraint: Any, gold: Any, more: Any, said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"example 'e': node 'agent': the target .*{said}"):
+        target_under(constraint, gold, **more)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "gold", "more"),
+    [
+        (CHOICE, "repairs", {}),
+        ({"kind": "regex", "value": "[a-z]+"}, "billing", {}),
+        ({"kind": "regex", "value": r"\p{L}+"}, "A1", {}),
+        (SCHEMA, '{"team": 1}', {}),
+        ({"kind": "json_schema", "value": {"enum": [1]}}, "1", {}),
+        (CHOICE, TARGET, {"tools": TOOLS}),
+        (None, TARGET, REQUIRED),
+    ],
+)
+def test_targets_that_a_constraint_lets_through(constraint: Any, gold: Any, more: Any) -> None:
+    target_under(constraint, gold, **more)

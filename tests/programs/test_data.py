@@ -59,6 +59,19 @@ def test_csv_and_tsv_plain_and_compressed(tmp_path: Path) -> None:
     assert read(tmp_path / "d.tsv") == [("1", {"q": "x, y", "a": "1"}, {})]
 
 
+def test_an_empty_cell_is_no_gold(tmp_path: Path) -> None:
+    """Else a reward that looks for it in an answer would always find it."""
+    (tmp_path / "d.csv").write_text("q,a\nx,1\ny,\n,\n")
+    assert [gold for _, _, gold in read(tmp_path / "d.csv", gold=("a",))] == [
+        {"a": "1"},
+        None,
+        None,
+    ]
+    # In JSON, who means nothing can say so.
+    path = jsonl(tmp_path / "d.jsonl", {"q": "x", "a": ""}, {"q": "x", "a": None})
+    assert [gold for _, _, gold in read(path, gold=("a",))] == [{"a": ""}, None]
+
+
 def test_a_long_field_of_csv(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("q\n" + "x" * 300_000 + "\n")
     [(_, record, _)] = read(tmp_path / "d.csv")

@@ -119,6 +119,44 @@ def test_what_cannot_be_called(tmp_path: Path) -> None:
         reward(tmp_path, "def score(result): ...")
 
 
+def test_arguments_that_are_swapped(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"takes \(result, example\), and is called"):
+        reward(tmp_path, "def score(result, example): return float(example == result)")
+
+
+CHANGING = """
+    found = sorted(example["golds"]) == [1, 2]
+    example["golds"].pop()
+    result["text"] = result.pop("raw").lower()
+    return {"right": found and result["text"] == "yes"}
+"""
+
+
+@pytest.mark.parametrize("word", ["def", "async def"])
+def test_what_it_does_to_its_arguments_stays_with_it(word: str, tmp_path: Path) -> None:
+    made = reward(tmp_path, f"{word} score(example, result):{CHANGING}")
+    example = {"golds": [2, 1]}
+    results = [{"raw": "Yes"}, {"raw": "yes"}]
+
+    async def flow(episode: Episode, _: Example) -> None:
+        for result in results:
+            await made.report(episode, example, result)
+
+    assert run_play(FakeEngine(), FlowTask([], flow)).reward_means() == {"right": 1.0}
+    assert made.of_all([(example, result) for result in results]) == [{"right": 1.0}] * 2
+    assert (example, results) == ({"golds": [2, 1]}, [{"raw": "Yes"}, {"raw": "yes"}])
+
+
+def test_what_is_not_awaited(tmp_path: Path) -> None:
+    made = reward(
+        tmp_path,
+        "async def judge(result): return 1.0\ndef score(example, result): return judge(result)",
+    )
+    failure = reported(made).failure
+    assert failure is not None
+    assert "rewards.py:score returned what was not awaited: make it 'async def'" in failure.error
+
+
 def test_a_plain_one_is_kept_too_and_what_it_raises(tmp_path: Path) -> None:
     made = reward(
         tmp_path,

@@ -17,7 +17,7 @@ from flowtune_cli.programs.targets import NodeTarget
 from support.fake_engine import FakeEngine, FlowTask, run_play
 from support.program_files import forget_modules
 
-RECORD = {"category": "spam", "n": 7, "tags": ["a", "ü"]}
+RECORD = {"category": "spam", "n": 7, "tags": ["a", "ü"], "nothing": None}
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,7 @@ def test_a_template_over_the_example_s_fields() -> None:
     assert golds(reported("{category}")) == [(0, "spam")]
     assert golds(reported("{n}: {tags} {{}}")) == [(0, '7: ["a", "ü"] {}')]
     assert golds(reported("{category}", calls=0)) == []
+    assert golds(reported("{category} {nothing}")) == []
 
 
 def test_a_template_is_for_one_call() -> None:
@@ -84,3 +85,23 @@ def test_a_function_sees_each_call(tmp_path: Path) -> None:
 def test_what_is_no_target(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         NodeTarget("a", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("async def right(example, request): ...", "is an async function, which nobody awaits"),
+        ("def right(request, example): ...", r"takes \(request, example\), and is called with"),
+    ],
+)
+def test_what_is_no_function_of_a_target(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "targets.py").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        NodeTarget("a", f"{tmp_path / 'targets.py'}:right")
+
+
+def test_what_a_function_does_to_the_example_stays_with_it(tmp_path: Path) -> None:
+    (tmp_path / "targets.py").write_text(
+        "def right(example, request): return example['tags'].pop()\n"
+    )
+    assert golds(reported(f"{tmp_path / 'targets.py'}:right", calls=2)) == [(0, "ü"), (1, "ü")]

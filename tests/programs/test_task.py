@@ -98,6 +98,12 @@ def test_nodes_are_judged_by_the_reward_unless_they_say_otherwise(folder: Path) 
     assert task(folder, reward="").node("a").reward is None
 
 
+def test_a_node_that_is_supervised_needs_a_target(folder: Path) -> None:
+    made = task(folder, **{"nodes.a.learn": "supervised"})
+    with pytest.raises(UsageError, match="node 'a' of task 'flow' learns 'supervised', and has no"):
+        made.load()
+
+
 def test_without_labels_nothing_is_judged(folder: Path) -> None:
     assert played(task(folder), example(gold=None)).rewards == []
 
@@ -106,6 +112,17 @@ def test_a_result_that_is_no_json_is_a_failure(folder: Path) -> None:
     episode = run_play(FakeEngine(write), task(folder, "{'a': {1, 2}}"), example=example())
     assert episode.failure is not None
     assert episode.failure.error.startswith("TypeError: the program's result['a'] is a set")
+
+
+def test_training_says_which_labels_are_missing(folder: Path) -> None:
+    (folder / "d.jsonl").write_text('{"id": "a", "q": 1, "golds": 2}\n')
+    made = task(folder, data="d.jsonl")
+    with pytest.raises(DataError, match="example 'a' has no labels") as caught:
+        list(made.training_examples(made.examples(None, "train"), "train"))
+    assert (
+        "one of the fields 'gold' (tasks.flow.gold) is missing, empty or null. Did you mean"
+        " 'golds'? Its other fields: q, golds"
+    ) in str(caught.value)
 
 
 def test_predictions_are_evaluated_where_there_are_labels(folder: Path) -> None:

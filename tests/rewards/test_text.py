@@ -93,3 +93,9 @@ def test_exact_match_implies_full_f1(answer: str, golds: list[str]) -> None:
 def test_another_gold_never_hurts(answer: str, golds: list[str], another: str) -> None:
     assert token_f1(answer, [*golds, another]) >= token_f1(answer, golds)
     assert exact_match(answer, [*golds, another]) >= exact_match(answer, golds)
+
+
+def test_a_single_gold_is_no_sequence_of_letters() -> None:
+    assert exact_match("The Nile", "nile") == 1.0
+    assert exact_match("n", "nile") == 0.0
+    assert token_f1("the river Nile", "Nile") == token_f1("the river Nile", ["Nile"]) > 0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
+from flowtune_cli.gateway.client import async_client
 from flowtune_cli.training import loop
 from flowtune_cli.training.admission.examine import Refused
+from support.chat_flows import USER
 from support.fake_engine import digest, writer
 from support.runs_compared import learned, rows
 from support.tiny_training import Run, selected
@@ -89,5 +93,25 @@ def test_what_is_not_sure_is_told_and_training_goes_on(make_run: MakeRun) -> Non
     run = make_run(flow=flow, nodes=one_node, gate=None)
     found: list[Any] = []
     run.trainer(on_findings=found.extend).train()
-    assert [each.code for each in found] == ["reward-unreported", "gold-in-prompt"]
+    # The tiny model never ends.
+    codes = [each.code for each in found if each.code != "output-truncated"]
+    assert codes == ["reward-unreported", "gold-in-prompt"]
+    assert selected(run, "SELECT count(*) FROM episodes") == [(8,)]
+
+
+def test_requests_that_fail_unnoticed_later_on_are_told_once(make_run: MakeRun) -> None:
+    played: list[str] = []
+
+    async def flow(episode: Episode, example: Example) -> None:
+        text = await episode.call("draft", x=example.question)
+        played.append(example.id)
+        if len(set(played)) > 2:
+            with contextlib.suppress(openai.NotFoundError):
+                await async_client(episode).chat.completions.create(model="other", messages=USER)
+        episode.reward("draft", digest(text) % 5 / 4)
+
+    run = make_run(flow=flow, nodes=one_node, gate=None)
+    found: list[Any] = []
+    run.trainer(on_findings=found.extend).train()
+    assert [each.code for each in found if each.code != "output-truncated"] == ["model-not-found"]
     assert selected(run, "SELECT count(*) FROM episodes") == [(8,)]

@@ -156,7 +156,7 @@ def check_session(
     recorded = recordings(traces)
     with phase("playing them again in other processes"):
         elsewhere = elsewhere_findings(session.task, settings, recorded, limits, known=findings)
-    sampling = sampling_findings(traces, session.settings.training.rollouts)
+    sampling = sampling_findings(session.task, traces, session.settings.training.rollouts)
     return traces, in_order([*stopped, *findings, *elsewhere, *sampling])
 
 

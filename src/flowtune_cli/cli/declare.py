@@ -85,8 +85,10 @@ def _reward(task: ProgramTask, episodes: Sequence[Episode]) -> str | None:
 
 def _nothing_found(task: ProgramTask, episodes: Sequence[Episode]) -> str:
     failures = [e.failure for e in episodes if e.failure is not None]
-    why = f" It failed:\n{failures[0].traceback}" if failures else ""
+    refused = [error for episode in episodes for error in episode.request_errors]
+    why = f" A request was answered with an error: {refused[0].message}" if refused else ""
+    why += f" It failed:\n{failures[0].traceback}" if failures else ""
     return (
         f"the program of task '{task.name}' called no model: it must ask for its nodes by the"
-        f" client that it is given, or at OPENAI_BASE_URL.{why}"
+        f" client that it is given, or at OPENAI_BASE_URL with the key OPENAI_API_KEY.{why}"
     )

@@ -47,6 +47,9 @@ class _View:
             yield "", ""
             yield from self._step(step)
         yield "", ""
+        for error in self.episode.request_errors:
+            place = f" ({error.place})" if error.place else ""
+            yield from self._text("a request FAILED: ", f"{error.message}{place}", "yellow")
         if self.episode.failure is not None:
             yield "the flow FAILED:", "bold red"
             yield from self._text("  ", self.episode.failure.traceback.rstrip(), "red", whole=True)

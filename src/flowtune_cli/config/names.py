@@ -16,6 +16,7 @@ from ..flow.prompt import Template
 from ..registry import Registry
 from .checker import Checker
 from .layers import Key
+from .node_values import misleading_values
 from .optimizers import node_choices
 from .schema import argument_types, check, field_types, not_finite
 from .settings import LearningSettings, Settings
@@ -56,6 +57,8 @@ def check_nodes(
             checker.attempt(
                 (*own, "evaluator"), partial(_check_evaluator, node.evaluator, registry)
             )
+        for place, text in misleading_values(node):
+            checker.complain((*own, *place), text)
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
             for place, text in not_finite(value):

@@ -82,6 +82,20 @@ class Failure:
         return cls(f"{type(named).__name__}: {named}", "".join(traceback.format_exception(error)))
 
 
+@dataclass(frozen=True)
+class RequestError:
+    """A request of a program that was answered with an error, after which it may have gone on.
+
+    Args:
+        code: its kind, such as "model_not_found"; None where it has none.
+        place: the file and line that made the request; None where it came from outside.
+    """
+
+    message: str
+    code: str | None = None
+    place: str | None = None
+
+
 class Runner(Protocol):
     """What runs an episode: plays its calls, or replays recorded ones."""
 
@@ -105,7 +119,8 @@ class Episode:
     """One run of a flow: what the flow calls while it runs, and the record of it afterwards.
 
     A flow awaits ``call`` and uses ``reward``, ``target`` and ``effect``. Afterwards ``steps``,
-    ``effects``, ``rewards``, ``targets``, ``result`` and ``failure`` hold what happened.
+    ``effects``, ``rewards``, ``targets``, ``request_errors``, ``result`` and ``failure`` hold what
+    happened.
 
     Args:
         nodes: the task's nodes, by name.
@@ -129,6 +144,7 @@ class Episode:
         self.issued = 0
         self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
+        self.request_errors: list[RequestError] = []
         self.result: Any = None
         self.failure: Failure | None = None
         self.stopped_early = False

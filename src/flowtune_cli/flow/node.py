@@ -232,8 +232,8 @@ class Node(ABC):
     Args:
         name: what the flow calls it by; also the name of its adapter, if it has one of its own.
         reward: the reward that judges its outputs.
-        evaluator: judges them instead, where there is no reward: its name, or a table of the name
-            and its options, such as ``{name = "llm_judge", tie = 0.1}``.
+        evaluator: judges them in place of a reward, whatever ``reward`` says: its name, or a table
+            of the name and its options, such as ``{name = "llm_judge", tie = 0.1}``.
         learn: from preferences (by deviations), supervised (by ``episode.target``), or nothing: it
             stays as it is. If it learned in the run that is gone on from, it plays the adapter that
             it has from there, else the base model.

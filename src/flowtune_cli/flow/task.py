@@ -132,6 +132,10 @@ class Task(ABC):
             return result
         return json.dumps(result, ensure_ascii=False, allow_nan=False)
 
+    def why_unlabelled(self, example: Example) -> str:
+        """Why an example has no gold, as a clause: what messages say of it."""
+        return "its gold is None"
+
     def leave_out(self, example_id: str, reason: str) -> None:
         """Say that an example is not used: ``examples`` when it skips a record, and ``evaluate``.
 

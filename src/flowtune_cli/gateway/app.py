@@ -95,6 +95,19 @@ class Gateway:
 
     async def _answer(self, request: Request) -> Response:
         caller, path = caller_of(request, self.doors)
+        try:
+            made = await self._made(request, caller, path)
+        except WireError as error:
+            # To look whether there is a model is no mistake.
+            if request.method == "POST":
+                caller.note_error(str(error), error.code)
+            raise
+        if made.status_code >= 400:
+            said = bytes(made.body).decode(errors="replace")
+            caller.note_error(f"the other server: {made.status_code}: {said}", None)
+        return made
+
+    async def _made(self, request: Request, caller: Caller, path: str) -> Response:
         inner = versioned(path)
         if inner is None:
             raise unknown_url(request)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from starlette.requests import Request
 
+from ..flow.episode import RequestError
 from .door import Door
 from .doors import Admitted, Doors
 from .errors import WireError
@@ -47,6 +48,9 @@ class Caller(Protocol):
             WireError: the flow has ended, as far as a program outside is told.
         """
 
+    def note_error(self, message: str, code: str | None) -> None:
+        """The request is answered with an error, which the program may catch."""
+
 
 def caller_of(request: Request, doors: Doors) -> tuple[Caller, str]:
     """Who makes a request, and its path from ``/v1`` on.
@@ -77,6 +81,10 @@ class Inside:
         """See ``Caller``."""
         return await make(place=self._place)
 
+    def note_error(self, message: str, code: str | None) -> None:
+        """See ``Caller``."""
+        self.door.note_error(RequestError(message, code, self._place))
+
 
 class Outside:
     """A caller at the other end of a connection."""
@@ -101,6 +109,10 @@ class Outside:
             )
         except concurrent.futures.CancelledError:
             raise self._over() from None
+
+    def note_error(self, message: str, code: str | None) -> None:
+        """See ``Caller``."""
+        self.door.note_error(RequestError(message, code))
 
     async def _gone(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..flow.chat import ChatAnswer
 from ..flow.effect import Key
-from ..flow.episode import Episode
+from ..flow.episode import Episode, RequestError
 from ..flow.errors import FlowtuneError, UsageError
 from ..runtime.flow_run import Ended
 from ..runtime.replay import Replay
@@ -82,6 +82,14 @@ class Door:
         except Exception:
             return None  # the call itself meets it, and the flow ends with it
         return None
+
+    def note_error(self, error: RequestError) -> None:
+        """Keep that a request was answered with an error; from any thread.
+
+        What is asked when nothing of the flow is needed any more says nothing of the program.
+        """
+        if not self.over:
+            self.episode.request_errors.append(error)
 
     async def call(self, node: str, inputs: Mapping[str, Any], place: str) -> Answered:
         """Await a node, on the flow's own loop.

@@ -23,8 +23,8 @@ from ..flow.request import (
     Refusal,
 )
 from .chat_inputs import ChatInputs, parse_inputs
-from .chat_target import parse_answer
-from .generated import prompt_of, response_of, target_text
+from .chat_target import check_possible, parse_answer
+from .generated import constraint_of, prompt_of, response_of, target_text
 
 
 @dataclass(kw_only=True)
@@ -101,6 +101,7 @@ class Chat(Node):
             answer = parse_answer(self.name, gold, prompt.tools)
         else:
             answer = target_text(self.name, gold, "texts or messages")
+        check_possible(self.name, answer, constraint_of(response))
         return [TextDatum(self.name, prompt, answer, self.weight)]
 
     def _decoding(self, call: Call, asked: ChatInputs) -> Decoding:

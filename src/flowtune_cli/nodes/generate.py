@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..flow.errors import UsageError
 from ..flow.node import Call, Datum, Node, Response, Serves, TextDatum
 from ..flow.prompt import Prompt, Template
 from ..flow.request import GREEDY, DecodeRequest, Generation
@@ -28,6 +29,10 @@ class Generate(Node):
     prompt: Template
     max_new_tokens: int = 50
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"node '{self.name}': max_new_tokens must be 1 or more")
 
     def prompt_text(self, inputs: Mapping[str, Any]) -> str:
         return self._prompt(inputs).text

@@ -55,6 +55,13 @@ def prompt_of(response: Response) -> Prompt:
     return score.terms[0].prompt
 
 
+def constraint_of(response: Response) -> Constraint | None:
+    """The constraint of a response that ``response_of`` made."""
+    score = response.outputs[0].score
+    assert score is not None
+    return score.terms[0].constraint
+
+
 def target_text(node: str, gold: Any, what: str = "texts") -> str:
     """A target that is a text, without white space around it.
 

@@ -32,7 +32,7 @@ def read_data(source: str, split: str, gold: tuple[str, ...]) -> Iterator[Exampl
     """The examples of some data, all of them and in their order.
 
     An example's id is its field ``id``, or else the number of its line or row. It has no gold where
-    a field of ``gold`` is missing.
+    a field of ``gold`` is missing, null, or an empty cell of a text file's table.
 
     Args:
         source: a file; a folder with a file for each split, ``train.jsonl`` and so on; or
@@ -42,10 +42,11 @@ def read_data(source: str, split: str, gold: tuple[str, ...]) -> Iterator[Exampl
     Raises:
         DataError: names the file and the line.
     """
+    missing = ("", None) if _is_text_table(source, split) else (None,)
     for place, number, record in read_records(source, split):
         inputs = {name: value for name, value in record.items() if name not in gold}
-        found = {name: record[name] for name in gold if name in record}
-        complete = len(found) == len(gold) and all(v is not None for v in found.values())
+        found = {name: record[name] for name in gold if record.get(name) not in missing}
+        complete = len(found) == len(gold)
         yield Example(_id(record, place, number), inputs, found if complete else None)
 
 
@@ -62,6 +63,10 @@ def read_records(source: str, split: str) -> Iterator[Record]:
         yield from _table(path, "," if kind == ".csv" else "\t")
     else:
         yield from _lines(path)
+
+
+def _is_text_table(source: str, split: str) -> bool:
+    return not is_remote(source) and _kind(_file(Path(source), split)) in (".csv", ".tsv")
 
 
 def _kind(path: Path) -> str:

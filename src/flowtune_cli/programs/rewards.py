@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +33,8 @@ class Reward:
 
     A plain function must be quick, as all else waits for it. An ``async`` one may take its time: it
     is an effect, so it runs beside all else. Either is called once for equal results of an episode
-    and its rollouts, and a run that is resumed has what it returned.
+    and its rollouts, and a run that is resumed has what it returned. What it is given are copies,
+    so that it may change them.
 
     Raises:
         UsageError: it cannot be loaded, or does not take two arguments.
@@ -51,10 +53,11 @@ class Reward:
         Raises:
             ValueError: one of them is no finite number.
         """
+        given, judged = copy.deepcopy((dict(example), result))
         if self.is_async:
-            values = self._values(await episode.effect(self.function, dict(example), result))
+            values = self._values(await episode.effect(self.function, given, judged))
         else:
-            values = self._remembered(episode, dict(example), result)
+            values = self._remembered(episode, given, judged)
         for name, number in values.items():
             episode.reward(name, number)
 
@@ -70,21 +73,29 @@ class Reward:
 
     def of_all(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> list[Values]:
         """The rewards of results, outside of any episode; a few are asked for at once."""
+        copies = [copy.deepcopy((dict(example), result)) for example, result in pairs]
         if not self.is_async:
-            return [self._values(self.function(dict(example), result)) for example, result in pairs]
-        return asyncio.run(self._of_all(pairs))
+            return [self._values(self.function(example, result)) for example, result in copies]
+        return asyncio.run(self._of_all(copies))
 
-    async def _of_all(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> list[Values]:
+    async def _of_all(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> list[Values]:
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(example: Mapping[str, Any], result: Any) -> Values:
+        async def one(example: dict[str, Any], result: Any) -> Values:
             async with places:
-                return self._values(await self.function(dict(example), result))
+                return self._values(await self.function(example, result))
 
         return await asyncio.gather(*(one(*pair) for pair in pairs))
 
     def _values(self, value: Any) -> Values:
         """What the function returned, as numbers by name."""
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()  # else Python warns of it, too, somewhere else
+            raise ValueError(
+                f"{self.place} returned what was not awaited: make it 'async def', and write"
+                " 'await' before what it returns"
+            )
         named = value if isinstance(value, Mapping) else {self.name: value}
         numbers: dict[str, float | None] = {}
         for name, each in named.items():
@@ -101,13 +112,20 @@ def takes(function: Any, name: str, *arguments: str) -> None:
     """Check that a function can be called with so many arguments.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot, or its parameters have these names in another order.
     """
     try:
-        inspect.signature(function).bind(*arguments)
+        signature = inspect.signature(function)
+        signature.bind(*arguments)
     except TypeError as error:
         raise UsageError(
             f"{name} cannot be called with ({', '.join(arguments)}): {error}"
         ) from None
     except ValueError:  # it has no signature that could be read
-        pass
+        return
+    names = [parameter for parameter in signature.parameters if parameter in arguments]
+    if names != [argument for argument in arguments if argument in names]:
+        raise UsageError(
+            f"{name} takes ({', '.join(signature.parameters)}), and is called with"
+            f" ({', '.join(arguments)}) in this order"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import string
 from collections.abc import Mapping
@@ -25,7 +27,11 @@ class NodeTarget:
 
     A function is called for each call of the node with the example, gold fields included, and the
     request (``messages`` and so on); it returns the right answer, or None where there is none. A
-    template is for nodes that are called once an episode.
+    template is for nodes that are called once an episode; where one of its fields is null, there is
+    no right answer either.
+
+    Attributes:
+        fields: of the example, which a template shows; a function has none.
 
     Raises:
         UsageError: it is neither, or the function cannot be loaded.
@@ -36,9 +42,15 @@ class NodeTarget:
         self.text = text
         place = target_file(text)
         self.function = None if place is None else load_function(place)
+        self.fields = _fields(text) if place is None else []
         if self.function is not None:
             takes(self.function, text, "example", "request")
-        elif not _fields(text):
+            if inspect.iscoroutinefunction(self.function):
+                raise UsageError(
+                    f"the target '{text}' of node '{node}' is an async function, which nobody"
+                    " awaits: make it 'def', and put what it would ask into the data"
+                )
+        elif not self.fields:
             raise UsageError(
                 f"the target '{text}' of node '{node}' is neither a template with a field of the"
                 " example, such as '{category}', nor a function FILE.py:FUNCTION"
@@ -61,21 +73,25 @@ class NodeTarget:
                     f" '{self.text}' does not say which call it is for: make it a function"
                     " FILE.py:FUNCTION of (example, request)"
                 )
-            episode.target(self.node, self._filled(example))
+            filled = self._filled(example)
+            if filled is not None:
+                episode.target(self.node, filled)
             return
         for step in steps:
-            gold = self.function(dict(example), _request(step))
+            gold = self.function(copy.deepcopy(dict(example)), _request(step))
             if gold is not None:
                 episode.targets.append(Target(step.index, gold))
 
-    def _filled(self, example: Mapping[str, Any]) -> str:
-        for field in _fields(self.text):
+    def _filled(self, example: Mapping[str, Any]) -> str | None:
+        for field in self.fields:
             if field not in example:
                 raise KeyError(
                     f"the target '{self.text}' of node '{self.node}' asks for '{field}', which the"
                     f" example does not have.{did_you_mean(field, list(example))} It has:"
                     f" {', '.join(example)}"
                 )
+        if any(example[field] is None for field in self.fields):
+            return None
         texts = {
             name: value if isinstance(value, str) else _json(value)
             for name, value in example.items()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from ..flow.effect import strict_json
 from ..flow.episode import Episode
-from ..flow.errors import DataError, UsageError
+from ..flow.errors import DataError, UsageError, did_you_mean
 from ..flow.example import Example
 from ..flow.node import Node
 from ..flow.paths import is_remote, place_text
@@ -114,6 +114,12 @@ class ProgramTask(Task):
         for node in self.nodes:
             text = getattr(node, "target", None)
             if text is None:
+                if node.learn == "supervised":
+                    raise UsageError(
+                        f"node '{node.name}' of task '{self.name}' learns 'supervised', and has no"
+                        " target: set target to a template such as '{category}', or to"
+                        " FILE.py:FUNCTION"
+                    )
                 continue
             if node.learn != "supervised":
                 raise UsageError(
@@ -131,6 +137,31 @@ class ProgramTask(Task):
                 f"task '{self.name}' has no data: give --data FILE, or set tasks.{self.name}.data"
             )
         return read_data(data, split, self.settings.gold)
+
+    def training_examples(self, examples: Iterable[Example], split: str) -> Iterable[Example]:
+        """All of them.
+
+        Raises:
+            DataError: one has no labels; names the field that it lacks.
+        """
+        for example in examples:
+            if example.gold is None:
+                raise DataError(
+                    f"example '{example.id}' has no labels, so nothing can be learned from it:"
+                    f" {self.why_unlabelled(example)}"
+                )
+            yield example
+
+    def why_unlabelled(self, example: Example) -> str:
+        """See ``Task``: the gold fields are looked for among those that it does have."""
+        fields = ", ".join(f"'{name}'" for name in self.settings.gold)
+        known = [name for name in example.inputs if name != "id"]
+        hints = (did_you_mean(name, known) for name in self.settings.gold)
+        hint = next((hint for hint in hints if hint), "")
+        return (
+            f"one of the fields {fields} (tasks.{self.name}.gold) is missing, empty or null."
+            f"{hint} Its other fields: {', '.join(known) or 'none'}"
+        )
 
     def example_from(self, inputs: Mapping[str, Any]) -> Example:
         """An example of a user's own inputs, which is not judged."""

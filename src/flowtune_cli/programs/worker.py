@@ -29,7 +29,6 @@ class Worker:
     def __init__(self, command: Command) -> None:
         self.process = Process(command)
         self._lines: queue.Queue[list[bytes] | None] = queue.Queue()
-        self._too_many: list[bytes] = []
         self._answered = 0.0
         self._too_long = False
         threading.Thread(target=self._read_lines, daemon=True).start()
@@ -40,18 +39,12 @@ class Worker:
 
         Raises:
             ProgramCrashed: it has ended instead.
-            ProgramRubbish: it had printed a line more than it was asked for.
+            ProgramRubbish: it has printed more than one line, now or since it was asked before.
             ProgramOutputTooLong: its line has no end.
         """
         time.sleep(max(self._answered + _SETTLE_SECONDS - time.monotonic(), 0.0))
         if not self._lines.empty():
-            self._too_many += self._next() or []
-        if self._too_many:
-            text = self._too_many[0].decode("utf-8", "replace")
-            raise ProgramRubbish(
-                "the worker printed a line that it was not asked for, after its answer:"
-                f" {excerpt(text)}. It must print one line an example; all else belongs on stderr"
-            )
+            _one_at_most(self._next() or [], "after its answer")
         self.process.write(line + b"\n")
         answers = self._next()
         self._answered = time.monotonic()
@@ -61,8 +54,9 @@ class Worker:
                     f"the worker printed a line of more than {MOST_OUTPUT >> 20} MiB"
                 )
             raise self._ended()
-        answer, *self._too_many = answers
-        return answer
+        # Of several, nobody knows which is the answer.
+        _one_at_most(answers[1:], f"with its answer, or before it ({_shown(answers[0])})")
+        return answers[0]
 
     def _next(self) -> list[bytes] | None:
         """The lines that came together next; None for the end, and ever after."""
@@ -103,6 +97,18 @@ class Worker:
                     self.process.kill()
                     break
         self._lines.put(None)
+
+
+def _one_at_most(more: list[bytes], when: str) -> None:
+    if more:
+        raise ProgramRubbish(
+            f"the worker printed a line that it was not asked for, {when}: {_shown(more[0])}. It"
+            " must print one line an example; all else belongs on stderr"
+        )
+
+
+def _shown(line: bytes) -> str:
+    return excerpt(line.decode("utf-8", "replace"))
 
 
 def _end(process: Process) -> None:

@@ -14,17 +14,23 @@ def normalize(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def exact_match(answer: str, golds: Sequence[str]) -> float:
-    """1 if the answer equals one of the golds after normalisation, else 0."""
-    return float(any(normalize(answer) == normalize(gold) for gold in golds))
+def exact_match(answer: str, golds: str | Sequence[str]) -> float:
+    """1 if the answer equals the gold, or one of several, after normalisation, else 0."""
+    return float(any(normalize(answer) == normalize(gold) for gold in _several(golds)))
 
 
-def token_f1(answer: str, golds: Sequence[str]) -> float:
-    """The best F1 of the answer's bag of tokens with that of one of the golds.
+def token_f1(answer: str, golds: str | Sequence[str]) -> float:
+    """The F1 of the answer's bag of tokens with that of the gold, or the best of several.
 
     Two empty bags agree fully; an empty one and another not at all.
     """
-    return max((_f1(normalize(answer).split(), normalize(g).split()) for g in golds), default=0.0)
+    words = normalize(answer).split()
+    return max((_f1(words, normalize(gold).split()) for gold in _several(golds)), default=0.0)
+
+
+def _several(golds: str | Sequence[str]) -> Sequence[str]:
+    """A single text is one gold: its letters are none."""
+    return [golds] if isinstance(golds, str) else golds
 
 
 def _f1(answer: list[str], gold: list[str]) -> float:

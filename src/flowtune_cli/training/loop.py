@@ -34,7 +34,8 @@ from ..runs.usage import together
 from ..runtime.effects import Effects
 from ..runtime.second_play import Recorded
 from .admission.examine import admit
-from .admission.finding import Finding
+from .admission.finding import Finding, in_order
+from .admission.requests import request_findings
 from .carry_over import carry_over
 from .checkpoint import (
     Position,
@@ -104,7 +105,8 @@ class Trainer:
         examples: to train on; they are shuffled by the seed and cut to the limit here.
         on_report: called as training goes on.
         should_stop: asked between engine calls; True checkpoints and raises ``Stopped``.
-        on_findings: called with what the run's first mini-batch shows to be wrong with the flow.
+        on_findings: called with what the run's first mini-batch shows to be wrong with the flow,
+            and with requests that fail unnoticed later on.
         held_out: the examples that checkpoints are evaluated on, if training.evaluate says so.
         on_evaluation: called as an evaluation goes on.
         peers: the processes that train the run together; rank 0 writes it.
@@ -152,6 +154,7 @@ class Trainer:
         self.progressive = Progressive(gate=session.task.gate)
         self.last_failure: tuple[str, Failure] | None = None
         self._journal: Journal | None = None
+        self._told: set[tuple[str, str | None]] = set()
         self._used_before = peers.first(lambda: run.info.usage)
         # Whether all is as it was after the episodes of the position, so that it may be saved.
         self._as_at_position = True
@@ -277,6 +280,8 @@ class Trainer:
         collected = collect(self.session.task.nodes, traces)
         if not self.position.batches:
             self.peers.first(partial(self._admit, traces, recorded))
+        elif self.peers.rank == 0:
+            self._tell_of_requests(traces)
         self._as_at_position = False
         self._count_failures(traces)
         for trace in traces:
@@ -371,9 +376,20 @@ class Trainer:
         session = self.session
         self.on_phase("check the flow")
         limits = session.limits
-        self.on_findings(
-            admit(session.task, traces, limits=limits, check=self._check, recorded=recorded)
-        )
+        found = admit(session.task, traces, limits=limits, check=self._check, recorded=recorded)
+        self._told.update((finding.code, finding.place) for finding in found)
+        self.on_findings(found)
+
+    def _tell_of_requests(self, traces: Sequence[Trace]) -> None:
+        """Tell of requests that failed unnoticed in a later mini-batch, each kind of them once."""
+        found = [
+            finding
+            for finding in in_order(list(request_findings(traces)))
+            if (finding.code, finding.place) not in self._told
+        ]
+        self._told.update((finding.code, finding.place) for finding in found)
+        if found:
+            self.on_findings(found)
 
     def _check(self) -> None:
         """Called now and then during work; raises where that has to end."""

@@ -11,7 +11,7 @@ import pytest
 from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.prompt import Template
 from flowtune_cli.flow.request import Answer, Decoded, Request
-from flowtune_cli.nodes import Judge
+from flowtune_cli.nodes import Judge, Rank
 from flowtune_cli.runtime.event_loop import NO_LIMITS
 from flowtune_cli.testing import ScriptedEngine, deviate
 from flowtune_cli.training.admission.examine import Refused, admit
@@ -172,6 +172,7 @@ def test_a_reward_that_is_announced_as_undefined_is_stated() -> None:
 def test_examples_without_labels() -> None:
     found = findings(flows.healthy, examples=[Example("e0", {"question": "?"})])
     assert codes(found) == ["no-labels"]
+    assert found[0].message.endswith("which training refuses: its gold is None")
 
 
 def test_a_target_that_cannot_be_learned_from() -> None:
@@ -182,6 +183,24 @@ def test_a_target_that_cannot_be_learned_from() -> None:
     [finding] = findings(flow, [writer("a", learn="supervised")])
     assert (finding.code, finding.severity) == ("bad-target", "error")
     assert "node 'a' learns from target texts; got 3" in finding.message
+
+
+def ranking(offered: list[Any], gold: list[Any]) -> list[Finding]:
+    async def flow(episode: Any, example: Example) -> None:
+        await episode.call("a", candidates=offered)
+        episode.target("a", gold)
+
+    prompt = Template("{candidate}", chat=False)
+    return findings(flow, [Rank(name="a", prompt=prompt, learn="supervised")])
+
+
+def test_targets_that_are_never_among_the_candidates() -> None:
+    [finding] = ranking(["1", "2"], [1])
+    assert (finding.code, finding.severity, finding.node) == ("target-not-offered", "warning", "a")
+    assert "none of the targets of node 'a' (3) is among its candidates: [1] is none of" in (
+        finding.message
+    )
+    assert ranking(["1", "2"], ["1"]) == []
 
 
 def test_a_rollout_that_does_not_replay() -> None:
@@ -224,6 +243,30 @@ def test_outputs_that_are_all_truncated() -> None:
 
     found = findings(flows.healthy, [writer("a", max_new_tokens=2)], write=long)
     assert "output-truncated" in codes(found)
+
+
+def test_outputs_that_are_all_empty() -> None:
+    found = findings(flows.healthy, write=lambda node, prompt, output: " " * output)
+    [finding] = [each for each in found if each.code == "output-empty"]
+    assert (finding.severity, finding.node, finding.count) == ("warning", "a", 3)
+
+
+def test_a_reward_that_is_never_defined() -> None:
+    async def flow(episode: Any, example: Example) -> None:
+        await episode.call("a", x=1)
+        episode.reward("reward", None)
+
+    [finding] = [each for each in findings(flow) if each.code == "reward-undefined"]
+    assert finding.message == "the reward 'reward' is undefined (None) each time that it was" + (
+        " reported (3)"
+    )
+    assert "reward-undefined" in codes(admitted(flow))
+
+
+def test_training_tells_what_is_cut() -> None:
+    task = FlowTask([writer("a")], flows.healthy)
+    traces = [deviate(task, Cutting(flows.letters), example) for example in EXAMPLES]
+    assert codes(admit(task, traces, limits=NO_LIMITS)) == ["prompt-cut"]
 
 
 def test_gold_in_a_prompt() -> None:
@@ -295,6 +338,7 @@ def test_training_goes_on_with_a_warning() -> None:
     assert codes(admitted(flows.gold_shown)) == ["gold-in-prompt"]
     assert codes(admitted(flows.silent)) == ["reward-unreported"]
     assert codes(admitted(flows.healthy, writer("a", None), writer("b"))) == ["no-judge"]
+    assert codes(admitted(flows.healthy, writer("a", learn="supervised"))) == ["no-target"]
     # One batch is too few to tell.
     assert admitted(flows.ties) == []
     assert admitted(flows.failing) == []

@@ -13,12 +13,42 @@ from ...runtime.second_play import Recorded, play_again
 from .differences import AGAIN, OTHER_GOLD, difference_findings, other_golds
 from .failures import failure_findings
 from .finding import Finding, in_order
+from .labels import label_findings
 from .learning import learning_findings, nothing_to_learn
+from .objects import object_findings
 from .prompts import cut_findings
+from .requests import given_up_findings, request_findings
+from .results import result_findings
 
-_REFUSED = ("not-a-text", "not-awaited", "request-differs", "reward-misspelt")
+_REFUSED = (
+    "model-not-found",
+    "no-calls",
+    "not-a-text",
+    "not-awaited",
+    "object-shown",
+    "request-differs",
+    "reward-misspelt",
+)
 """What is certainly wrong. Rollouts that do not replay teach nothing, and count as failed."""
-_TOLD = ("gold-in-prompt", "no-judge", "reward-unreported", "rewards-differ", "targets-differ")
+_TOLD = (
+    "call-given-up",
+    "gold-among-inputs",
+    "gold-in-prompt",
+    "no-judge",
+    "no-result",
+    "no-target",
+    "object-shown",
+    "output-empty",
+    "output-truncated",
+    "prompt-cut",
+    "request-failed",
+    "reward-undefined",
+    "reward-unreported",
+    "rewards-differ",
+    "target-not-offered",
+    "target-shown",
+    "targets-differ",
+)
 _MOST_EPISODES = 16
 """How many of a mini-batch are played again before training."""
 
@@ -54,10 +84,16 @@ def examine(
     again = play_again(task, recorded, limits=limits, check=check)
     swapped = other_golds(recorded, pool)
     with_swapped = play_again(task, swapped, limits=limits, check=check)
+    examples = {example.id: example for example in (*(t.example for t in traces), *pool)}
     found = [
-        *_unlabelled(traces),
+        *_unlabelled(task, traces),
+        *label_findings(task, list(examples.values())),
         *difference_findings(recorded, again, AGAIN),
         *failure_findings(traces),
+        *request_findings(traces),
+        *given_up_findings(recorded),
+        *result_findings(task, traces),
+        *object_findings(traces),
         *learning_findings(task, traces),
         *cut_findings(traces),
     ]
@@ -69,13 +105,14 @@ def examine(
     return in_order([*([nothing] if nothing else []), *found])
 
 
-def _unlabelled(traces: Sequence[Trace]) -> Iterator[Finding]:
+def _unlabelled(task: Task, traces: Sequence[Trace]) -> Iterator[Finding]:
     for trace in traces:
         if trace.example.gold is None:
             yield Finding(
                 "no-labels",
                 "error",
-                "there are examples without labels (gold is None), which training refuses",
+                "there are examples without labels, which training refuses:"
+                f" {task.why_unlabelled(trace.example).removesuffix('.')}",
                 "Check a split that has labels (--split), or leave such examples out.",
                 example=trace.example.id,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...flow.deviation import Trace
@@ -48,6 +48,9 @@ def learning_findings(task: Task, traces: Sequence[Trace]) -> Iterator[Finding]:
     finished = [trace for trace in traces if trace.episode.failure is None]
     if not finished:
         return  # what it lacks may be a consequence
+    if not any(trace.episode.steps for trace in finished):
+        yield _no_calls(len(finished))
+        return
     rewards = sorted({reward.name for t in finished for run in t.runs for reward in run.rewards})
     try:
         summarized = summaries(task, finished)
@@ -59,7 +62,9 @@ def learning_findings(task: Task, traces: Sequence[Trace]) -> Iterator[Finding]:
         reason = why_it_learns_nothing(summary, rewards, len(finished))
         if reason is not None and reason.code not in ELSEWHERE:
             yield _finding(node, reason)
-    yield from _reward_findings(task, [trace.episode for trace in finished], rewards)
+    episodes = [trace.episode for trace in finished]
+    yield from _reward_findings(task, episodes, rewards)
+    yield from _target_findings(task, episodes)
 
 
 def nothing_to_learn(task: Task) -> Finding | None:
@@ -73,6 +78,17 @@ def nothing_to_learn(task: Task) -> Finding | None:
         " alternatives, or neither a reward nor an evaluator",
         "Set a node's 'reward' to one that the flow reports, or its 'evaluator', or learn ="
         " 'supervised'.",
+    )
+
+
+def _no_calls(episodes: int) -> Finding:
+    return Finding(
+        "no-calls",
+        "error",
+        f"the flow called no node in {episodes:,} episode{'' if episodes == 1 else 's'}",
+        "A program must ask for its nodes by the client that it is given, or at OPENAI_BASE_URL"
+        " with the key OPENAI_API_KEY: one that asks another server, or finds its answers in a"
+        " cache, calls none. A flow calls them by episode.call.",
     )
 
 
@@ -96,8 +112,59 @@ def _reward_findings(
             yield _unreported(
                 f"the reward of node '{node.name}',", node.reward, rewards, unused, node
             )
+    for name in {node.reward for node in task.nodes if node.name in called}:
+        yield from _undefined(name, finished)
     if task.gate and task.gate not in (*rewards, *undefined):
         yield _unreported("the gate,", task.gate, rewards, unused)
+
+
+def _undefined(name: str | None, finished: Sequence[Episode]) -> Iterator[Finding]:
+    """That a reward is reported and never defined, and not announced as such."""
+    values = [r.value for episode in finished for r in episode.rewards if r.name == name]
+    announced = any(name in episode.undefined_rewards for episode in finished)
+    if values and not announced and all(value is None for value in values):
+        yield Finding(
+            "reward-undefined",
+            "warning",
+            f"the reward '{name}' is undefined (None) each time that it was reported"
+            f" ({len(values):,})",
+            "Report a number where there is one: a function without 'return' gives None.",
+            reward=name,
+        )
+
+
+def _target_findings(task: Task, finished: Sequence[Episode]) -> Iterator[Finding]:
+    """Nodes that choose among candidates, and whose targets are never among them."""
+    for node in task.nodes:
+        given = [
+            (episode.steps[target.step].response.options, target.gold)
+            for episode in finished
+            for target in episode.targets
+            if node.learn == "supervised" and episode.steps[target.step].node == node.name
+        ]
+        several = [pair for pair in given if pair[0] and _is_several(pair[1]) and len(pair[1])]
+        if several and not any(
+            option.value in list(gold) for options, gold in several for option in options
+        ):
+            options, gold = several[0]
+            yield Finding(
+                "target-not-offered",
+                "warning",
+                f"none of the targets of node '{node.name}' ({len(several):,}) is among its"
+                f" candidates: {_short(list(gold))} is none of {_short(options[0].value)} and so"
+                " on, so it learns only what is wrong",
+                "Report candidates that the call was given, and of their type.",
+                node=node.name,
+            )
+
+
+def _is_several(gold: Any) -> bool:
+    return isinstance(gold, Collection) and not isinstance(gold, (str, bytes, Mapping))
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _unreported(

@@ -1,4 +1,4 @@
-"""Findings about prompts that were cut, and outputs that were."""
+"""Findings about prompts that were cut, and outputs that were, or that say nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .finding import Finding
 
 
 def cut_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
-    """Nodes with prompts that did not fit the context window, or with outputs all truncated."""
+    """Nodes with prompts that did not fit, or with outputs that are all truncated, or all empty."""
     steps: dict[str, list[tuple[str, Step]]] = {}
     for trace in traces:
         for step in trace.episode.steps:
@@ -18,6 +18,7 @@ def cut_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
     for node, called in steps.items():
         yield from _cut_prompts(node, called)
         yield from _truncated_outputs(node, called)
+        yield from _empty_outputs(node, called)
 
 
 def _cut_prompts(node: str, called: Sequence[tuple[str, Step]]) -> Iterator[Finding]:
@@ -47,6 +48,20 @@ def _truncated_outputs(node: str, called: Sequence[tuple[str, Step]]) -> Iterato
             "warning",
             f"every output of node '{node}' is truncated ({len(called):,})",
             "Raise its 'max_new_tokens', end it with 'stop', or tell it to be brief.",
+            node=node,
+            example=called[0][0],
+            count=len(called),
+        )
+
+
+def _empty_outputs(node: str, called: Sequence[tuple[str, Step]]) -> Iterator[Finding]:
+    if all(step.output.score is not None and not step.output.text.strip() for _, step in called):
+        yield Finding(
+            "output-empty",
+            "warning",
+            f"every output of node '{node}' is empty ({len(called):,})",
+            "See whether one of its 'stop' is what the model begins with, and what its prompt asks"
+            " for.",
             node=node,
             example=called[0][0],
             count=len(called),

@@ -1,19 +1,34 @@
-"""The finding that a flow samples, and each alternative is judged by one ending."""
+"""Findings about flows that sample: one ending judges, or a setting counts for nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from ...flow.deviation import Trace
+from ...flow.node import Node
+from ...flow.task import Task
 from .finding import Finding
 
 
-def sampling_findings(traces: Sequence[Trace], rollouts: int) -> Iterator[Finding]:
-    """A note for each example where something was drawn behind a step that was deviated from.
+def sampling_findings(task: Task, traces: Sequence[Trace], rollouts: int) -> Iterator[Finding]:
+    """A note for each example where something was drawn behind a step that was deviated from, and
+    for each node whose exploration is never asked for.
 
     Args:
         rollouts: the setting of that name.
     """
+    steps = [step for trace in traces for step in trace.episode.steps]
+    for node in task.nodes:
+        sampled = {step.sampled for step in steps if step.node == node.name}
+        if node.deviates and node.exploration != Node.exploration and sampled == {True}:
+            yield Finding(
+                "exploration-unused",
+                "note",
+                f"all calls of node '{node.name}' sample, so its alternatives are further samples,"
+                " and its 'exploration' is not used",
+                "Leave 'exploration' out, or play the node at a temperature of 0.",
+                node=node.name,
+            )
     if rollouts > 1:
         return
     for trace in traces:
