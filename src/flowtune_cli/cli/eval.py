@@ -134,7 +134,7 @@ def _compare(
     for each in found:
         check_alike(peers, each.player.resolved.settings, examples)
     peers.patience = found[0].player.resolved.settings.training.rank_timeout
-    _warn_of_trained(found, examples)
+    _warn_of_known(found, examples, data, split)
     labelled = all(example.gold is not None for example in examples)
     own = labelled and type(first).evaluate is not Task.evaluate
     try:
@@ -315,23 +315,16 @@ def _write(path: Path, played: Played) -> None:
     note(f"wrote {len(played.predictions)} predictions to {path.absolute()}")
 
 
-def _warn_of_trained(found: Sequence[Contestant], examples: Sequence[Example]) -> None:
-    """Say so if examples are among those that a run has learned from."""
-    from ..flow.errors import UsageError
-    from ..runs.example_digests import example_digests, read_digests
+def _warn_of_known(
+    found: Sequence[Contestant], examples: Sequence[Example], data: Path | None, split: str
+) -> None:
+    """Say so if examples are among those that a run has learned from, or was chosen by."""
+    from .learned_from import tell_chosen_by, tell_trained_on
 
-    now = {digest[1:] for digest in example_digests(examples, lambda text: None)}
     for each in found:
-        checkpoint = each.player.checkpoint
-        if checkpoint is None:
-            continue
-        try:
-            trained = read_digests(checkpoint.parent.parent / "examples.jsonl")
-        except UsageError:  # it is not needed to play
-            continue
-        both = len(now & {digest[1:] for digest in trained})
-        if both:
-            warn(f"'{each.name}' was trained on {both} of the {len(examples)} examples")
+        if each.player.checkpoint is not None:
+            tell_trained_on(each.name, each.player.checkpoint, examples)
+            tell_chosen_by(each.name, each.player.checkpoint, examples, data, split)
 
 
 def _note_failures(each: Contestant, examples: Sequence[Example], played: Played) -> None:

@@ -119,6 +119,7 @@ def _predict(
     from ..runs.prediction_writer import check_predictions_path
     from .alike import check_alike
     from .examples import chosen_split, first_examples, note_left_out, read_examples
+    from .learned_from import tell_trained_on
     from .player import load_player
     from .postprocessors import explorations, selected_names, selected_postprocessors
     from .predicting import ExamplesFailed, write_predictions
@@ -156,6 +157,8 @@ def _predict(
     examples = first_examples(read_examples(player.task, data, split), limit)
     note_left_out(player.task)
     check_alike(peers, settings, examples)
+    if player.checkpoint is not None:
+        tell_trained_on(player.label, player.checkpoint, examples)
     session = player.set_up(peers)
     summary: dict[str, Any] = {
         "task": player.task.name,
