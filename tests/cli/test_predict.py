@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flowtune_cli.flow.errors import UsageError
 from support.installed_plugins import Site
 from support.runs_compared import press_ctrl_c
 
@@ -130,6 +131,22 @@ def test_a_run_predicts_as_it_was_trained_and_evaluate_is_told_how(predict: Run,
     assert len(lines()) == 3
     command = "flowtune evaluate letters out.jsonl --split test --limit 3"
     assert f"{command} --set tasks.letters.loud=true\n" in done.err
+
+
+def test_examples_that_the_run_has_learned_from_are_told(
+    predict: Run, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("train", "letters", "--name", "a", "--limit", "2").code == 0
+
+    def not_at_all(*given: Any) -> None:
+        raise UsageError("that is enough")
+
+    monkeypatch.setattr("flowtune_cli.cli.predicting._play", not_at_all)
+    done = run("predict", "letters", "--run", "a", *OUT)  # the first split, that of training
+    assert "warning: 'a@2' was trained on 2 of the 8 examples" in done.err
+    other = predict("--run", "a", "--out", "test.jsonl")
+    assert "that is enough" in other.err
+    assert "was trained on" not in other.err
 
 
 def test_a_file_that_is_there_is_replaced_only_if_wanted(predict: Run) -> None:

@@ -19,7 +19,7 @@ from .options import (
     PresetOption,
     SetOption,
 )
-from .output import note, print_json, print_rows, warn
+from .output import note, print_json, print_rows
 from .phase import phase
 from .programs import ProgramTaskArgument
 from .together import ProcessesOption, launched, own_place, together
