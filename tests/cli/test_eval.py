@@ -166,7 +166,7 @@ def test_without_rewards_the_evaluator_says_who_wins(unrewarded: Run) -> None:
     table = unrewarded("eval", "judged", "--run=a", "--baseline")
     assert ["longer", "a", "", "", "", ""] in [row[:6] for row in table.rows]
     alone = unrewarded("eval", "judged", "--run=a", "--limit=1")
-    assert "no figures: evaluators compare flows, so name another one, or --baseline" in alone.err
+    assert "no evaluator was asked, as these compare flows: name another one" in alone.err
 
 
 def test_an_evaluator_that_looks_at_steps_is_told_that_there_are_none(unrewarded: Run) -> None:

@@ -145,6 +145,8 @@ def _compare(
     figures = _compared(all_played, len(examples))
     for text in notes_on(all_played, figures):
         note(text)
+    if gains and len(found) == 1:
+        note("no evaluator was asked, as these compare flows: name another one, or --baseline")
     if json:
         print_json(_as_json(found, examples, split, all_played, figures, task_figures, gains))
         return 0
@@ -156,9 +158,7 @@ def _compare(
     ]
     if rows:
         print_rows(COLUMNS, rows)
-    elif gains:
-        note("there are no figures: evaluators compare flows, so name another one, or --baseline")
-    else:
+    elif not gains:
         note("there are no figures: the flow reports no reward, and no node has an evaluator")
     return 0
 
