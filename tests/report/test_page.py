@@ -231,7 +231,7 @@ def test_nodes_that_learned_nothing_are_named_with_the_reason(tmp_path: Path) ->
 def test_evaluations_are_plotted_and_listed(tmp_path: Path, sums: RunSummary) -> None:
     text = Parsed(page(summarize_run(evaluated_run(tmp_path, "evaluated")))).text
     assert "Held-out examples" in text
-    assert "The best checkpoint is that after 3 episodes, by high." in text
+    assert "The best checkpoint is that after 3 episodes, by high, of 9 of 10 examples." in text
     assert "episodes high own.exact examples failed" in text
     assert "3 0.750 0.125 10 1 best" in text
     assert "6 – 0.250 10 1" in text

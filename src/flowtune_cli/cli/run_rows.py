@@ -91,7 +91,9 @@ def _key(row: Row, sort: str) -> Any:
         return -created.timestamp() if created is not None else float("inf")
     if sort == "metric":
         value = row["metric"] and row["metric"]["value"]
-        return float("inf") if value is None else -value
+        if value is None:
+            return float("inf")
+        return value if row["metric"]["lower_is_better"] else -value
     return -row[sort]
 
 

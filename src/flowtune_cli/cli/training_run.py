@@ -39,6 +39,7 @@ from .progress import progress
 from .run_lock import locked
 from .training_text import (
     batch_text,
+    best_of_fewer,
     best_text,
     early_end_text,
     evaluation_text,
@@ -237,6 +238,8 @@ def _note_evaluations(run: RunDirectory) -> None:
         note(early_end_text(evaluations))
     if text := best_text(evaluations, run.path.name):
         note(text)
+    if text := best_of_fewer(evaluations):
+        warn(text)
 
 
 def _print_metrics(run: RunDirectory, *, json: bool) -> None:
