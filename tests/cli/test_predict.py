@@ -13,10 +13,17 @@ import pytest
 
 from flowtune_cli.flow.errors import UsageError
 from support.installed_plugins import Site
+from support.program_files import forget_modules
 from support.runs_compared import press_ctrl_c
 
 Run = Callable[..., Any]
 OUT = ("--out", "out.jsonl")
+PROGRAM = """
+def run(example):
+    if example["q"] == 3:
+        raise ValueError("three")
+    return "done"
+"""
 
 
 @pytest.fixture
@@ -100,6 +107,27 @@ def test_what_other_settings_began_is_not_mixed_in(
     done = predict(*OUT, "--set", "tasks.letters.loud=true")
     assert done.code == 2
     assert "was made by" in done.err
+
+
+def test_a_program_that_changed_before_it_goes_on_is_told(letters: Site, run: Run) -> None:
+    Path("flow.py").write_text(PROGRAM)
+    Path("d.jsonl").write_text('{"q": 1}\n{"q": 2}\n{"q": 3}\n')
+    nodes = ("--set", "tasks.flow.nodes.a.learn=nothing")
+    predict = ("predict", "flow.py:run", "--data", "d.jsonl", *nodes, *OUT)
+    small = ("--set", "engine.in_flight=1")
+    assert run(*predict, *small).code == 1
+    again = run(*predict, *small)
+    assert "has 2 of 3 lines" in again.err
+    assert "has changed" not in again.err
+    Path("flow.py").write_text(PROGRAM.replace("== 3", "== 4"))
+    forget_modules(Path.cwd())
+    done = run(*predict, *small)
+    assert done.code == 0, done.err
+    assert (
+        "warning: 'function' of the program has changed since these lines were begun, which are"
+        f" kept: delete {Path('out.jsonl.partial').absolute()} to make all" in done.err
+    )
+    forget_modules(Path.cwd())
 
 
 def test_a_failing_example_is_named_and_what_is_before_it_kept(predict: Run) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..flow.episode import Failure
+from ..flow.errors import FlowtuneError
 from ..flow.figures import each_figure
 from . import options
 from .options import (
@@ -66,7 +68,7 @@ def evaluate(
     examples = first_examples(read_examples(task_, data, split), limit)
     lines = read_lines(predictions, task_, examples, reorder=reorder)
     with phase("evaluating", silent=True):
-        metrics = task_.evaluate(examples, lines)
+        metrics = _evaluated(task_, examples, lines, predictions)
     note_left_out(task_)
     if json:
         left_out = task_.left_out.as_json()
@@ -103,6 +105,25 @@ def read_lines(
     for text in notes:
         note(text)
     return lines
+
+
+def _evaluated(
+    task: Task, examples: Sequence[Example], lines: Sequence[dict[str, Any]], path: Path
+) -> Mapping[str, Any]:
+    """The task's figures.
+
+    Raises:
+        FlowtuneError: the task could not evaluate the lines, which may be those of another one.
+    """
+    try:
+        return task.evaluate(examples, lines)
+    except FlowtuneError:
+        raise
+    except Exception as error:
+        raise FlowtuneError(
+            f"task '{task.name}' cannot evaluate {path}: are these predictions of this task?\n"
+            f"{Failure.of(error).traceback}"
+        ) from error
 
 
 def _format(value: Any) -> str:

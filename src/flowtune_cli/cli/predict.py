@@ -176,10 +176,11 @@ def _predict(
             session,
             examples,
             out,
-            made_by=player.made_by,
+            made_by=f"{player.made_by}, {session.settings.model.dtype}",  # "auto" may be any
             explorations=strategies,
             processors=processors,
             scores=scores,
+            files=_program_files(player),
             peers=peers,
         )
     except Stop:
@@ -198,6 +199,14 @@ def _predict(
     command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
     suggest("Next, try", [command])
     return 0
+
+
+def _program_files(player: Player) -> dict[str, str]:
+    """Digests of the files that a program is."""
+    from ..programs.files import file_digests
+
+    files = file_digests(player.resolved.settings.tasks.get(player.task.name, {}))
+    return {n: digest for n, digest in files.items() if n.startswith(("function", "program"))}
 
 
 def _evaluate_command(player: Player, out: Path, **arguments: Any) -> str:
