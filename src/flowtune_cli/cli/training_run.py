@@ -190,8 +190,9 @@ class TrainingRun:
         if self.peers.rank:
             return 0
         _print_metrics(run, json=self.json)
-        for line in spent_elsewhere(self.task.nodes):
-            note(line)
+        if self.peers.size == 1:  # else this is one process's share of what was asked
+            for line in spent_elsewhere(self.task.nodes):
+                note(line)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
         suggest("Next, try", next_commands(self.task, reference, run.settings["data"]))
