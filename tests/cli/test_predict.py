@@ -157,8 +157,16 @@ def test_a_run_predicts_as_it_was_trained_and_evaluate_is_told_how(predict: Run,
     done = predict(*OUT, "--run", "a", "--limit", "3")
     assert [line["text"] for line in lines()] == [line["text"].upper() for line in lines()]
     assert len(lines()) == 3
-    command = "flowtune evaluate letters out.jsonl --split test --limit 3"
-    assert f"{command} --set tasks.letters.loud=true\n" in done.err
+    command = "flowtune evaluate out.jsonl --run a --split test --limit 3"
+    assert f"{command}\n" in done.err
+    evaluated = run(*command.split()[1:])
+    assert evaluated.code == 0, evaluated.err
+    assert evaluated.rows[1] == ["count", "3"]
+    other = run("evaluate", "other", *command.split()[2:])
+    assert (other.code, "other" in other.err) == (2, True)
+    untrained = predict("--out", "u.jsonl", "--limit", "1", "--set", "tasks.letters.loud=true")
+    command = "flowtune evaluate letters u.jsonl --split test --limit 1"
+    assert f"{command} --set tasks.letters.loud=true\n" in untrained.err
 
 
 def test_examples_that_the_run_has_learned_from_are_told(

@@ -11,22 +11,19 @@ import typer
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError
 from ..flow.figures import each_figure
-from . import options
 from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
     PredictedOption,
-    PredictionsArgument,
     PresetOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
-from .origins import tell_origins
 from .output import note, print_json, print_rows
 from .phase import phase
-from .programs import GoldOption, RewardOption, find, given
+from .predicted import FirstArgument, PlayedRunOption, SecondArgument, predicted
+from .programs import GoldOption, RewardOption, given
 
 if TYPE_CHECKING:
     from ..flow.example import Example
@@ -34,8 +31,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    task: TaskArgument,
-    predictions: PredictionsArgument,
+    task: FirstArgument = None,
+    predictions: SecondArgument = None,
+    run: PlayedRunOption = None,
     data: DataOption = None,
     split: SplitOption = None,
     limit: PredictedOption = None,
@@ -57,18 +55,20 @@ def evaluate(
     from ..registry import load_registry
     from .examples import first_examples, note_left_out, read_examples
 
-    registry = load_registry()
-    found = find(registry, task, given(reward=reward, gold=gold), config=config, overrides=set_)
-    flags = {"preset": preset, **found.flags}
-    resolved = options.settings(
-        registry, found.task_class, config=config, overrides=set_, flags=flags
+    task_, path = predicted(
+        load_registry(),
+        task,
+        predictions,
+        run,
+        given(reward=reward, gold=gold),
+        preset=preset,
+        config=config,
+        overrides=set_,
     )
-    tell_origins(resolved)
-    task_ = resolved.make_task()
     examples = first_examples(read_examples(task_, data, split), limit)
-    lines = read_lines(predictions, task_, examples, reorder=reorder)
+    lines = read_lines(path, task_, examples, reorder=reorder)
     with phase("evaluating", silent=True):
-        metrics = _evaluated(task_, examples, lines, predictions)
+        metrics = _evaluated(task_, examples, lines, path)
     note_left_out(task_)
     if json:
         left_out = task_.left_out.as_json()

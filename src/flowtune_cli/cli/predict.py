@@ -196,7 +196,9 @@ def _predict(
         print_json(summary)
     if is_stream(out):
         return 0
-    command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
+    command = _evaluate_command(
+        player, out, run=run, data=data, split=split, limit=limit, config=config
+    )
     suggest("Next, try", [command])
     return 0
 
@@ -214,10 +216,12 @@ def _evaluate_command(player: Player, out: Path, **arguments: Any) -> str:
     from ..config.template import toml_value
 
     task, config = player.task.name, arguments["config"]
-    command = ["flowtune", "evaluate", task, str(out)]
+    command = ["flowtune", "evaluate", *([] if arguments["run"] else [task]), str(out)]
     for option, value in arguments.items():
         if value is not None:
             command += [f"--{option}", str(value)]
+    if arguments["run"]:  # it has them
+        return shlex.join(command)
     plain = options.settings(player.registry, type(player.task), config=config).settings
     for key, value in player.resolved.settings.tasks[task].items():
         if key != "nodes" and value != plain.tasks[task].get(key):
