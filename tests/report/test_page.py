@@ -185,6 +185,22 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "of-3 sums none interrupted 9 0.200" in text
     assert "of-6 sums none interrupted 18 0.500" in text
     assert 'href="#run-1"' in made
+    assert "not of the same examples: some have played more episodes. flowtune eval" in text
+
+
+def test_runs_of_other_data_are_told_and_of_another_order_are_not(sums: RunSummary) -> None:
+    data = {"path": "/d", "split": "train", "examples": 8, "available": 8}
+
+    def told(**other: Any) -> str:
+        runs = [
+            replace(sums, settings={"settings": {}, "data": {**data, **more}})
+            for more in ({"examples_sha256": "1"}, {"examples_sha256": "2", **other})
+        ]
+        return Parsed(page(*runs)).text.partition("not of the same examples: ")[2]
+
+    assert told() == ""
+    for other in ({"path": "/e"}, {"split": "dev"}, {"available": 9}):
+        assert told(**other).startswith("the runs train on different data.")
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
