@@ -162,6 +162,9 @@ def test_a_run_predicts_as_it_was_trained_and_evaluate_is_told_how(predict: Run,
     evaluated = run(*command.split()[1:])
     assert evaluated.code == 0, evaluated.err
     assert evaluated.rows[1] == ["count", "3"]
+    loud = "tasks.letters.loud=false"
+    changed = predict("--out", "c.jsonl", "--run", "a", "--limit", "1", "--set", loud)
+    assert f"c.jsonl --run a --split test --limit 1 --set {loud}\n" in changed.err
     other = run("evaluate", "other", *command.split()[2:])
     assert (other.code, "other" in other.err) == (2, True)
     untrained = predict("--out", "u.jsonl", "--limit", "1", "--set", "tasks.letters.loud=true")

@@ -197,7 +197,7 @@ def _predict(
     if is_stream(out):
         return 0
     command = _evaluate_command(
-        player, out, run=run, data=data, split=split, limit=limit, config=config
+        player, out, overrides, run=run, data=data, split=split, limit=limit, config=config
     )
     suggest("Next, try", [command])
     return 0
@@ -211,7 +211,9 @@ def _program_files(player: Player) -> dict[str, str]:
     return {n: digest for n, digest in files.items() if n.startswith(("function", "program"))}
 
 
-def _evaluate_command(player: Player, out: Path, **arguments: Any) -> str:
+def _evaluate_command(
+    player: Player, out: Path, overrides: Sequence[str] | None, **arguments: Any
+) -> str:
     """The command that evaluates the predictions, with the task settings that were used."""
     from ..config.template import toml_value
 
@@ -220,8 +222,9 @@ def _evaluate_command(player: Player, out: Path, **arguments: Any) -> str:
     for option, value in arguments.items():
         if value is not None:
             command += [f"--{option}", str(value)]
-    if arguments["run"]:  # it has them
-        return shlex.join(command)
+    if arguments["run"]:  # it has the settings, but for those that are others now
+        changed = [each for each in overrides or () if each.startswith(f"tasks.{task}.")]
+        return shlex.join([*command, *(word for each in changed for word in ("--set", each))])
     plain = options.settings(player.registry, type(player.task), config=config).settings
     for key, value in player.resolved.settings.tasks[task].items():
         if key != "nodes" and value != plain.tasks[task].get(key):
