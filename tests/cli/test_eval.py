@@ -68,7 +68,7 @@ def test_as_a_table(trained: Run) -> None:
         [figure, flow] for figure in ("sum", "good", "count") for flow in ("a", "b")
     ]
     first, other = done.rows[:2]
-    assert first[4:] == ["", "", ""]
+    assert first[4:] == ["", "", "", "3 of 3"]
     assert other[4].startswith(("+", "-"))
     assert " to " in other[3]
     assert other[6].endswith(" of 3")
@@ -165,6 +165,8 @@ def test_without_rewards_the_evaluator_says_who_wins(unrewarded: Run) -> None:
     }
     table = unrewarded("eval", "judged", "--run=a", "--baseline")
     assert ["longer", "a", "", "", "", ""] in [row[:6] for row in table.rows]
+    alone = unrewarded("eval", "judged", "--run=a", "--limit=1")
+    assert "no evaluator was asked, as these compare flows: name another one" in alone.err
 
 
 def test_an_evaluator_that_looks_at_steps_is_told_that_there_are_none(unrewarded: Run) -> None:

@@ -95,6 +95,32 @@ def test_malformed_predictions(evaluate: Run, line: str, said: str) -> None:
     assert said in done.err
 
 
+def test_predictions_of_another_task_are_named(evaluate: Run) -> None:
+    lines = [json.dumps({"id": f"test-{n}", "answer": "x"}) for n in range(5)]
+    Path("out.jsonl").write_text("\n".join(lines))
+    done = evaluate()
+    assert (done.code, done.out) == (1, "")
+    assert "task 'letters' cannot evaluate out.jsonl: are these predictions of this" in done.err
+    assert "KeyError: 'good'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["out.jsonl"], "name it before 'out.jsonl', or the run that predicted, by --run"),
+        ([], "say which predictions are meant: TASK PREDICTIONS, or PREDICTIONS --run RUN"),
+        (["out.jsonl", "--run", "z"], "unknown run 'z'"),
+    ],
+)
+def test_which_predictions_of_what(
+    evaluate: Run, run: Run, arguments: list[str], said: str
+) -> None:
+    for command in (["evaluate"], ["postprocess", "--out", "p.jsonl"]):
+        done = run(*command, *arguments)
+        assert done.code == 2
+        assert said in done.err
+
+
 def test_bytes_that_are_no_text(evaluate: Run) -> None:
     Path("out.jsonl").write_bytes(b'{"id": "\xff"}\n')
     assert "out.jsonl:1: not UTF-8: byte 0xff" in evaluate().err

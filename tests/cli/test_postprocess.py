@@ -78,6 +78,13 @@ def test_a_file_is_post_processed_as_predict_would_have(scored: Run) -> None:
     assert (done.code, done.out) == (0, "")
     assert lines("both.jsonl") == lines("all.jsonl")
     assert f"wrote 5 predictions to {Path('both.jsonl').absolute()}\n" in done.err
+    assert "have no rollouts" not in done.err
+    scored("predict", "--out", "plain.jsonl")
+    bare = scored("postprocess", "plain.jsonl", "--out", "bare.jsonl", "--longest")
+    assert (
+        "warning: 5 of 5 lines have no rollouts, which --longest needs: predict with --scores and"
+        " --longest" in bare.err
+    )
     done = scored("postprocess", "longest.jsonl", "--out", "both.jsonl", "--rank")
     assert "both.jsonl exists" in done.err
     assert (

@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
+from flowtune_cli.flow.errors import UsageError
 from support.installed_plugins import Site
+from support.program_files import forget_modules
 from support.runs_compared import press_ctrl_c
 
 Run = Callable[..., Any]
 OUT = ("--out", "out.jsonl")
+PROGRAM = """
+def run(example):
+    if example["q"] == 3:
+        raise ValueError("three")
+    return "done"
+"""
 
 
 @pytest.fixture
@@ -101,6 +109,27 @@ def test_what_other_settings_began_is_not_mixed_in(
     assert "was made by" in done.err
 
 
+def test_a_program_that_changed_before_it_goes_on_is_told(letters: Site, run: Run) -> None:
+    Path("flow.py").write_text(PROGRAM)
+    Path("d.jsonl").write_text('{"q": 1}\n{"q": 2}\n{"q": 3}\n')
+    nodes = ("--set", "tasks.flow.nodes.a.learn=nothing")
+    predict = ("predict", "flow.py:run", "--data", "d.jsonl", *nodes, *OUT)
+    small = ("--set", "engine.in_flight=1")
+    assert run(*predict, *small).code == 1
+    again = run(*predict, *small)
+    assert "has 2 of 3 lines" in again.err
+    assert "has changed" not in again.err
+    Path("flow.py").write_text(PROGRAM.replace("== 3", "== 4"))
+    forget_modules(Path.cwd())
+    done = run(*predict, *small)
+    assert done.code == 0, done.err
+    assert (
+        "warning: 'function' of the program has changed since these lines were begun, which are"
+        f" kept: delete {Path('out.jsonl.partial').absolute()} to make all" in done.err
+    )
+    forget_modules(Path.cwd())
+
+
 def test_a_failing_example_is_named_and_what_is_before_it_kept(predict: Run) -> None:
     done = predict(*OUT, "--set", "tasks.letters.fail_at=test-3")
     assert done.code == 1
@@ -128,8 +157,35 @@ def test_a_run_predicts_as_it_was_trained_and_evaluate_is_told_how(predict: Run,
     done = predict(*OUT, "--run", "a", "--limit", "3")
     assert [line["text"] for line in lines()] == [line["text"].upper() for line in lines()]
     assert len(lines()) == 3
-    command = "flowtune evaluate letters out.jsonl --split test --limit 3"
-    assert f"{command} --set tasks.letters.loud=true\n" in done.err
+    command = "flowtune evaluate out.jsonl --run a --split test --limit 3"
+    assert f"{command}\n" in done.err
+    evaluated = run(*command.split()[1:])
+    assert evaluated.code == 0, evaluated.err
+    assert evaluated.rows[1] == ["count", "3"]
+    loud = "tasks.letters.loud=false"
+    changed = predict("--out", "c.jsonl", "--run", "a", "--limit", "1", "--set", loud)
+    assert f"c.jsonl --run a --split test --limit 1 --set {loud}\n" in changed.err
+    other = run("evaluate", "other", *command.split()[2:])
+    assert (other.code, "other" in other.err) == (2, True)
+    untrained = predict("--out", "u.jsonl", "--limit", "1", "--set", "tasks.letters.loud=true")
+    command = "flowtune evaluate letters u.jsonl --split test --limit 1"
+    assert f"{command} --set tasks.letters.loud=true\n" in untrained.err
+
+
+def test_examples_that_the_run_has_learned_from_are_told(
+    predict: Run, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("train", "letters", "--name", "a", "--limit", "2").code == 0
+
+    def not_at_all(*given: Any) -> None:
+        raise UsageError("that is enough")
+
+    monkeypatch.setattr("flowtune_cli.cli.predicting._play", not_at_all)
+    done = run("predict", "letters", "--run", "a", *OUT)  # the first split, that of training
+    assert "warning: 'a@2' was trained on 2 of the 8 examples" in done.err
+    other = predict("--run", "a", "--out", "test.jsonl")
+    assert "that is enough" in other.err
+    assert "was trained on" not in other.err
 
 
 def test_a_file_that_is_there_is_replaced_only_if_wanted(predict: Run) -> None:

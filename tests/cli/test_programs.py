@@ -187,7 +187,7 @@ def test_predictions_are_evaluated_by_the_reward(trained: Path, run: Run) -> Non
     done = run("predict", "flow", "--run", "a", "--out", "p.jsonl")
     assert done.code == 0, done.err
     lines = records(Path("p.jsonl"))
-    assert set(lines[0]) == {"id", "result"}
+    assert set(lines[0]) == {"id", "result", "inputs_sha256"}
     [command] = [line for line in done.err.splitlines() if "flowtune evaluate" in line]
     import shlex
 

@@ -67,10 +67,11 @@ def test_the_metric_is_the_best_evaluation_s_or_else_the_gate_s(letters: Site, r
     best = next(e for e in json.loads(done.out)["evaluations"] if e["best"])
     value = best["figures"][best["metric"]]["value"]
     shown = {row[0]: row[4] for row in run("ls", "runs").rows}
-    assert shown["watched"] == f"{best['metric']}={value:.3f}"
+    assert shown["watched"] == f"{best['metric']}={value:.3f} held out"
     assert shown["plain"].startswith("sum=0.")
     metrics = {r["name"]: r["metric"] for r in json.loads(run("ls", "runs", "--json").out)}
-    assert metrics["watched"] == {"name": best["metric"], "value": value, "of": "evaluation"}
+    found = {"name": best["metric"], "value": value, "of": "evaluation", "lower_is_better": False}
+    assert metrics["watched"] == found
     assert (metrics["plain"]["name"], metrics["plain"]["of"]) == ("sum", "training")
     by_metric = [row[0] for row in run("ls", "runs", "--sort", "metric").rows]
     values = {name: metric["value"] for name, metric in metrics.items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flowtune_cli.runs.directory import RunDirectory
 from support.installed_plugins import Site
 from support.letters_task import LETTERS
 from support.runs_compared import learned, rows
@@ -132,6 +133,12 @@ def test_an_endpoint_plays_a_node_and_its_key_is_nowhere(
         assert asked >= 2
         spent = f"{asked} requests, {5 * asked} input and {2 * asked} output tokens"
         assert f"node 'write' asked big: {spent}, cost {9e-6 * asked:.6g}" in done.err
+        of_all = f"of other servers {spent}, cost {9e-6 * asked:.6g}"
+        assert of_all in done.err
+        reported = run("report", "a", "--out", "a.html")
+        assert reported.code == 0, reported.err
+        assert of_all in Path("a.html").read_text()
+        assert RunDirectory(Path("runs/a")).info.usage.endpoints.requests == asked
         played = run("play", "letters", "--run", "a")
         assert played.code == 0, played.err
         assert "effect node write(" in played.out

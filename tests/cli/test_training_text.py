@@ -9,6 +9,7 @@ import pytest
 from flowtune_cli import Example, Task
 from flowtune_cli.cli.training_text import (
     batch_text,
+    best_of_fewer,
     best_text,
     early_end_text,
     evaluation_text,
@@ -104,3 +105,17 @@ def test_the_best_and_the_end_of_patience() -> None:
         " (training.evaluate.patience)"
     )
     assert "none of 1 evaluations has a figure" in early_end_text([found[2]])
+
+
+def test_a_best_figure_of_fewer_examples_is_told() -> None:
+    def made(number: int, value: float | None, defined: int | None, failed: int) -> Evaluation:
+        return Evaluation(number, number, 10, failed, "high", {"high": Figure(value, defined)})
+
+    assert best_of_fewer([]) == ""
+    assert best_of_fewer([made(0, 0.5, 9, 1), made(4, 0.7, 9, 1)]) == ""
+    assert best_of_fewer([made(0, 0.5, 9, 1), made(4, 0.4, 2, 8)]) == ""
+    expected = "the best high is of 2 of 10 examples, as the flow failed or it is undefined for"
+    for defined in (2, None):  # a reward's mean, and a figure of the task's own
+        found = best_of_fewer([made(0, 0.5, 9, 1), made(4, 1.0, defined, 8)])
+        assert found.startswith(expected)
+        assert "in another evaluation it is of 9." in found

@@ -17,6 +17,7 @@ from flowtune_cli.config.template import toml_value
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import DataError, UsageError
 from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.value_digest import value_digest
 from flowtune_cli.programs.find import Given, find_task
 from flowtune_cli.programs.task import ProgramTask
 from flowtune_cli.registry import load_registry
@@ -80,6 +81,10 @@ def played(made: Any, one: Example) -> Episode:
     return episode
 
 
+def line_digest(made_of: Example) -> str:
+    return value_digest(dict(made_of.inputs))[:16]
+
+
 def test_gold_is_shown_to_the_reward_alone(folder: Path) -> None:
     made = task(folder)
     one = example(n=3)
@@ -89,7 +94,8 @@ def test_gold_is_shown_to_the_reward_alone(folder: Path) -> None:
     assert episode.result == {"result": "0"}
     # What it does to its example stays with it.
     assert one.inputs == {"q": "why", "list": [1], "n": 3}
-    assert made.prediction(one, episode.result) == {"id": "e", "result": "0"}
+    line = {"id": "e", "result": "0", "inputs_sha256": line_digest(one)}
+    assert made.prediction(one, episode.result) == line
 
 
 def test_nodes_are_judged_by_the_reward_unless_they_say_otherwise(folder: Path) -> None:
@@ -140,6 +146,21 @@ def test_predictions_are_evaluated_where_there_are_labels(folder: Path) -> None:
         made.evaluate([example()], [{"id": "e", "text": "0"}])
     with pytest.raises(UsageError, match="has no reward to evaluate by: give --reward"):
         task(folder, reward="").evaluate([], [])
+
+
+def test_a_prediction_of_other_inputs_is_refused_though_ids_are_the_same(folder: Path) -> None:
+    made = task(folder)
+    line = made.prediction(example(), {"result": "0"})
+    # Without labels then, with them now.
+    assert made.prediction(example(None), {"result": "0"}) == line
+    assert made.evaluate([example()], [line])["examples"] == 1
+    with pytest.raises(DataError, match="example 'e' was made of other inputs than the example"):
+        made.evaluate([example(n=3)], [line])
+
+
+def test_without_any_labels_there_are_no_figures(folder: Path) -> None:
+    with pytest.raises(DataError, match="none of the 2 examples has its labels, "):
+        task(folder).evaluate([example(None)] * 2, [{"id": "e", "result": "0"}] * 2)
 
 
 def test_how_it_is_shown_to_people_and_judges(folder: Path) -> None:

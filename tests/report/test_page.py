@@ -185,6 +185,22 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "of-3 sums none interrupted 9 0.200" in text
     assert "of-6 sums none interrupted 18 0.500" in text
     assert 'href="#run-1"' in made
+    assert "not of the same examples: some have played more episodes. flowtune eval" in text
+
+
+def test_runs_of_other_data_are_told_and_of_another_order_are_not(sums: RunSummary) -> None:
+    data = {"path": "/d", "split": "train", "examples": 8, "available": 8}
+
+    def told(**other: Any) -> str:
+        runs = [
+            replace(sums, settings={"settings": {}, "data": {**data, **more}})
+            for more in ({"examples_sha256": "1"}, {"examples_sha256": "2", **other})
+        ]
+        return Parsed(page(*runs)).text.partition("not of the same examples: ")[2]
+
+    assert told() == ""
+    for other in ({"path": "/e"}, {"split": "dev"}, {"available": 9}):
+        assert told(**other).startswith("the runs train on different data.")
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -231,7 +247,7 @@ def test_nodes_that_learned_nothing_are_named_with_the_reason(tmp_path: Path) ->
 def test_evaluations_are_plotted_and_listed(tmp_path: Path, sums: RunSummary) -> None:
     text = Parsed(page(summarize_run(evaluated_run(tmp_path, "evaluated")))).text
     assert "Held-out examples" in text
-    assert "The best checkpoint is that after 3 episodes, by high." in text
+    assert "The best checkpoint is that after 3 episodes, by high, of 9 of 10 examples." in text
     assert "episodes high own.exact examples failed" in text
     assert "3 0.750 0.125 10 1 best" in text
     assert "6 – 0.250 10 1" in text

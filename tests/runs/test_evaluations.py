@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def test_they_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert found == [evaluation(number, value) for number, value in enumerate(VALUES)]
     assert [list(each.figures) for each in found] == [["high", "own.exact"]] * 4
     assert [each["best"] for each in evaluations_json(found)] == [False, True, False, False]
+
+
+def test_after_a_minus_the_lowest_is_the_best() -> None:
+    found = [replace(evaluation(n, v), metric="-high") for n, v in enumerate([0.5, None, 0.2, 0.2])]
+    assert best_of(found) is found[2]
+    assert without_a_better(found) == 1
+    assert (found[2].value, found[2].metric_name) == (0.2, "high")
 
 
 @pytest.mark.parametrize(

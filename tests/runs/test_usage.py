@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from flowtune_cli.runs.usage import Usage, short_number, together
+from flowtune_cli.flow.endpoint import Spent
+from flowtune_cli.runs.usage import Usage, short_number, together, used_text
 
 
 def test_processes_add_up_and_peaks_do_not() -> None:
@@ -17,6 +20,18 @@ def test_json_there_and_back() -> None:
     usage = Usage(10.0, 15.0, 3, 1)
     assert Usage.from_json(usage.to_json()) == usage
     assert Usage.from_json({"seconds": 2.0, "of a later version": 1}) == Usage(2.0)
+
+
+def test_what_other_servers_were_asked_adds_up() -> None:
+    first = Usage(endpoints=Spent(2, 10, 4, 0.5))
+    second = Usage(endpoints=Spent(1, 5, 2))  # without a price
+    for whole in (first.then(second), together([first, second])):
+        assert whole.endpoints == Spent(3, 15, 6, 0.5)
+        assert Usage.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+    assert second.then(second).endpoints.cost is None
+    expected = "of other servers 2 requests, 10 input and 4 output tokens, cost 0.5"
+    assert used_text(first, []) == expected
+    assert used_text(Usage(), []) == ""
 
 
 def test_texts() -> None:

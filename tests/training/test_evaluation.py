@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,7 +13,7 @@ from flowtune_cli.config.settings import ModelSettings, TrainingSettings
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.errors import DataError, FlowtuneError, UsageError
 from flowtune_cli.flow.example import Example
-from flowtune_cli.runs.evaluations import Figure
+from flowtune_cli.runs.evaluations import Figure, best_of
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.store import Store
 from flowtune_cli.training.checkpoint import checkpoints
@@ -134,9 +134,10 @@ def test_failed_examples_are_counted_and_in_no_figure(make_run: MakeRun) -> None
     run.train()
     first = stored(run)[0]
     assert (first.examples, first.failed) == (5, 2)
-    assert list(first.figures) == ["draft", "end", "good", "group.a"]
+    assert list(first.figures) == ["draft", "end", "good", "group.a", "group.b"]
     assert first.figures["good"] == Figure(3.0)
     assert first.figures["group.a"] == Figure(0.5)
+    assert first.figures["group.b"] == Figure(None)  # NaN
     # A reward's own mean, not the task's figure of that name.
     assert first.figures["draft"].defined == 3
     assert first.figures["end"].defined == 2
@@ -145,6 +146,7 @@ def test_failed_examples_are_counted_and_in_no_figure(make_run: MakeRun) -> None
     assert report.failure is not None
     assert report.failure[0] == "held-out-e1"
     assert "RuntimeError: never" in report.failure[1].error
+    assert report.problem == "the task's own figures left out 1 example (no reason): 'e'"
     # Failures of evaluations are not those of training.
     assert selected(run, "SELECT max(total_failed) FROM batches") == [(0,)]
 
@@ -154,6 +156,39 @@ def test_the_metric_may_be_one_of_the_tasks_own(make_run: MakeRun) -> None:
     run = evaluated(make_run(count=4, **settings), failing)
     run.train()
     assert [(e.metric, e.value) for e in stored(run)] == [("group.a", 0.5)] * 2
+
+
+class Lossy(FlowTask):
+    """Its own figure falls, stays, falls and is undefined."""
+
+    gate = None
+    values: ClassVar[Any] = ()
+
+    def evaluate(self, examples: Any, predictions: Any) -> Any:
+        return {"loss": next(self.values)}
+
+
+@pytest.mark.parametrize(("metric", "best"), [("-loss", 8), ("loss", 0)])
+def test_the_best_may_be_the_lowest(make_run: MakeRun, metric: str, best: int) -> None:
+    Lossy.values = iter((3.0, 2.0, 1.0, float("nan")))
+    settings = {"held_out": 2, "evaluate": {"every": 4, "metric": metric}}
+    run = evaluated(make_run(count=12, **settings), letters, Lossy)
+    run.train()
+    assert [e.value for e in stored(run)] == [3.0, 2.0, 1.0, None]
+    found = best_of(stored(run))
+    assert found is not None
+    assert (found.episodes, found.metric_name) == (best, "loss")
+    assert [report.is_best for report in run.evaluations if report.evaluation][2] == (best == 8)
+    with RunReader(run.directory.store_path) as reader:
+        headline = reader.headline()
+    assert headline is not None
+    assert (headline.name, headline.lower_is_better) == ("loss", best == 8)
+    doubts = [report.problem for report in run.evaluations if "the highest" in report.problem]
+    expected = (
+        "the highest 'loss' counts as the best; if the lowest is, set"
+        " training.evaluate.metric = '-loss'"
+    )
+    assert doubts == ([] if best == 8 else [expected])
 
 
 def test_a_metric_that_is_not_there_is_said_before_training(make_run: MakeRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -214,7 +215,11 @@ def test_m_turns_to_the_next_metric(finished: Path, tmp_path: Path) -> None:
     run(app, script, (120, 34))
 
 
-def test_compare(finished: Path) -> None:
+def test_compare(finished: Path, tmp_path: Path) -> None:
+    finished = shutil.copytree(finished, tmp_path / "runs")
+    settings = finished / "second" / "settings.json"
+    stored = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**stored, "data": {"split": "dev", "held_out": {"n": 1}}}))
     app = InspectApp(finished, is_run=False)
 
     async def script(pilot: Pilot[None]) -> None:
@@ -228,6 +233,8 @@ def test_compare(finished: Path) -> None:
         shown = str(app.screen.query_one("#table", Static).content)
         seed = next(line for line in shown.splitlines() if "training.seed" in line)
         assert seed.split() == ["≠", "training.seed", "2", "1"]
+        split = next(line for line in shown.splitlines() if "data.split" in line)
+        assert split.split()[:3] == ["≠", "data.split", "dev"]
         await press(pilot, "m", "j", "k", "escape")
         assert isinstance(app.screen, RunsScreen)
         await press(pilot, "enter")

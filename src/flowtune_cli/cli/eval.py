@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from .options import (
     PresetOption,
     SetOption,
 )
-from .output import note, print_json, print_rows, warn
+from .output import note, print_json, print_rows
 from .phase import phase
 from .programs import ProgramTaskArgument
 from .together import ProcessesOption, launched, own_place, together
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from ..learning.peers import Peers
     from ..training.session import Session
     from .contestants import Contestant, Played
-    from .paired_bootstrap import Interval, Paired, Wins
-
-_COLUMNS = ["figure", "flow", "value", "95 %", "difference", "95 % of it", "wins"]
-Found = dict[str, dict[str, Any]]
+    from .paired_bootstrap import Paired, Wins
 
 
 def eval(
@@ -122,9 +119,10 @@ def _compare(
     json: bool,
 ) -> int:
     """Play the flows and print how they compare; returns the exit code."""
-    from ..flow.task import Task
     from ..learning.peers import Stop
     from .alike import check_alike
+    from .comparable import check_comparable
+    from .eval_rows import COLUMNS, judged_rows, notes_on, reward_rows, task_rows
     from .examples import first_examples, note_left_out, read_examples
 
     first = found[0].player.task
@@ -134,26 +132,69 @@ def _compare(
     for each in found:
         check_alike(peers, each.player.resolved.settings, examples)
     peers.patience = found[0].player.resolved.settings.training.rank_timeout
-    _warn_of_trained(found, examples)
-    labelled = all(example.gold is not None for example in examples)
-    own = labelled and type(first).evaluate is not Task.evaluate
+    check_comparable(found, examples, data, split, limit)
+    _warn_of_known(found, examples, data, split)
+    own = _has_own_figures(first, examples)
     try:
         all_played, task_figures, gains = _play_all(found, examples, out, own, peers)
     except Stop:
         return 130
     if peers.rank:
         return 0
+    _check_played(found, examples, all_played)
     figures = _compared(all_played, len(examples))
+    for text in notes_on(all_played, figures):
+        note(text)
+    if gains and len(found) == 1:
+        note("no evaluator was asked, as these compare flows: name another one, or --baseline")
     if json:
         print_json(_as_json(found, examples, split, all_played, figures, task_figures, gains))
         return 0
-    rows = [*_rows(found, figures), *_task_rows(found, task_figures, figures)]
-    rows += _judged_rows(found, gains)
-    if not rows:
+    count = len(examples)
+    rows = [
+        *reward_rows(found, figures, count),
+        *task_rows(found, all_played, task_figures, figures, count),
+        *judged_rows(found, gains),
+    ]
+    if rows:
+        print_rows(COLUMNS, rows)
+    elif not gains:
         note("there are no figures: the flow reports no reward, and no node has an evaluator")
-    else:
-        print_rows(_COLUMNS, rows)
     return 0
+
+
+def _has_own_figures(task: Task, examples: Sequence[Example]) -> bool:
+    """Whether the task's own evaluation can be asked; a note says which examples have no labels."""
+    from ..flow.left_out import listed
+    from ..flow.task import Task
+
+    own = type(task).evaluate is not Task.evaluate
+    unlabelled = [example.id for example in examples if example.gold is None]
+    if unlabelled:
+        without = "; so there are no figures of the task's own evaluation" if own else ""
+        note(
+            f"{len(unlabelled)} of {len(examples)} examples have no labels:"
+            f" {listed(unlabelled)}{without}"
+        )
+    return own and not unlabelled
+
+
+def _check_played(
+    found: Sequence[Contestant], examples: Sequence[Example], all_played: Sequence[Played]
+) -> None:
+    """Check that some flow came to its end for some example.
+
+    Raises:
+        FlowtuneError: none did; says how the first one failed.
+    """
+    if any(len(played.failures) < len(examples) for played in all_played):
+        return
+    position = min(all_played[0].failures)
+    raise FlowtuneError(
+        f"every flow failed for every example, so there are no figures. This is how"
+        f" '{found[0].name}' failed for '{examples[position].id}':\n"
+        f"{all_played[0].failures[position].traceback}"
+    )
 
 
 def _play_all(
@@ -213,7 +254,7 @@ def _play_all(
                 _note_failures(each, examples, played)
                 if out is not None:
                     _write(out / each.file_name, played)
-                task_figures.append(_evaluated(each.player.task, examples, played) if own else {})
+                task_figures.append(_evaluated(each, examples, played) if own else {})
             played.predictions.clear()
             if len(all_played) < len(found):
                 session = None  # the next flow may have another model
@@ -222,8 +263,22 @@ def _play_all(
             rewards for played in all_played for rewards in played.rewards.values()
         ):
             assert session is not None
+            _note_judge(found, evaluators)
             gains = _judged(session, evaluators, examples, all_played, check)
     return all_played, task_figures, gains
+
+
+def _note_judge(found: Sequence[Contestant], evaluators: Mapping[str, Any]) -> None:
+    """Say whose base model evaluators ask, where there are several."""
+    from .comparable import base_models
+
+    models = base_models(found)
+    if evaluators and len(models) > 1:
+        last = found[-1].player.resolved.settings.model.name
+        note(
+            f"the flows have {len(models)} base models. An evaluator that asks the base model asks"
+            f" that of '{found[-1].name}', {last}, which may prefer its own outputs"
+        )
 
 
 def _judged(
@@ -285,20 +340,25 @@ def _compared(all_played: Sequence[Played], count: int) -> dict[str, list[Paired
     }
 
 
-def _evaluated(task: Task, examples: Sequence[Example], played: Played) -> dict[str, Any]:
+def _evaluated(each: Contestant, examples: Sequence[Example], played: Played) -> dict[str, Any]:
     """The task's own figures of the examples whose flow came to its end: value and interval."""
     from ..flow.figures import each_figure
+    from ..flow.left_out import LeftOut
 
     positions = sorted(played.predictions)
     if not positions:
         return {}
+    task = each.player.task
+    task.left_out = LeftOut()
     chosen = [examples[position] for position in positions]
     try:
         with phase("evaluating", silent=True):
             figures = task.evaluate(chosen, [played.predictions[n] for n in positions])
     except FlowtuneError as error:
-        note(f"without the task's own figures: {error}")
+        note(f"without the task's own figures of '{each.name}': {error}")
         return {}
+    for text in task.left_out.texts():
+        note(f"the task's own figures of '{each.name}': {text}")
     return {name: (value, interval) for name, value, interval in each_figure(figures)}
 
 
@@ -315,23 +375,16 @@ def _write(path: Path, played: Played) -> None:
     note(f"wrote {len(played.predictions)} predictions to {path.absolute()}")
 
 
-def _warn_of_trained(found: Sequence[Contestant], examples: Sequence[Example]) -> None:
-    """Say so if examples are among those that a run has learned from."""
-    from ..flow.errors import UsageError
-    from ..runs.example_digests import example_digests, read_digests
+def _warn_of_known(
+    found: Sequence[Contestant], examples: Sequence[Example], data: Path | None, split: str
+) -> None:
+    """Say so if examples are among those that a run has learned from, or was chosen by."""
+    from .learned_from import tell_chosen_by, tell_trained_on
 
-    now = {digest[1:] for digest in example_digests(examples, lambda text: None)}
     for each in found:
-        checkpoint = each.player.checkpoint
-        if checkpoint is None:
-            continue
-        try:
-            trained = read_digests(checkpoint.parent.parent / "examples.jsonl")
-        except UsageError:  # it is not needed to play
-            continue
-        both = len(now & {digest[1:] for digest in trained})
-        if both:
-            warn(f"'{each.name}' was trained on {both} of the {len(examples)} examples")
+        if each.player.checkpoint is not None:
+            tell_trained_on(each.name, each.player.checkpoint, examples)
+            tell_chosen_by(each.name, each.player.checkpoint, examples, data, split)
 
 
 def _note_failures(each: Contestant, examples: Sequence[Example], played: Played) -> None:
@@ -347,73 +400,6 @@ def _note_failures(each: Contestant, examples: Sequence[Example], played: Played
 def _progress_text(each: Contestant, played: Played) -> str:
     failed = f", {len(played.failures)} failed" if played.failures else ""
     return f"{each.name}{failed}"
-
-
-def _rows(
-    found: Sequence[Contestant], figures: Mapping[str, list[Paired]]
-) -> Iterator[dict[str, str]]:
-    for name, of_flows in figures.items():
-        for each, figure in zip(found, of_flows, strict=True):
-            yield {
-                "figure": name,
-                "flow": each.name,
-                "value": _number(figure.value),
-                "95 %": _interval(figure.interval),
-                "difference": "" if figure.wins is None else _number(figure.difference, "+"),
-                "95 % of it": _interval(figure.difference_interval, "+"),
-                "wins": _wins(figure.wins),
-            }
-
-
-def _task_rows(
-    found: Sequence[Contestant],
-    task_figures: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, Any],
-) -> Iterator[dict[str, str]]:
-    """Those of the task's own evaluation that are no rewards."""
-    names = dict.fromkeys(name for of_flow in task_figures for name in of_flow)
-    for name in names:
-        if name in figures:
-            continue
-        for each, of_flow in zip(found, task_figures, strict=True):
-            value, interval = of_flow.get(name, (None, None))
-            yield {
-                **dict.fromkeys(_COLUMNS, ""),
-                "figure": name,
-                "flow": each.name,
-                "value": _number(value) if value is None or isinstance(value, float) else value,
-                "95 %": _interval(interval),
-            }
-
-
-def _judged_rows(
-    found: Sequence[Contestant], gains: Mapping[str, Sequence[Wins | None]]
-) -> Iterator[dict[str, str]]:
-    for name, of_flows in gains.items():
-        for each, wins in zip(found, of_flows, strict=True):
-            if wins is not None:
-                row = {"figure": name, "flow": each.name, "wins": _wins(wins)}
-                yield {**dict.fromkeys(_COLUMNS, ""), **row}
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "undefined" if value is None else f"{value:{sign}.3f}"
-
-
-def _interval(ends: Interval | Sequence[float] | None, sign: str = "") -> str:
-    return "" if ends is None else f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}"
-
-
-def _wins(wins: Wins | None) -> str:
-    if wins is None:
-        return ""
-    if not wins.compared:
-        return "nothing to compare"
-    shares = [
-        f"{getattr(wins, what) / wins.compared:.0%} {word}"
-        for what, word in (("better", "better"), ("worse", "worse"), ("ties", "alike"))
-    ]
-    return f"{', '.join(shares)} of {wins.compared}"
 
 
 def _as_json(

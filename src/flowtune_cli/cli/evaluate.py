@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..flow.episode import Failure
+from ..flow.errors import FlowtuneError
 from ..flow.figures import each_figure
-from . import options
 from .options import (
     ConfigOption,
     DataOption,
     JsonOption,
     PredictedOption,
-    PredictionsArgument,
     PresetOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
-from .origins import tell_origins
 from .output import note, print_json, print_rows
 from .phase import phase
-from .programs import GoldOption, RewardOption, find, given
+from .predicted import FirstArgument, PlayedRunOption, SecondArgument, predicted
+from .programs import GoldOption, RewardOption, given
 
 if TYPE_CHECKING:
     from ..flow.example import Example
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    task: TaskArgument,
-    predictions: PredictionsArgument,
+    task: FirstArgument = None,
+    predictions: SecondArgument = None,
+    run: PlayedRunOption = None,
     data: DataOption = None,
     split: SplitOption = None,
     limit: PredictedOption = None,
@@ -55,18 +55,20 @@ def evaluate(
     from ..registry import load_registry
     from .examples import first_examples, note_left_out, read_examples
 
-    registry = load_registry()
-    found = find(registry, task, given(reward=reward, gold=gold), config=config, overrides=set_)
-    flags = {"preset": preset, **found.flags}
-    resolved = options.settings(
-        registry, found.task_class, config=config, overrides=set_, flags=flags
+    task_, path = predicted(
+        load_registry(),
+        task,
+        predictions,
+        run,
+        given(reward=reward, gold=gold),
+        preset=preset,
+        config=config,
+        overrides=set_,
     )
-    tell_origins(resolved)
-    task_ = resolved.make_task()
     examples = first_examples(read_examples(task_, data, split), limit)
-    lines = read_lines(predictions, task_, examples, reorder=reorder)
+    lines = read_lines(path, task_, examples, reorder=reorder)
     with phase("evaluating", silent=True):
-        metrics = task_.evaluate(examples, lines)
+        metrics = _evaluated(task_, examples, lines, path)
     note_left_out(task_)
     if json:
         left_out = task_.left_out.as_json()
@@ -103,6 +105,25 @@ def read_lines(
     for text in notes:
         note(text)
     return lines
+
+
+def _evaluated(
+    task: Task, examples: Sequence[Example], lines: Sequence[dict[str, Any]], path: Path
+) -> Mapping[str, Any]:
+    """The task's figures.
+
+    Raises:
+        FlowtuneError: the task could not evaluate the lines, which may be those of another one.
+    """
+    try:
+        return task.evaluate(examples, lines)
+    except FlowtuneError:
+        raise
+    except Exception as error:
+        raise FlowtuneError(
+            f"task '{task.name}' cannot evaluate {path}: are these predictions of this task?\n"
+            f"{Failure.of(error).traceback}"
+        ) from error
 
 
 def _format(value: Any) -> str:

@@ -12,7 +12,8 @@ from ..flow.left_out import listed
 from ..runs.directory import RunDirectory
 from ..runs.example_digests import digest_of_all, example_digests
 from .examples import chosen_split, first_examples, note_left_out, read_examples
-from .output import note
+from .learned_from import also_learned_from, learned_from
+from .output import note, warn
 from .stored_settings import TrainingData
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ class HeldOut:
     stored: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_held_out(task: Task, settings: EvaluateSettings, trained: TrainingData) -> HeldOut:
+def read_held_out(
+    task: Task, settings: EvaluateSettings, trained: TrainingData, source: Path | None = None
+) -> HeldOut:
     """The examples to evaluate on; none if nothing is evaluated.
 
     Args:
         trained: what is trained on.
+        source: the checkpoint that a new run begins from; what that has learned from is known, too.
 
     Raises:
         UsageError: there is no such split, an example has no labels, or some are trained on, too.
@@ -62,6 +66,14 @@ def read_held_out(task: Task, settings: EvaluateSettings, trained: TrainingData)
             f" {data or 'the default data'}, are also trained on: {listed(both)}. Set"
             " training.evaluate.split or .data to held-out examples"
         )
+    _check_before(source, examples)
+    relabelled = also_learned_from(trained.digests, examples)
+    if relabelled:
+        warn(
+            f"{len(relabelled)} of the {len(examples)} examples to evaluate on have the inputs of"
+            " examples that are trained on, with other labels:"
+            f" {listed([example.id for example in relabelled])}"
+        )
     stored = {
         "path": None if data is None else str(data.absolute()),
         "split": split,
@@ -69,6 +81,27 @@ def read_held_out(task: Task, settings: EvaluateSettings, trained: TrainingData)
         "examples_sha256": digest_of_all(digests),
     }
     return HeldOut(examples, {"held_out": stored})
+
+
+def _check_before(source: Path | None, examples: Sequence[Example]) -> None:
+    """Check that what a run begins from has not learned from the examples, either.
+
+    Raises:
+        UsageError: it has.
+    """
+    if source is None:
+        return
+    learned = learned_from(source)
+    both = also_learned_from(learned.digests, examples)
+    if both:
+        raise UsageError(
+            f"{len(both)} of the {len(examples)} examples to evaluate on were trained on by"
+            f" {source.parent.parent}, from which this run begins, or before that:"
+            f" {listed([example.id for example in both])}. Set training.evaluate.split or .data to"
+            " held-out examples"
+        )
+    if learned.unknown:
+        note(f"examples to evaluate on may have been trained on before: {learned.unknown}")
 
 
 def check_held_out(run: RunDirectory, held_out: HeldOut) -> None:

@@ -15,7 +15,6 @@ from .completion import (
     complete_preset,
     complete_setting,
     complete_split,
-    complete_task,
 )
 
 if TYPE_CHECKING:
@@ -51,10 +50,6 @@ ModelOption = Annotated[
     typer.Option("--model", metavar="NAME", help="The base model.", autocompletion=complete_model),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TaskArgument = Annotated[
-    str,
-    typer.Argument(help="The task, see 'flowtune ls tasks'.", autocompletion=complete_task),
-]
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="PATH", help="The task's data, a file or folder."),
@@ -67,9 +62,6 @@ SplitOption = Annotated[
         help="The split; by default the task's first one.",
         autocompletion=complete_split,
     ),
-]
-PredictionsArgument = Annotated[
-    Path, typer.Argument(metavar="PREDICTIONS", help="The file that 'flowtune predict' wrote.")
 ]
 PredictedOption = Annotated[
     int | None,

@@ -45,7 +45,7 @@ class Paired:
     Args:
         value: its mean over the examples where it is defined; None without any.
         defined: how many these are.
-        interval: 95 % of the mean.
+        interval: 95 % of the mean; None if it is defined once at most.
         difference: from the first flow, mean over the examples where both are defined.
         difference_interval: 95 % of it.
         wins: None for the first flow.
@@ -100,7 +100,7 @@ def _defined(values: Sequence[float | None]) -> int:
 
 
 def _intervals(rows: Sequence[Sequence[float | None]], seed: int) -> list[Interval | None]:
-    """That of each row's mean over its defined values."""
+    """That of each row's mean over its defined values; None for fewer than two."""
     import numpy
 
     values = numpy.array(rows, dtype=float)  # None becomes NaN
@@ -119,7 +119,7 @@ def _intervals(rows: Sequence[Sequence[float | None]], seed: int) -> list[Interv
     intervals: list[Interval | None] = []
     for row, found in enumerate(means):
         known = numpy.concatenate(found)
-        if not defined[row].any() or not known.size:
+        if defined[row].sum() < 2 or not known.size:
             intervals.append(None)
             continue
         low, high = numpy.percentile(known, [2.5, 97.5])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..flow.errors import UsageError
-from . import options, stdout
+from ..flow.postprocessing import ROLLOUTS
+from . import stdout
 from .options import (
     ConfigOption,
     DataOption,
@@ -15,23 +17,25 @@ from .options import (
     OutOption,
     OverwriteOption,
     PredictedOption,
-    PredictionsArgument,
     PresetOption,
     SetOption,
     SplitOption,
-    TaskArgument,
 )
-from .origins import tell_origins
-from .output import note, print_json
+from .output import note, print_json, warn
 from .phase import phase
-from .programs import find, given
+from .predicted import FirstArgument, PlayedRunOption, SecondArgument, predicted
+from .programs import given
+
+if TYPE_CHECKING:
+    from ..flow.postprocessing import PostProcessor
 
 
 def postprocess(
     context: typer.Context,
-    task: TaskArgument,
-    predictions: PredictionsArgument,
     out: OutOption,
+    task: FirstArgument = None,
+    predictions: SecondArgument = None,
+    run: PlayedRunOption = None,
     data: DataOption = None,
     split: SplitOption = None,
     limit: PredictedOption = None,
@@ -65,24 +69,41 @@ def postprocess(
             "--json prints what was done where --out writes the predictions: leave one out"
         )
     registry = load_registry()
-    found = find(registry, task, given(), config=config, overrides=set_)
-    flags = {"preset": preset, **found.flags}
-    resolved = options.settings(
-        registry, found.task_class, config=config, overrides=set_, flags=flags
+    task_, path = predicted(
+        registry,
+        task,
+        predictions,
+        run,
+        given(),
+        preset=preset,
+        config=config,
+        overrides=set_,
     )
-    tell_origins(resolved)
-    task_ = resolved.make_task()
     processors = selected_postprocessors(context, registry, task_)
     if not processors and not reorder:
         raise UsageError(
             "nothing to do: choose a post-processor (see 'flowtune ls postprocessors') or --reorder"
         )
     examples = first_examples(read_examples(task_, data, split), limit)
-    lines = read_lines(predictions, task_, examples, reorder=reorder)
+    lines = read_lines(path, task_, examples, reorder=reorder)
     note_left_out(task_)
     note_failed_rollouts(lines)
+    _warn_of_missing(processors, lines)
     with phase("applying the post-processors", silent=True):
         write_lines(out, post_process(processors, task_, examples, lines, note))
     note(f"wrote {len(lines)} predictions to {out if is_stream(out) else out.absolute()}")
     if json:
         print_json({"task": task_.name, "out": out.absolute(), "lines": len(lines)})
+
+
+def _warn_of_missing(
+    processors: Sequence[PostProcessor], lines: Sequence[Mapping[str, Any]]
+) -> None:
+    """Say that lines lack the rollouts that a post-processor needs, and so may stay as they are."""
+    missing = sum(ROLLOUTS not in line for line in lines)
+    for processor in processors:
+        if processor.nodes and missing:
+            warn(
+                f"{missing} of {len(lines)} lines have no rollouts, which --{processor.name} needs:"
+                f" predict with --scores and --{processor.name}"
+            )

@@ -119,6 +119,7 @@ def _predict(
     from ..runs.prediction_writer import check_predictions_path
     from .alike import check_alike
     from .examples import chosen_split, first_examples, note_left_out, read_examples
+    from .learned_from import tell_trained_on
     from .player import load_player
     from .postprocessors import explorations, selected_names, selected_postprocessors
     from .predicting import ExamplesFailed, write_predictions
@@ -156,6 +157,8 @@ def _predict(
     examples = first_examples(read_examples(player.task, data, split), limit)
     note_left_out(player.task)
     check_alike(peers, settings, examples)
+    if player.checkpoint is not None:
+        tell_trained_on(player.label, player.checkpoint, examples)
     session = player.set_up(peers)
     summary: dict[str, Any] = {
         "task": player.task.name,
@@ -173,10 +176,11 @@ def _predict(
             session,
             examples,
             out,
-            made_by=player.made_by,
+            made_by=f"{player.made_by}, {session.settings.model.dtype}",  # "auto" may be any
             explorations=strategies,
             processors=processors,
             scores=scores,
+            files=_program_files(player),
             peers=peers,
         )
     except Stop:
@@ -192,20 +196,35 @@ def _predict(
         print_json(summary)
     if is_stream(out):
         return 0
-    command = _evaluate_command(player, out, data=data, split=split, limit=limit, config=config)
+    command = _evaluate_command(
+        player, out, overrides, run=run, data=data, split=split, limit=limit, config=config
+    )
     suggest("Next, try", [command])
     return 0
 
 
-def _evaluate_command(player: Player, out: Path, **arguments: Any) -> str:
+def _program_files(player: Player) -> dict[str, str]:
+    """Digests of the files that a program is."""
+    from ..programs.files import file_digests
+
+    files = file_digests(player.resolved.settings.tasks.get(player.task.name, {}))
+    return {n: digest for n, digest in files.items() if n.startswith(("function", "program"))}
+
+
+def _evaluate_command(
+    player: Player, out: Path, overrides: Sequence[str] | None, **arguments: Any
+) -> str:
     """The command that evaluates the predictions, with the task settings that were used."""
     from ..config.template import toml_value
 
     task, config = player.task.name, arguments["config"]
-    command = ["flowtune", "evaluate", task, str(out)]
+    command = ["flowtune", "evaluate", *([] if arguments["run"] else [task]), str(out)]
     for option, value in arguments.items():
         if value is not None:
             command += [f"--{option}", str(value)]
+    if arguments["run"]:  # it has the settings, but for those that are others now
+        changed = [each for each in overrides or () if each.startswith(f"tasks.{task}.")]
+        return shlex.join([*command, *(word for each in changed for word in ("--set", each))])
     plain = options.settings(player.registry, type(player.task), config=config).settings
     for key, value in player.resolved.settings.tasks[task].items():
         if key != "nodes" and value != plain.tasks[task].get(key):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..flow.episode import Episode, Failure
@@ -19,7 +20,7 @@ from ..runs.prediction_writer import PredictionWriter, encode
 from ..runtime.play import play_with_rollouts
 from .examples import note_failed_rollouts
 from .interrupts import StopRequest
-from .output import note
+from .output import note, warn
 from .phase import phase
 from .progress import Progress, progress
 
@@ -58,6 +59,7 @@ def write_predictions(
     explorations: Mapping[str, Exploration],
     processors: Sequence[PostProcessor],
     scores: bool,
+    files: Mapping[str, str] = MappingProxyType({}),
     peers: Peers = ALONE,
 ) -> None:
     """Play the examples and write their predictions, resuming from a partial file.
@@ -66,6 +68,7 @@ def write_predictions(
         made_by: identifies predictions that may be mixed, such as run and checkpoint.
         explorations: the strategies of the nodes whose alternatives are also played, by node name.
         scores: write what ``Task.scores`` adds, and the rollouts.
+        files: digests of the files of a program, by name; if one has changed, a warning says so.
         peers: each plays its share; rank 0 writes, and only it has anything to do in the end.
 
     Raises:
@@ -77,13 +80,18 @@ def write_predictions(
     # The rollouts depend on these nodes, and on no other option of the post-processors.
     made_by = ", with alternatives of ".join([made_by, *explorations])
     opened = (
-        PredictionWriter(out, example_digests(examples, note), made_by)
+        PredictionWriter(out, example_digests(examples, note), made_by, files)
         if peers.rank == 0
         else nullcontext()
     )
     with opened as file:
         if file is not None and file.done:
             note(f"resuming from {file.partial}, which has {file.done} of {len(examples)} lines")
+            if file.changed:
+                warn(
+                    f"{listed(file.changed)} of the program has changed since these lines were"
+                    f" begun, which are kept: delete {file.partial} to make all of them anew"
+                )
         try:
             _play(session, examples, explorations, file, peers)
         except (KeyboardInterrupt, Stop):

@@ -50,7 +50,7 @@ def as_text(row: Row, now: datetime | None = None) -> Mapping[str, str]:
     now = now or datetime.now(timezone.utc)
     return {
         **{name: str(row[name]) for name in ("name", "task", "state", "episodes")},
-        "metric": "" if metric is None else f"{metric['name']}={_number(metric['value'])}",
+        "metric": "" if metric is None else _metric_text(metric),
         "size": bytes_text(row["size"]),
         "age": "" if created is None else age((now - created).total_seconds()),
         "tags": ", ".join(row["tags"]),
@@ -91,8 +91,15 @@ def _key(row: Row, sort: str) -> Any:
         return -created.timestamp() if created is not None else float("inf")
     if sort == "metric":
         value = row["metric"] and row["metric"]["value"]
-        return float("inf") if value is None else -value
+        if value is None:
+            return float("inf")
+        return value if row["metric"]["lower_is_better"] else -value
     return -row[sort]
+
+
+def _metric_text(metric: Mapping[str, Any]) -> str:
+    text = f"{metric['name']}={_number(metric['value'])}"
+    return f"{text} held out" if metric["of"] == "evaluation" else text
 
 
 def _time(text: str) -> datetime | None:

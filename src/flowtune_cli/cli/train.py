@@ -263,7 +263,8 @@ def _begin(
     split = chosen_split(task, arguments.split)
     examples = read_training_examples(task, arguments.data, split)
     described = describe(arguments.data, split, examples, resolved)
-    held_out = read_held_out(task, resolved.settings.training.evaluate, described)
+    evaluate = resolved.settings.training.evaluate
+    held_out = read_held_out(task, evaluate, described, checkpoint)
 
     def create(resolved: Resolved) -> RunDirectory:
         """Only when everything else is there, so that no run is left which never began."""

@@ -39,6 +39,7 @@ from .progress import progress
 from .run_lock import locked
 from .training_text import (
     batch_text,
+    best_of_fewer,
     best_text,
     early_end_text,
     evaluation_text,
@@ -190,8 +191,9 @@ class TrainingRun:
         if self.peers.rank:
             return 0
         _print_metrics(run, json=self.json)
-        for line in spent_elsewhere(self.task.nodes):
-            note(line)
+        if self.peers.size == 1:  # else this is one process's share of what was asked
+            for line in spent_elsewhere(self.task.nodes):
+                note(line)
         note(f"run '{run.path.name}' is finished: {trainer.position.episodes} episodes")
         _note_evaluations(run)
         suggest("Next, try", next_commands(self.task, reference, run.settings["data"]))
@@ -238,6 +240,8 @@ def _note_evaluations(run: RunDirectory) -> None:
         note(early_end_text(evaluations))
     if text := best_text(evaluations, run.path.name):
         note(text)
+    if text := best_of_fewer(evaluations):
+        warn(text)
 
 
 def _print_metrics(run: RunDirectory, *, json: bool) -> None:

@@ -58,7 +58,7 @@ def evaluation_text(report: EvaluationReport) -> str:
     if report.problem:
         parts.append(report.problem)
     if report.is_best:
-        parts.append(f"the best {evaluation.metric} so far")
+        parts.append(f"the best {evaluation.metric_name} so far")
     return "; ".join(parts)
 
 
@@ -73,8 +73,21 @@ def best_text(evaluations: Sequence[Evaluation], run: str) -> str:
         return ""
     after = "untrained" if not best.episodes else f"after {best.episodes} episodes"
     return (
-        f"the best of {len(evaluations)} evaluations is {best.metric} {_number(best.value)},"
+        f"the best of {len(evaluations)} evaluations is {best.metric_name} {_number(best.value)},"
         f" {after}: {run}@best"
+    )
+
+
+def best_of_fewer(evaluations: Sequence[Evaluation]) -> str:
+    """That the best figure is of fewer examples than others; empty if it is not."""
+    best = best_of(evaluations)
+    most = max((each.counted for each in evaluations if each.value is not None), default=0)
+    if best is None or best.counted == most:
+        return ""
+    return (
+        f"the best {best.metric_name} is of {best.counted} of {best.examples} examples, as the flow"
+        f" failed or it is undefined for the others; in another evaluation it is of {most}. It may"
+        " be the best because the harder examples are not in it"
     )
 
 
@@ -86,8 +99,8 @@ def early_end_text(evaluations: Sequence[Evaluation]) -> str:
         return f"ended early: none of {count} evaluations has a figure (training.evaluate.patience)"
     since = "evaluation" if count == 1 else f"{count} evaluations"
     return (
-        f"ended early: {best.metric} was {_number(best.value)} after {best.episodes} episodes, and"
-        f" no better in the {since} since (training.evaluate.patience)"
+        f"ended early: {best.metric_name} was {_number(best.value)} after {best.episodes} episodes,"
+        f" and no better in the {since} since (training.evaluate.patience)"
     )
 
 

@@ -179,8 +179,8 @@ class EvaluateSettings(Section):
     metric: str | None = Field(
         None,
         description="The figure whose highest value makes a checkpoint the best one, which is"
-        " kept: a reward's name, or one of the task's own evaluation. By default the task's gate,"
-        " or else its first figure.",
+        " kept: a reward's name, or one of the task's own evaluation. After a minus (\"-loss\") it"
+        " is the lowest value. By default the task's gate, or else its first figure.",
     )
     patience: int = Field(
         0,

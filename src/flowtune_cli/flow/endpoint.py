@@ -28,6 +28,16 @@ class Spent:
     output_tokens: int = 0
     cost: float | None = None
 
+    def plus(self, other: Spent) -> Spent:
+        """Both together; a cost that is not known counts as nothing beside one that is."""
+        known = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Spent(
+            self.requests + other.requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            sum(known) if known else None,
+        )
+
     def __str__(self) -> str:
         cost = "" if self.cost is None else f", cost {self.cost:.6g}"
         return (

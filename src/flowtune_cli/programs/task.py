@@ -16,6 +16,7 @@ from ..flow.example import Example
 from ..flow.node import Node
 from ..flow.paths import is_remote, place_text
 from ..flow.task import Task
+from ..flow.value_digest import value_digest
 from .data import SPLITS, read_data
 from .executable import Executable
 from .function import FunctionProgram
@@ -25,6 +26,8 @@ from .targets import NodeTarget
 
 RESULT = "result"
 """The field of a prediction that holds what the program returned."""
+INPUTS = "inputs_sha256"
+"""The field of a prediction that tells of which inputs it is: ids may be mere numbers of lines."""
 
 
 class Program(Protocol):
@@ -192,10 +195,18 @@ class ProgramTask(Task):
                 target.report(episode, everything)
         return {RESULT: result}
 
+    def prediction(self, example: Example, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The result, and a digest of what it was made of."""
+        return {**super().prediction(example, result), INPUTS: _digest(example)}
+
     def evaluate(
         self, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
     ) -> Mapping[str, Any]:
-        """The mean of each reward over the predictions for which it is defined."""
+        """The mean of each reward over the predictions for which it is defined.
+
+        Raises:
+            DataError: a prediction has no result or is of other inputs, or no example has labels.
+        """
         if self.reward is None:
             raise UsageError(
                 f"task '{self.name}' has no reward to evaluate by: give --reward FILE.py:FUNCTION,"
@@ -205,10 +216,19 @@ class ProgramTask(Task):
         for example, prediction in zip(examples, predictions, strict=True):
             if RESULT not in prediction:
                 raise DataError(f"the prediction of example '{example.id}' has no '{RESULT}'")
+            if prediction.get(INPUTS, _digest(example)) != _digest(example):
+                raise DataError(
+                    f"the prediction of example '{example.id}' was made of other inputs than the"
+                    " example with this id has here: check --data, --split and --gold. If you have"
+                    f" changed the data on purpose, remove '{INPUTS}' from the predictions"
+                )
             if example.gold is None:
                 self.leave_out(example.id, f"no {' or '.join(self.settings.gold)}")
             else:
                 pairs.append((record(example), prediction[RESULT]))
+        if examples and not pairs:
+            labels = " and ".join(self.settings.gold)
+            raise DataError(f"none of the {len(examples)} examples has its labels, {labels}")
         values: dict[str, list[float]] = {}
         for rewards in self.reward.of_all(pairs):
             for name, value in rewards.items():
@@ -234,6 +254,10 @@ class ProgramTask(Task):
         """The field "question", or else the first that is a text."""
         texts = [v for k, v in example.inputs.items() if isinstance(v, str) and k != "id"]
         return str(example.inputs.get("question", texts[0] if texts else example.id))
+
+
+def _digest(example: Example) -> str:
+    return value_digest(dict(example.inputs))[:16]
 
 
 def record(example: Example) -> dict[str, Any]:

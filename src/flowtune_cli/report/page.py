@@ -82,6 +82,7 @@ def render(runs: Sequence[RunSummary], command: Sequence[str]) -> str:
     return environment.get_template("page.html.jinja").render(
         runs=[_run(run, number) for number, run in enumerate(runs)],
         comparison=list(_comparison(runs)) if len(runs) > 1 else [],
+        played_others=_played_others(runs),
         metrics=_metric_names(runs),
         labels=_labels(runs),
         made=datetime.now(timezone.utc).isoformat(timespec="minutes"),
@@ -172,6 +173,24 @@ def _comparison(runs: Sequence[RunSummary]) -> Iterator[Figure]:
         plot = Plot(lines, unit=_within_unit(lines))
         svg = "" if plot.empty else draw(plot, f"c{number}")
         yield Figure(name, "over all episodes so far", svg, legend)
+
+
+def _played_others(runs: Sequence[RunSummary]) -> str:
+    """Why the means of several runs are not of the same examples; empty if they are."""
+    if len({run.info.task for run in runs}) > 1:
+        return "the runs are of different tasks"
+    if len({_played_data(run) for run in runs}) > 1:
+        return "the runs train on different data"
+    return "" if len({run.episodes for run in runs}) <= 1 else "some have played more episodes"
+
+
+def _played_data(run: RunSummary) -> tuple[Any, ...]:
+    """What tells the examples of a run from those of another, whatever their order."""
+    data = run.settings.get("data") or {}
+    path, split, count, available = map(data.get, ("path", "split", "examples", "available"))
+    # Where a run takes only some of the data, which ones depends on its seed.
+    some = count is not None and available and count % available
+    return path, split, count, available, data.get("examples_sha256") if some else None
 
 
 def _metric_names(runs: Sequence[RunSummary]) -> list[str]:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+LOWER = "-"
+"""Begins the name of a metric whose lowest value is the best."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -30,7 +33,8 @@ class Evaluation:
         batch: how many batches that were.
         examples: how many were played.
         failed: in how many of these the flow failed; no figure counts them.
-        metric: the figure that says which checkpoint is the best.
+        metric: the figure that says which checkpoint is the best, as ``training.evaluate.metric``
+            names it: after a minus, the lowest value is the best.
         figures: by name, the rewards first.
     """
 
@@ -42,17 +46,40 @@ class Evaluation:
     figures: Mapping[str, Figure]
 
     @property
+    def metric_name(self) -> str:
+        """The name of the metric's figure."""
+        return self.metric.removeprefix(LOWER)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric.startswith(LOWER)
+
+    @property
     def value(self) -> float | None:
         """That of the metric."""
-        figure = self.figures.get(self.metric)
+        figure = self.figures.get(self.metric_name)
         return None if figure is None else figure.value
+
+    @property
+    def goodness(self) -> float | None:
+        """The metric's value so that a higher one is better."""
+        value = self.value
+        return value if value is None or not self.lower_is_better else -value
+
+    @property
+    def counted(self) -> int:
+        """How many examples the metric's value is of."""
+        figure = self.figures.get(self.metric_name)
+        if figure is None:
+            return 0
+        return self.examples - self.failed if figure.defined is None else figure.defined
 
 
 def best_of(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-    """The evaluation with the highest value of its metric, of equal ones the earliest."""
+    """The evaluation with the best value of its metric, of equal ones the earliest."""
     best: Evaluation | None = None
     for each in evaluations:
-        if each.value is not None and (best is None or each.value > _value(best)):
+        if each.goodness is not None and (best is None or each.goodness > _goodness(best)):
             best = each
     return best
 
@@ -69,9 +96,9 @@ def evaluations_json(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     return [{**asdict(each), "best": each is best} for each in evaluations]
 
 
-def _value(evaluation: Evaluation) -> float:
-    assert evaluation.value is not None
-    return evaluation.value
+def _goodness(evaluation: Evaluation) -> float:
+    assert evaluation.goodness is not None
+    return evaluation.goodness
 
 
 def evaluation_rows(evaluation: Evaluation) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..flow.errors import FlowtuneError, UsageError
@@ -31,9 +32,11 @@ class PredictionWriter:
         path: the complete file; replaces an existing one only when it is complete.
         expected: the examples' digests, in the order of the lines.
         made_by: identifies predictions that may be mixed, such as run and checkpoint.
+        files: digests, by name, of files that they depend on, too.
 
     Attributes:
         done: the number of records written, with those of a resumed file.
+        changed: the names of ``files`` that were others when a resumed file was begun.
         partial: where they are; None for a device or pipe.
 
     Raises:
@@ -41,8 +44,15 @@ class PredictionWriter:
         FlowtuneError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, expected: Sequence[ExampleDigest], made_by: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        expected: Sequence[ExampleDigest],
+        made_by: str = "",
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.path = path
+        self.changed: list[str] = []
         self.partial: Path | None = None
         self.done = 0
         self._expected = len(expected)
@@ -61,8 +71,8 @@ class PredictionWriter:
             if not try_lock(self._file.fileno()):
                 raise UsageError(f"another process is writing {self.partial}; let it finish first")
             if self.partial.stat().st_size == 0:
-                _write_key(self._key, expected, made_by)
-            self._check_key(expected, made_by)
+                _write_key(self._key, expected, made_by, files)
+            self._check_key(expected, made_by, files)
             self._read_back()
         except OSError as error:
             self.close()
@@ -133,7 +143,9 @@ class PredictionWriter:
         """Stop here; a later process can resume."""
         self._file.close()
 
-    def _check_key(self, expected: Sequence[ExampleDigest], made_by: str) -> None:
+    def _check_key(
+        self, expected: Sequence[ExampleDigest], made_by: str, files: Mapping[str, str]
+    ) -> None:
         advice = f"Delete it to start again, or write to another file than {self.path}."
         if not self._key.exists():
             raise UsageError(
@@ -143,7 +155,7 @@ class PredictionWriter:
         try:
             stored = read_json(self._key)
             examples = [ExampleDigest(*digest) for digest in stored["examples"]]
-            before = stored["made_by"]
+            before, files_before = stored["made_by"], stored.get("files", {})
         except (LookupError, TypeError) as error:
             raise UsageError(
                 f"{self._key} does not say what the lines of {self.partial} are of. {advice}"
@@ -153,6 +165,7 @@ class PredictionWriter:
             raise UsageError(f"{self.partial} is of other data: {found}. {advice}")
         if before != made_by:
             raise UsageError(f"{self.partial} was made by {before!r}, not by {made_by!r}. {advice}")
+        self.changed = [name for name in files if files_before.get(name, "") != files[name]]
 
     def _read_back(self) -> None:
         """Count the existing lines, and drop an incomplete last one."""
@@ -218,8 +231,11 @@ def _partial(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.partial.key")
 
 
-def _write_key(path: Path, expected: Sequence[ExampleDigest], made_by: str) -> None:
-    write_json(path, {"made_by": made_by, "examples": [list(digest) for digest in expected]})
+def _write_key(
+    path: Path, expected: Sequence[ExampleDigest], made_by: str, files: Mapping[str, str]
+) -> None:
+    examples = [list(digest) for digest in expected]
+    write_json(path, {"made_by": made_by, "files": dict(files), "examples": examples})
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -246,7 +246,7 @@ class RunReader:
         """
         best = best_of(self.evaluations())
         if best is not None:
-            return Headline(best.metric, best.value, "evaluation")
+            return Headline(best.metric_name, best.value, "evaluation", best.lower_is_better)
         metrics = self.metrics(1)
         with self.snapshot() as connection:
             gate = _gate(connection)

@@ -203,6 +203,7 @@ class Headline:
     name: str
     value: float | None
     of: Literal["evaluation", "training"]
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)

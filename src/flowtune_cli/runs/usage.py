@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import reduce
 from typing import Any
 
+from ..flow.endpoint import Spent
 from .records import NodeSummary
 
 
@@ -18,12 +20,14 @@ class Usage:
         processor_seconds: over all cores, with those of subprocesses that have ended.
         peak_memory: bytes of the host's memory that a process held at most.
         peak_gpu_memory: bytes that torch held on a GPU at most; 0 without one.
+        endpoints: what was asked of other servers that play nodes.
     """
 
     seconds: float = 0.0
     processor_seconds: float = 0.0
     peak_memory: int = 0
     peak_gpu_memory: int = 0
+    endpoints: Spent = field(default_factory=Spent)
 
     def then(self, later: Usage) -> Usage:
         """This one's and, after it, another process's."""
@@ -32,6 +36,7 @@ class Usage:
             self.processor_seconds + later.processor_seconds,
             max(self.peak_memory, later.peak_memory),
             max(self.peak_gpu_memory, later.peak_gpu_memory),
+            self.endpoints.plus(later.endpoints),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -41,8 +46,9 @@ class Usage:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Usage:
         """What ``to_json`` returned; what is missing is 0."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        known = {each.name for each in fields(cls)}
+        found = {name: value for name, value in values.items() if name in known}
+        return cls(**{**found, "endpoints": Spent(**found.get("endpoints", {}))})
 
     @property
     def text(self) -> str:
@@ -65,16 +71,19 @@ def together(usages: Sequence[Usage]) -> Usage:
         sum(each.processor_seconds for each in usages),
         sum(each.peak_memory for each in usages),
         sum(each.peak_gpu_memory for each in usages),
+        reduce(Spent.plus, (each.endpoints for each in usages)),
     )
 
 
 def used_text(usage: Usage, nodes: Sequence[NodeSummary]) -> str:
-    """A run's usage and its nodes' tokens; empty where nothing is known."""
+    """A run's usage, its nodes' tokens, and what other servers were asked; empty if not known."""
+    parts = [usage.text]
     read, written = (sum(getattr(n, what) for n in nodes) for what in ("prompt_tokens", "tokens"))
-    if not (read or written):
-        return usage.text
-    tokens = f"{short_number(read)} tokens read, {short_number(written)} written"
-    return f"{usage.text}, {tokens}" if usage.text else tokens
+    if read or written:
+        parts.append(f"{short_number(read)} tokens read, {short_number(written)} written")
+    if usage.endpoints.requests:
+        parts.append(f"of other servers {usage.endpoints}")
+    return ", ".join(filter(None, parts))
 
 
 def short_number(number: float) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,11 +19,14 @@ from ..flow.left_out import LeftOut
 from ..flow.numbers import is_bool, real_number
 from ..flow.task import Task
 from ..learning.peers import ALONE, Peers
-from ..runs.evaluations import Evaluation, Figure
+from ..runs.evaluations import LOWER, Evaluation, Figure
 from ..runs.untrained_results import UntrainedResults
 from .judged import evaluators_by_name, judge
 from .progressive import Average
 from .session import Session
+
+_LOW = {"loss", "error", "errors", "perplexity", "ppl", "wer", "cer", "mae", "mse", "rmse"}
+"""Words of figures that are better the lower they are."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class EvaluationReport:
         evaluation: when it has ended.
         is_best: it is the best one so far.
         failure: the first example whose flow failed, and how.
-        problem: why the task's own figures are missing, which may need all examples.
+        problem: why figures are missing, which may need all examples, or are not what they seem.
     """
 
     episodes: int
@@ -167,11 +171,14 @@ def _evaluated(
     """The report of an evaluation whose examples were all played; see ``evaluate``."""
     task = session.task
     rewards, predictions, failures = played.rewards, played.predictions, played.failures
-    problem = ""
+    problems: list[str] = []
     figures = reward_figures([rewards[position] for position in sorted(rewards)])
     if played.results and not figures:
         is_first = metric is None
-        figures, problem = _wins(session, examples, played.results, untrained, is_first, check)
+        figures, found_problem = _wins(
+            session, examples, played.results, untrained, is_first, check
+        )
+        problems.append(found_problem)
     if predictions:
         positions = sorted(predictions)
         asked = [examples[position] for position in positions]
@@ -181,8 +188,8 @@ def _evaluated(
         except FlowtuneError as error:
             if not failures:
                 raise
-            own_problem = f"without the task's own figures, since some are missing: {error}"
-            problem = f"{problem}; {own_problem}" if problem else own_problem
+            problems.append(f"without the task's own figures, since some are missing: {error}")
+        problems += [f"the task's own figures {text}" for text in task.left_out.texts()]
         figures |= {name: figure for name, figure in found.items() if name not in figures}
     failure = None
     if failures:
@@ -190,6 +197,8 @@ def _evaluated(
         failure = examples[position].id, failures[position]
     if metric is None:
         metric = _metric(session, figures, failure)
+        problems.append(_doubt(metric))
+    problem = "; ".join(filter(None, problems))
     count = len(examples)
     evaluation = Evaluation(episodes, batch, count, len(failures), metric, figures)
     return EvaluationReport(episodes, count, count, evaluation, failure=failure, problem=problem)
@@ -249,7 +258,7 @@ def _wins(
 def task_figures(
     task: Task, examples: Sequence[Example], predictions: Sequence[Mapping[str, Any]]
 ) -> dict[str, Figure]:
-    """The figures of the task's own evaluation that are finite numbers.
+    """The figures of the task's own evaluation that are numbers; what is not finite is undefined.
 
     Raises:
         FlowtuneError: the task raised an exception.
@@ -259,12 +268,19 @@ def task_figures(
         found = {
             name: value for name, value, _ in each_figure(task.evaluate(examples, predictions))
         }
-    figures = {}
-    for name, value in found.items():
-        with suppress(ValueError):
-            if not is_bool(value):
-                figures[name] = Figure(real_number(value))
-    return figures
+    return {name: figure for name, value in found.items() if (figure := _figure(value))}
+
+
+def _figure(value: Any) -> Figure | None:
+    """An own figure; None for what is no number, as a text. NaN is an undefined one."""
+    if value is None:
+        return Figure(None)
+    if is_bool(value) or isinstance(value, (str, bytes)) or not hasattr(type(value), "__float__"):
+        return None
+    try:
+        return Figure(real_number(value))
+    except ValueError:
+        return Figure(None)
 
 
 def _predicted(task: Task, example: Example, result: Any) -> Mapping[str, Any]:
@@ -309,7 +325,19 @@ def _metric(
     if wanted is None:
         gate = task.gate
         return gate if gate is not None and gate in figures else next(iter(figures))
-    if wanted not in figures:
-        error = unknown_name("figure", wanted, list(figures))
+    name = wanted.removeprefix(LOWER)
+    if name not in figures:
+        error = unknown_name("figure", name, list(figures))
         raise UsageError(f"training.evaluate.metric: {error}")
     return wanted
+
+
+def _doubt(metric: str) -> str:
+    """That the metric is called as what one wants to be low; empty if it is not."""
+    words = re.split(r"[^a-z]+", metric.lower())
+    if metric.startswith(LOWER) or not _LOW.intersection(words):
+        return ""
+    return (
+        f"the highest '{metric}' counts as the best; if the lowest is, set"
+        f" training.evaluate.metric = '{LOWER}{metric}'"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,10 @@ def judge(
 ) -> tuple[dict[int, float], list[Failure]]:
     """By how much a flow ended better than another.
 
+    Equal results are a tie, and nobody is asked. For half of the examples, told by their ids, the
+    evaluator is shown the flows the other way round, so one that prefers the first or the second
+    place favours neither flow.
+
     Args:
         first, second: the flows' results, by the number of the example.
         check: called between the engine's calls; may raise.
@@ -67,26 +72,32 @@ def judge(
     """
     task = session.task
     both = sorted(first.keys() & second.keys())
+    gains = {number: 0.0 for number in both if first[number] == second[number]}
+    differ = [number for number in both if number not in gains]
+    turned = [_is_turned(examples[number]) for number in differ]
+
+    def sides(number: int, turn: bool) -> tuple[Outcome, Outcome]:
+        results = (second, first) if turn else (first, second)
+        one, other = (_outcome(task, examples[number], of[number]) for of in results)
+        return one, other
+
     asked = (
-        compare(
-            evaluator,
-            task,
-            _outcome(task, examples[number], first[number]),
-            _outcome(task, examples[number], second[number]),
-            effects=Effects(),
-            key=("whole flows",),
-        )
-        for number in both
+        compare(evaluator, task, *sides(number, turn), effects=Effects(), key=("whole flows",))
+        for number, turn in zip(differ, turned, strict=True)
     )
-    gains: dict[int, float] = {}
     failures: list[Failure] = []
     for position, comparison in session.scheduler(check).stream(asked):
         if comparison.gain is not None:
-            gains[both[position]] = comparison.gain
+            sign = -1 if turned[position] else 1
+            gains[differ[position]] = sign * comparison.gain
         if comparison.failure is not None:
             failures.append(comparison.failure)
     session.engine.forget()
     return gains, failures
+
+
+def _is_turned(example: Example) -> bool:
+    return bool(hashlib.sha256(str(example.id).encode("utf-8", "surrogatepass")).digest()[0] & 1)
 
 
 def _outcome(task: Task, example: Example, result: Any) -> Outcome:

@@ -30,7 +30,7 @@ from ..runs.evaluations import Evaluation, best_of, without_a_better
 from ..runs.journal import Journal
 from ..runs.rank_journals import merge_journals, rank_journal
 from ..runs.untrained_results import UntrainedResults
-from ..runs.usage import together
+from ..runs.usage import Usage, together
 from ..runtime.effects import Effects
 from ..runtime.second_play import Recorded
 from .admission.examine import admit
@@ -49,6 +49,7 @@ from .evaluation import EvaluationReport, evaluate, is_due
 from .exchange import get_state, set_state
 from .meter import used_so_far
 from .order import training_order
+from .other_models import all_spent
 from .outputs import NoOutputs, Outputs
 from .progressive import Progressive
 from .session import Play, Session
@@ -257,8 +258,15 @@ class Trainer:
         assert evaluation is not None
         outputs.evaluation(evaluation)
         self.evaluations.append(evaluation)
-        outputs.evaluation_is_safe(evaluation, self.settings.keep_checkpoints, self._best)
+        keep = self.settings.keep_checkpoints
+        outputs.evaluation_is_safe(evaluation, keep, self._best, self._used())
         self.on_evaluation(replace(report, is_best=self._best == episodes))
+
+    def _used(self) -> Usage:
+        """What the run has taken so far, over all of its processes."""
+        nodes = self.session.task.nodes
+        each = self.peers.each(lambda: replace(used_so_far(), endpoints=all_spent(nodes)))
+        return self._used_before.then(together(each))
 
     @property
     def _best(self) -> int | None:
@@ -313,8 +321,7 @@ class Trainer:
         if checkpoint:
             self._checkpoint()
         self._as_at_position = True
-        used = together(self.peers.each(used_so_far))
-        outputs.batch_is_safe(record, end, self._used_before.then(used))
+        outputs.batch_is_safe(record, end, self._used())
         self.on_report(Report(self.position.episodes, len(self.order), record, self.progressive))
         self._check_failures()
 

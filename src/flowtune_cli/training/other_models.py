@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 from ..config.settings import AdapterSettings, ModelSettings
@@ -12,7 +13,7 @@ from ..engine.engine import ModelEngine
 from ..engine.limits import Limits
 from ..engine.proof import real_texts
 from ..engine.proof_cache import proved
-from ..flow.endpoint import Endpoint
+from ..flow.endpoint import Endpoint, Spent
 from ..flow.errors import UsageError
 from ..flow.node import Node
 from ..models.chat_template import TextOptions
@@ -92,6 +93,12 @@ def engine_of(loaded: LoadedModel, settings: ModelSettings) -> ModelEngine:
         TextOptions.of(ModelSettings(date=settings.date)),
         paths,
     )
+
+
+def all_spent(nodes: Iterable[Node]) -> Spent:
+    """What this process has asked of endpoints, all nodes together."""
+    spent = (node.elsewhere.spent for node in nodes if node.elsewhere is not None)
+    return reduce(Spent.plus, spent, Spent())
 
 
 def spent_elsewhere(nodes: Iterable[Node]) -> Iterator[str]:

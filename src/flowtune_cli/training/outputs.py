@@ -39,7 +39,9 @@ class NoOutputs:
     def evaluation(self, evaluation: Evaluation) -> None:
         """Store an evaluation."""
 
-    def evaluation_is_safe(self, evaluation: Evaluation, keep: int, best: int | None) -> None:
+    def evaluation_is_safe(
+        self, evaluation: Evaluation, keep: int, best: int | None, usage: Usage
+    ) -> None:
         """The evaluation is stored; only these checkpoints are kept, see ``checkpoint.prune``."""
 
 
@@ -90,7 +92,10 @@ class Outputs(NoOutputs):
         """See ``NoOutputs``."""
         self._store.write_evaluation(evaluation)
 
-    def evaluation_is_safe(self, evaluation: Evaluation, keep: int, best: int | None) -> None:
+    def evaluation_is_safe(
+        self, evaluation: Evaluation, keep: int, best: int | None, usage: Usage
+    ) -> None:
         """See ``NoOutputs``."""
+        self._run.update(usage=usage)
         prune(self._run.checkpoints, keep, best)
         self._trackers.log_evaluation(evaluation)

@@ -127,7 +127,9 @@ class CompareScreen(InspectScreen):
         settings: list[dict[str, Any]] = []
         for side in self.sides:
             try:
-                settings.append(dict(flatten(side.directory.settings.get("settings", {}))))
+                stored = side.directory.settings
+                of_data = {"data": stored.get("data") or {}}
+                settings.append(dict(flatten({**stored.get("settings", {}), **of_data})))
             except FlowtuneError as error:
                 yield "cannot be read", *(str(error) if each is side else "" for each in self.sides)
                 return

@@ -122,7 +122,8 @@ class OverviewScreen(InspectScreen):
         best = best_of(self.run.reader.evaluations()) if self.run.reader else None
         if best is not None:
             parts.append(
-                f"best held-out {best.metric} {number(best.value)} at {best.episodes:,} episodes"
+                f"best held-out {best.metric_name} {number(best.value)} at"
+                f" {best.episodes:,} episodes"
             )
         if seconds:
             parts.append(f"{counts.episodes / seconds * 60:.1f} episodes/min")
