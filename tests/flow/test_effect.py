@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from typing import Any
 
 import pytest
 
-from flowtune_cli.flow.effect import captured_digest, error_from_json, error_to_json
+from flowtune_cli.flow.effect import (
+    captured_digest,
+    effect_name,
+    error_from_json,
+    error_to_json,
+)
 
 
 class NeedsTwo(Exception):
@@ -83,3 +89,17 @@ def test_a_function_of_a_module_brings_nothing() -> None:
     assert captured_digest(_lambda) == ""
     assert captured_digest(len) == ""
     assert captured_digest("x".upper) == ""
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (str.upper, "builtins.str.upper"),
+        ({}.get, "builtins.dict.get"),
+        (functools.partial(len), "builtins.len"),
+        (json.dumps, "json.dumps"),
+        (json.JSONEncoder().encode, "json.encoder.JSONEncoder.encode"),
+    ],
+)
+def test_functions_written_in_c_have_names_too(function: Any, name: str) -> None:
+    assert effect_name(function) == name

@@ -88,7 +88,10 @@ def effect_name(function: Callable[..., Any]) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+    # What is written in C, such as str.upper or {}.get, names no module, but its type does.
+    kind = getattr(named, "__objclass__", None) or type(getattr(named, "__self__", None))
+    module = getattr(named, "__module__", None) or kind.__module__
+    return f"{module}.{named.__qualname__}"
 
 
 def captured_digest(function: Callable[..., Any]) -> str:
