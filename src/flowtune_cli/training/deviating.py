@@ -42,6 +42,9 @@ class Deviating:
         check: called now and then; may raise.
         on_episode: called as this process has played so many episodes of its own.
         records: whether episodes are to be played again.
+
+    Attributes:
+        played_by: for each play, the processes that played it or rollouts of it.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Deviating:
         self.on_episode = on_episode
         self.records = records
         self._own = range(peers.rank, len(plays), peers.size)
+        self.played_by = [{place % peers.size} for place in range(len(plays))]
 
     def traces(self) -> tuple[list[Trace], list[Recorded]]:
         """The traces of all, in the order of the plays, on each process.
@@ -112,6 +116,8 @@ class Deviating:
             base.episode.nodes = self.session.task.nodes_by_name
         wanted = [_StepOf(place, step) for place, base in enumerate(bases) for step in base.steps]
         ranks = share_out([self._rollouts(bases[at.place], at) for at in wanted], self.peers.size)
+        for at, rank in zip(wanted, ranks, strict=True):
+            self.played_by[at.place].add(rank)
         mine = [at for at, rank in zip(wanted, ranks, strict=True) if rank == self.peers.rank]
         # An episode of this process is the one whose prompts it has read, and whose effects it has.
         at_hand = [own.get(place, base) for place, base in enumerate(bases)]

@@ -283,7 +283,8 @@ class Trainer:
 
         with clock.phase("play and deviate"):
             self.session.engine.forget()
-            traces, recorded = self._deviate(batch)
+            deviating = self._deviating(batch)
+            traces, recorded = deviating.traces()
         gaps = self._rollout_gaps()
         collected = collect(self.session.task.nodes, traces)
         if not self.position.batches:
@@ -291,7 +292,7 @@ class Trainer:
         elif self.peers.rank == 0:
             self._tell_of_requests(traces)
         self._as_at_position = False
-        self._count_failures(traces)
+        self._count_failures(traces, deviating.played_by)
         for trace in traces:
             wins = greedy_wins(self.session.task, trace)
             self.progressive.add({**wins, **trace.episode.reward_means()})
@@ -344,12 +345,8 @@ class Trainer:
         nodes = dict.fromkeys(node for gaps in each for node in gaps)
         return {node: max(gaps[node] for gaps in each if node in gaps) for node in nodes}
 
-    def _deviate(self, batch: Sequence[Example]) -> tuple[list[Trace], list[Recorded]]:
-        """Play the batch and deviate from it; traces in the order of the examples.
-
-        Returns:
-            Of a run's first batch, also what its admission plays again.
-        """
+    def _deviating(self, batch: Sequence[Example]) -> Deviating:
+        """What plays the batch; the first one is recorded, for its admission to play it again."""
         begin = self.position.episodes
 
         def on_episode(own: int) -> None:
@@ -364,7 +361,7 @@ class Trainer:
             check=self._check,
             on_episode=on_episode,
             records=not self.position.batches,
-        ).traces()
+        )
 
     def _play(self, number: int, example: Example) -> Play:
         """An episode, with what is known of its effects since the newest checkpoint."""
@@ -530,13 +527,13 @@ class Trainer:
             for name, overall in self.progressive.overall.items()
         }
 
-    def _count_failures(self, traces: Sequence[Trace]) -> None:
-        for place, trace in enumerate(traces):
+    def _count_failures(self, traces: Sequence[Trace], played_by: Sequence[set[int]]) -> None:
+        for trace, ranks in zip(traces, played_by, strict=True):
             failures = trace.failures
             if failures:
                 which = f"of example '{trace.example.id}'"
                 if self.peers.size > 1:
-                    which += f" on {self.peers.name(place % self.peers.size)}"
+                    which += f" on {' or '.join(self.peers.name(rank) for rank in sorted(ranks))}"
                 self.last_failure = which, failures[-1]
             self.position = replace(
                 self.position,
