@@ -39,7 +39,7 @@ def test_tasks(run: Run) -> None:
     [
         ("nodes", ["generate", "builtin", "flowtune", "Generates text greedily"]),
         ("explorations", ["multi_sample", "builtin", "flowtune", "Samples the alternatives"]),
-        ("rewards", ["token_f1", "builtin", "flowtune", "reward", "The best F1"]),
+        ("rewards", ["token_f1", "builtin", "flowtune", "reward", "The F1 of"]),
         ("rewards", ["llm_judge", "builtin", "flowtune", "evaluator", "Asks the base model"]),
         ("optimizers", ["cocob", "builtin", "flowtune", "Coin betting"]),
     ],
