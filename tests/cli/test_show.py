@@ -55,7 +55,8 @@ def test_a_node_type(run: Run) -> None:
 
 def test_other_things(run: Run) -> None:
     assert "penalty\tfloat\t5.0\ttaken from" in run("show", "diverse_beam").out
-    assert "token_f1(answer: str, golds: str | Sequence[str]) -> float" in run("show", "token_f1").out
+    signature = "token_f1(answer: str, golds: str | Sequence[str]) -> float"
+    assert signature in run("show", "token_f1").out
     assert "tie\tfloat\t0.02\tthe smallest gain" in run("show", "llm_judge").out
     assert "lr\tfloat\t0.0001\tlearning rate." in run("show", "adam").out
     training = run("show", "training").out
