@@ -34,6 +34,7 @@ _TOLD = (
     "call-given-up",
     "gold-among-inputs",
     "gold-in-prompt",
+    "no-calls",
     "no-judge",
     "no-result",
     "no-target",

@@ -22,6 +22,9 @@ from .finding import Finding, Severity
 _MISSPELT = 0.8
 """How alike (by difflib's ratio) a name is to another that it was surely meant to be."""
 
+_ENOUGH = 4
+"""Episodes, of which one at least should call a node."""
+
 _ERRORS = ("no-judge", "useless-targets")
 ELSEWHERE = ("reward-unreported",)
 """Reasons that other findings give."""
@@ -84,7 +87,8 @@ def nothing_to_learn(task: Task) -> Finding | None:
 def _no_calls(episodes: int) -> Finding:
     return Finding(
         "no-calls",
-        "error",
+        # Of a few examples none may need a node.
+        "warning" if episodes < _ENOUGH else "error",
         f"the flow called no node in {episodes:,} episode{'' if episodes == 1 else 's'}",
         "A program must ask for its nodes by the client that it is given, or at OPENAI_BASE_URL"
         " with the key OPENAI_API_KEY: one that asks another server, or finds its answers in a"
