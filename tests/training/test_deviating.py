@@ -18,6 +18,7 @@ from flowtune_cli.flow.example import Example
 from flowtune_cli.flow.task import Task
 from flowtune_cli.learning.peers import ALONE, Peers
 from flowtune_cli.runs.batch import BatchRecord, batch_rows
+from flowtune_cli.runtime.effects import REWARD
 from flowtune_cli.training import deviating
 from flowtune_cli.training.deviating import Deviating
 from flowtune_cli.training.session import Play, Session
@@ -126,6 +127,35 @@ def test_an_effect_of_a_rollout_runs_where_its_episode_was_played() -> None:
     assert Counter(together) == Counter(ran)
     assert ran
     assert len(engines[1].requests) > 0, "nothing was moved"
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_plain_rewards_are_computed_where_rollouts_are_played(same: bool) -> None:
+    computed: list[str] = []
+
+    async def flow(episode: Episode, example: Example) -> None:
+        if example.id == "e0":
+            said = ""
+            for _ in range(6):
+                said += await episode.call("a", x=said)
+            judged = "the same" if same else said
+
+            def value() -> int:
+                computed.append(judged)
+                return digest(judged) % 3
+
+            effects = cast(Any, episode.runner).effects
+            episode.reward("reward", effects.remembered((REWARD, "reward", judged), value))
+
+    task = FlowTask([writer("a")], flow)
+    engines = [FakeEngine(write_letters) for _ in range(2)]
+    each = on_threads(2, lambda p: played(session_of(task, engines[p.rank]), p))
+    together = list(computed)
+    computed.clear()
+    assert stored(each[0]) == stored(played(session_of(task, FakeEngine(write_letters))))
+    assert len(engines[1].requests) > 0, "nothing was moved"
+    if same:  # what the episode's own was is known everywhere
+        assert together == computed == ["the same"]
 
 
 class Outside:

@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..flow.deviation import Deviation, Evaluator, Outcome, Trace, prefer
+from ..flow.effect import EffectEnd, Key
 from ..flow.episode import Episode, RewardEvent, Step
 from ..flow.errors import UsageError
 from ..flow.example import Example
@@ -65,6 +66,7 @@ class Base:
         seed: what it drew its noise from.
         steps: indices of those at which alternatives are tried, in order.
         has_effects: whether it or its rollouts have had any, as far as is known.
+        rewards: what plain rewards returned.
     """
 
     episode: Episode
@@ -72,6 +74,7 @@ class Base:
     seed: Seed
     steps: tuple[int, ...]
     has_effects: bool
+    rewards: dict[Key, EffectEnd]
 
     def trace(self, task: Task, deviations: list[Deviation]) -> Trace:
         """The whole, with all deviations in the order of their steps."""
@@ -96,7 +99,7 @@ async def play_base(
         deviating = {node.name for node in task.nodes if node.deviates}
         steps = _chosen(task, episode, deviating, seed, deviations)
     recording = recording_of(episode)
-    return Base(episode, recording, seed, tuple(steps), has_effects=bool(effects.ends))
+    return Base(episode, recording, seed, tuple(steps), effects.asked, effects.rewards)
 
 
 async def deviate_at(

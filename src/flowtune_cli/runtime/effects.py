@@ -56,12 +56,16 @@ class Effects:
         orders: in which order each run got its calls' and effects' ends before it was interrupted.
         journal: told of each before a flow gets it.
         of_episode: the keys of the episode's own effects.
+        elsewhere: another process plays the episode: here, nothing is asked of the world.
+        wanted: something was to be asked all the same, so what came of it is not to be used.
     """
 
     ends: dict[Key, EffectEnd] = field(default_factory=dict)
     orders: Mapping[RunName, Sequence[Group]] = field(default_factory=dict)
     journal: Journal = field(default_factory=NoJournal)
     of_episode: set[Key] = field(default_factory=set)
+    elsewhere: bool = False
+    wanted: bool = False
     _delivered: dict[RunName, int] = field(default_factory=dict)
     _running: dict[Key, tuple[asyncio.Task[Any], set[object]]] = field(default_factory=dict)
 
@@ -71,7 +75,25 @@ class Effects:
         self.ends[key] = end
 
     def check_allowed(self) -> None:
-        """Called before something new is asked of the world; may raise."""
+        """Called before something new is asked of the world.
+
+        Raises:
+            NotHere: that is for another process.
+        """
+        if self.elsewhere:
+            self.wanted = True
+            raise NotHere("an effect runs where its episode was played")
+
+    @property
+    def rewards(self) -> dict[Key, EffectEnd]:
+        """What plain rewards returned; see ``remembered``."""
+        found = self.ends.items()
+        return {key: end for key, end in found if key[0] == REWARD and end.error is None}
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything was asked of the world, rewards apart."""
+        return any(key[0] != REWARD for key in self.ends)
 
     def remembered(self, key: Key, compute: Callable[[], Any]) -> Any:
         """What a plain function returned or raised, called at once unless it is known.
@@ -83,7 +105,6 @@ class Effects:
         """
         end = self.ends.get(key)
         if end is None:
-            self.check_allowed()
             try:
                 end = EffectEnd(strict_json(compute(), f"the value of {key[1]}"))
             except Exception as error:
@@ -97,6 +118,8 @@ class Effects:
 
     def deliver(self, run: RunName, keys: Group) -> None:
         """Note what a run gets together, unless it was noted before the interruption."""
+        if self.elsewhere:
+            return
         number = self._delivered.get(run, 0)
         self._delivered[run] = number + 1
         if number >= len(self.order_of(run)):
@@ -149,22 +172,6 @@ class Effects:
 
 class NotHere(Exception):
     """Another process has an example's effects."""
-
-
-@dataclass
-class NoEffects(Effects):
-    """Those of an episode that another process plays: nothing is asked of the world here.
-
-    Attributes:
-        wanted: something was to be asked, so what came of it is not to be used.
-    """
-
-    wanted: bool = False
-
-    def check_allowed(self) -> None:
-        """See ``Effects``."""
-        self.wanted = True
-        raise NotHere("an effect runs where its episode was played")
 
 
 async def _attempts(function: Callable[..., Any], args: tuple[Any, ...], opt: EffectOptions) -> Any:

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar
 from ..flow.deviation import Deviation, Trace
 from ..learning.peers import Peers
 from ..runtime.deviation import Base
-from ..runtime.effects import Effects, NoEffects
 from ..runtime.second_play import Recorded
 from .rollout_shares import Rollouts, expected_cost, share_out
 from .session import Play, Session
@@ -158,19 +157,18 @@ class Deviating:
         for place, step in steps:
             by_place.setdefault(place, []).append(step)
         places = list(by_place)
-        effects: list[Effects] = [
-            self.plays[place].effects if place in self._own else NoEffects() for place in places
-        ]
-        parts = [
-            (bases[place], by_place[place], of_place)
-            for place, of_place in zip(places, effects, strict=True)
-        ]
+        parts = []
+        for place in places:
+            effects = self.plays[place].effects
+            if place not in self._own:
+                effects.elsewhere = True
+                effects.ends |= bases[place].rewards
+            parts.append((bases[place], by_place[place], effects))
         found: dict[_StepOf, list[Deviation]] = {}
         for number, deviations in self.session.deviate_from(parts, self.check):
-            of_place = effects[number]
-            if isinstance(of_place, NoEffects) and of_place.wanted:
-                continue
             place = places[number]
+            if self.plays[place].effects.wanted:
+                continue
             found |= {_StepOf(place, step): [] for step in by_place[place]}
             for deviation in deviations:
                 found[_StepOf(place, deviation.step)].append(deviation)
