@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from flowtune_cli.training.deviating import EXAMPLES_A_PROCESS
-from flowtune_cli.training.rollout_shares import Rollouts, share_out
+from flowtune_cli.training.rollout_shares import ANEW, DECODED, Rollouts, share_out
 
 TRACES = Path(__file__).with_name("scale_traces.json")
 
@@ -137,22 +137,37 @@ def play_seconds(traces: Sequence[Trace], device: Device) -> float:
     chains = []
     for trace in traces:
         chains.append((0, trace.own))
-        chains += [(len(trace.own), calls) for calls in trace.rollouts]
+        chains += [(len(trace.own), _anew(calls)) for calls in trace.rollouts]
     return _seconds(chains, device)
+
+
+def _anew(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls of a rollout, of whose prompts the most part was read with the episode's."""
+    return tuple((round(ANEW * read), written) for read, written in calls)
 
 
 def share_seconds(traces: Sequence[Trace], device: Device, gpus: int) -> list[float]:
     """Of each GPU: first its share of the examples, and when all have played theirs, of the
     rollouts."""
     own = [_seconds([(0, t.own) for t in traces[rank::gpus]], device) for rank in range(gpus)]
-    rollouts = [(place % gpus, each) for place, t in enumerate(traces) for each in t.rollouts]
+    rollouts = [(place, _anew(each)) for place, t in enumerate(traces) for each in t.rollouts]
+    prompts = [max((read for read, _ in trace.own), default=0) for trace in traces]
     costs = [
-        Rollouts(rank, sum(read + 20.0 * written for read, written in calls), may_move=True)
-        for rank, calls in rollouts
+        Rollouts(
+            example=place,
+            owner=place % gpus,
+            cost=sum(read + DECODED * written for read, written in calls),
+            read=prompts[place],
+            may_move=True,
+        )
+        for place, calls in rollouts
     ]
     chains: list[list[tuple[int, tuple[Call, ...]]]] = [[] for _ in range(gpus)]
-    for rank, (_, calls) in zip(share_out(costs, gpus), rollouts, strict=True):
-        chains[rank].append((0, calls))
+    has_read = {(place, place % gpus) for place in range(len(traces))}
+    for rank, (place, calls) in zip(share_out(costs, gpus), rollouts, strict=True):
+        first = [] if (place, rank) in has_read else [(prompts[place], 0)]
+        has_read.add((place, rank))
+        chains[rank].append((0, (*first, *calls)))
     return [max(own) + _seconds(of_rank, device) for of_rank in chains]
 
 

@@ -26,9 +26,10 @@ def make_run(tiny_settings: Any, tmp_path: Path) -> Callable[..., Run]:
 
 
 def test_calls_that_can_be_made_at_once_share_a_round() -> None:
-    first, second, rollouts = 2 * 1 + 0.1, 0.2, 0.4
+    # A quarter of a rollout's prompt is read, as the rest was with the episode's.
+    first, second, rollouts = 2 * 1 + 0.1, 0.2, 0.1
     assert play_seconds([TRACE], DEVICE) == pytest.approx(first + second + rollouts)
-    both = (2 * 1.1 + 0.2) + 0.4 + 0.8
+    both = (2 * 1.1 + 0.2) + 0.4 + 0.2
     assert play_seconds([TRACE, TRACE], DEVICE) == pytest.approx(both)
     assert play_seconds([], DEVICE) == 0
 
@@ -43,13 +44,13 @@ def test_whole_nodes_are_shared_out_with_a_step_a_datum_and_else_data() -> None:
 def test_a_mini_batch() -> None:
     alone = mini_batch([TRACE, TRACE], DEVICE, 1, True)
     assert alone.meet == 0
-    assert alone.play == alone.mean_play == pytest.approx(3.6)
+    assert alone.play == alone.mean_play == pytest.approx(3.0)
     two = mini_batch([TRACE, TRACE], DEVICE, 2, True)
-    assert two.play == pytest.approx(2.7)
+    assert two.play == pytest.approx(2.4)
     assert two.meet == pytest.approx(2 * 0.5 + 2 * 50 / 100 * 1)
     four = mini_batch([TRACE, TRACE], DEVICE, 4, True)
-    # Each has one of the four rollouts; two have an episode.
-    assert (four.play, four.mean_play) == (pytest.approx(2.3 + 0.2), pytest.approx(3.6 / 4))
+    # To read the episode's prompts again would take as long as all of its rollouts.
+    assert (four.play, four.mean_play) == (pytest.approx(2.4), pytest.approx(3.0 / 4))
 
 
 def test_rows_say_what_costs_most() -> None:

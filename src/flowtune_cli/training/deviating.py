@@ -16,7 +16,7 @@ from ..flow.deviation import Deviation, Trace
 from ..learning.peers import Peers
 from ..runtime.deviation import Base
 from ..runtime.second_play import Recorded
-from .rollout_shares import Rollouts, expected_cost, share_out
+from .rollout_shares import Rollouts, expected_cost, prompts_cost, share_out
 from .session import Play, Session
 
 EXAMPLES_A_PROCESS = 8
@@ -145,8 +145,13 @@ class Deviating:
 
     def _rollouts(self, base: Base, at: _StepOf) -> Rollouts:
         episode = base.episode
-        cost = expected_cost(self.session.task, episode, episode.steps[at.step])
-        return Rollouts(at.place % self.peers.size, cost, may_move=not base.has_effects)
+        return Rollouts(
+            example=at.place,
+            owner=at.place % self.peers.size,
+            cost=expected_cost(self.session.task, episode, episode.steps[at.step]),
+            read=prompts_cost(episode),
+            may_move=not base.has_effects,
+        )
 
     def _deviations(
         self, bases: Sequence[Base], steps: Sequence[_StepOf]

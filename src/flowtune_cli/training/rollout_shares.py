@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from ..flow.episode import Episode, Step
 from ..flow.task import Task
 
-_DECODED = 20.0
+DECODED = 20.0
 """What a decoded token costs, in tokens that are read."""
 
-_MOVED = 1.2
-"""How much dearer a rollout is where its episode's prompts were not read."""
+ANEW = 0.25
+"""The share of a rollout's prompts that its episode's have not had, in tokens."""
 
 _WORTH_IT = 0.02
 """Of what a process has to do on average: what moving a step's rollouts must save."""
@@ -23,13 +23,17 @@ class Rollouts:
     """All rollouts from one step of an episode.
 
     Args:
+        example: the place of the episode in the mini-batch.
         owner: the process that has played the episode.
-        cost: what they are expected to take there.
+        cost: what they are expected to take there, in tokens that are read.
+        read: what it takes to read the episode's prompts, where no rollout of it is played yet.
         may_move: another process may play them.
     """
 
+    example: int
     owner: int
     cost: float
+    read: float
     may_move: bool
 
 
@@ -42,9 +46,15 @@ def expected_cost(task: Task, episode: Episode, step: Step) -> float:
         if report is not None and not episode.judged_at_end(node.reward, step.index):
             later = [each for each in later if each.index < report.steps]
     tokens = sum(
-        each.response.prompt_tokens + _DECODED * each.response.outputs[0].tokens for each in later
+        ANEW * each.response.prompt_tokens + DECODED * each.response.outputs[0].tokens
+        for each in later
     )
     return (len(step.response.outputs) - 1) * (1.0 + tokens)
+
+
+def prompts_cost(episode: Episode) -> float:
+    """What it takes to read an episode's prompts, which mostly repeat one another, in tokens."""
+    return max((float(step.response.prompt_tokens) for step in episode.steps), default=0.0)
 
 
 def share_out(rollouts: Sequence[Rollouts], processes: int) -> list[int]:
@@ -53,19 +63,23 @@ def share_out(rollouts: Sequence[Rollouts], processes: int) -> list[int]:
     loads = [0.0] * processes
     for each in rollouts:
         loads[each.owner] += each.cost
+    has_read = {(each.example, each.owner) for each in rollouts}
     movable = {place for place, each in enumerate(rollouts) if each.may_move}
     least_gain = _WORTH_IT * sum(loads) / processes
     while True:
         most, least = loads.index(max(loads)), loads.index(min(loads))
-        best, gain = None, least_gain
+        best, gain, added = None, least_gain, 0.0
         for place in sorted(movable):
-            cost = rollouts[place].cost
-            then = max(loads[most] - cost, loads[least] + _MOVED * cost)
-            if ranks[place] == most and loads[most] - then > gain:
-                best, gain = place, loads[most] - then
+            each = rollouts[place]
+            there = each.cost + (0.0 if (each.example, least) in has_read else each.read)
+            saved = loads[most] - max(loads[most] - each.cost, loads[least] + there)
+            # Of those that save as much, one for which least has to be read.
+            if ranks[place] == most and (saved, -there) > (gain, -added):
+                best, gain, added = place, saved, there
         if best is None:
             return ranks
         movable.discard(best)
+        has_read.add((rollouts[best].example, least))
         loads[most] -= rollouts[best].cost
-        loads[least] += _MOVED * rollouts[best].cost
+        loads[least] += added
         ranks[best] = least
