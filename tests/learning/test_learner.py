@@ -539,6 +539,33 @@ def test_other_nodes_and_references_are_left_alone_to_the_bit(
         assert torch.equal(weight, base[name]) == ("adapter-a." not in name)
 
 
+@pytest.mark.parametrize("tokens", [None, 40])
+def test_adapters_that_step_together_step_as_each_by_itself(tiny: Tiny, tokens: int | None) -> None:
+    of_b = [replace(each, node="b") for each in (preference(), choice())]
+    apart = tiny.copy()
+    learner, other = tiny.learner(cocob, step_per="batch"), apart.learner(cocob, step_per="batch")
+    if tokens is not None:
+        learner.tokens_per_batch = other.tokens_per_batch = tokens
+    found = learner.update_together({"a": {"a": MIXED}, "b": {"b": of_b}})
+    assert found == {"a": other.update("a", {"a": MIXED}), "b": other.update("b", {"b": of_b})}
+    for node in ("a", "b"):
+        assert same(state(tiny.adapters, node), state(apart.adapters, node))
+        assert same(optimizer_state(learner, node), optimizer_state(other, node))
+    assert tiny.adapters.versions == apart.adapters.versions
+    assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+
+
+def test_no_adapter_steps_where_the_loss_of_one_is_not_finite(tiny: Tiny) -> None:
+    learner = tiny.learner(adam, step_per="batch")
+    before = {name: state(tiny.adapters, name) for name in ("a", "b")}
+    bad = [replace(preference(), node="b", weight=math.inf)]
+    with pytest.raises(FlowtuneError, match="the loss of node 'b' is"):
+        learner.update_together({"a": {"a": MIXED}, "b": {"b": bad}})
+    for name, weights in before.items():
+        assert same(state(tiny.adapters, name), weights)
+    assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+
+
 def test_a_learner_leaves_no_gradients(tiny: Tiny) -> None:
     tiny.learner().update("a", {"a": MIXED})
     assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())

@@ -69,6 +69,14 @@ class _Figures(NamedTuple):
     margin: float | None
 
 
+class _Group(NamedTuple):
+    """The data of one step of an adapter; ``total`` is the number that losses are divided by."""
+
+    adapter: str
+    data: Sequence[Datum]
+    total: int
+
+
 class Learner:
     """Updates the adapters and heads of nodes.
 
@@ -104,9 +112,7 @@ class Learner:
             if completion.frozen_length
         }
 
-    def update(
-        self, adapter: str, data: Mapping[str, Sequence[Datum]], peers: Peers = ALONE
-    ) -> dict[str, Update]:
+    def update(self, adapter: str, data: Mapping[str, Sequence[Datum]]) -> dict[str, Update]:
         """Learn from one mini-batch: one step per datum, or one for all of them.
 
         Each loss is weighted by its datum's weight over the number of all data, whichever of the
@@ -114,7 +120,6 @@ class Learner:
 
         Args:
             data: of each node that uses the adapter and has some; learned from in this order.
-            peers: share out the work of each step; all make the same update, of the same data.
 
         Returns:
             What it did to each of these nodes.
@@ -123,66 +128,109 @@ class Learner:
             FlowtuneError: a loss or gradient is not finite; the weights are as before that step.
                 Or a datum is of another node, whose adapter this is not.
         """
+        if self.settings.step_per == "batch":
+            return self.update_together({adapter: data})[adapter]
+        together = self._all_data(adapter, data)
+        found: dict[str, list[_Figures]] = {node: [] for node in data}
+        norms: dict[str, list[float]] = {node: [] for node in data}
+        for datum in together:
+            group = _Group(adapter, [datum], len(together))
+            found[datum.node] += self._gradients([group], ALONE)[0]
+            norms[datum.node].append(self._norm(group))
+            self._step(group)
+        self.adapters.versions[adapter] += 1
+        return {node: _update(node, found[node], norms[node]) for node in data}
+
+    def update_together(
+        self, data: Mapping[str, Mapping[str, Sequence[Datum]]], peers: Peers = ALONE
+    ) -> dict[str, dict[str, Update]]:
+        """Learn from one mini-batch, one step for each adapter; see ``update``.
+
+        Args:
+            data: by adapter.
+            peers: share out the work; all make the same updates, of the same data.
+
+        Raises:
+            FlowtuneError: see ``update``; no adapter has made its step.
+        """
+        together = {adapter: self._all_data(adapter, of_it) for adapter, of_it in data.items()}
+        groups = [_Group(adapter, of_it, len(of_it)) for adapter, of_it in together.items()]
+        figures = self._gradients(groups, peers)
+        norms = [self._norm(group) for group in groups]
+        found = {}
+        for group, of_group, norm in zip(groups, figures, norms, strict=True):
+            self._step(group)
+            self.adapters.versions[group.adapter] += 1
+            found[group.adapter] = {
+                node: _update(node, [each for each in of_group if each.node == node], [norm])
+                for node in data[group.adapter]
+            }
+        return found
+
+    def _all_data(self, adapter: str, data: Mapping[str, Sequence[Datum]]) -> list[Datum]:
         for node, datum in ((node, datum) for node, of_node in data.items() for datum in of_node):
             if datum.node != node or self.adapters.owners.get(node) != adapter:
                 raise FlowtuneError(
                     f"a datum of node '{datum.node}' cannot teach node '{node}' and its adapter,"
                     f" '{adapter}': a node's data have its own name"
                 )
-        together = [datum for of_node in data.values() for datum in of_node]
-        per_datum = self.settings.step_per == "datum"
-        groups = [[datum] for datum in together] if per_datum else [together]
-        optimizer = self.optimizers[adapter]
-        found: list[_Figures] = []
-        norms: dict[str, list[float]] = {node: [] for node in data}
-        for group in groups:
-            figures = self._gradients(adapter, group, len(together), peers)
-            found += figures
-            # The gradients of an adapter and of its heads differ in size.
-            norm = max(self._clip(adapter, g["params"], group) for g in optimizer.param_groups)
-            for node in dict.fromkeys(each.node for each in figures):
-                norms[node].append(norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.adapters.check_finite([adapter])
-        self.adapters.versions[adapter] += 1
-        return {
-            node: _update(node, [each for each in found if each.node == node], norms[node])
-            for node in data
-        }
+        return [datum for of_node in data.values() for datum in of_node]
 
-    def _gradients(
-        self, adapter: str, group: Sequence[Datum], total: int, peers: Peers
-    ) -> list[_Figures]:
-        """Put the gradients of a group's losses into the parameters.
+    def _norm(self, group: _Group) -> float:
+        """Clip the gradients; their norm before."""
+        # The gradients of an adapter and of its heads differ in size.
+        groups = self.optimizers[group.adapter].param_groups
+        return max(self._clip(group.adapter, each["params"], group.data) for each in groups)
 
-        The group is cut into parts by its data alone, whatever the number of processes. Each
+    def _step(self, group: _Group) -> None:
+        optimizer = self.optimizers[group.adapter]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.adapters.check_finite([group.adapter])
+
+    def _gradients(self, groups: Sequence[_Group], peers: Peers) -> list[list[_Figures]]:
+        """Put the gradients of groups' losses into the parameters; each is of another adapter.
+
+        Groups are cut into parts by their data alone, whatever the number of processes. Each
         process computes the gradients of some, and their sum does not depend on the order.
         """
-        parts = self._parts(group, float(self.tokens_per_batch))
-        own = share([self._tokens(part) for part in parts], peers) if peers.size > 1 else None
-        places = range(len(parts)) if own is None else own
-        gradients = GradientSum(self.adapters.parameters(adapter), len(parts))
+        first = float(self.tokens_per_batch)
+        by_group = [self._parts(group.data, first) for group in groups]
+        parts = [(number, part) for number, found in enumerate(by_group) for part in found]
+        alone = peers.size == 1
+        costs = [0.0 if alone else self._tokens(part) for _, part in parts]
+        own = share(costs, peers)
+        sums = [
+            GradientSum(self.adapters.parameters(group.adapter), len(found))
+            for group, found in zip(groups, by_group, strict=True)
+        ]
 
-        def work() -> tuple[dict[int, list[_Figures]], list[bool]]:
-            budget = float(self.tokens_per_batch)
+        def work() -> tuple[dict[int, list[_Figures]], list[list[bool]]]:
+            budget = first
             found = {}
             try:
-                for place in places:
+                for place in own:
+                    number, part = parts[place]
+                    group = groups[number]
                     found[place], budget = self._gradients_of_part(
-                        adapter, parts[place], total, budget
+                        group.adapter, part, group.total, budget
                     )
-                    gradients.add()
+                    sums[number].add()
                     peers.check()
             except BaseException:
-                self.optimizers[adapter].zero_grad(set_to_none=True)
+                for group in groups:
+                    self.optimizers[group.adapter].zero_grad(set_to_none=True)
                 raise
-            return found, gradients.present
+            return found, [each.present for each in sums]
 
         each = peers.each(work)
-        gradients.put([present for _, present in each], peers)
+        for number, gradients in enumerate(sums):
+            gradients.put([present[number] for _, present in each], peers)
         by_place = {place: found for of_one, _ in each for place, found in of_one.items()}
-        return [figures for place in range(len(parts)) for figures in by_place[place]]
+        figures: list[list[_Figures]] = [[] for _ in groups]
+        for place, (number, _) in enumerate(parts):
+            figures[number] += by_place[place]
+        return figures
 
     def _gradients_of_part(
         self, adapter: str, part: Sequence[Datum], total: int, budget: float

@@ -20,7 +20,7 @@ from ..flow.deviation import Trace, greedy_wins
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
-from ..flow.node import Node, SelfLearning
+from ..flow.node import Datum, Node, SelfLearning
 from ..flow.numbers import real_number
 from ..learning.learner import Learner, Update
 from ..learning.peers import ALONE, Peers, Stop, share
@@ -430,9 +430,7 @@ class Trainer:
                 made.update(records)
                 if rank != self.peers.rank:
                     set_state(self.session.task.node(owner), self.learner, state)
-        for owner, of_owner in units.items():
-            if owner not in apart:
-                made.update(self._update(owner, of_owner, self.peers))
+        made |= self._update_together({n: of_it for n, of_it in units.items() if n not in apart})
         return [made[name] for name in collected]
 
     def _learns_by_itself(self, name: str) -> bool:
@@ -453,18 +451,37 @@ class Trainer:
         node = self.session.task.node(owner)
         return owner, records, None if alone else get_state(node, self.learner)
 
-    def _update(
-        self, owner: str, collected: Mapping[str, NodeData], peers: Peers = ALONE
-    ) -> dict[str, UpdateRecord]:
-        """Update an adapter once, from the data of all nodes that use it; or a node by itself."""
+    def _update(self, owner: str, collected: Mapping[str, NodeData]) -> dict[str, UpdateRecord]:
+        """Update an adapter from the data of all nodes that use it; or a node by itself."""
         node = self.session.task.node(owner)
         if isinstance(node, SelfLearning):
             return {owner: _self_update(node, collected[owner])}
+        data = _with_data(collected)
+        before = self.session.adapters.version(owner)
+        updates = self.session.update(self.learner, owner, data) if data else {}
+        return self._records(owner, collected, before, updates)
+
+    def _update_together(
+        self, units: Mapping[str, Mapping[str, NodeData]]
+    ) -> dict[str, UpdateRecord]:
+        """Have adapters make one step each, from the data of all nodes that use them."""
+        data = {owner: found for owner, unit in units.items() if (found := _with_data(unit))}
+        before = {owner: self.session.adapters.version(owner) for owner in units}
+        updates = self.session.update_together(self.learner, data, self.peers) if data else {}
+        records: dict[str, UpdateRecord] = {}
+        for owner, unit in units.items():
+            records |= self._records(owner, unit, before[owner], updates.get(owner, {}))
+        return records
+
+    def _records(
+        self,
+        owner: str,
+        collected: Mapping[str, NodeData],
+        before: int,
+        updates: Mapping[str, Update],
+    ) -> dict[str, UpdateRecord]:
         adapters = self.session.adapters
-        data = {name: node_data.data for name, node_data in collected.items() if node_data.data}
-        before = adapters.version(owner)
-        updates = self.session.update(self.learner, owner, data, peers) if data else {}
-        after, drift = adapters.version(owner), adapters.distance(owner) if data else None
+        after, drift = adapters.version(owner), adapters.distance(owner) if updates else None
         return {
             name: _record(name, node_data, before, after, updates.get(name), drift)
             for name, node_data in collected.items()
@@ -555,6 +572,10 @@ class Trainer:
                 f"{failed} of {played} episodes and rollouts failed, more than"
                 f" training.max_failures = {self.settings.max_failures} allows.{last}"
             )
+
+
+def _with_data(collected: Mapping[str, NodeData]) -> dict[str, list[Datum]]:
+    return {name: node_data.data for name, node_data in collected.items() if node_data.data}
 
 
 def _record(

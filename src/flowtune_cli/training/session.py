@@ -30,7 +30,7 @@ from ..flow.request import Answer, Engine, EngineSession, OnTokens, Request
 from ..flow.task import Task
 from ..learning.learner import Learner, Update
 from ..learning.node_optimizers import NodeOptimizers, check_optimizers
-from ..learning.peers import ALONE, Peers
+from ..learning.peers import Peers
 from ..models.chat_template import TextOptions
 from ..models.determinism import fix_arithmetic, naming_the_setting
 from ..models.devices import dtype_name
@@ -138,11 +138,7 @@ class Session:
         return Learner(engine.prefixes, engine.tokens, learning, optimizers, engine.limits)
 
     def update(
-        self,
-        learner: Learner,
-        adapter: str,
-        data: Mapping[str, Sequence[Datum]],
-        peers: Peers = ALONE,
+        self, learner: Learner, adapter: str, data: Mapping[str, Sequence[Datum]]
     ) -> dict[str, Update]:
         """Let an adapter learn from its nodes' data, see ``Learner.update``.
 
@@ -150,7 +146,14 @@ class Session:
             OutOfMemory: says which settings to lower.
         """
         with advising(self._memory_advice), naming_the_setting():
-            return learner.update(adapter, data, peers)
+            return learner.update(adapter, data)
+
+    def update_together(
+        self, learner: Learner, data: Mapping[str, Mapping[str, Sequence[Datum]]], peers: Peers
+    ) -> dict[str, dict[str, Update]]:
+        """Let adapters make a step each, see ``Learner.update_together``; raises as ``update``."""
+        with advising(self._memory_advice), naming_the_setting():
+            return learner.update_together(data, peers)
 
     def _memory_advice(self) -> str:
         """What takes less memory, with the present values; batches were made smaller already."""
