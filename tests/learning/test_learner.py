@@ -26,10 +26,12 @@ from flowtune_cli.learning import learner as learner_module
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import adam, adam8bit, cocob
+from flowtune_cli.learning.peers import Peers
 from flowtune_cli.models.loading import LoadedModel
 from flowtune_cli.models.out_of_memory import OutOfMemory, say_once
 from flowtune_cli.models.tokens import Tokens
 from support.fake_engine import writer
+from support.thread_peers import on_threads
 from support.tiny import (
     likelihood,
     logits,
@@ -540,30 +542,29 @@ def test_other_nodes_and_references_are_left_alone_to_the_bit(
 
 
 @pytest.mark.parametrize("tokens", [None, 40])
-def test_adapters_that_step_together_step_as_each_by_itself(tiny: Tiny, tokens: int | None) -> None:
-    of_b = [replace(each, node="b") for each in (preference(), choice())]
-    apart = tiny.copy()
-    learner, other = tiny.learner(cocob, step_per="batch"), apart.learner(cocob, step_per="batch")
-    if tokens is not None:
-        learner.tokens_per_batch = other.tokens_per_batch = tokens
-    found = learner.update_together({"a": {"a": MIXED}, "b": {"b": of_b}})
-    assert found == {"a": other.update("a", {"a": MIXED}), "b": other.update("b", {"b": of_b})}
-    for node in ("a", "b"):
-        assert same(state(tiny.adapters, node), state(apart.adapters, node))
-        assert same(optimizer_state(learner, node), optimizer_state(other, node))
-    assert tiny.adapters.versions == apart.adapters.versions
-    assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+@pytest.mark.parametrize("size", [1, 2])
+def test_adapters_that_step_together_step_as_each_by_itself(
+    tiny: Tiny, tokens: int | None, size: int
+) -> None:
+    data = {"a": MIXED, "b": [replace(each, node="b") for each in (preference(), choice())]}
+    copies = [tiny.copy() for _ in range(size)]
+    learners = [each.learner(cocob, step_per="batch") for each in [tiny, *copies]]
+    for learner in learners if tokens is not None else ():
+        learner.tokens_per_batch = tokens
+    alone, *several = learners
+    expected = {name: alone.update(name, {name: of_it}) for name, of_it in data.items()}
 
+    def together(peers: Peers) -> Any:
+        units = {name: {name: of_it} for name, of_it in data.items()}
+        return several[peers.rank].update_together(units, peers)
 
-def test_no_adapter_steps_where_the_loss_of_one_is_not_finite(tiny: Tiny) -> None:
-    learner = tiny.learner(adam, step_per="batch")
-    before = {name: state(tiny.adapters, name) for name in ("a", "b")}
-    bad = [replace(preference(), node="b", weight=math.inf)]
-    with pytest.raises(FlowtuneError, match="the loss of node 'b' is"):
-        learner.update_together({"a": {"a": MIXED}, "b": {"b": bad}})
-    for name, weights in before.items():
-        assert same(state(tiny.adapters, name), weights)
-    assert all(parameter.grad is None for parameter in tiny.adapters.model.parameters())
+    assert on_threads(size, together) == [expected] * size
+    for each, learner in zip(copies, several, strict=True):
+        for node in data:
+            assert same(state(each.adapters, node), state(tiny.adapters, node))
+            assert same(optimizer_state(learner, node), optimizer_state(alone, node))
+        assert each.adapters.versions == tiny.adapters.versions
+        assert all(parameter.grad is None for parameter in each.adapters.model.parameters())
 
 
 def test_a_learner_leaves_no_gradients(tiny: Tiny) -> None:

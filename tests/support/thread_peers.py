@@ -5,9 +5,12 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flowtune_cli.learning.peers import Alone, Peers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -28,6 +31,11 @@ class ThreadPeers(Alone):
         found = [pickle.loads(self._given[rank]) for rank in range(self.size)]
         self._barrier.wait(30)
         return found
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """See ``Peers``."""
+        first, *others = self.each(lambda: tensor)
+        return sum(others, first)
 
 
 def on_threads(size: int, work: Callable[[Peers], Value]) -> list[Value]:

@@ -151,20 +151,22 @@ class Learner:
             peers: share out the work; all make the same updates, of the same data.
 
         Raises:
-            FlowtuneError: see ``update``; no adapter has made its step.
+            FlowtuneError: see ``update``; other adapters may have made their steps.
         """
         together = {adapter: self._all_data(adapter, of_it) for adapter, of_it in data.items()}
         groups = [_Group(adapter, of_it, len(of_it)) for adapter, of_it in together.items()]
-        figures = self._gradients(groups, peers)
-        norms = [self._norm(group) for group in groups]
+        # A single process has the gradients of one adapter in memory at a time.
+        at_once = [[group] for group in groups] if peers.size == 1 else [groups]
         found = {}
-        for group, of_group, norm in zip(groups, figures, norms, strict=True):
-            self._step(group)
-            self.adapters.versions[group.adapter] += 1
-            found[group.adapter] = {
-                node: _update(node, [each for each in of_group if each.node == node], [norm])
-                for node in data[group.adapter]
-            }
+        for some in at_once:
+            for group, figures in zip(some, self._gradients(some, peers), strict=True):
+                norm = self._norm(group)
+                self._step(group)
+                self.adapters.versions[group.adapter] += 1
+                found[group.adapter] = {
+                    node: _update(node, [each for each in figures if each.node == node], [norm])
+                    for node in data[group.adapter]
+                }
         return found
 
     def _all_data(self, adapter: str, data: Mapping[str, Sequence[Datum]]) -> list[Datum]:
