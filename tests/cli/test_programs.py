@@ -118,10 +118,11 @@ def test_a_program_that_catches_what_it_is_told(folder: Path, run: Run) -> None:
     assert "called no model: it must ask for its nodes by the client that it is given" in done.err
     assert "A request was answered with an error: 'n': a node gives one answer a call" in done.err
     add(folder, NODES)
-    done = run("train", "flow.py:run", *ALL, "--limit", "2")
+    few = ("--limit", "4", "--set", "training.batch_size=4", "--set", "training.save_every=4")
+    done = run("train", "flow.py:run", *ALL, *few)
     assert done.code == 2
     assert "training is refused after the first mini-batch was played" in done.err
-    assert "- the flow called no node in 2 episodes" in done.err
+    assert "- the flow called no node in 4 episodes" in done.err
 
 
 def test_training_without_nodes_says_what_to_do(folder: Path, run: Run) -> None:

@@ -34,8 +34,10 @@ def test_a_request_from_outside() -> None:
     with Server(Gateway()) as server:
 
         async def flow(episode: Episode, example: Example) -> None:
-            with server.admitted(episode) as address:
-                client = openai.OpenAI(base_url=address.base_url, api_key=address.api_key)
+            with (
+                server.admitted(episode) as address,
+                openai.OpenAI(base_url=address.base_url, api_key=address.api_key) as client,
+            ):
                 await asyncio.to_thread(program, client)
 
         def program(client: openai.OpenAI) -> None:
