@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
 from flowtune_cli.runtime.replay import Plan
-from flowtune_cli.training.rollout_shares import Rollouts, expected_cost, share_out
+from flowtune_cli.training.rollout_shares import Rollouts, expected_cost, owners, share_out
 from support.fake_engine import FakeEngine, FlowTask, explored, run_play, write_letters, writer
 
 
@@ -24,6 +24,13 @@ def loads(rollouts: list[Rollouts], ranks: list[int], processes: int) -> list[fl
 
 def of(owner: int, cost: float = 10.0, *, example: int = 0, read: float = 0.0) -> Rollouts:
     return Rollouts(example, owner, cost, read, may_move=True)
+
+
+def test_examples_are_shared_out_by_the_length_of_their_texts() -> None:
+    inputs = [{"x": "a" * length, "n": 3} for length in (10, 10, 40, 10, 10)]
+    assert owners(inputs, 2) == [1, 1, 0, 1, 1]
+    assert owners([{"x": ["a", {"b": "c"}]}] * 5, 3) == [0, 1, 2, 0, 1]
+    assert owners([], 2) == []
 
 
 def test_rollouts_go_to_who_has_little_to_do() -> None:

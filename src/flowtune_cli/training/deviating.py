@@ -16,7 +16,7 @@ from ..flow.deviation import Deviation, Trace
 from ..learning.peers import Peers
 from ..runtime.deviation import Base
 from ..runtime.second_play import Recorded
-from .rollout_shares import Rollouts, expected_cost, prompts_cost, share_out
+from .rollout_shares import Rollouts, expected_cost, owners, prompts_cost, share_out
 from .session import Play, Session
 
 EXAMPLES_A_PROCESS = 8
@@ -62,8 +62,9 @@ class Deviating:
         self.check = check
         self.on_episode = on_episode
         self.records = records
-        self._own = range(peers.rank, len(plays), peers.size)
-        self.played_by = [{place % peers.size} for place in range(len(plays))]
+        self._owners = owners([play.example.inputs for play in plays], peers.size)
+        self._own = [place for place, rank in enumerate(self._owners) if rank == peers.rank]
+        self.played_by = [{rank} for rank in self._owners]
 
     def traces(self) -> tuple[list[Trace], list[Recorded]]:
         """The traces of all, in the order of the plays, on each process.
@@ -147,7 +148,7 @@ class Deviating:
         episode = base.episode
         return Rollouts(
             example=at.place,
-            owner=at.place % self.peers.size,
+            owner=self._owners[at.place],
             cost=expected_cost(self.session.task, episode, episode.steps[at.step]),
             read=prompts_cost(episode),
             may_move=not base.has_effects,

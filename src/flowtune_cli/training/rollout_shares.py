@@ -1,9 +1,11 @@
-"""Which process plays which rollouts: their episode's, unless another has much less to do."""
+"""Which process plays which examples, and which rollouts: their episode's, unless another has much
+less to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..flow.episode import Episode, Step
 from ..flow.task import Task
@@ -35,6 +37,26 @@ class Rollouts:
     cost: float
     read: float
     may_move: bool
+
+
+def owners(inputs: Sequence[Mapping[str, Any]], processes: int) -> list[int]:
+    """The process that plays each example: all get about as much text, the longest go first."""
+    found = [0] * len(inputs)
+    loads = [0] * processes
+    lengths = [1 + _letters(each) for each in inputs]
+    for place in sorted(range(len(inputs)), key=lambda place: -lengths[place]):
+        found[place] = loads.index(min(loads))
+        loads[found[place]] += lengths[place]
+    return found
+
+
+def _letters(value: Any) -> int:
+    """How many letters the texts in a value have: the same in all processes."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_letters, value.values()))
+    return sum(map(_letters, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def expected_cost(task: Task, episode: Episode, step: Step) -> float:
