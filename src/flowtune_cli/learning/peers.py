@@ -5,7 +5,7 @@ With one process they are ``ALONE``; ``training.ranks`` has those that meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..flow.errors import FlowtuneError
@@ -101,16 +101,20 @@ class Alone:
 ALONE = Alone()
 
 
-def share(costs: list[float], peers: Peers) -> list[int]:
-    """The places of the items that are this process's, of items with these costs.
+def assign(costs: Sequence[float], processes: int) -> list[int]:
+    """The rank that each item goes to, of items with these costs.
 
     The dearest go first, each to who has least to do so far; all processes find the same.
     """
-    loads = [0.0] * peers.size
-    own = []
+    loads = [0.0] * processes
+    ranks = [0] * len(costs)
     for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        owner = min(range(peers.size), key=lambda rank: loads[rank])
-        loads[owner] += costs[place]
-        if owner == peers.rank:
-            own.append(place)
-    return sorted(own)
+        ranks[place] = loads.index(min(loads))
+        loads[ranks[place]] += costs[place]
+    return ranks
+
+
+def share(costs: Sequence[float], peers: Peers) -> list[int]:
+    """The places of the items that are this process's, see ``assign``."""
+    ranks = assign(costs, peers.size)
+    return [place for place, rank in enumerate(ranks) if rank == peers.rank]

@@ -1,5 +1,4 @@
-"""Which process plays which examples, and which rollouts: their episode's, unless another has much
-less to do."""
+"""Which process plays which examples and rollouts: its own, unless another has much less to do."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from typing import Any
 
 from ..flow.episode import Episode, Step
 from ..flow.task import Task
+from ..learning.peers import assign
 
 DECODED = 20.0
 """What a decoded token costs, in tokens that are read."""
@@ -41,13 +41,7 @@ class Rollouts:
 
 def owners(inputs: Sequence[Mapping[str, Any]], processes: int) -> list[int]:
     """The process that plays each example: all get about as much text, the longest go first."""
-    found = [0] * len(inputs)
-    loads = [0] * processes
-    lengths = [1 + _letters(each) for each in inputs]
-    for place in sorted(range(len(inputs)), key=lambda place: -lengths[place]):
-        found[place] = loads.index(min(loads))
-        loads[found[place]] += lengths[place]
-    return found
+    return assign([1 + _letters(each) for each in inputs], processes)
 
 
 def _letters(value: Any) -> int:
