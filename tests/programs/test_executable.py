@@ -97,6 +97,50 @@ def test_it_is_started_again_for_each_rollout_which_replays(tmp_path: Path) -> N
     )
 
 
+ONE_AFTER_THE_OTHER_OR_AT_ONCE = (
+    ASK
+    + """
+import pathlib, threading, time
+
+texts = {}
+one, two = (
+    threading.Thread(target=lambda text=text: texts.update({text: ask("draft", text)}))
+    for text in ("one", "two")
+)
+if pathlib.Path("started").exists():
+    two.start()
+    time.sleep(0.2)
+    one.start()
+else:
+    pathlib.Path("started").touch()
+    one.start()
+    one.join()
+    two.start()
+one.join()
+two.join()
+print(json.dumps({"text": texts["one"]}))
+"""
+)
+
+
+def test_a_call_that_comes_earlier_than_it_did_is_answered_as_it_was(tmp_path: Path) -> None:
+    """Two calls that depend on nothing; whether the second comes in time is chance."""
+    task = task_of(
+        script(tmp_path / "flow.py", ONE_AFTER_THE_OTHER_OR_AT_ONCE),
+        tmp_path,
+        lambda got: int(got["text"]),
+    )
+    trace = run_deviate(FakeEngine(), task, example=EXAMPLE)
+    assert [step.concurrent for step in trace.episode.steps] == [False, False]
+    assert trace.failures == []
+    rollout = trace.deviations[0].rollout
+    assert rollout is not None
+    assert {(s.substituted, s.recorded, s.concurrent) for s in rollout.steps} == {
+        (True, False, True),
+        (False, True, True),
+    }
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_a_shell_script_with_curl(tmp_path: Path) -> None:
     command = executable(
