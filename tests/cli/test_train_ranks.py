@@ -53,6 +53,22 @@ def test_killed_under_torchrun_it_goes_on_by_itself(disturbed: Site, run: Run) -
     assert_same_run("letters-001", "whole")
 
 
+def test_a_checkpoint_that_the_disk_has_no_room_for(disturbed: Site, run: Run) -> None:
+    """The launch starts again from the checkpoint before, and all is as if nothing had been."""
+    Path("signal-0").write_text("FULL_FOR_CHECKPOINTS 7")
+    command = (*TORCHRUN, "--max-restarts", "1", "-m", "flowtune_cli", "train", "letters")
+    done = start(disturbed, *command)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(
+        r"error: rank 0 \(process .*\): the checkpoint \S+ could not be written", done.stderr
+    )
+    assert len(told) == 1, done.stderr
+    assert done.stderr.count("The newest checkpoint is after 4 episodes.") == 1
+    assert done.stderr.count("going on with run 'letters-001'") == 1
+    assert run("train", "letters", "--name", "whole").code == 0
+    assert_same_run("letters-001", "whole")
+
+
 def test_stopped_on_one_rank_all_stop_and_one_process_goes_on(disturbed: Site, run: Run) -> None:
     Path("signal-1").write_text("SIGTERM 2")
     done = start(disturbed, *FLOWTUNE, "train", "letters", "--name", "a", "--processes", "2")

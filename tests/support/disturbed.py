@@ -20,7 +20,8 @@ DISTURBED = LETTERS.replace(
 ).replace(
     "class Letters(",
     '''def disturb(episode):
-    """What a file wishes for this rank at an episode, once: a signal, or that the disk is full.
+    """What a file wishes for this rank at an episode, once: a signal, or that the disk is full, for
+    all files or for checkpoints.
 
     It may be wished for after so many restarts: ``signal-RANK`` or ``signal-RANK-after-RESTARTS``.
     """
@@ -33,10 +34,26 @@ DISTURBED = LETTERS.replace(
         name, number = wish.read_text().split()
         if EPISODES >= int(number):
             wish.unlink()
-            if name == "FULL":  # no file takes a byte more
-                resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            if name == "FULL":
+                limit_files(0)
+            elif name == "FULL_FOR_CHECKPOINTS":
+                save = loop.save_checkpoint
+                loop.save_checkpoint = lambda *args, **more: fail_to_save(save, *args, **more)
             else:
                 os.kill(os.getpid(), getattr(signal, name))
+
+
+def limit_files(size):
+    """From there on no file takes a byte more."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def fail_to_save(save, *args, **more):
+    limit_files(0)
+    try:
+        save(*args, **more)
+    finally:
+        limit_files(resource.RLIM_INFINITY)
 
 
 EPISODES = 0
@@ -44,7 +61,9 @@ EPISODES = 0
 
 class Letters(''',
 )
-DISTURBED = "import os, pathlib, resource, signal\n" + DISTURBED
+DISTURBED = (
+    "import os, pathlib, resource, signal\nfrom flowtune_cli.training import loop\n" + DISTURBED
+)
 
 
 def start(site: Site, *command: str) -> subprocess.CompletedProcess[str]:
