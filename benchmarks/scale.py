@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flowtune_cli.learning.shares import Work, assign
 from flowtune_cli.training.deviating import EXAMPLES_A_PROCESS
-from flowtune_cli.training.rollout_shares import ANEW, DECODED, Rollouts, share_out
+from flowtune_cli.training.rollout_shares import ANEW, DECODED
 
 TRACES = Path(__file__).with_name("scale_traces.json")
 
@@ -152,19 +153,17 @@ def share_seconds(traces: Sequence[Trace], device: Device, gpus: int) -> list[fl
     own = [_seconds([(0, t.own) for t in traces[rank::gpus]], device) for rank in range(gpus)]
     rollouts = [(place, _anew(each)) for place, t in enumerate(traces) for each in t.rollouts]
     prompts = [max((read for read, _ in trace.own), default=0) for trace in traces]
-    costs = [
-        Rollouts(
-            example=place,
+    work = [
+        Work(
+            sum(read + DECODED * written for read, written in calls),
+            {place: prompts[place]},
             owner=place % gpus,
-            cost=sum(read + DECODED * written for read, written in calls),
-            read=prompts[place],
-            may_move=True,
         )
         for place, calls in rollouts
     ]
     chains: list[list[tuple[int, tuple[Call, ...]]]] = [[] for _ in range(gpus)]
     has_read = {(place, place % gpus) for place in range(len(traces))}
-    for rank, (place, calls) in zip(share_out(costs, gpus), rollouts, strict=True):
+    for rank, (place, calls) in zip(assign(work, gpus), rollouts, strict=True):
         first = [] if (place, rank) in has_read else [(prompts[place], 0)]
         has_read.add((place, rank))
         chains[rank].append((0, (*first, *calls)))

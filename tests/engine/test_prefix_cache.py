@@ -239,6 +239,20 @@ def test_in_float32_bits_of_a_frozen_prefix_do_not_depend_on_what_else_is_read(
         assert torch.equal(whole(alone), whole(together[ids]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_says_whether_a_frozen_prefix_has_to_be_read(
+    tiny_model: LoadedModel, dtype: torch.dtype
+) -> None:
+    loaded = make_model("Llama", tiny_model)
+    loaded.model.to(dtype)
+    prefixes = make_prefixes(make_adapters(loaded))
+    prefixes.prefill_frozen(PROMPTS[2:4])
+    assert [prefixes.remembers(ids) for ids in PROMPTS] == [False, False, True, True, False, False]
+    prefixes.prefill("a", PROMPTS[4:5], keep=True)
+    prefixes.clear(keep={PROMPTS[2]})
+    assert [prefixes.remembers(ids) for ids in PROMPTS] == [ids == PROMPTS[2] for ids in PROMPTS]
+
+
 def test_frozen_prefixes_that_will_be_needed_outlast_all_else(adapters: Adapters) -> None:
     prefixes = make_prefixes(adapters)
     one, other = PROMPTS[4], PROMPTS[2]

@@ -795,6 +795,19 @@ def test_remembered_frozen_prefixes_are_not_read_again(tiny: Tiny) -> None:
     assert not begins & set(frozen)
 
 
+def test_processes_learn_from_data_whose_frozen_prefixes_they_have_read(tiny: Tiny) -> None:
+    prompts = [after_frozen(f"a fact, number {n}. ") for n in range(4)]
+    parts = [[choice(prompt)] for prompt in prompts]
+
+    def places(peers: Peers) -> list[int]:
+        learner = tiny.learner()
+        mine = [tiny.tokens.encode(prompts[n]) for n in ((1, 2) if peers.rank else (0, 3))]
+        learner.prefixes.prefill_frozen(each.ids[: each.frozen_length] for each in mine)
+        return learner.share(parts, peers)
+
+    assert on_threads(2, places) == [[0, 3], [1, 2]]
+
+
 # Tokens
 
 

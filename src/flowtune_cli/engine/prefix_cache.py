@@ -81,6 +81,11 @@ class PrefixCache:
             if key.namespace.adapter is not None or key.ids not in keep:
                 self._evict(key)
 
+    def remembers(self, frozen_prefix: Ids) -> bool:
+        """Whether a frozen prefix need not be read again."""
+        entry = self._entries.get(self._frozen_key(frozen_prefix))
+        return entry is not None and entry.logits is not None
+
     def free(self) -> bool:
         """Forget every prompt; whether there was any."""
         held = bool(self._entries)
@@ -142,11 +147,11 @@ class PrefixCache:
         promise no equal bits, and save the passes.
         """
         wanted = [ids for ids in dict.fromkeys(frozen_prefixes) if ids]
-        if self.adapters.model.dtype != torch.float32:
+        if not self._reads_frozen_alone:
             return dict(zip(wanted, self.prefill(None, wanted, keep=True), strict=True))
         found = {}
         for ids in wanted:
-            key = Key(Namespace(None, 0, ids), ids)
+            key = self._frozen_key(ids)
             entry = self._entries.get(key)
             if entry is None:
                 ((_, entry),) = self._prefill_level([key], {key.namespace: {}}, logits=True)
@@ -155,6 +160,14 @@ class PrefixCache:
                 self._entries.move_to_end(key)
             found[ids] = entry
         return found
+
+    @property
+    def _reads_frozen_alone(self) -> bool:
+        return bool(self.adapters.model.dtype == torch.float32)
+
+    def _frozen_key(self, ids: Ids) -> Key:
+        """By what a frozen prefix is remembered: what is read alone shares nothing."""
+        return Key(Namespace(None, 0, ids if self._reads_frozen_alone else ()), ids)
 
     @torch.inference_mode()
     def _prefill(

@@ -31,7 +31,8 @@ from ..models.tokens import Tokens
 from .gradient_sum import GradientSum
 from .losses import choice_loss, dpo_loss, text_loss
 from .node_optimizers import NodeOptimizers
-from .peers import ALONE, Peers, share
+from .peers import ALONE, Peers
+from .shares import Work, share
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Update:
     accuracy: float | None
     gradient_norm: float
 
+
+_READING = 0.25
+"""What a token of a frozen prefix takes to be read, in tokens that are learned from: these are read
+with gradients, which takes three times as long, and once more under the reference."""
 
 _LEAST_BUDGET = 32
 """Tokens of the smallest parts that are tried before each datum goes alone, layer by layer."""
@@ -199,9 +204,7 @@ class Learner:
         first = float(self.tokens_per_batch)
         by_group = [self._parts(group.data, first) for group in groups]
         parts = [(number, part) for number, found in enumerate(by_group) for part in found]
-        alone = peers.size == 1
-        costs = [0.0 if alone else self._tokens(part) for _, part in parts]
-        own = share(costs, peers)
+        own = self.share([part for _, part in parts], peers)
         sums = [
             GradientSum(self.adapters.parameters(group.adapter), len(found))
             for group, found in zip(groups, by_group, strict=True)
@@ -308,9 +311,22 @@ class Learner:
         completions = [c for datum in part for c in self._completions(datum)]
         return graph_tokens(pack_completions(self.prefixes, completions))
 
-    def cost(self, data: Sequence[Datum]) -> float:
-        """About what learning from data costs, a step each, in tokens."""
-        return sum(self._tokens([datum]) for datum in data)
+    def share(self, parts: Sequence[Sequence[Datum]], peers: Peers) -> list[int]:
+        """The places of the parts that this process learns from, see ``shares.assign``.
+
+        Frozen prefixes are read by who has played them, if possible.
+        """
+        if peers.size == 1:  # which need not know what they cost
+            return list(range(len(parts)))
+        at_once = self.settings.step_per == "batch"
+        work = [
+            Work(
+                self._tokens(part) if at_once else sum(self._tokens([datum]) for datum in part),
+                {prefix: _READING * len(prefix) for prefix in self.frozen_prefixes(part)},
+            )
+            for part in parts
+        ]
+        return share(work, peers, self.prefixes.remembers)
 
     def state(self, adapter: str) -> dict[str, Any]:
         """All that updates change of a node, on the CPU: it can be pickled, see ``set_state``."""

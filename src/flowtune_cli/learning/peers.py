@@ -5,7 +5,7 @@ With one process they are ``ALONE``; ``training.ranks`` has those that meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..flow.errors import FlowtuneError
@@ -99,22 +99,3 @@ class Alone:
 
 
 ALONE = Alone()
-
-
-def assign(costs: Sequence[float], processes: int) -> list[int]:
-    """The rank that each item goes to, of items with these costs.
-
-    The dearest go first, each to who has least to do so far; all processes find the same.
-    """
-    loads = [0.0] * processes
-    ranks = [0] * len(costs)
-    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        ranks[place] = loads.index(min(loads))
-        loads[ranks[place]] += costs[place]
-    return ranks
-
-
-def share(costs: Sequence[float], peers: Peers) -> list[int]:
-    """The places of the items that are this process's, see ``assign``."""
-    ranks = assign(costs, peers.size)
-    return [place for place, rank in enumerate(ranks) if rank == peers.rank]

@@ -14,9 +14,10 @@ from typing import NamedTuple, TypeVar
 
 from ..flow.deviation import Deviation, Trace
 from ..learning.peers import Peers
+from ..learning.shares import Work, assign
 from ..runtime.deviation import Base
 from ..runtime.second_play import Recorded
-from .rollout_shares import Rollouts, expected_cost, owners, prompts_cost, share_out
+from .rollout_shares import expected_cost, owners, prompts_cost
 from .session import Play, Session
 
 EXAMPLES_A_PROCESS = 8
@@ -115,7 +116,7 @@ class Deviating:
         for base in bases:
             base.episode.nodes = self.session.task.nodes_by_name
         wanted = [_StepOf(place, step) for place, base in enumerate(bases) for step in base.steps]
-        ranks = share_out([self._rollouts(bases[at.place], at) for at in wanted], self.peers.size)
+        ranks = assign([self._rollouts(bases[at.place], at) for at in wanted], self.peers.size)
         for at, rank in zip(wanted, ranks, strict=True):
             self.played_by[at.place].add(rank)
         mine = [at for at, rank in zip(wanted, ranks, strict=True) if rank == self.peers.rank]
@@ -144,13 +145,13 @@ class Deviating:
             self.on_episode(len(own))
         return {place: (base, self._recorded(base)) for place, base in own.items()}
 
-    def _rollouts(self, base: Base, at: _StepOf) -> Rollouts:
+    def _rollouts(self, base: Base, at: _StepOf) -> Work:
+        """All rollouts from a step, where the episode's prompts are read already."""
         episode = base.episode
-        return Rollouts(
-            example=at.place,
-            owner=self._owners[at.place],
-            cost=expected_cost(self.session.task, episode, episode.steps[at.step]),
-            read=prompts_cost(episode),
+        return Work(
+            expected_cost(self.session.task, episode, episode.steps[at.step]),
+            {at.place: prompts_cost(episode)},
+            self._owners[at.place],
             may_move=not base.has_effects,
         )
 

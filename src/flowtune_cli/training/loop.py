@@ -23,7 +23,7 @@ from ..flow.example import Example
 from ..flow.node import Datum, Node, SelfLearning
 from ..flow.numbers import real_number
 from ..learning.learner import Learner, Update
-from ..learning.peers import ALONE, Peers, Stop, share
+from ..learning.peers import ALONE, Peers, Stop
 from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
@@ -411,9 +411,8 @@ class Trainer:
 
     def _learn(self, collected: Mapping[str, NodeData]) -> list[UpdateRecord]:
         """Update every node that has data; the others stay bit-identical."""
-        data = [datum for node_data in collected.values() for datum in node_data.data]
         # Frees memory for learning.
-        self.session.engine.forget(keep=self.learner.frozen_prefixes(data))
+        self.session.engine.forget(keep=self.learner.frozen_prefixes(_all_data(collected)))
         units: dict[str, dict[str, NodeData]] = {}
         for name, node_data in collected.items():
             # What learns: an adapter, which nodes may share, or a node by itself.
@@ -423,7 +422,7 @@ class Trainer:
         in_one_step = self.session.settings.learning.step_per == "batch"
         # Steps that follow one another cannot be shared out, but what learns can.
         apart = [name for name in units if self._learns_by_itself(name) or not in_one_step]
-        own = share([self._cost(units[name]) for name in apart], self.peers)
+        own = self.learner.share([_all_data(units[name]) for name in apart], self.peers)
         each = self.peers.each(lambda: [self._updated(apart[n], units) for n in own])
         for rank, of_one in enumerate(each):
             for owner, records, state in of_one:
@@ -435,12 +434,6 @@ class Trainer:
 
     def _learns_by_itself(self, name: str) -> bool:
         return isinstance(self.session.task.node(name), SelfLearning)
-
-    def _cost(self, collected: Mapping[str, NodeData]) -> float:
-        """About what learning from data takes; nothing is gained from knowing it if alone."""
-        if self.peers.size == 1:
-            return 0.0
-        return sum(self.learner.cost(node_data.data) for node_data in collected.values())
 
     def _updated(
         self, owner: str, units: Mapping[str, Mapping[str, NodeData]]
@@ -572,6 +565,10 @@ class Trainer:
                 f"{failed} of {played} episodes and rollouts failed, more than"
                 f" training.max_failures = {self.settings.max_failures} allows.{last}"
             )
+
+
+def _all_data(collected: Mapping[str, NodeData]) -> list[Datum]:
+    return [datum for node_data in collected.values() for datum in node_data.data]
 
 
 def _with_data(collected: Mapping[str, NodeData]) -> dict[str, list[Datum]]:

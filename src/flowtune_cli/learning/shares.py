@@ -1,0 +1,122 @@
+"""Which process does what: all get about as much to do, and little is read twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .peers import Peers
+
+_WORTH_IT = 0.02
+"""Of what a process has to do on average: what moving a piece of work must save."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work, which one process does.
+
+    Args:
+        cost: what it takes where all that it needs was read, in tokens that are read.
+        needs: what has to be read for it, and what each of that takes.
+        owner: the process that does it, unless another has much less to do; it has read what the
+            work needs. None if there is no such process.
+        may_move: another process may do it.
+    """
+
+    cost: float
+    needs: Mapping[Hashable, float] = field(default_factory=dict)
+    owner: int | None = None
+    may_move: bool = True
+
+
+class _Loads:
+    """What each process has to do so far, and what it has read then."""
+
+    def __init__(self, work: Sequence[Work], at_hand: Sequence[Container[Hashable]]) -> None:
+        self.work = work
+        self.loads = [0.0] * len(at_hand)
+        needs = {need for each in work for need in each.needs}
+        self._at_hand = [{need for need in needs if need in of_one} for of_one in at_hand]
+
+    def unread(self, place: int, rank: int) -> float:
+        """What a process would have to read for a piece of work."""
+        needs, at_hand = self.work[place].needs, self._at_hand[rank]
+        return sum(cost for need, cost in needs.items() if need not in at_hand)
+
+    def add(self, place: int, rank: int) -> None:
+        work = self.work[place]
+        if work.owner == rank:
+            self._at_hand[rank].update(work.needs)
+        self.loads[rank] += work.cost + self.unread(place, rank)
+        self._at_hand[rank].update(work.needs)
+
+
+def assign(
+    work: Sequence[Work], processes: int, at_hand: Sequence[Container[Hashable]] | None = None
+) -> list[int]:
+    """The process that does each piece of work; all processes find the same.
+
+    A piece goes to its owner, or to who has to read least for it, the dearest first, each to who
+    has least to do so far. Then pieces move, while that makes the most that any has to do less.
+
+    Args:
+        at_hand: for each process, what it has read; nothing, if it is not given.
+    """
+    loads = _Loads(work, at_hand or [()] * processes)
+    ranks = [0 if each.owner is None else each.owner for each in work]
+    for place, each in enumerate(work):
+        if each.owner is not None:
+            loads.add(place, each.owner)
+    free = [place for place, each in enumerate(work) if each.owner is None]
+    for place in sorted(free, key=lambda place: -work[place].cost):
+        ranks[place] = min(
+            range(processes), key=lambda rank: (loads.unread(place, rank), loads.loads[rank])
+        )
+        loads.add(place, ranks[place])
+    _even_out(loads, ranks)
+    return ranks
+
+
+def _even_out(all_loads: _Loads, ranks: list[int]) -> None:
+    """Move work from who has most to who has least, each piece once at most."""
+    work, loads = all_loads.work, all_loads.loads
+    movable = {place for place, each in enumerate(work) if each.may_move}
+    least_gain = _WORTH_IT * sum(loads) / len(loads)
+    while True:
+        most, least = loads.index(max(loads)), loads.index(min(loads))
+        best, gain, added = None, least_gain, 0.0
+        for place in sorted(movable):
+            if ranks[place] != most:
+                continue
+            there = work[place].cost + all_loads.unread(place, least)
+            saved = loads[most] - max(loads[most] - work[place].cost, loads[least] + there)
+            # Of those that save as much, one for which least has to be read.
+            if (saved, -there) > (gain, -added):
+                best, gain, added = place, saved, there
+        if best is None:
+            return
+        movable.discard(best)
+        loads[most] -= work[best].cost
+        all_loads.add(best, least)
+        ranks[best] = least
+
+
+def share(
+    work: Sequence[Work], peers: Peers, has_read: Callable[[Any], bool] = lambda need: False
+) -> list[int]:
+    """The places of the pieces of work that are this process's, see ``assign``.
+
+    Args:
+        has_read: whether this process has read what a piece of work needs.
+    """
+    if peers.size == 1:
+        return list(range(len(work)))
+    at_hand: list[set[Hashable]] | None = None
+    needs = list(dict.fromkeys(need for each in work for need in each.needs))
+    if needs:
+        # Numbers go round, as what is needed may be long.
+        each = peers.each(lambda: [n for n, need in enumerate(needs) if has_read(need)])
+        at_hand = [{needs[number] for number in of_one} for of_one in each]
+    ranks = assign(work, peers.size, at_hand)
+    return [place for place, rank in enumerate(ranks) if rank == peers.rank]
