@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from typing import Any
 
 import openai
@@ -33,11 +35,23 @@ few = settings(max_examples=40, deadline=None)
 NODES = {"plain": "plain", "write": "write", "write2": "write2", "judge": "plain", "rank": "write"}
 
 
+def _at_once(create: Any, **asked: Any) -> Any:
+    return create(**asked)
+
+
+def _late(create: Any, **asked: Any) -> Any:
+    time.sleep(random.choice([0.0, 0.0, 0.002, 0.03]))
+    got = create(**asked)
+    time.sleep(random.choice([0.0, 0.0, 0.002, 0.03]))
+    return got
+
+
 class ChatTask(FlowTask):
     """Interprets a program of calls, in one way or another.
 
     Args:
-        way: "direct" (``episode.call``), "client" or "threads".
+        way: "direct" (``episode.call``), "client", "threads", or "late threads", which by chance
+            ask later.
     """
 
     def __init__(self, program: Program, way: str, temperature: float = 0.0) -> None:
@@ -71,7 +85,8 @@ class ChatTask(FlowTask):
             got = await create(model=node, **asked)
         else:
             create = client(episode).chat.completions.create
-            got = await asyncio.to_thread(create, model=node, **asked)
+            late = self.way == "late threads"
+            got = await asyncio.to_thread(_late if late else _at_once, create, model=node, **asked)
         return str(got.choices[0].message.content)
 
     async def _execute(self, program: Program, episode: Episode, x: str, log: list[str]) -> str:
@@ -151,6 +166,26 @@ def test_a_program_in_threads_replays(program: Program) -> None:
     assert again.failure is None
     assert again.result["result"] == whole.result["result"]
     assert asked.requests == []
+
+
+def learned(trace: Trace) -> Any:
+    """What deviations gave, whatever the order of the steps."""
+    asked = [step.prompt_text for step in trace.episode.steps]
+    tried = [(asked[d.step], d.alternative, d.outcome, d.gain) for d in trace.deviations]
+    preferred = [(asked[p.step], p.chosen.text, p.rejected.text) for p in trace.preferences]
+    return sorted(asked), sorted(tried, key=repr), sorted(preferred, key=repr)
+
+
+@settings(max_examples=20, deadline=None)
+@given(programs.filter(lambda program: "gather" in repr(program)))
+def test_when_threads_ask_changes_nothing_that_is_learned(program: Program) -> None:
+    """Calls that depend on nothing come side by side, or one after the other, by chance."""
+    assume("as completed" not in repr(program))
+    direct = run_deviate(engine(), ChatTask(program, "direct"))
+    late = run_deviate(engine(), ChatTask(program, "late threads"))
+    assert late.failures == []
+    assert late.episode.result["result"] == direct.episode.result["result"]
+    assert learned(late) == learned(direct)
 
 
 def say(text: str) -> Any:
