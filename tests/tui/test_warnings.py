@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowtune_cli.flow.deviation import Deviation, EvaluatorCall, Outcome
 from flowtune_cli.flow.effect import EffectRecord
-from flowtune_cli.flow.episode import Failure
+from flowtune_cli.flow.episode import Failure, RequestError
 from flowtune_cli.runs.directory import RunDirectory
 from flowtune_cli.runs.reader import RunReader
 from flowtune_cli.runs.store import Store
@@ -115,3 +115,31 @@ def test_effects_are_shown_where_they_were_run(tmp_path: Path) -> None:
     written = episode_markdown("run", episode)
     assert "| effect before it | end |" in written
     assert "| effect of the rollout | end |" in written
+
+
+def test_requests_of_a_program_that_failed_are_kept_and_shown(tmp_path: Path) -> None:
+    [record] = played(1, size=8)
+    trace = next(t for t in record.traces if t.deviations and t.deviations[0].rollout)
+    rollout = trace.deviations[0].rollout
+    assert rollout is not None
+    unknown = RequestError("model 'x' does not exist", "model_not_found", "flow.py, line 3")
+    from_outside = RequestError("'n': one answer a call")
+    trace.episode.request_errors = [unknown, from_outside]
+    rollout.request_errors = [from_outside]
+    run = RunDirectory.create(tmp_path, "run", task="sums", model="none", settings={})
+    with Store(run.store_path, question_of) as store:
+        store.write_batch(replace(record, traces=[trace]))
+    with RunReader(run.store_path) as reader:
+        episode = reader.episode(0)
+    assert episode.request_errors == (from_outside, unknown)
+    assert [r.request_errors for r in episode.rollouts][:1] == [(from_outside,)]
+    shown = step_detail(episode, episode.steps[-1]).plain
+    title = "requests of the episode that failed"
+    end = "model 'x' does not exist\n  flow.py, line 3"
+    assert f"{title}\n  'n': one answer a call\n  {end}" in shown
+    assert shown.count(title) == 1
+    shown = rollout_detail(episode, episode.rollouts[0], diff=False, width=60).plain
+    assert "requests of the rollout that failed\n  'n': one answer a call" in shown
+    written = episode_markdown("run", episode)
+    assert "| model 'x' does not exist | flow.py, line 3 |" in written
+    assert written.count("| request of the rollout that failed | place |") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ..flow.deviation import Deviation, Trace
@@ -24,6 +25,7 @@ def trace_json(task: Task, trace: Trace) -> dict[str, Any]:
         },
         "steps": [_step(task, step) for step in episode.steps],
         "effects": [effect_json(effect) for effect in episode.effects],
+        "request_errors": [asdict(error) for error in episode.request_errors],
         "rewards": [reward_json(reward) for reward in episode.rewards],
         "reward_means": episode.reward_means(),
         "targets": [{"step": t.step, "gold": _json_values(t.gold)} for t in episode.targets],
@@ -117,6 +119,7 @@ def _ended(task: Task, deviation: Deviation, run: Episode | None) -> dict[str, A
     return {
         "steps": [_step(task, step) for step in steps],
         "effects": [effect_json(effect) for effect in effects],
+        "request_errors": [asdict(error) for error in run.request_errors] if run else [],
         "stopped_early": run is not None and run.stopped_early,
         "result": _json_values(run.result) if run else None,
     }

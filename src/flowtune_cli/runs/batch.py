@@ -9,7 +9,7 @@ from typing import Any
 
 from ..flow.deviation import Deviation, Trace, mean_gains
 from ..flow.effect import EffectRecord
-from ..flow.episode import Step
+from ..flow.episode import Episode, Step
 from ..flow.example import Example
 from ..flow.surrogates import escaped
 from .serialization import to_json, without_addresses
@@ -184,6 +184,7 @@ def _episode(trace: Trace, number: int, batch: int) -> Iterator[Row]:
                 },
             )
     yield from _effects(episode.effects, number, 0)
+    yield from _request_errors(episode, number, 0)
     for count, deviation in enumerate(trace.deviations, 1):
         yield from _rollout(deviation, number, count, batch)
     for preference in trace.preferences:
@@ -252,6 +253,8 @@ def _rollout(deviation: Deviation, episode: int, number: int, batch: int) -> Ite
         yield from _step(step, episode, number, batch)
     later = [e for e in rollout.effects if e.steps > deviation.step] if rollout else []
     yield from _effects(later, episode, number)
+    if rollout is not None:
+        yield from _request_errors(rollout, episode, number)
     for count, call in enumerate(deviation.evaluator_calls):
         text = _text(call.prompt, batch)
         yield text
@@ -284,6 +287,16 @@ def _effects(effects: Sequence[EffectRecord], episode: int, rollout: int) -> Ite
                 "again": int(effect.again),
             },
         )
+
+
+def _request_errors(run: Episode, episode: int, rollout: int) -> Iterator[Row]:
+    """In an order that does not depend on which of two threads was first."""
+    errors = sorted(run.request_errors, key=lambda e: (e.message, e.code or "", e.place or ""))
+    for number, error in enumerate(errors):
+        message = without_addresses(error.message)
+        key = {"episode": episode, "rollout": rollout, "number": number}
+        values = {"message": message, "code": error.code, "place": error.place}
+        yield "request_errors", key | values
 
 
 def _text(prompt: str, batch: int) -> Row:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..flow.deviation import Outcome
 from ..flow.effect import EffectRecord
-from ..flow.episode import RewardEvent, Target
+from ..flow.episode import RequestError, RewardEvent, Target
 from .episode_rewards import mean_by_name
 from .records import (
     AlternativeRecord,
@@ -45,6 +45,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
     steps = _steps(connection, number)
     evaluator_calls = _evaluator_calls(connection, number)
     effects = _effects(connection, number)
+    request_errors = _request_errors(connection, number)
     targets = select("targets", "number")
     preferences = select("preferences", "step, alternative")
     return from_row(
@@ -56,6 +57,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
         targets=tuple(Target(target["step"], from_json(target["gold"])) for target in targets),
         steps=tuple(steps.get(0, ())),
         effects=tuple(effects.get(0, ())),
+        request_errors=tuple(request_errors.get(0, ())),
         rollouts=tuple(
             from_row(
                 RolloutRecord,
@@ -65,6 +67,7 @@ def read_episode(connection: sqlite3.Connection, number: int) -> EpisodeRecord |
                 result=from_json(rollout["result"]),
                 steps=tuple(steps.get(rollout["number"], ())),
                 effects=tuple(effects.get(rollout["number"], ())),
+                request_errors=tuple(request_errors.get(rollout["number"], ())),
                 evaluator_calls=tuple(evaluator_calls.get(rollout["number"], ())),
             )
             for rollout in select("rollouts", "number")
@@ -135,3 +138,12 @@ def _effects(connection: sqlite3.Connection, number: int) -> dict[int, list[Effe
         effect = from_row(EffectRecord, row, again=bool(row["again"]))
         effects.setdefault(row["rollout"], []).append(effect)
     return effects
+
+
+def _request_errors(connection: sqlite3.Connection, number: int) -> dict[int, list[RequestError]]:
+    """The requests of an episode (key 0) and of its rollouts that failed, by rollout."""
+    errors: dict[int, list[RequestError]] = {}
+    query = "SELECT * FROM request_errors WHERE episode = ? ORDER BY rollout, number"
+    for row in connection.execute(query, (number,)):
+        errors.setdefault(row["rollout"], []).append(from_row(RequestError, row))
+    return errors

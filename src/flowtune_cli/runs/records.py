@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..flow.deviation import Outcome
 from ..flow.effect import EffectRecord
-from ..flow.episode import RewardEvent, Target
+from ..flow.episode import RequestError, RewardEvent, Target
 from .batch import MetricRecord, UpdateRecord
 
 
@@ -156,6 +156,7 @@ class RolloutRecord:
     steps: tuple[StepRecord, ...]
     evaluator_calls: tuple[EvaluatorCallRecord, ...] = ()
     effects: tuple[EffectRecord, ...] = ()
+    request_errors: tuple[RequestError, ...] = ()
     ending: int = 0
 
 
@@ -189,6 +190,7 @@ class EpisodeRecord:
     rollouts: tuple[RolloutRecord, ...]
     preferences: tuple[PreferenceRecord, ...]
     effects: tuple[EffectRecord, ...] = ()
+    request_errors: tuple[RequestError, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..flow.errors import UsageError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -183,6 +183,17 @@ CREATE TABLE effects (
     PRIMARY KEY (episode, rollout, number)
 );
 
+-- Requests of programs that were answered with an error. Rollouts as in effects.
+CREATE TABLE request_errors (
+    episode INTEGER NOT NULL,
+    rollout INTEGER NOT NULL,
+    number INTEGER NOT NULL,            -- from 0, in the order of messages
+    message TEXT NOT NULL,
+    code TEXT,                          -- its kind
+    place TEXT,                         -- the file and line that asked
+    PRIMARY KEY (episode, rollout, number)
+);
+
 CREATE TABLE preferences (
     episode INTEGER NOT NULL,
     step INTEGER NOT NULL,
@@ -291,6 +302,7 @@ BY_EPISODE = (
     "rollouts",
     "evaluator_calls",
     "effects",
+    "request_errors",
     "preferences",
     "targets",
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.effect import EffectRecord
+from ..flow.episode import RequestError
 from ..flow.errors import UsageError
 from ..runs.atomic import write_bytes
 from ..runs.records import EpisodeRecord, RolloutRecord, StepRecord
@@ -81,6 +82,7 @@ def episode_markdown(run: str, episode: EpisodeRecord) -> str:
     ]
     if episode.error is not None:
         parts.append(f"The flow failed: {episode.error}\n\n{fenced(episode.traceback or '')}")
+    parts += _request_errors("request of the episode that failed", episode.request_errors)
     parts += [step_markdown(episode, step) for step in episode.steps]
     return "\n".join(parts)
 
@@ -123,6 +125,7 @@ def rollout_markdown(episode: EpisodeRecord, rollout: RolloutRecord) -> str:
     if steps:
         parts.append(table(["step", "node", "output in the rollout"], steps))
     parts += _effects("effect of the rollout", rollout.effects)
+    parts += _request_errors("request of the rollout that failed", rollout.request_errors)
     for call in rollout.evaluator_calls:
         parts.append(f"The evaluator showed the model:\n\n{fenced(call.prompt)}")
         answers = [(text, number(logprob)) for text, logprob in call.answers]
@@ -139,6 +142,11 @@ def _effects(title: str, effects: Iterable[EffectRecord]) -> list[str]:
     """Effects as a table; nothing where there are none."""
     rows = [(effect.call_text, effect.end_text) for effect in effects]
     return [table([title, "end"], rows)] if rows else []
+
+
+def _request_errors(title: str, errors: Iterable[RequestError]) -> list[str]:
+    rows = [(error.message, error.place or "") for error in errors]
+    return [table([title, "place"], rows)] if rows else []
 
 
 def alternative_text(episode: EpisodeRecord, rollout: RolloutRecord) -> str:

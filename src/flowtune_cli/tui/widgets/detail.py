@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from textual.content import Content
 
 from ...flow.effect import EffectRecord
+from ...flow.episode import RequestError
 from ...runs.records import EpisodeRecord, RolloutRecord, StepRecord
 from ...runs.serialization import to_json, visible
 from ..explanations import endings_of, explain_rollout, explain_step, preference_of
@@ -52,6 +53,7 @@ def step_detail(episode: EpisodeRecord, step: StepRecord) -> Content:
     lines.append(Content(explain_step(episode, step)))
     if step is episode.steps[-1]:
         lines += _effects("effects after it", effects_at(episode, step.index + 1))
+        lines += _request_errors("requests of the episode that failed", episode.request_errors)
     if step.detail:
         lines += _heading("detail", "")
         lines += [
@@ -86,6 +88,7 @@ def rollout_detail(
         elif rollout.result is not None:
             lines.append(Content(visible(f"its result: {to_json(rollout.result)}")))
     lines += _effects("effects of the rollout", rollout.effects)
+    lines += _request_errors("requests of the rollout that failed", rollout.request_errors)
     for count, call in enumerate(rollout.evaluator_calls, 1):
         cut = f"SHORTENED by {call.dropped_tokens} tokens" if call.dropped_tokens else ""
         lines += _heading(f"prompt {count} of the evaluator", cut)
@@ -109,6 +112,18 @@ def _effects(title: str, effects: Iterable[EffectRecord]) -> Lines:
         note = "  as before" if effect.again else ""
         lines.append(Content.assemble(visible(effect.call_text), (note, "$text-muted")))
         lines += _quoted(effect.end_text, "$text-error" if effect.error else "", indent="  → ")
+    return lines
+
+
+def _request_errors(title: str, errors: Iterable[RequestError]) -> Lines:
+    """Requests that were answered with an error, each with the line that made it."""
+    lines: Lines = []
+    for error in errors:
+        if not lines:
+            lines += _heading(title, "")
+        lines += _quoted(error.message, "$text-error")
+        if error.place:
+            lines += _quoted(error.place, "$text-muted", indent="  ")
     return lines
 
 
