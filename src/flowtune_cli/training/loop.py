@@ -13,18 +13,15 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..engine.adapters import reference_of
 from ..flow.deviation import Trace, greedy_wins
 from ..flow.episode import Failure
 from ..flow.errors import FlowtuneError, UsageError
 from ..flow.example import Example
-from ..flow.node import Datum, Node, SelfLearning
-from ..flow.numbers import real_number
-from ..learning.learner import Learner, Update
+from ..learning.learner import Learner
 from ..learning.peers import ALONE, Peers, Stop
-from ..runs.batch import BatchRecord, MetricRecord, UpdateRecord
+from ..runs.batch import BatchRecord, MetricRecord
 from ..runs.directory import RunDirectory
 from ..runs.evaluations import Evaluation, best_of, without_a_better
 from ..runs.journal import Journal
@@ -43,16 +40,16 @@ from .checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from .data import NodeData, collect
+from .data import collect
 from .deviating import Deviating
 from .evaluation import EvaluationReport, evaluate, is_due
-from .exchange import get_state, set_state
 from .meter import used_so_far
 from .order import training_order
 from .other_models import all_spent
 from .outputs import NoOutputs, Outputs
 from .progressive import Progressive
 from .session import Play, Session
+from .updating import Updating
 
 
 class Stopped(Stop):
@@ -151,6 +148,7 @@ class Trainer:
         if self.settings.evaluate.every and not held_out:
             raise UsageError("there is nothing to evaluate on: the data has no held-out examples")
         self.learner: Learner = session.learner()
+        self.updating = Updating(session, self.learner, peers)
         self.position = Position()
         self.progressive = Progressive(gate=session.task.gate)
         self.last_failure: tuple[str, Failure] | None = None
@@ -298,7 +296,7 @@ class Trainer:
             self.progressive.add({**wins, **trace.episode.reward_means()})
         metrics = self._metrics()
         with clock.phase("learn"):
-            updates = self._learn(collected)
+            updates = self.updating.learn(collected)
         end = begin + len(batch)
         # A window that the end of the data cuts short proves nothing; it goes on if more come.
         ends_window = end % self.settings.save_every == 0
@@ -409,77 +407,6 @@ class Trainer:
         self.peers.each(lambda: None)  # nobody writes before all have read
         return journal
 
-    def _learn(self, collected: Mapping[str, NodeData]) -> list[UpdateRecord]:
-        """Update every node that has data; the others stay bit-identical."""
-        # Frees memory for learning.
-        self.session.engine.forget(keep=self.learner.frozen_prefixes(_all_data(collected)))
-        units: dict[str, dict[str, NodeData]] = {}
-        for name, node_data in collected.items():
-            # What learns: an adapter, which nodes may share, or a node by itself.
-            owner = self.session.adapters.owners.get(name, name)
-            units.setdefault(owner, {})[name] = node_data
-        made: dict[str, UpdateRecord] = {}
-        in_one_step = self.session.settings.learning.step_per == "batch"
-        # Steps that follow one another cannot be shared out, but what learns can.
-        apart = [name for name in units if self._learns_by_itself(name) or not in_one_step]
-        own = self.learner.share([_all_data(units[name]) for name in apart], self.peers)
-        each = self.peers.each(lambda: [self._updated(apart[n], units) for n in own])
-        for rank, of_one in enumerate(each):
-            for owner, records, state in of_one:
-                made.update(records)
-                if rank != self.peers.rank:
-                    set_state(self.session.task.node(owner), self.learner, state)
-        made |= self._update_together({n: of_it for n, of_it in units.items() if n not in apart})
-        return [made[name] for name in collected]
-
-    def _learns_by_itself(self, name: str) -> bool:
-        return isinstance(self.session.task.node(name), SelfLearning)
-
-    def _updated(
-        self, owner: str, units: Mapping[str, Mapping[str, NodeData]]
-    ) -> tuple[str, dict[str, UpdateRecord], Any]:
-        """What this process has updated, by which records, and its state for the others."""
-        records = self._update(owner, units[owner])
-        alone = self.peers.size == 1
-        node = self.session.task.node(owner)
-        return owner, records, None if alone else get_state(node, self.learner)
-
-    def _update(self, owner: str, collected: Mapping[str, NodeData]) -> dict[str, UpdateRecord]:
-        """Update an adapter from the data of all nodes that use it; or a node by itself."""
-        node = self.session.task.node(owner)
-        if isinstance(node, SelfLearning):
-            return {owner: _self_update(node, collected[owner])}
-        data = _with_data(collected)
-        before = self.session.adapters.version(owner)
-        updates = self.session.update(self.learner, owner, data) if data else {}
-        return self._records(owner, collected, before, updates)
-
-    def _update_together(
-        self, units: Mapping[str, Mapping[str, NodeData]]
-    ) -> dict[str, UpdateRecord]:
-        """Have adapters make one step each, from the data of all nodes that use them."""
-        data = {owner: found for owner, unit in units.items() if (found := _with_data(unit))}
-        before = {owner: self.session.adapters.version(owner) for owner in units}
-        updates = self.session.update_together(self.learner, data, self.peers) if data else {}
-        records: dict[str, UpdateRecord] = {}
-        for owner, unit in units.items():
-            records |= self._records(owner, unit, before[owner], updates.get(owner, {}))
-        return records
-
-    def _records(
-        self,
-        owner: str,
-        collected: Mapping[str, NodeData],
-        before: int,
-        updates: Mapping[str, Update],
-    ) -> dict[str, UpdateRecord]:
-        adapters = self.session.adapters
-        after, drift = adapters.version(owner), adapters.distance(owner) if updates else None
-        return {
-            name: _record(name, node_data, before, after, updates.get(name), drift)
-            for name, node_data in collected.items()
-        }
-
     def _end_window(self) -> dict[str, bool]:
         """Close the window; if it passes the gate, move the references towards the policies."""
         passed = self.progressive.close_window()
@@ -565,57 +492,3 @@ class Trainer:
                 f"{failed} of {played} episodes and rollouts failed, more than"
                 f" training.max_failures = {self.settings.max_failures} allows.{last}"
             )
-
-
-def _all_data(collected: Mapping[str, NodeData]) -> list[Datum]:
-    return [datum for node_data in collected.values() for datum in node_data.data]
-
-
-def _with_data(collected: Mapping[str, NodeData]) -> dict[str, list[Datum]]:
-    return {name: node_data.data for name, node_data in collected.items() if node_data.data}
-
-
-def _record(
-    node: str,
-    node_data: NodeData,
-    before: int,
-    after: int,
-    update: Update | None,
-    drift: float | None,
-) -> UpdateRecord:
-    """What is stored of a node's part in an update of its adapter, if it had data for it."""
-    record = UpdateRecord(
-        node, before, after, 0, len(node_data.preferences), len(node_data.targets)
-    )
-    if update is None:
-        return record
-    return replace(
-        record,
-        data=update.data,
-        loss=update.loss,
-        margin=update.margin,
-        accuracy=update.accuracy,
-        gradient_norm=update.gradient_norm,
-        reference_drift=drift,
-    )
-
-
-def _self_update(node: SelfLearning, node_data: NodeData) -> UpdateRecord:
-    assert isinstance(node, Node)
-    loss = _self_learned(node, node_data)
-    preferences, targets = len(node_data.preferences), len(node_data.targets)
-    return UpdateRecord(node.name, 0, 0, preferences + targets, preferences, targets, loss)
-
-
-def _self_learned(node: SelfLearning, node_data: NodeData) -> float:
-    """The loss of a node that learns by itself."""
-    assert isinstance(node, Node)
-    try:
-        return real_number(node.update(node_data.preferences, node_data.targets))
-    except FlowtuneError:
-        raise
-    except Exception as error:
-        raise FlowtuneError(
-            f"node '{node.name}' failed while it learned by itself ({type(node).__name__}.update),"
-            f" and what it has learned may be incomplete:\n{Failure.of(error).traceback}"
-        ) from error
