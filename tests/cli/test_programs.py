@@ -38,8 +38,10 @@ rank = 2
 NODES = """
 [tasks.flow.nodes.draft]
 alternatives = 2
+max_new_tokens = 8
 
 [tasks.flow.nodes.write]
+max_new_tokens = 8
 """
 
 
@@ -299,10 +301,12 @@ gold = ["answer"]
 
 [tasks.flow.nodes.draft]
 learn = "supervised"
+max_new_tokens = 8
 target = "{answer}!"
 
 [tasks.flow.nodes.write]
 learn = "supervised"
+max_new_tokens = 8
 target = "rewards.py:right"
 """
 
