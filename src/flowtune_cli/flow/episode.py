@@ -120,7 +120,8 @@ class Episode:
 
     A flow awaits ``call`` and uses ``reward``, ``target`` and ``effect``. Afterwards ``steps``,
     ``effects``, ``rewards``, ``targets``, ``request_errors``, ``result`` and ``failure`` hold what
-    happened.
+    happened; ``asked_alike`` the nodes that another process, or threads, have asked for the same
+    several times, and whether at once, so that chance decided which request was the first.
 
     Args:
         nodes: the task's nodes, by name.
@@ -145,6 +146,7 @@ class Episode:
         self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
         self.request_errors: list[RequestError] = []
+        self.asked_alike: dict[str, bool] = {}
         self.result: Any = None
         self.failure: Failure | None = None
         self.stopped_early = False
@@ -303,6 +305,19 @@ class Episode:
 
     def _awaited(self, call: FlowCall) -> None:
         del self._not_awaited[id(call)]
+
+    @property
+    def confusable(self) -> str | None:
+        """Which sampled answers may go to another request next time, and what to do; None: none."""
+        sampled = [step.node for step in self.steps if step.sampled]
+        for node in sorted(self.asked_alike, key=lambda node: not self.asked_alike[node]):
+            if node in sampled:
+                return (
+                    f"Another process, or threads, asked node '{node}' for the same several times."
+                    " Where equal requests are sent at once, chance decides which gets which"
+                    " answer: give each a 'seed' of its own."
+                )
+        return None
 
     def check_awaited(self) -> None:
         """Raise NotAwaited for a call that the flow has made and never awaited."""

@@ -26,6 +26,7 @@ class FlowCall(Coroutine[Any, Any, Any]):
         step: the step that it has become, once it is answered; None for an effect.
         key: by which it is known in the episode and its rollouts, once it is made.
         place: the file and line of the flow that made it.
+        from_outside: it came from another thread or process: which of two comes first is chance.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FlowCall(Coroutine[Any, Any, Any]):
         self.what = what
         self.step: Step | None = None
         self.key: tuple[str, ...] | None = None
+        self.from_outside = False
         frame = sys._getframe(3)  # behind _made and the episode's method
         self.place = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
         self._start = start

@@ -194,7 +194,8 @@ class Call:
         inputs: the keyword arguments of ``episode.call``.
         ask: awaits the engine.
         exploration: how to decode alternatives; None when none are wanted.
-        seed: (seed, example id, node, n-th call of it), which alone determines its randomness. A
+        seed: (seed, example id, node, n-th call of it), which alone determines its randomness. Of
+            calls with a seed of their own (``Node.own_seed``) it is the n-th with that one. A
             rollout that is played again with other noise has one more part.
     """
 
@@ -319,6 +320,10 @@ class Node(ABC):
         Raises:
             UsageError: this type of node cannot learn from such a target.
         """
+
+    def own_seed(self, inputs: Mapping[str, Any]) -> int | None:
+        """The seed that a call gives, if it does: only calls with the same one are counted then."""
+        return None
 
     @property
     def input_names(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -18,6 +19,9 @@ from .effects import OutsideEffects
 from .ids import created
 
 T = TypeVar("T")
+
+_FROM_OUTSIDE: ContextVar[bool] = ContextVar("from_outside", default=False)
+"""Whether a request comes from another thread, maybe one that serves connections."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Door:
             Ended: nothing of the flow is needed any more, or the call failed.
         """
         call = self.episode.call(node, **inputs)
-        call.place = place
+        call.place, call.from_outside = place, _FROM_OUTSIDE.get()
         try:
             answer = await call
         except Exception as error:
@@ -141,7 +145,9 @@ class Door:
         made = coroutine()
         try:
             # In the flow's context, so that the task is the flow's own, and ends with it.
-            return self._run.context.copy().run(asyncio.run_coroutine_threadsafe, made, self.loop)
+            context = self._run.context.copy()
+            context.run(_FROM_OUTSIDE.set, True)
+            return context.run(asyncio.run_coroutine_threadsafe, made, self.loop)
         except RuntimeError:  # the loop is closed
             made.close()
             future: concurrent.futures.Future[T] = concurrent.futures.Future()

@@ -67,6 +67,10 @@ class Chat(Node):
         """The request as canonical JSON: all that its answer depends on."""
         return self._inputs(inputs).canonical
 
+    def own_seed(self, inputs: Mapping[str, Any]) -> int | None:
+        """The request's ``seed``."""
+        return self._inputs(inputs).seed
+
     async def respond(self, call: Call) -> Response:
         asked = self._inputs(call.inputs)
         decoded = await call.ask(

@@ -99,7 +99,7 @@ class Replay:
         self._mismatch: ReplayError | None = None
         self._added: tuple[str, str] | None = None
         self._keys = Keys()
-        self._calls_of_node: dict[str, int] = {}
+        self._calls_made: dict[tuple[str, int | None], int] = {}
         self._substituted: int | None = None
         self._stateful: list[tuple[str, str]] = []
         self._requests: dict[Key, int] = {}
@@ -117,12 +117,16 @@ class Replay:
         digest = inputs_digest(inputs)
         self.run.begin_call(episode.issued)
         index, episode.issued = episode.issued, episode.issued + 1
-        number = self._calls_of_node.get(node, 0)
-        self._calls_of_node[node] = number + 1
+        alike = node, episode.nodes[node].own_seed(inputs)
+        number = self._calls_made.get(alike, 0)
+        self._calls_made[alike] = number + 1
         key = call.key = self._call_key(call, node, prompt_text)
+        if call.from_outside and key[-1] != "0":
+            at_once = self._deliveries.waits_for_the_same(key)
+            episode.asked_alike[node] = at_once or episode.asked_alike.get(node, False)
         pending = None
         try:
-            recorded = self._recorded(key, index, node, prompt_text, digest)
+            recorded = self._recorded(episode, key, index, node, prompt_text, digest)
             pending = self._deliveries.issue(key, is_call=True)
             if recorded is None:
                 step = await self._respond(episode, call, index, node, inputs, prompt_text, number)
@@ -176,7 +180,13 @@ class Replay:
         return Step(index, node, prompt_text, response, response.outputs[0], sampled=sampled)
 
     def _recorded(
-        self, key: Key, index: int, node: str, prompt_text: str, digest: str | None
+        self,
+        episode: Episode,
+        key: Key,
+        index: int,
+        node: str,
+        prompt_text: str,
+        digest: str | None,
     ) -> Step | None:
         """The step that answers a call from memory; None where a node has to.
 
@@ -191,7 +201,7 @@ class Replay:
         # A program outside makes a call earlier by chance: its own clock and the network decide.
         # What is as it was recorded does not depend on what is still to be delivered.
         if again is None and self._deliveries.replaying and not same:
-            self._mismatch = _other_call(self._missing, node, prompt_text)
+            self._mismatch = _other_call(episode, self._missing, node, prompt_text)
             raise self._mismatch
         if found is not None and self.plan.ending and found.step.sampled:
             same = False
@@ -338,9 +348,11 @@ def _nothing() -> None:
     """An effect leaves no step."""
 
 
-def _other_call(missing: Mapping[Key, RecordedCall], node: str, prompt_text: str) -> ReplayError:
+def _other_call(
+    episode: Episode, missing: Mapping[Key, RecordedCall], node: str, prompt_text: str
+) -> ReplayError:
     """The error for a call that was not made before."""
-    rule = (
+    rule = episode.confusable or (
         "A flow must depend on nothing but its example and its nodes' outputs;"
         " wrap anything else in episode.effect(...)."
     )

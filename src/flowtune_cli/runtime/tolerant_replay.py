@@ -69,7 +69,13 @@ class TolerantReplay(Replay):
         return meant
 
     def _recorded(
-        self, key: Key, index: int, node: str, prompt_text: str, digest: str | None
+        self,
+        episode: Episode,
+        key: Key,
+        index: int,
+        node: str,
+        prompt_text: str,
+        digest: str | None,
     ) -> Step | None:
         again = self._missing.pop(key, None)
         if again is not None:

@@ -56,11 +56,11 @@ def difference_findings(
         for difference in differences or ():
             if when == OTHER_GOLD and difference.now is None:
                 continue  # it ended sooner, as rewards cannot be counted by labels of another
-            yield _finding(difference, when, example)
+            yield _finding(difference, when, example, each.confusable or _ADVICE[when])
 
 
-def _finding(difference: Difference, when: str, example: Example) -> Finding:
-    what, advice = difference.what, _ADVICE[when]
+def _finding(difference: Difference, when: str, example: Example, advice: str) -> Finding:
+    what = difference.what
     node: str | None = None
     code = FACTS.get(what, "request-differs")
     severity: Severity = "warning" if what in FACTS else "error"

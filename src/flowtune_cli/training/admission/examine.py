@@ -17,7 +17,7 @@ from .labels import label_findings
 from .learning import learning_findings, nothing_to_learn
 from .objects import object_findings
 from .prompts import cut_findings
-from .requests import given_up_findings, request_findings
+from .requests import confused_findings, given_up_findings, request_findings
 from .results import result_findings
 
 _REFUSED = (
@@ -32,6 +32,7 @@ _REFUSED = (
 """What is certainly wrong. Rollouts that do not replay teach nothing, and count as failed."""
 _TOLD = (
     "call-given-up",
+    "equal-requests",
     "gold-among-inputs",
     "gold-in-prompt",
     "no-calls",
@@ -93,6 +94,7 @@ def examine(
         *failure_findings(traces),
         *request_findings(traces),
         *given_up_findings(recorded),
+        *confused_findings(traces),
         *result_findings(task, traces),
         *object_findings(traces),
         *learning_findings(task, traces),

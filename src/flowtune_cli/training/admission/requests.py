@@ -1,4 +1,4 @@
-"""Findings about requests that a flow has no answer to, and goes on as if it had."""
+"""Findings about a program's requests: those that failed or were given up, and equal ones."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ def given_up_findings(recorded: Sequence[Recorded]) -> Iterator[Finding]:
                 node=node,
                 example=each.example.id,
                 count=nodes.count(node),
+            )
+
+
+def confused_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
+    """A finding for each episode whose equal requests a rollout may mix up."""
+    for trace in traces:
+        episode = trace.episode
+        if episode.confusable is not None and any(episode.asked_alike.values()):
+            yield Finding(
+                "equal-requests",
+                "warning",
+                "equal requests whose answers are sampled are sent at once",
+                f"{episode.confusable} Where their order makes a difference, rollouts fail.",
+                example=trace.example.id,
             )
 
 
