@@ -151,7 +151,7 @@ def _train(model: Path) -> Work:
 
     def learn(data: Mapping[str, Any]) -> None:
         every = (datum for of_node in data.values() for datum in of_node.data)
-        session.engine.forget(keep=learner.frozen_prefixes(every))
+        session.engine.forget(keep=learner.losses.frozen_prefixes(every))
         for name, of_node in data.items():
             if of_node.data:
                 learner.update(name, {name: of_node.data})

@@ -139,7 +139,7 @@ class Side:
         with self.watched.timed("learn"):
             if self.fast is not None:
                 every = (datum for of_node in data.values() for datum in of_node)
-                self.watched.forget(keep=self.learner.frozen_prefixes(every))
+                self.watched.forget(keep=self.learner.losses.frozen_prefixes(every))
             for name, of_node in data.items():
                 self.update(name, {name: of_node})
         return traces, data

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowtune_cli.flow.errors import FlowtuneError
-from flowtune_cli.learning import learner
+from flowtune_cli.learning import datum_losses, learner
 from flowtune_cli.models import chat_template
 from flowtune_cli.models import loading as models
 from flowtune_cli.runs.directory import RunDirectory
@@ -350,14 +350,14 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_its_checkpoint(
     train: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("--name", "whole", "--set", "training.keep_checkpoints=9")
-    good = learner.dpo_loss
+    good = datum_losses.dpo_loss
 
     def bad_later(*given: Any) -> Any:
         bad = Path("runs/a/checkpoints/0000004").exists()
         return good(*given) * (float("nan") if bad else 1.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(learner, "dpo_loss", bad_later)
+        patch.setattr(datum_losses, "dpo_loss", bad_later)
         done = train("--name", "a", "--set", "training.keep_checkpoints=9")
     assert done.code == 1
     assert "loss of node" in done.err

@@ -22,7 +22,7 @@ from flowtune_cli.flow.errors import FlowtuneError, UsageError
 from flowtune_cli.flow.node import ChoiceDatum, Datum, PreferenceDatum, Score, Term, TextDatum
 from flowtune_cli.flow.prompt import Message, Prompt, Segment
 from flowtune_cli.flow.request import Constraint, Decoded, DecodeRequest, Decoding
-from flowtune_cli.learning import learner as learner_module
+from flowtune_cli.learning import datum_losses
 from flowtune_cli.learning.learner import Learner
 from flowtune_cli.learning.node_optimizers import NodeOptimizers
 from flowtune_cli.learning.optimizers import adam, adam8bit, cocob
@@ -214,7 +214,10 @@ def test_a_batch_in_several_parts_is_one_step_of_the_whole(
 ) -> None:
     expected = tiny.gradients(MIXED)
     learner = tiny.learner(sgd, tokens_per_batch, step_per="batch")
-    assert len(learner._parts(MIXED, tokens_per_batch)) == {1: 5, 80: 2, 4096: 1}[tokens_per_batch]
+    assert (
+        len(learner.losses.parts(MIXED, tokens_per_batch))
+        == {1: 5, 80: 2, 4096: 1}[tokens_per_batch]
+    )
     assert_near(tiny.change(MIXED, learner), expected)
 
 
@@ -222,13 +225,13 @@ def test_a_part_keeps_to_its_tokens(tiny: Tiny) -> None:
     # With its text, and without its end, each row is a token longer than its prompt.
     prompts = ["a", "b", "c", "x" * 50, "y" * 30, "z" * 30]
     data = [TextDatum("a", plain(prompt), "!") for prompt in prompts]
-    assert tiny.learner()._parts(data, 88) == [data[:5], data[5:]]
-    assert tiny.learner()._parts(data, 87) == [data[:4], data[4:]]
+    assert tiny.learner().losses.parts(data, 88) == [data[:5], data[5:]]
+    assert tiny.learner().losses.parts(data, 87) == [data[:4], data[4:]]
     # What begins alike shares a row, and so a part.
     shared = [TextDatum("a", plain("x" * 50 + more), text) for more in "pq" for text in "ab"]
-    assert tiny.learner()._parts(shared, 56) == [shared]
+    assert tiny.learner().losses.parts(shared, 56) == [shared]
     mixed = [shared[0], data[4], shared[3]]
-    assert tiny.learner()._parts(mixed, 54) == [[shared[0], shared[3]], [data[4]]]
+    assert tiny.learner().losses.parts(mixed, 54) == [[shared[0], shared[3]], [data[4]]]
 
 
 def test_a_step_for_each_datum(tiny: Tiny) -> None:
@@ -451,7 +454,7 @@ def fail_above(
         recomputing: what is computed layer by layer fits.
     """
     tried: list[float] = []
-    plain_likelihoods = learner_module.likelihoods
+    plain_likelihoods = datum_losses.likelihoods
 
     def likelihoods(prefixes: Any, adapter: Any, completions: Any, **more: Any) -> torch.Tensor:
         values = plain_likelihoods(prefixes, adapter, completions, **more)
@@ -467,7 +470,7 @@ def fail_above(
     def run_out(gradient: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(learner_module, "likelihoods", likelihoods)
+    monkeypatch.setattr(datum_losses, "likelihoods", likelihoods)
     return tried
 
 
@@ -781,7 +784,7 @@ def test_remembered_frozen_prefixes_are_not_read_again(tiny: Tiny) -> None:
     ]
     fresh = tiny.copy()
     expected = fresh.change(data, fresh.learner())
-    prefixes.clear(learner.frozen_prefixes(data))
+    prefixes.clear(learner.losses.frozen_prefixes(data))
     kept = [(key.namespace.adapter, key.ids) for key in prefixes._entries]
     frozen = [read[n].ids[: lengths[n]] for n in (1, 3)]
     assert sorted(kept) == sorted((None, ids) for ids in frozen)
@@ -826,7 +829,7 @@ def test_what_was_decoded_is_learned_not_its_text_tokenised_again(
     chosen, rejected = (Score((Term(ONE, tokens),)) for tokens in (first, second))
     data = [PreferenceDatum("a", chosen, rejected)]
     learner = tiny.learner()
-    assert [c.tokens for c in learner._completions(data[0])] == [first, second]
+    assert [c.tokens for c in learner.losses.completions(data[0])] == [first, second]
     expected = tiny.gradients(data)
     for mine, theirs in zip(tiny.change(data, learner), expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
@@ -836,12 +839,12 @@ def test_a_target_ends_with_the_chat_templates_end(tiny_model: LoadedModel) -> N
     tokenizer = make_tokenizer("prepend")
     tiny = Tiny(with_tokenizer(tiny_model, tokenizer))
     chat = Prompt((Message("user", (Segment("why"),)),), reserve=16)
-    (datum,) = tiny.learner()._completions(TextDatum("a", chat, "Yes"))
+    (datum,) = tiny.learner().losses.completions(TextDatum("a", chat, "Yes"))
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end != tokenizer.eos_token_id
     whole = tokenizer(tiny.tokens.render(chat) + "Yes", add_special_tokens=False)["input_ids"]
     assert [*datum.prompt, *datum.tokens] == [*whole, end]
-    (bare,) = tiny.learner()._completions(TextDatum("a", ONE, "Yes"))
+    (bare,) = tiny.learner().losses.completions(TextDatum("a", ONE, "Yes"))
     assert bare.tokens[-1] == tokenizer.eos_token_id
 
 
@@ -856,9 +859,13 @@ def test_rival_labels_are_learned_with_their_end(tiny_model: LoadedModel) -> Non
 
     learner = tiny.learner()
     spelled = choose((), *((*tiny.tokens.completion(label), end) for label in labels))
-    assert learner._completions(choose(labels, *labels)) == learner._completions(spelled)
+    assert learner.losses.completions(choose(labels, *labels)) == learner.losses.completions(
+        spelled
+    )
     apart = ("1", "no")
-    assert learner._completions(choose(apart, *apart)) == learner._completions(choose((), *apart))
+    assert learner.losses.completions(choose(apart, *apart)) == learner.losses.completions(
+        choose((), *apart)
+    )
 
 
 # Under constraints
@@ -877,7 +884,7 @@ def test_preferences_under_a_constraint_are_among_what_was_allowed(
     datum = decoded_pair(tiny_model, adapters, constraint)
     learner = make_learner(adapters, tiny_model, beta=0.7)
     learner.prefixes.paths = replace(learner.prefixes.paths, learning=way)
-    tokens = learner.tokens
+    tokens = learner.losses.tokens
     grammar = tokens.grammar(constraint, ONE)
     assert grammar is not None
     ids = tokens.encode(ONE).ids

@@ -146,7 +146,7 @@ def train(
     if tokens is not None:
         trainer.learner.tokens_per_batch = tokens
     if not_finite_on == peers.rank:
-        trainer.learner._loss = lambda *_: (torch.tensor(math.nan), None)  # type: ignore
+        trainer.learner.losses._loss = lambda *_: (torch.tensor(math.nan), None)  # type: ignore
     stopped = False
     with ExitStack() as stack:
         for short in short_of:

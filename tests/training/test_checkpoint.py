@@ -101,7 +101,7 @@ def fresh(trained: State) -> State:
     randomize(other.adapters, 5)
     other.learner = Learner(
         PrefixCache(other.adapters, Limits()),
-        other.learner.tokens,
+        other.learner.losses.tokens,
         other.learner.settings,
         optimizers_of(other.adapters),
         Limits(),

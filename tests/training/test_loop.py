@@ -367,7 +367,7 @@ def test_of_what_was_played_the_frozen_prefixes_of_the_data_alone_are_left_to_le
         return {}
 
     trainer = make_run(flow=judged, nodes=nodes, count=4).trainer()
-    prefixes, tokens = trainer.learner.prefixes, trainer.learner.tokens
+    prefixes, tokens = trainer.learner.prefixes, trainer.learner.losses.tokens
     update = trainer.learner.update
     left: list[list[Any]] = []
 

@@ -1,14 +1,9 @@
-"""The learner: updates an adapter, and its nodes' heads, on their data of one mini-batch.
-
-Every datum is made of scores (see ``flow.node.Score``). They are computed with gradients under the
-adapter and, for preferences, without gradients under its reference; the head is that of the datum's
-own node.
-"""
+"""The learner: updates an adapter, and its nodes' heads, on their data of one mini-batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,19 +12,14 @@ import torch
 from torch import Tensor
 
 from ..config.settings import LearningSettings
-from ..engine.adapters import reference_of
-from ..engine.likelihoods import Completion, graph_tokens, likelihoods, pack_completions
 from ..engine.limits import Limits
-from ..engine.packing import Ids
 from ..engine.prefix_cache import PrefixCache
 from ..flow.errors import FlowtuneError
-from ..flow.node import Datum, PreferenceDatum, Score, Term, TextDatum
-from ..flow.prompt import Prompt
-from ..models.constraints import Grammar
+from ..flow.node import Datum
 from ..models.out_of_memory import OutOfMemory, attempt, say_once
 from ..models.tokens import Tokens
+from .datum_losses import DatumLosses
 from .gradient_sum import GradientSum
-from .losses import choice_loss, dpo_loss, text_loss
 from .node_optimizers import NodeOptimizers
 from .peers import ALONE, Peers
 from .shares import Work, share
@@ -103,19 +93,10 @@ class Learner:
     ) -> None:
         self.prefixes = prefixes
         self.adapters = prefixes.adapters
-        self.tokens = tokens
+        self.losses = DatumLosses(prefixes, tokens, settings.beta)
         self.settings = settings
         self.optimizers = optimizers
         self.tokens_per_batch = limits.learning_tokens_per_batch
-
-    def frozen_prefixes(self, data: Iterable[Datum]) -> set[Ids]:
-        """The frozen prefixes of these data's prompts, which learning reads again."""
-        return {
-            completion.frozen_prefix
-            for datum in data
-            for completion in self._completions(datum)
-            if completion.frozen_length
-        }
 
     def update(self, adapter: str, data: Mapping[str, Sequence[Datum]]) -> dict[str, Update]:
         """Learn from one mini-batch: one step per datum, or one for all of them.
@@ -202,7 +183,7 @@ class Learner:
         process computes the gradients of some, and their sum does not depend on the order.
         """
         first = float(self.tokens_per_batch)
-        by_group = [self._parts(group.data, first) for group in groups]
+        by_group = [self.losses.parts(group.data, first) for group in groups]
         parts = [(number, part) for number, found in enumerate(by_group) for part in found]
         own = self.share([part for _, part in parts], peers)
         sums = [
@@ -254,7 +235,7 @@ class Learner:
         while True:
             # A part was cut by the first budget already.
             whole = budget >= self.tokens_per_batch
-            pieces = [list(part)] if whole else self._parts(part, budget)
+            pieces = [list(part)] if whole else self.losses.parts(part, budget)
             reason, found = attempt(partial(self._gradients_of, adapter, pieces, total, budget))
             if found is not None:
                 return found, budget
@@ -264,7 +245,7 @@ class Learner:
             say_once("learning")
             # What a smaller budget leaves as it is need not be tried again.
             plan = self._plan(pieces, budget)
-            while self._plan(self._parts(part, budget), budget) == plan:
+            while self._plan(self.losses.parts(part, budget), budget) == plan:
                 if budget == 0:
                     raise OutOfMemory(f"memory ran out while learning from one datum: {reason}.")
                 budget = budget / 2 if budget > _LEAST_BUDGET else 0.0
@@ -277,7 +258,7 @@ class Learner:
         figures: list[_Figures] = []
         for part in parts:
             loss = torch.zeros(())
-            found = self._losses(adapter, part, budget)
+            found = self.losses.of(adapter, part, budget)
             for datum, (value, _) in zip(part, found, strict=True):
                 loss = loss.to(value.device) + value * (datum.weight / total)
             gains = [gain for _, gain in found if gain is not None]
@@ -304,12 +285,7 @@ class Learner:
 
     def _plan(self, parts: Sequence[Sequence[Datum]], budget: float) -> list[tuple[int, bool]]:
         """Of each part: how many data it has, and whether its layers are computed twice."""
-        return [(len(part), self._tokens(part) > budget) for part in parts]
-
-    def _tokens(self, part: Sequence[Datum]) -> float:
-        """What reading a part with gradients keeps in memory, in tokens."""
-        completions = [c for datum in part for c in self._completions(datum)]
-        return graph_tokens(pack_completions(self.prefixes, completions))
+        return [(len(part), self.losses.graph_tokens(part) > budget) for part in parts]
 
     def share(self, parts: Sequence[Sequence[Datum]], peers: Peers) -> list[int]:
         """The places of the parts that this process learns from, see ``shares.assign``.
@@ -318,11 +294,14 @@ class Learner:
         """
         if peers.size == 1:  # which need not know what they cost
             return list(range(len(parts)))
+        # With a step a datum, each is read by itself.
         at_once = self.settings.step_per == "batch"
         work = [
             Work(
-                self._tokens(part) if at_once else sum(self._tokens([datum]) for datum in part),
-                {prefix: _READING * len(prefix) for prefix in self.frozen_prefixes(part)},
+                sum(
+                    map(self.losses.graph_tokens, [part] if at_once else [[each] for each in part])
+                ),
+                {prefix: _READING * len(prefix) for prefix in self.losses.frozen_prefixes(part)},
             )
             for part in parts
         ]
@@ -344,114 +323,6 @@ class Learner:
             own.copy_(other)
         self.optimizers.set_state(adapter, state["optimizer"])
         self.adapters.versions[adapter] = state["version"]
-
-    def _parts(self, data: Sequence[Datum], budget: float) -> list[list[Datum]]:
-        """Groups of data whose graphs hold no more tokens; shared prefixes side by side."""
-        completions = {id(datum): self._completions(datum) for datum in data}
-        parts: list[list[Datum]] = []
-        together: list[Completion] = []
-
-        def place(datum: Datum) -> list[tuple[Ids, int, Ids]]:
-            # Grammars have no order.
-            return [completion[:3] for completion in completions[id(datum)]]
-
-        for datum in sorted(data, key=place):
-            together += completions[id(datum)]
-            rows = pack_completions(self.prefixes, together)
-            if parts and graph_tokens(rows) <= budget:
-                parts[-1].append(datum)
-            else:
-                parts.append([datum])
-                together = list(completions[id(datum)])
-        return parts
-
-    def _losses(
-        self, adapter: str, data: Sequence[Datum], budget: float
-    ) -> list[tuple[Tensor, Tensor | None]]:
-        """Each datum's loss, with gradients, and the gain over the reference of a preference."""
-        completions = list(dict.fromkeys(c for datum in data for c in self._completions(datum)))
-        values = likelihoods(self.prefixes, adapter, completions, max_graph_tokens=budget)
-        policy = dict(zip(completions, values, strict=True))
-        reference = self._reference(adapter, data)
-        return [self._loss(datum, policy, reference) for datum in data]
-
-    def _reference(self, adapter: str, data: Sequence[Datum]) -> Mapping[Completion, Tensor]:
-        completions = list(
-            dict.fromkeys(
-                completion
-                for datum in data
-                if isinstance(datum, PreferenceDatum)
-                for completion in self._completions(datum)
-            )
-        )
-        if not completions:
-            return {}
-        with torch.no_grad():
-            values = likelihoods(self.prefixes, reference_of(adapter), completions)
-        return dict(zip(completions, values, strict=True))
-
-    def _loss(
-        self,
-        datum: Datum,
-        policy: Mapping[Completion, Tensor],
-        reference: Mapping[Completion, Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        node = datum.node
-        if isinstance(datum, TextDatum):
-            (completion,) = self._completions(datum)
-            return text_loss(policy[completion], len(completion.tokens)), None
-        if isinstance(datum, PreferenceDatum):
-            chosen, rejected = (
-                self._score(score, policy, node) for score in (datum.chosen, datum.rejected)
-            )
-            with torch.no_grad():
-                reference_chosen, reference_rejected = (
-                    self._score(score, reference, reference_of(node))
-                    for score in (datum.chosen, datum.rejected)
-                )
-            loss = dpo_loss(
-                chosen, rejected, reference_chosen, reference_rejected, self.settings.beta
-            )
-            gain = (chosen - reference_chosen) - (rejected - reference_rejected)
-            return loss, gain.detach()
-        scores = torch.stack([self._score(score, policy, node) for score in datum.options])
-        return choice_loss(scores, datum.right), None
-
-    def _score(self, score: Score, values: Mapping[Completion, Tensor], node: str) -> Tensor:
-        """A score with a node's head, or that of ``reference_of`` it."""
-        likelihood: Any = 0.0
-        for term in score.terms:
-            completion = self._completion(term)
-            value = values[completion]
-            length = max(len(completion.tokens), 1)
-            likelihood = likelihood + term.coefficient * (value / length if term.mean else value)
-        head = self.adapters.heads[node].tensors() if node in self.adapters.heads else {}
-        total = score.value(likelihood, head)
-        return torch.as_tensor(total, dtype=torch.float32, device=self.adapters.model.device)
-
-    def _completions(self, datum: Datum) -> list[Completion]:
-        if isinstance(datum, TextDatum):
-            tokens = self.tokens.answer(datum.completion, datum.prompt)
-            return [self._after(datum.prompt, tokens)]
-        scores: Sequence[Score]
-        if isinstance(datum, PreferenceDatum):
-            scores = (datum.chosen, datum.rejected)
-        else:
-            scores = datum.options
-        return [self._completion(term) for score in scores for term in score.terms]
-
-    def _completion(self, term: Term) -> Completion:
-        tokens = term.completion
-        if isinstance(tokens, str):
-            texts = term.rivals or (tokens,)
-            found = self.tokens.completions(texts, term.prompt, rivals=bool(term.rivals))
-            tokens = found[texts.index(tokens)]
-        grammar = self.tokens.grammar(term.constraint, term.prompt)
-        return self._after(term.prompt, tokens, grammar)
-
-    def _after(self, prompt: Prompt, tokens: Ids, grammar: Grammar | None = None) -> Completion:
-        encoded = self.tokens.encode(prompt, len(tokens))
-        return Completion(encoded.ids, encoded.frozen_length, tokens, grammar)
 
 
 def _update(node: str, found: Sequence[_Figures], norms: Sequence[float]) -> Update:

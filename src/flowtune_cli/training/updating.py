@@ -40,7 +40,7 @@ class Updating:
             FlowtuneError: see ``Learner.update``; or a node failed as it learned by itself.
         """
         # Frees memory for learning.
-        self.session.engine.forget(keep=self.learner.frozen_prefixes(_all_data(collected)))
+        self.session.engine.forget(keep=self.learner.losses.frozen_prefixes(_all_data(collected)))
         units: dict[str, dict[str, NodeData]] = {}
         for name, node_data in collected.items():
             # What learns: an adapter, which nodes may share, or a node by itself.
