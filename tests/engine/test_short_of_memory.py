@@ -118,3 +118,12 @@ def test_texts_that_are_scored_alone_go_in_smaller_batches(
     assert max(sizes) > 1
     for mine, theirs in zip(found.likelihoods, expected[0].likelihoods, strict=True):
         assert [x.logprob for x in mine] == pytest.approx([x.logprob for x in theirs], abs=1e-4)
+
+
+def test_of_several_processes_it_says_on_which(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    say_once.__wrapped__("learning")
+    assert capfd.readouterr().err.startswith("memory is short on rank 2 while learning: ")

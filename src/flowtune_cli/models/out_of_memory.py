@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -98,8 +99,12 @@ def attempt(run: Callable[[], Result]) -> tuple[str | None, Result | None]:
 
 @functools.cache
 def say_once(what: str) -> None:
-    """Tell the user that batches are being halved."""
-    print(f"memory is short while {what}: trying again with smaller batches", file=sys.stderr)
+    """Tell the user that batches are being halved; of several processes, on which one."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    where = f" on rank {os.environ.get('RANK', '?')}" if several else ""
+    print(
+        f"memory is short{where} while {what}: trying again with smaller batches", file=sys.stderr
+    )
 
 
 @contextmanager

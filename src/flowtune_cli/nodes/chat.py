@@ -68,8 +68,9 @@ class Chat(Node):
         return self._inputs(inputs).canonical
 
     def own_seed(self, inputs: Mapping[str, Any]) -> int | None:
-        """The request's ``seed``."""
-        return self._inputs(inputs).seed
+        """The request's ``seed``; ``prompt_text`` has checked it."""
+        seed: int | None = inputs.get("seed")
+        return seed
 
     async def respond(self, call: Call) -> Response:
         asked = self._inputs(call.inputs)
