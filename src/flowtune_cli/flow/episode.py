@@ -120,8 +120,9 @@ class Episode:
 
     A flow awaits ``call`` and uses ``reward``, ``target`` and ``effect``. Afterwards ``steps``,
     ``effects``, ``rewards``, ``targets``, ``request_errors``, ``result`` and ``failure`` hold what
-    happened; ``asked_alike`` the nodes that another process, or threads, have asked for the same
-    several times, and whether at once, so that chance decided which request was the first.
+    happened. Of calls from another process or from threads, ``raced`` is whether any were made
+    at once, and ``asked_alike`` has the nodes that were asked for the same several times, and
+    whether at once.
 
     Args:
         nodes: the task's nodes, by name.
@@ -146,6 +147,7 @@ class Episode:
         self.rewards: list[RewardEvent] = []
         self.targets: list[Target] = []
         self.request_errors: list[RequestError] = []
+        self.raced = False
         self.asked_alike: dict[str, bool] = {}
         self.result: Any = None
         self.failure: Failure | None = None
@@ -307,8 +309,8 @@ class Episode:
         del self._not_awaited[id(call)]
 
     @property
-    def confusable(self) -> str | None:
-        """Which sampled answers may go to another request next time, and what to do; None: none."""
+    def chance(self) -> str | None:
+        """What of the flow may be otherwise by chance next time, and what to do; None: nothing."""
         sampled = [step.node for step in self.steps if step.sampled]
         for node in sorted(self.asked_alike, key=lambda node: not self.asked_alike[node]):
             if node in sampled:
@@ -317,6 +319,14 @@ class Episode:
                     " Where equal requests are sent at once, chance decides which gets which"
                     " answer: give each a 'seed' of its own."
                 )
+        if self.raced:
+            return (
+                "Another process, or threads, sent requests at once, whose answers it may read in"
+                " any order: go on from them in the order of the requests (asyncio.gather), not as"
+                " they come. Or it depends on something else than the example and its answers, such"
+                " as a clock or a tool: have its result remembered by POST /effects"
+                " (docs/gateway.md)."
+            )
         return None
 
     def check_awaited(self) -> None:

@@ -78,9 +78,10 @@ class Deliveries:
         """Whether recorded deliveries are still to come."""
         return bool(self._recorded)
 
-    def waits_for_the_same(self, key: Key) -> bool:
-        """Whether the flow waits for a call that differs in its number alone."""
-        return any(pending.key[:-1] == key[:-1] for pending in self._pending)
+    @property
+    def pending_calls(self) -> list[Key]:
+        """The calls that the flow waits for."""
+        return [pending.key for pending in self._pending if pending.is_call]
 
     def issue(self, key: Key, *, is_call: bool) -> Pending:
         """Note a call or an effect; it must be withdrawn in the end."""

@@ -121,9 +121,8 @@ class Replay:
         number = self._calls_made.get(alike, 0)
         self._calls_made[alike] = number + 1
         key = call.key = self._call_key(call, node, prompt_text)
-        if call.from_outside and key[-1] != "0":
-            at_once = self._deliveries.waits_for_the_same(key)
-            episode.asked_alike[node] = at_once or episode.asked_alike.get(node, False)
+        if call.from_outside:
+            self._note_chance(episode, key)
         pending = None
         try:
             recorded = self._recorded(episode, key, index, node, prompt_text, digest)
@@ -250,6 +249,14 @@ class Replay:
         self._note(episode, key, end, (steps, name, shown))
         return end.value()
 
+    def _note_chance(self, episode: Episode, key: Key) -> None:
+        """Note a call from outside, before which others may come by chance."""
+        pending = self._deliveries.pending_calls
+        episode.raced = episode.raced or bool(pending)
+        if key[-1] != "0":
+            at_once = any(other[:-1] == key[:-1] for other in pending)
+            episode.asked_alike[key[0]] = at_once or episode.asked_alike.get(key[0], False)
+
     def _call_key(self, call: FlowCall, node: str, prompt_text: str) -> Key:
         return self._keys.next(node, text_digest(prompt_text))
 
@@ -352,7 +359,7 @@ def _other_call(
     episode: Episode, missing: Mapping[Key, RecordedCall], node: str, prompt_text: str
 ) -> ReplayError:
     """The error for a call that was not made before."""
-    rule = episode.confusable or (
+    rule = episode.chance or (
         "A flow must depend on nothing but its example and its nodes' outputs;"
         " wrap anything else in episode.effect(...)."
     )

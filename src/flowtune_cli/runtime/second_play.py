@@ -37,14 +37,14 @@ class Recorded:
     Args:
         effects: how they ended, by key.
         facts: the result, the rewards and the targets: how each is shown, and its digest.
-        confusable: see ``Episode.confusable``.
+        chance: see ``Episode.chance``.
     """
 
     example: Example
     recording: Recording
     effects: dict[Key, EffectEnd]
     facts: dict[str, Fact] = field(default_factory=dict)
-    confusable: str | None = None
+    chance: str | None = None
 
     @classmethod
     def of(cls, episode: Episode) -> Recorded:
@@ -54,7 +54,7 @@ class Recorded:
         ends = episode.runner.effects.ends.items()
         effects = {key: end for key, end in ends if key[0] != REWARD}
         recording = episode.runner.recording
-        return cls(episode.example, recording, effects, _facts(episode), episode.confusable)
+        return cls(episode.example, recording, effects, _facts(episode), episode.chance)
 
     def with_gold(self, gold: Any) -> Recorded:
         """The same with other labels: then the rewards are others, but no request should be."""

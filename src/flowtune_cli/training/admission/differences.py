@@ -56,7 +56,7 @@ def difference_findings(
         for difference in differences or ():
             if when == OTHER_GOLD and difference.now is None:
                 continue  # it ended sooner, as rewards cannot be counted by labels of another
-            yield _finding(difference, when, example, each.confusable or _ADVICE[when])
+            yield _finding(difference, when, example, each.chance or _ADVICE[when])
 
 
 def _finding(difference: Difference, when: str, example: Example, advice: str) -> Finding:

@@ -47,12 +47,13 @@ def confused_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
     """A finding for each episode whose equal requests a rollout may mix up."""
     for trace in traces:
         episode = trace.episode
-        if episode.confusable is not None and any(episode.asked_alike.values()):
+        sampled = {step.node for step in episode.steps if step.sampled}
+        if any(at_once and node in sampled for node, at_once in episode.asked_alike.items()):
             yield Finding(
                 "equal-requests",
                 "warning",
                 "equal requests whose answers are sampled are sent at once",
-                f"{episode.confusable} Where their order makes a difference, rollouts fail.",
+                f"{episode.chance} Where their order makes a difference, rollouts fail.",
                 example=trace.example.id,
             )
 

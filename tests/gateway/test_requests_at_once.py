@@ -1,9 +1,10 @@
-"""Equal requests at once, from threads or another process: told apart by seeds, or told of."""
+"""Requests at once, from threads or another process: what chance decides is told of."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from flowtune_cli.flow.deviation import Trace
 from flowtune_cli.flow.episode import Episode
 from flowtune_cli.flow.example import Example
+from flowtune_cli.flow.request import Answer, Request
 from flowtune_cli.gateway.client import async_client, client
 from flowtune_cli.nodes import Chat
 from flowtune_cli.runtime.event_loop import NO_LIMITS
@@ -25,6 +27,14 @@ ADVICE = (
     " requests are sent at once, chance decides which gets which answer: give each a 'seed' of its"
     " own."
 )
+
+
+class Slow(NoisyEngine):
+    """As slow as a model, so that what is sent meanwhile is sent at once."""
+
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        time.sleep(0.1)
+        return super().answer(requests)
 
 
 class Drafts:
@@ -76,7 +86,7 @@ def test_a_replay_that_mixes_them_up_says_so() -> None:
 def test_with_seeds_of_their_own_they_get_the_same_answers_whichever_is_first() -> None:
     whole, again = (run_play(NoisyEngine(), Drafts((5, 6), [first]).task) for first in (0, 1))
     assert whole.result == again.result
-    assert whole.confusable is None
+    assert whole.asked_alike == {}
     drafts = Drafts((5, 6), [0, 1, 0, 1, 1, 0])
     assert run_deviate(NoisyEngine(), drafts.task).failures == []
 
@@ -84,8 +94,7 @@ def test_with_seeds_of_their_own_they_get_the_same_answers_whichever_is_first() 
 @pytest.mark.parametrize("seeds", [(None, None), (5, 6)])
 def test_the_check_warns_of_them(seeds: Any) -> None:
     drafts = Drafts(seeds, [])
-    trace: Trace = run_deviate(NoisyEngine(), drafts.task)
-    trace.episode.asked_alike = dict.fromkeys(trace.episode.asked_alike, True)
+    trace: Trace = run_deviate(Slow(), drafts.task)
     found = examine(drafts.task, [trace], [], limits=NO_LIMITS)
     told = [each.advice for each in found if each.code == "equal-requests"]
     assert told == (
@@ -103,6 +112,37 @@ def test_what_differs_when_it_is_played_again_is_explained_by_them() -> None:
     assert (different.node, different.advice) == ("choose", ADVICE)
 
 
+def test_answers_that_are_read_as_they_come_are_told_of() -> None:
+    """Different requests at once in threads, and then a call that depends on who was first."""
+    orders = [0, 1]
+
+    async def flow(episode: Episode, example: Example) -> Any:
+        create: Any = client(episode).chat.completions.create
+        got: list[str] = []
+        asked, read = threading.Barrier(2), [threading.Event(), threading.Event()]
+        read[orders.pop(0)].set()
+
+        def ask(number: int) -> None:
+            asked.wait(10)
+            message = {"role": "user", "content": f"question {number}"}
+            answer = create(model="draw", messages=[message]).choices[0].message.content
+            assert read[number].wait(10)
+            got.append(f"{number} {answer}")
+            read[1 - number].set()
+
+        await asyncio.gather(*[asyncio.to_thread(ask, number) for number in range(2)])
+        shown = [{"role": "user", "content": " | ".join(got)}]
+        return await asyncio.to_thread(create, model="draw", messages=shown)
+
+    task = FlowTask([Chat(name="draw", reward="reward")], flow)
+    whole = run_play(Slow(), task)
+    assert whole.failure is None
+    assert "in the order of the requests (asyncio.gather)" in str(whole.chance)
+    again = run_play(Slow(), task, Plan(recording=recording_of(whole)))
+    assert again.failure is not None
+    assert again.failure.error.startswith("ReplayError: the flow did not replay: step 2, node")
+
+
 def test_in_the_flow_s_own_tasks_their_order_is_known() -> None:
     async def flow(episode: Episode, example: Example) -> Any:
         create: Any = async_client(episode).chat.completions.create
@@ -113,7 +153,7 @@ def test_in_the_flow_s_own_tasks_their_order_is_known() -> None:
     whole = run_play(NoisyEngine(), FlowTask([draw("reward")], flow))
     assert whole.failure is None
     assert whole.result[0] != whole.result[1]
-    assert (whole.confusable, whole.asked_alike) == (None, {})
+    assert (whole.chance, whole.asked_alike) == (None, {})
 
 
 def test_the_noise_of_a_call_with_a_seed_counts_those_with_the_same_one() -> None:
