@@ -301,7 +301,7 @@ class Learner:
                 sum(
                     map(self.losses.graph_tokens, [part] if at_once else [[each] for each in part])
                 ),
-                {prefix: _READING * len(prefix) for prefix in self.losses.frozen_prefixes(part)},
+                {ids: _READING * len(ids) for ids in sorted(self.losses.frozen_prefixes(part))},
             )
             for part in parts
         ]

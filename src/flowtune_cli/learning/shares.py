@@ -107,6 +107,8 @@ def share(
 ) -> list[int]:
     """The places of the pieces of work that are this process's, see ``assign``.
 
+    All processes call it with the same work, what is needed in the same order.
+
     Args:
         has_read: whether this process has read what a piece of work needs.
     """
