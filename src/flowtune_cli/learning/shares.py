@@ -30,26 +30,62 @@ class Work:
     may_move: bool = True
 
 
-class _Loads:
+class _Shares:
     """What each process has to do so far, and what it has read then."""
 
     def __init__(self, work: Sequence[Work], at_hand: Sequence[Container[Hashable]]) -> None:
         self.work = work
+        self.ranks = [-1] * len(work)
         self.loads = [0.0] * len(at_hand)
         needs = {need for each in work for need in each.needs}
-        self._at_hand = [{need for need in needs if need in of_one} for of_one in at_hand]
+        self._readers: dict[Hashable, set[int]] = {
+            need: {rank for rank, of_one in enumerate(at_hand) if need in of_one} for need in needs
+        }
+        self._movable: list[set[int]] = [set() for _ in at_hand]
 
     def unread(self, place: int, rank: int) -> float:
         """What a process would have to read for a piece of work."""
-        needs, at_hand = self.work[place].needs, self._at_hand[rank]
-        return sum(cost for need, cost in needs.items() if need not in at_hand)
+        needs = self.work[place].needs.items()
+        return sum(cost for need, cost in needs if rank not in self._readers[need])
+
+    def best(self, place: int) -> int:
+        """Who has to read least for a piece of work, and of these who has least to do."""
+        ranks = {self.loads.index(min(self.loads))}
+        ranks.update(*(self._readers[need] for need in self.work[place].needs))
+        return min(ranks, key=lambda rank: (self.unread(place, rank), self.loads[rank], rank))
 
     def add(self, place: int, rank: int) -> None:
+        """Give a process a piece of work, which may move later."""
         work = self.work[place]
-        if work.owner == rank:
-            self._at_hand[rank].update(work.needs)
-        self.loads[rank] += work.cost + self.unread(place, rank)
-        self._at_hand[rank].update(work.needs)
+        self.loads[rank] += work.cost
+        if work.owner != rank:
+            self.loads[rank] += self.unread(place, rank)
+        for need in work.needs:
+            self._readers[need].add(rank)
+        self.ranks[place] = rank
+        if work.may_move:
+            self._movable[rank].add(place)
+
+    def even_out(self) -> None:
+        """Move work from who has most to who has least, each piece once at most."""
+        loads = self.loads
+        least_gain = _WORTH_IT * sum(loads) / len(loads)
+        while True:
+            most, least = loads.index(max(loads)), loads.index(min(loads))
+            best, gain, added = None, least_gain, 0.0
+            for place in sorted(self._movable[most]):
+                cost = self.work[place].cost
+                there = cost + self.unread(place, least)
+                saved = loads[most] - max(loads[most] - cost, loads[least] + there)
+                # Of those that save as much, one for which least has to be read.
+                if (saved, -there) > (gain, -added):
+                    best, gain, added = place, saved, there
+            if best is None:
+                return
+            loads[most] -= self.work[best].cost
+            self.add(best, least)
+            for of_one in (most, least):
+                self._movable[of_one].discard(best)
 
 
 def assign(
@@ -63,43 +99,15 @@ def assign(
     Args:
         at_hand: for each process, what it has read; nothing, if it is not given.
     """
-    loads = _Loads(work, at_hand or [()] * processes)
-    ranks = [0 if each.owner is None else each.owner for each in work]
+    shares = _Shares(work, at_hand or [()] * processes)
     for place, each in enumerate(work):
         if each.owner is not None:
-            loads.add(place, each.owner)
+            shares.add(place, each.owner)
     free = [place for place, each in enumerate(work) if each.owner is None]
     for place in sorted(free, key=lambda place: -work[place].cost):
-        ranks[place] = min(
-            range(processes), key=lambda rank: (loads.unread(place, rank), loads.loads[rank])
-        )
-        loads.add(place, ranks[place])
-    _even_out(loads, ranks)
-    return ranks
-
-
-def _even_out(all_loads: _Loads, ranks: list[int]) -> None:
-    """Move work from who has most to who has least, each piece once at most."""
-    work, loads = all_loads.work, all_loads.loads
-    movable = {place for place, each in enumerate(work) if each.may_move}
-    least_gain = _WORTH_IT * sum(loads) / len(loads)
-    while True:
-        most, least = loads.index(max(loads)), loads.index(min(loads))
-        best, gain, added = None, least_gain, 0.0
-        for place in sorted(movable):
-            if ranks[place] != most:
-                continue
-            there = work[place].cost + all_loads.unread(place, least)
-            saved = loads[most] - max(loads[most] - work[place].cost, loads[least] + there)
-            # Of those that save as much, one for which least has to be read.
-            if (saved, -there) > (gain, -added):
-                best, gain, added = place, saved, there
-        if best is None:
-            return
-        movable.discard(best)
-        loads[most] -= work[best].cost
-        all_loads.add(best, least)
-        ranks[best] = least
+        shares.add(place, shares.best(place))
+    shares.even_out()
+    return shares.ranks
 
 
 def share(
