@@ -238,6 +238,25 @@ def test_targets_name_their_call_or_are_refused_where_they_are_ambiguous() -> No
         assert said in failure.error
 
 
+def test_a_flow_s_own_calls_have_no_chance_to_come_earlier() -> None:
+    """One after the other in the episode, and side by side in its rollouts."""
+    plays = itertools.count()
+
+    async def flow(episode: Episode, example: Example) -> None:
+        calls = [episode.call("a", x=1), episode.call("b", x=2)]
+        if next(plays):
+            await asyncio.gather(*calls)
+        else:
+            for each in calls:
+                await each
+        episode.reward("reward", 1.0)
+
+    trace = run_deviate(FakeEngine(write_letters), FlowTask([writer("a"), writer("b")], flow))
+    failed = [d.step for d in trace.deviations if d.outcome is Outcome.FAILED]
+    assert failed == [0]
+    assert "ReplayError" in trace.failures[0].error
+
+
 # Some steps of many
 
 

@@ -62,6 +62,26 @@ class Plan:
     ending: int = 0
 
 
+@dataclass(frozen=True)
+class Issued:
+    """A call as the flow makes it.
+
+    Args:
+        index: of its step.
+        digest: of its inputs; None if there is none.
+        number: how many calls of the node, with the same seed of their own, there were before.
+    """
+
+    call: FlowCall
+    key: Key
+    index: int
+    node: str
+    inputs: Mapping[str, Any]
+    prompt_text: str
+    digest: str | None
+    number: int
+
+
 class Replay:
     """Runs an episode by its plan: recorded calls from memory, and the others by the nodes.
 
@@ -121,14 +141,15 @@ class Replay:
         number = self._calls_made.get(alike, 0)
         self._calls_made[alike] = number + 1
         key = call.key = self._call_key(call, node, prompt_text)
+        issued = Issued(call, key, index, node, inputs, prompt_text, digest, number)
         if call.from_outside:
             self._note_chance(episode, key)
         pending = None
         try:
-            recorded = self._recorded(episode, key, index, node, prompt_text, digest)
+            recorded = self._recorded(episode, issued)
             pending = self._deliveries.issue(key, is_call=True)
             if recorded is None:
-                step = await self._respond(episode, call, index, node, inputs, prompt_text, number)
+                step = await self._respond(episode, issued)
             else:
                 step = replace(recorded, index=index)
 
@@ -149,17 +170,9 @@ class Replay:
         assert call.step is not None
         return call.step
 
-    async def _respond(
-        self,
-        episode: Episode,
-        call: FlowCall,
-        index: int,
-        node: str,
-        inputs: Mapping[str, Any],
-        prompt_text: str,
-        number: int,
-    ) -> Step:
+    async def _respond(self, episode: Episode, issued: Issued) -> Step:
         """Have a node answer its call of that number."""
+        index, node, inputs = issued.index, issued.node, issued.inputs
         exploration = self._exploration(episode, node)
         explored = exploration and exploration.decoding(episode.nodes[node].alternatives)
         sampled = False
@@ -168,49 +181,44 @@ class Replay:
             nonlocal sampled
             if isinstance(request, DecodeRequest) and request.decoding != explored:
                 sampled = sampled or request.decoding.draws
-            return await self._ask(episode, call, index, node, request)
+            return await self._ask(episode, issued, request)
 
         # A text, as a program's own seed, a number, may stand behind it.
         ending = (f"ending {self.plan.ending}",) if self.plan.ending else ()
-        seed = (self.seed, episode.example.id, node, number, *ending)
+        seed = (self.seed, episode.example.id, node, issued.number, *ending)
         asked = Call(inputs, asking, exploration, seed)
         response = checked(node, await episode.nodes[node].respond(asked))
         sampled = sampled or response.sampled
-        return Step(index, node, prompt_text, response, response.outputs[0], sampled=sampled)
+        output = response.outputs[0]
+        return Step(index, node, issued.prompt_text, response, output, sampled=sampled)
 
-    def _recorded(
-        self,
-        episode: Episode,
-        key: Key,
-        index: int,
-        node: str,
-        prompt_text: str,
-        digest: str | None,
-    ) -> Step | None:
+    def _recorded(self, episode: Episode, issued: Issued) -> Step | None:
         """The step that answers a call from memory; None where a node has to.
 
         Raises:
             ReplayError: the flow must not make this call yet.
         """
+        key = issued.key
         found = self.plan.recording.calls.get(key)
         again = self._missing.pop(key, None)
         if key in self.plan.recording.cancelled:
             return None
-        same = found is not None and digest is not None and digest == found.inputs
+        same = found is not None and issued.digest is not None and issued.digest == found.inputs
         # A program outside makes a call earlier by chance: its own clock and the network decide.
         # What is as it was recorded does not depend on what is still to be delivered.
-        if again is None and self._deliveries.replaying and not same:
-            self._mismatch = _other_call(episode, self._missing, node, prompt_text)
+        early = same and issued.call.from_outside
+        if again is None and self._deliveries.replaying and not early:
+            self._mismatch = _other_call(episode, self._missing, issued)
             raise self._mismatch
         if found is not None and self.plan.ending and found.step.sampled:
             same = False
         if found is None or (again is None and not same):
-            self._added = self._added or (node, prompt_text)
+            self._added = self._added or (issued.node, issued.prompt_text)
             return None
         step = found.step
         if key == self._substitute:
             assert self.plan.substitute is not None
-            self._substituted = index
+            self._substituted = issued.index
             output = step.response.outputs[self.plan.substitute[1]]
             return replace(step, output=output, substituted=True)
         step = replace(step, recorded=True)
@@ -263,10 +271,9 @@ class Replay:
     def _effect_key(self, call: FlowCall, name: str, parts: Sequence[str]) -> Key:
         return ("effect", *self._keys.next(*parts))
 
-    async def _ask(
-        self, episode: Episode, call: FlowCall, index: int, node: str, request: Request
-    ) -> Any:
+    async def _ask(self, episode: Episode, issued: Issued, request: Request) -> Any:
         """The answer to a node's request: the engine's, or what another server is to say."""
+        node = issued.node
         elsewhere = episode.nodes[node].elsewhere
         if elsewhere is None:
             model = episode.nodes[node].other_model
@@ -278,17 +285,16 @@ class Replay:
                 return Refusal(str(error))
             raise UsageError(f"node '{node}': {error}") from None
         shown = strict_json(body, f"the request of node '{node}'", sort_keys=True)
-        assert call.key is not None
-        number = self._requests.get(call.key, 0)
-        self._requests[call.key] = number + 1
-        key = ("elsewhere", *call.key, str(number), text_digest(shown))
+        number = self._requests.get(issued.key, 0)
+        self._requests[issued.key] = number + 1
+        key = ("elsewhere", *issued.key, str(number), text_digest(shown))
         end = self.effects.ends.get(key)
         if end is None:
             end = await self.effects.run(key, elsewhere.fetch, (body,), elsewhere.options)
         elif not number:
-            self._remembered.add(call.key)
+            self._remembered.add(issued.key)
         settings = {name: value for name, value in body.items() if name != "messages"}
-        self._note(episode, key, end, (index, f"node {node}", json.dumps([settings])))
+        self._note(episode, key, end, (issued.index, f"node {node}", json.dumps([settings])))
         return elsewhere.answer(request, end.value())
 
     def _note(self, episode: Episode, key: Key, end: EffectEnd, made: tuple[int, str, str]) -> None:
@@ -356,14 +362,15 @@ def _nothing() -> None:
 
 
 def _other_call(
-    episode: Episode, missing: Mapping[Key, RecordedCall], node: str, prompt_text: str
+    episode: Episode, missing: Mapping[Key, RecordedCall], issued: Issued
 ) -> ReplayError:
     """The error for a call that was not made before."""
     rule = episode.chance or (
         "A flow must depend on nothing but its example and its nodes' outputs;"
         " wrap anything else in episode.effect(...)."
     )
-    now = f"\n--- prompt now ---\n{prompt_text}"
+    node = issued.node
+    now = f"\n--- prompt now ---\n{issued.prompt_text}"
     if not missing:
         return ReplayError(
             f"the flow did not replay: it calls node '{node}' more often than before. {rule}{now}"

@@ -15,7 +15,7 @@ from ..flow.errors import ReplayError
 from ..flow.flow_call import FlowCall
 from ..flow.request import Request
 from .recording import Key
-from .replay import Replay
+from .replay import Issued, Replay
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,17 @@ class TolerantReplay(Replay):
         self.differences.append(found)
         return meant
 
-    def _recorded(
-        self,
-        episode: Episode,
-        key: Key,
-        index: int,
-        node: str,
-        prompt_text: str,
-        digest: str | None,
-    ) -> Step | None:
+    def _recorded(self, episode: Episode, issued: Issued) -> Step | None:
+        key = issued.key
         again = self._missing.pop(key, None)
         if again is not None:
             return replace(again.step, recorded=True)
         if key in self.plan.recording.cancelled:
             return None
-        self._mismatch = ReplayError(f"the flow calls node '{node}' more often than before")
+        self._mismatch = ReplayError(f"the flow calls node '{issued.node}' more often than before")
         raise self._mismatch
 
-    async def _ask(
-        self, episode: Episode, call: FlowCall, index: int, node: str, request: Request
-    ) -> Any:
+    async def _ask(self, episode: Episode, issued: Issued, request: Request) -> Any:
         """A call that was cancelled before it had its answer gets none this time either."""
         await asyncio.get_running_loop().create_future()
 
