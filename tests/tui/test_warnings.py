@@ -123,15 +123,19 @@ def test_requests_of_a_program_that_failed_are_kept_and_shown(tmp_path: Path) ->
     rollout = trace.deviations[0].rollout
     assert rollout is not None
     unknown = RequestError("model 'x' does not exist", "model_not_found", "flow.py, line 3")
+    # Its file's name is no UTF-8.
+    of_odd_file = RequestError("z", None, "\udcff.py, line 3")
     from_outside = RequestError("'n': one answer a call")
-    trace.episode.request_errors = [unknown, from_outside]
+    trace.episode.request_errors = [unknown, of_odd_file, from_outside]
     rollout.request_errors = [from_outside]
     run = RunDirectory.create(tmp_path, "run", task="sums", model="none", settings={})
     with Store(run.store_path, question_of) as store:
         store.write_batch(replace(record, traces=[trace]))
     with RunReader(run.store_path) as reader:
         episode = reader.episode(0)
-    assert episode.request_errors == (from_outside, unknown)
+    *others, odd = episode.request_errors
+    assert others == [from_outside, unknown]
+    assert odd.place == "\\udcff.py, line 3"
     assert [r.request_errors for r in episode.rollouts][:1] == [(from_outside,)]
     shown = step_detail(episode, episode.steps[-1]).plain
     title = "requests of the episode that failed"

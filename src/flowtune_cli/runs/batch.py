@@ -293,10 +293,18 @@ def _request_errors(run: Episode, episode: int, rollout: int) -> Iterator[Row]:
     """In an order that does not depend on which of two threads was first."""
     errors = sorted(run.request_errors, key=lambda e: (e.message, e.code or "", e.place or ""))
     for number, error in enumerate(errors):
-        message = without_addresses(error.message)
-        key = {"episode": episode, "rollout": rollout, "number": number}
-        values = {"message": message, "code": error.code, "place": error.place}
-        yield "request_errors", key | values
+        yield (
+            "request_errors",
+            {
+                "episode": episode,
+                "rollout": rollout,
+                "number": number,
+                "message": without_addresses(error.message),
+                # Another server's, and a file's name.
+                "code": escaped(error.code) if error.code else None,
+                "place": escaped(error.place) if error.place else None,
+            },
+        )
 
 
 def _text(prompt: str, batch: int) -> Row:

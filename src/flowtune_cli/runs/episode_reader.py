@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -119,31 +120,33 @@ def _evaluator_calls(
     connection: sqlite3.Connection, number: int
 ) -> dict[int, list[EvaluatorCallRecord]]:
     """What the evaluators were told about the rollouts of an episode, by rollout."""
-    calls: dict[int, list[EvaluatorCallRecord]] = {}
     query = """
         SELECT evaluator_calls.*, texts.text FROM evaluator_calls JOIN texts ON sha256 = prompt
         WHERE episode = ? ORDER BY rollout, number"""
-    for row in connection.execute(query, (number,)):
+
+    def make(row: sqlite3.Row) -> EvaluatorCallRecord:
         answers = tuple((text, logprob) for text, logprob in from_json(row["answers"]))
-        call = EvaluatorCallRecord(row["text"], answers, row["dropped_tokens"])
-        calls.setdefault(row["rollout"], []).append(call)
-    return calls
+        return EvaluatorCallRecord(row["text"], answers, row["dropped_tokens"])
+
+    return _by_rollout(connection.execute(query, (number,)), make)
 
 
 def _effects(connection: sqlite3.Connection, number: int) -> dict[int, list[EffectRecord]]:
     """The effects of an episode (key 0) and of its rollouts, by rollout."""
-    effects: dict[int, list[EffectRecord]] = {}
     query = "SELECT * FROM effects WHERE episode = ? ORDER BY rollout, number"
-    for row in connection.execute(query, (number,)):
-        effect = from_row(EffectRecord, row, again=bool(row["again"]))
-        effects.setdefault(row["rollout"], []).append(effect)
-    return effects
+    rows = connection.execute(query, (number,))
+    return _by_rollout(rows, lambda row: from_row(EffectRecord, row, again=bool(row["again"])))
 
 
 def _request_errors(connection: sqlite3.Connection, number: int) -> dict[int, list[RequestError]]:
     """The requests of an episode (key 0) and of its rollouts that failed, by rollout."""
-    errors: dict[int, list[RequestError]] = {}
     query = "SELECT * FROM request_errors WHERE episode = ? ORDER BY rollout, number"
-    for row in connection.execute(query, (number,)):
-        errors.setdefault(row["rollout"], []).append(from_row(RequestError, row))
-    return errors
+    rows = connection.execute(query, (number,))
+    return _by_rollout(rows, lambda row: from_row(RequestError, row))
+
+
+def _by_rollout(rows: sqlite3.Cursor, make: Callable[[sqlite3.Row], T]) -> dict[int, list[T]]:
+    found: dict[int, list[T]] = {}
+    for row in rows:
+        found.setdefault(row["rollout"], []).append(make(row))
+    return found
