@@ -199,10 +199,10 @@ def learn_seconds(traces: Sequence[Trace], device: Device, gpus: int, per_datum:
 
 
 def _longest(work: Sequence[float], gpus: int) -> float:
-    """The load of who has most, if the dearest goes first, each to who has least."""
-    loads = [0.0] * min(gpus, max(len(work), 1))
-    for cost in sorted(work, reverse=True):
-        loads[loads.index(min(loads))] += cost
+    """The load of who has most, shared out as processes share it."""
+    loads = [0.0] * gpus
+    for cost, rank in zip(work, assign([Work(cost) for cost in work], gpus), strict=True):
+        loads[rank] += cost
     return max(loads)
 
 

@@ -309,23 +309,28 @@ class Episode:
         del self._not_awaited[id(call)]
 
     @property
+    def confused(self) -> list[str]:
+        """The nodes in ``asked_alike`` whose answers are sampled; those asked at once first."""
+        sampled = {step.node for step in self.steps if step.sampled}
+        found = [node for node in self.asked_alike if node in sampled]
+        return sorted(found, key=lambda node: not self.asked_alike[node])
+
+    @property
     def chance(self) -> str | None:
         """What of the flow may be otherwise by chance next time, and what to do; None: nothing."""
-        sampled = [step.node for step in self.steps if step.sampled]
-        for node in sorted(self.asked_alike, key=lambda node: not self.asked_alike[node]):
-            if node in sampled:
-                return (
-                    f"Another process, or threads, asked node '{node}' for the same several times."
-                    " Where equal requests are sent at once, chance decides which gets which"
-                    " answer: give each a 'seed' of its own."
-                )
+        if self.confused:
+            return (
+                f"Another process, or threads, asked node '{self.confused[0]}' for the same several"
+                " times. Where equal requests are sent at once, chance decides which gets which"
+                " answer: give each a 'seed' of its own."
+            )
         if self.raced:
             return (
                 "Another process, or threads, sent requests at once, whose answers it may read in"
                 " any order: go on from them in the order of the requests (asyncio.gather), not as"
-                " they come. Or it depends on something else than the example and its answers, such"
-                " as a clock or a tool: have its result remembered by POST /effects"
-                " (docs/gateway.md)."
+                " they come. If that is not it, the program depends on something other than its"
+                " example and its answers, such as a clock or a tool: have the result remembered by"
+                " POST /effects (docs/gateway.md)."
             )
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -294,17 +294,17 @@ class Learner:
         """
         if peers.size == 1:  # which need not know what they cost
             return list(range(len(parts)))
-        # With a step a datum, each is read by itself.
-        at_once = self.settings.step_per == "batch"
-        work = [
-            Work(
-                sum(
-                    map(self.losses.graph_tokens, [part] if at_once else [[each] for each in part])
-                ),
-                {ids: _READING * len(ids) for ids in sorted(self.losses.frozen_prefixes(part))},
-            )
-            for part in parts
-        ]
+
+        def cost(part: Sequence[Datum]) -> float:
+            # With a step a datum, each is read by itself.
+            at_once = self.settings.step_per == "batch"
+            pieces = [part] if at_once else [[datum] for datum in part]
+            return sum(map(self.losses.graph_tokens, pieces))
+
+        def needs(part: Sequence[Datum]) -> dict[Hashable, float]:
+            return {ids: _READING * len(ids) for ids in sorted(self.losses.frozen_prefixes(part))}
+
+        work = [Work(cost(part), needs(part)) for part in parts]
         return share(work, peers, self.prefixes.remembers)
 
     def state(self, adapter: str) -> dict[str, Any]:

@@ -120,8 +120,6 @@ def share(
     Args:
         has_read: whether this process has read what a piece of work needs.
     """
-    if peers.size == 1:
-        return list(range(len(work)))
     at_hand: list[set[Hashable]] | None = None
     needs = list(dict.fromkeys(need for each in work for need in each.needs))
     if needs:

@@ -47,8 +47,7 @@ def confused_findings(traces: Sequence[Trace]) -> Iterator[Finding]:
     """A finding for each episode whose equal requests a rollout may mix up."""
     for trace in traces:
         episode = trace.episode
-        sampled = {step.node for step in episode.steps if step.sampled}
-        if any(at_once and node in sampled for node, at_once in episode.asked_alike.items()):
+        if any(episode.asked_alike[node] for node in episode.confused):
             yield Finding(
                 "equal-requests",
                 "warning",
