@@ -300,9 +300,8 @@ def _request_errors(run: Episode, episode: int, rollout: int) -> Iterator[Row]:
                 "rollout": rollout,
                 "number": number,
                 "message": without_addresses(error.message),
-                # Another server's, and a file's name.
-                "code": escaped(error.code) if error.code else None,
-                "place": escaped(error.place) if error.place else None,
+                "code": error.code,
+                "place": error.place,
             },
         )
 
